@@ -1,0 +1,258 @@
+// The one pybind11 module. Arguments are addresses, sizes and strides in elements; the Python side
+// (ops/_bridge.py, device/_bridge.py) has checked their meaning and keeps the memory alive.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/executor.h"
+#include "core/out_of_range.h"
+#include "device/pee.h"
+#include "kernels/gathered_score.h"
+#include "kernels/grouped_lookup.h"
+#include "kernels/topk_blocks.h"
+#include "simd/primitives.h"
+
+namespace py = pybind11;
+
+namespace peel {
+namespace {
+
+using Address = uintptr_t;
+
+template <typename T>
+T* at(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
+// Calls f with a value of the index type that has `bytes` bytes.
+template <typename F>
+auto with_index(int bytes, F&& f) {
+  if (bytes == 4) return f(int32_t{});
+  if (bytes == 8) return f(int64_t{});
+  throw std::invalid_argument("index bytes must be 4 or 8, got " + std::to_string(bytes));
+}
+
+using Outcome = std::pair<int, int64_t>;  // LookupStatus, position
+Outcome outcome(const LookupResult& result) {
+  return {static_cast<int>(result.status), result.position};
+}
+
+// ---- topk_blocks ----
+
+int64_t bind_topk_blocks(Address weights, int weight_bytes, int64_t num_groups, int64_t n,
+                         int64_t weight_stride, int64_t k, Address costs, int64_t cost_stride,
+                         Address budget_bytes, Address indices) {
+  const auto run = [&](auto weight) {
+    using Weight = decltype(weight);
+    TopkBlocks<Weight> args;
+    args.num_groups = num_groups;
+    args.n = n;
+    args.weights = at<const Weight>(weights);
+    args.weight_stride = weight_stride;
+    args.k = k;
+    args.costs = at<const int64_t>(costs);
+    args.cost_stride = cost_stride;
+    args.budget_bytes = at<const int64_t>(budget_bytes);
+    args.indices = at<int64_t>(indices);
+    const py::gil_scoped_release release;
+    return topk_blocks(args);
+  };
+  if (weight_bytes == 4) return run(float{});
+  if (weight_bytes == 8) return run(double{});
+  throw std::invalid_argument("weight bytes must be 4 or 8, got " + std::to_string(weight_bytes));
+}
+
+// ---- grouped_lookup ----
+
+// Holds addresses only; the Python object that made it keeps the memory alive.
+StoreTable make_store_table(int layout, int value_type, int64_t dim, int64_t block_dim,
+                            const std::vector<int>& layer_bits, int64_t num_embeddings,
+                            int64_t num_groups, Address weight, int64_t weight_stride,
+                            Address refinement, Address refinement_slot, int64_t num_refined,
+                            Address store, int64_t row_bytes, Address scales,
+                            int64_t scales_per_row, Address item_group, int64_t item_group_stride,
+                            Address held, int64_t num_item_groups, Address centroids,
+                            Address rotation) {
+  StoreTable table;
+  Geometry& geometry = table.geometry;
+  geometry.layout = static_cast<Layout>(layout);
+  geometry.value_type = static_cast<ValueType>(value_type);
+  geometry.dim = dim;
+  geometry.block_dim = block_dim;
+  if (geometry.layout == Layout::kColumns) {
+    if (block_dim < 1 || (dim + block_dim - 1) / block_dim > kMaxLayers) {
+      throw std::invalid_argument("block_dim does not fit dim");
+    }
+    geometry.num_layers = static_cast<int32_t>((dim + block_dim - 1) / block_dim);
+  } else if (geometry.layout == Layout::kPlanes) {
+    int bits = 0;
+    for (const int more : layer_bits) {
+      bits += more;
+      if (more < 1 || bits > kMaxBits) throw std::invalid_argument("layer_bits out of range");
+      geometry.layer_bits[geometry.num_layers++] = more;
+    }
+  }
+  table.num_embeddings = num_embeddings;
+  table.num_groups = num_groups;
+  table.weight = at<const float>(weight);
+  table.weight_stride = weight_stride;
+  table.refinement = at<const float>(refinement);
+  table.refinement_slot = at<const int32_t>(refinement_slot);
+  table.num_refined = num_refined;
+  table.store = at<const uint8_t>(store);
+  table.row_bytes = row_bytes;
+  table.scales = at<const uint16_t>(scales);
+  table.scales_per_row = scales_per_row;
+  table.item_group = at<const int32_t>(item_group);
+  table.item_group_stride = item_group_stride;
+  table.held = at<const int64_t>(held);
+  table.num_item_groups = num_item_groups;
+  table.centroids = at<const float>(centroids);
+  table.rotation = at<const float>(rotation);
+  return table;
+}
+
+template <typename Index>
+LookupPairs<Index> make_pairs(int64_t count, Address indices, Address groups, int64_t group) {
+  return {count, at<const Index>(indices), at<const Index>(groups), group};
+}
+
+Outcome bind_grouped_lookup(const StoreTable& table, int64_t count, Address indices, Address groups,
+                            int64_t group, int index_bytes, Address out) {
+  return with_index(index_bytes, [&](auto index) {
+    const py::gil_scoped_release release;
+    return outcome(grouped_lookup(
+        table, make_pairs<decltype(index)>(count, indices, groups, group), at<float>(out)));
+  });
+}
+
+Outcome bind_grouped_lookup_backward(const StoreTable& table, int64_t count, Address indices,
+                                     Address groups, int64_t group, int index_bytes,
+                                     Address grad_out, Address targets, bool mean_duplicates,
+                                     Address grad) {
+  return with_index(index_bytes, [&](auto index) {
+    const py::gil_scoped_release release;
+    return outcome(grouped_lookup_backward(
+        table, make_pairs<decltype(index)>(count, indices, groups, group),
+        at<const float>(grad_out), at<const int64_t>(targets), mean_duplicates, at<float>(grad)));
+  });
+}
+
+// ---- gathered_score ----
+
+ScoreArgs make_score_args(Address users, int64_t num_users, int64_t user_stride,
+                          Address exclude_indptr, Address exclude, int64_t n, Address scores,
+                          Address indices) {
+  return {at<const float>(users), num_users,         user_stride,        at<const int64_t>(exclude_indptr),
+          at<const int64_t>(exclude), n, at<float>(scores), at<int64_t>(indices)};
+}
+
+void bind_gathered_score(Address weight, int64_t num_embeddings, int64_t dim, int64_t weight_stride,
+                         Address candidates, int64_t num_candidates, Address users,
+                         int64_t num_users, int64_t user_stride, Address exclude_indptr,
+                         Address exclude, int64_t n, Address scores, Address indices) {
+  const DenseRows rows{at<const float>(weight),          num_embeddings, dim, weight_stride,
+                       at<const int64_t>(candidates), num_candidates};
+  const ScoreArgs args = make_score_args(users, num_users, user_stride, exclude_indptr, exclude, n,
+                                         scores, indices);
+  const py::gil_scoped_release release;
+  gathered_score(rows, args);
+}
+
+// ---- Personalized Elastic Embedding ----
+
+py::buffer_info request(const py::buffer& buffer, const char* name) {
+  py::buffer_info info = buffer.request();
+  py::ssize_t bytes = info.itemsize;
+  for (py::ssize_t axis = info.ndim; axis-- > 0;) {
+    if (info.shape[axis] > 1 && info.strides[axis] != bytes) {
+      throw std::invalid_argument(std::string(name) + " must be contiguous");
+    }
+    bytes *= info.shape[axis];
+  }
+  return info;
+}
+
+// Keeps the two buffers alive, so that no address outlives its memory.
+class Pee {
+ public:
+  Pee(const py::buffer& bytes, const py::buffer& centroids)
+      : bytes_(request(bytes, "buffer")), centroids_(request(centroids, "centroids")) {
+    if (centroids_.size * centroids_.itemsize != 510 * py::ssize_t{sizeof(float)}) {
+      throw std::invalid_argument("centroids must hold 510 float32 values");
+    }
+    table_ = open_pee(static_cast<const uint8_t*>(bytes_.ptr),
+                      static_cast<uint64_t>(bytes_.size * bytes_.itemsize),
+                      static_cast<const float*>(centroids_.ptr));
+  }
+
+  int64_t dim() const { return table_.geometry.dim; }
+  int64_t num_embeddings() const { return table_.num_embeddings; }
+
+  Outcome lookup(int64_t count, Address indices, int index_bytes, Address out) const {
+    return with_index(index_bytes, [&](auto index) {
+      const py::gil_scoped_release release;
+      return outcome(grouped_lookup(
+          table_, make_pairs<decltype(index)>(count, indices, 0, 0), at<float>(out)));
+    });
+  }
+
+  void score(Address users, int64_t num_users, int64_t user_stride, Address exclude_indptr,
+             Address exclude, int64_t n, Address scores, Address indices) const {
+    const ScoreArgs args = make_score_args(users, num_users, user_stride, exclude_indptr, exclude,
+                                           n, scores, indices);
+    const py::gil_scoped_release release;
+    gathered_score(table_, args);
+  }
+
+ private:
+  py::buffer_info bytes_;
+  py::buffer_info centroids_;
+  PackedTable table_;
+};
+
+std::vector<std::string> isas() {
+  std::vector<std::string> names;
+  for (const simd::Primitives* const* set = simd::available(); *set; ++set) {
+    names.emplace_back((*set)->name);
+  }
+  return names;
+}
+
+int64_t bind_first_out_of_range(Address values, int bytes, int64_t count, int64_t limit) {
+  return with_index(bytes, [&](auto index) {
+    return first_out_of_range(at<const decltype(index)>(values), count, limit);
+  });
+}
+
+}  // namespace
+}  // namespace peel
+
+PYBIND11_MODULE(_core, m) {
+  using namespace peel;
+  m.doc() = "Native kernels of peel_ext.";
+  m.attr("__version__") = PEEL_VERSION;
+  m.attr("compiler") = __VERSION__;
+  m.attr("cuda") = false;
+  m.def("isa", [] { return std::string(simd::primitives().name); });
+  m.def("isas", &isas);
+  m.def("num_threads", &num_threads);
+  m.def("set_num_threads", &set_num_threads, py::arg("count"));
+  m.def("first_out_of_range", &bind_first_out_of_range);
+  m.def("topk_blocks", &bind_topk_blocks);
+  py::class_<StoreTable>(m, "StoreTable").def(py::init(&make_store_table));
+  m.def("grouped_lookup", &bind_grouped_lookup);
+  m.def("grouped_lookup_backward", &bind_grouped_lookup_backward);
+  m.def("gathered_score", &bind_gathered_score);
+  py::class_<Pee>(m, "Pee")
+      .def(py::init<const py::buffer&, const py::buffer&>(), py::arg("buffer"),
+           py::arg("centroids"))
+      .def_property_readonly("dim", &Pee::dim)
+      .def_property_readonly("num_embeddings", &Pee::num_embeddings)
+      .def("lookup", &Pee::lookup)
+      .def("score", &Pee::score);
+}

@@ -1,0 +1,226 @@
+#include "kernels/grouped_lookup.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "core/executor.h"
+#include "core/out_of_range.h"
+#include "kernels/cpu/row_decoder.h"
+#include "simd/primitives.h"
+
+namespace peel {
+namespace {
+
+constexpr int64_t kGrain = 256;  // pairs below which a second thread costs more than it saves
+
+template <typename Index>
+LookupResult check(const LookupPairs<Index>& pairs, int64_t num_embeddings, int64_t num_groups) {
+  const int64_t index = first_out_of_range(pairs.indices, pairs.count, num_embeddings);
+  if (index >= 0) return {LookupStatus::kBadIndex, index};
+  if (pairs.groups) {
+    const int64_t group = first_out_of_range(pairs.groups, pairs.count, num_groups);
+    if (group >= 0) return {LookupStatus::kBadGroup, group};
+  } else if (pairs.group < 0 || pairs.group >= num_groups) {
+    return {LookupStatus::kBadGroup, 0};
+  }
+  return {};
+}
+
+int64_t refined_row(const StoreTable& table, int64_t index, int64_t group) {
+  return table.refinement_slot ? table.refinement_slot[group * table.num_embeddings + index] : -1;
+}
+
+uint64_t held_layers(const StoreTable& table, int64_t index, int64_t group) {
+  const int64_t c = table.item_group[group * table.item_group_stride + index];
+  return c < 0 ? 0 : static_cast<uint64_t>(table.held[group * table.num_item_groups + c]);
+}
+
+void dense_row(const StoreTable& table, int64_t index, int64_t group, float* out) {
+  const float* row = table.weight + index * table.weight_stride;
+  const int64_t slot = refined_row(table, index, group);
+  if (slot < 0) {
+    std::memcpy(out, row, static_cast<size_t>(table.geometry.dim) * sizeof(float));
+    return;
+  }
+  const float* refinement = table.refinement + slot * table.geometry.dim;
+  for (int64_t d = 0; d < table.geometry.dim; ++d) out[d] = row[d] + refinement[d];
+}
+
+void stored_row(const simd::Primitives& isa, const StoreTable& table, int64_t index, int64_t group,
+                float* out) {
+  const Geometry& geometry = table.geometry;
+  const int64_t slot = refined_row(table, index, group);
+  const int64_t row = slot < 0 ? index : table.num_embeddings + slot;
+  const uint8_t* piece = table.store + row * table.row_bytes;
+  const auto* scale = reinterpret_cast<const uint8_t*>(table.scales + row * table.scales_per_row);
+  RowPieces pieces;
+  pieces.held = held_layers(table, index, group);
+  for (int32_t layer = 0; layer < geometry.num_layers; ++layer) {
+    pieces.pieces[layer] = piece;
+    pieces.scales[layer] = geometry.layout == Layout::kPlanes ? scale : scale + 2 * layer;
+    piece += geometry.layout == Layout::kPlanes
+                 ? geometry.layer_bits[layer] * geometry.plane_bytes()
+                 : geometry.layer_width(layer) * geometry.value_bytes();
+  }
+  decode_row(isa, geometry, table.centroids, pieces, out);
+}
+
+std::vector<float> transposed(const float* matrix, int64_t dim) {
+  std::vector<float> result(static_cast<size_t>(matrix ? dim * dim : 0));
+  for (int64_t j = 0; matrix && j < dim; ++j) {
+    for (int64_t k = 0; k < dim; ++k) result[static_cast<size_t>(k * dim + j)] = matrix[j * dim + k];
+  }
+  return result;
+}
+
+// The row of an id in a packed table, by binary search in each item group: no index of its own.
+class PackedRows {
+ public:
+  PackedRows(const PackedTable& table, const simd::Primitives& isa) : table_(table), isa_(isa) {}
+
+  void decode(int64_t id, float* out) const {
+    int64_t first = 0;
+    for (int64_t c = 0; c < table_.num_item_groups; ++c) {
+      const DirectoryEntry& entry = table_.directory[c];
+      const int64_t rows = entry.row_end - first;
+      const uint8_t* base = packed_base(table_, c);
+      const int64_t r = find(c, base, rows, id);
+      if (r < rows) {
+        const ItemGroupBytes bytes = item_group_bytes(table_.geometry, table_.row_ids,
+                                                      table_.id_bytes, rows, entry.layers);
+        RowPieces row;
+        packed_row(table_.geometry, bytes, base, entry.layers, r, row);
+        decode_row(isa_, table_.geometry, table_.centroids, row, out);
+        return;
+      }
+      first = entry.row_end;
+    }
+    std::fill(out, out + table_.geometry.dim, 0.0f);
+  }
+
+ private:
+  // Position of `id` in item group c, or `rows` when it is not there.
+  int64_t find(int64_t c, const uint8_t* base, int64_t rows, int64_t id) const {
+    int64_t low = 0;
+    int64_t high = rows;
+    while (low < high) {
+      const int64_t middle = low + (high - low) / 2;
+      if (packed_row_id(table_, c, base, middle) < id) {
+        low = middle + 1;
+      } else {
+        high = middle;
+      }
+    }
+    return low < rows && packed_row_id(table_, c, base, low) == id ? low : rows;
+  }
+
+  const PackedTable& table_;
+  const simd::Primitives& isa_;
+};
+
+// Adds the held part of one gradient row.
+template <typename Index>
+void add_held(const StoreTable& table, const LookupPairs<Index>& pairs, int64_t m,
+              const float* grad_out, float* grad) {
+  const Geometry& geometry = table.geometry;
+  const float* from = grad_out + m * geometry.dim;
+  if (geometry.layout == Layout::kDense) {
+    for (int64_t d = 0; d < geometry.dim; ++d) grad[d] += from[d];
+    return;
+  }
+  const uint64_t held =
+      held_layers(table, static_cast<int64_t>(pairs.indices[m]), pairs.group_at(m));
+  if (geometry.layout == Layout::kPlanes) {
+    for (int64_t d = 0; d < geometry.dim && (held & 1u); ++d) grad[d] += from[d];
+    return;
+  }
+  for (int32_t layer = 0; layer < geometry.num_layers; ++layer) {
+    if (!((held >> layer) & 1u)) continue;
+    const int64_t begin = geometry.layer_begin(layer);
+    for (int64_t d = begin; d < begin + geometry.layer_width(layer); ++d) grad[d] += from[d];
+  }
+}
+
+}  // namespace
+
+template <typename Index>
+LookupResult grouped_lookup(const StoreTable& table, const LookupPairs<Index>& pairs, float* out) {
+  const LookupResult checked = check(pairs, table.num_embeddings, table.num_groups);
+  if (checked.status != LookupStatus::kOk) return checked;
+  const simd::Primitives& isa = simd::primitives();
+  const int64_t dim = table.geometry.dim;
+  const std::vector<float> rotation = transposed(table.rotation, dim);
+  parallel_for(pairs.count, kGrain, [&](int64_t begin, int64_t end) {
+    std::vector<float> unrotated(static_cast<size_t>(table.rotation ? dim : 0));
+    for (int64_t m = begin; m < end; ++m) {
+      const int64_t index = static_cast<int64_t>(pairs.indices[m]);
+      float* to = out + m * dim;
+      if (table.geometry.layout == Layout::kDense) {
+        dense_row(table, index, pairs.group_at(m), to);
+      } else if (table.rotation) {
+        stored_row(isa, table, index, pairs.group_at(m), unrotated.data());
+        isa.rotate(unrotated.data(), rotation.data(), to, dim);
+      } else {
+        stored_row(isa, table, index, pairs.group_at(m), to);
+      }
+    }
+  });
+  return {};
+}
+
+template <typename Index>
+LookupResult grouped_lookup(const PackedTable& table, const LookupPairs<Index>& pairs, float* out) {
+  const LookupResult checked = check(pairs, table.num_embeddings, 1);
+  if (checked.status != LookupStatus::kOk) return checked;
+  const PackedRows rows(table, simd::primitives());
+  parallel_for(pairs.count, kGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t m = begin; m < end; ++m) {
+      rows.decode(static_cast<int64_t>(pairs.indices[m]), out + m * table.geometry.dim);
+    }
+  });
+  return {};
+}
+
+template <typename Index>
+LookupResult grouped_lookup_backward(const StoreTable& table, const LookupPairs<Index>& pairs,
+                                     const float* grad_out, const int64_t* targets,
+                                     bool mean_duplicates, float* grad) {
+  const LookupResult checked = check(pairs, table.num_embeddings, table.num_groups);
+  if (checked.status != LookupStatus::kOk) return checked;
+  std::vector<std::pair<int64_t, int64_t>> order;  // (target, m): sorted, duplicates in ascending m
+  order.reserve(static_cast<size_t>(pairs.count));
+  for (int64_t m = 0; m < pairs.count; ++m) {
+    if (targets[m] >= 0) order.emplace_back(targets[m], m);
+  }
+  std::sort(order.begin(), order.end());
+  const auto count = static_cast<int64_t>(order.size());
+  const auto target_at = [&](int64_t at) { return order[static_cast<size_t>(at)].first; };
+  // A range owns the targets that begin in it, so no two threads meet in one row.
+  parallel_for(count, kGrain, [&](int64_t begin, int64_t end) {
+    int64_t at = begin;
+    while (at > 0 && at < end && target_at(at) == target_at(at - 1)) ++at;
+    while (at < end) {
+      const int64_t target = target_at(at);
+      float* row = grad + target * table.geometry.dim;
+      const int64_t first = at;
+      for (; at < count && target_at(at) == target; ++at) {
+        add_held(table, pairs, order[static_cast<size_t>(at)].second, grad_out, row);
+      }
+      if (!mean_duplicates) continue;
+      for (int64_t d = 0; d < table.geometry.dim; ++d) row[d] /= static_cast<float>(at - first);
+    }
+  });
+  return {};
+}
+
+#define PEEL_INSTANTIATE(Index)                                                                 \
+  template LookupResult grouped_lookup(const StoreTable&, const LookupPairs<Index>&, float*);   \
+  template LookupResult grouped_lookup(const PackedTable&, const LookupPairs<Index>&, float*);  \
+  template LookupResult grouped_lookup_backward(const StoreTable&, const LookupPairs<Index>&,   \
+                                                const float*, const int64_t*, bool, float*);
+PEEL_INSTANTIATE(int32_t)
+PEEL_INSTANTIATE(int64_t)
+
+}  // namespace peel

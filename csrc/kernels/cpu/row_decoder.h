@@ -1,0 +1,137 @@
+// Decoding of one row from a server's store or a packed table: shared by the kernels that read rows.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "core/half.h"
+#include "core/table.h"
+#include "simd/primitives.h"
+
+namespace peel {
+
+// Where the pieces of one row lie. In columns with int8 values `scales[layer]` points at the fp16
+// scale of that layer's piece, in planes scales[0] at the row's.
+struct RowPieces {
+  uint64_t held = 0;
+  const uint8_t* pieces[kMaxLayers];
+  const uint8_t* scales[kMaxLayers];
+};
+
+inline float read_half(const uint8_t* at) {
+  uint16_t half;
+  std::memcpy(&half, at, sizeof(half));
+  return half_to_float(half);
+}
+
+// Writes geometry.dim values: the held part of the row, zero elsewhere. Values in pieces need no
+// alignment beyond that of their type.
+inline void decode_row(const simd::Primitives& isa, const Geometry& geometry, const float* centroids,
+                       const RowPieces& row, float* out) {
+  if (geometry.layout == Layout::kPlanes) {
+    const uint8_t* planes[kMaxBits];
+    int bits = 0;
+    for (int32_t layer = 0; layer < geometry.num_layers && ((row.held >> layer) & 1u); ++layer) {
+      for (int32_t bit = 0; bit < geometry.layer_bits[layer]; ++bit) {
+        planes[bits++] = row.pieces[layer] + bit * geometry.plane_bytes();
+      }
+    }
+    if (bits > 0) {
+      isa.decode_planes(planes, bits, centroids + (int64_t{1} << bits) - 2, read_half(row.scales[0]),
+                        out, geometry.dim);
+      return;
+    }
+    for (int64_t d = 0; d < geometry.dim; ++d) out[d] = 0.0f;
+    return;
+  }
+  for (int32_t layer = 0; layer < geometry.num_layers; ++layer) {
+    float* to = out + geometry.layer_begin(layer);
+    const int64_t width = geometry.layer_width(layer);
+    if (!((row.held >> layer) & 1u)) {
+      for (int64_t d = 0; d < width; ++d) to[d] = 0.0f;
+    } else if (geometry.value_type == ValueType::kFloat32) {
+      std::memcpy(to, row.pieces[layer], static_cast<size_t>(width) * sizeof(float));
+    } else if (geometry.value_type == ValueType::kFloat16) {
+      isa.decode_float16(reinterpret_cast<const uint16_t*>(row.pieces[layer]), to, width);
+    } else {
+      isa.decode_int8(reinterpret_cast<const int8_t*>(row.pieces[layer]),
+                      read_half(row.scales[layer]), to, width);
+    }
+  }
+}
+
+inline int64_t padded(int64_t bytes) { return (bytes + 7) / 8 * 8; }
+
+// Byte offsets inside one item group of a packed table, relative to its first byte.
+struct ItemGroupBytes {
+  int64_t row_scales = 0;  // planes
+  int64_t piece_bytes[kMaxLayers];
+  int64_t pieces[kMaxLayers];  // of layers held
+  int64_t scales[kMaxLayers];  // columns with int8 values
+  int64_t end = 0;
+};
+
+inline ItemGroupBytes item_group_bytes(const Geometry& geometry, RowIds row_ids, int32_t id_bytes,
+                                       int64_t rows, uint64_t held) {
+  ItemGroupBytes bytes;
+  int64_t at = 0;
+  const bool planes = geometry.layout == Layout::kPlanes;
+  if (row_ids == RowIds::kInBlocks) at += padded(rows * id_bytes);
+  if (planes) {
+    bytes.row_scales = at;
+    at += padded(rows * 2);
+  }
+  for (int32_t layer = 0; layer < geometry.num_layers; ++layer) {
+    if (!((held >> layer) & 1u)) continue;
+    if (!planes && geometry.value_type == ValueType::kInt8) {
+      bytes.scales[layer] = at;
+      at += padded(rows * 2);
+    }
+    bytes.pieces[layer] = at;
+    bytes.piece_bytes[layer] = planes ? geometry.layer_bits[layer] * geometry.plane_bytes()
+                                      : geometry.layer_width(layer) * geometry.value_bytes();
+    at += padded(rows * bytes.piece_bytes[layer]);
+  }
+  bytes.end = at;
+  return bytes;
+}
+
+// The pieces of row r of an item group whose bytes start at `base`.
+inline void packed_row(const Geometry& geometry, const ItemGroupBytes& bytes, const uint8_t* base,
+                       uint64_t held, int64_t r, RowPieces& row) {
+  row.held = held;
+  for (int32_t layer = 0; layer < geometry.num_layers; ++layer) {
+    if (!((held >> layer) & 1u)) continue;
+    row.pieces[layer] = base + bytes.pieces[layer] + r * bytes.piece_bytes[layer];
+    if (geometry.layout == Layout::kColumns && geometry.value_type == ValueType::kInt8) {
+      row.scales[layer] = base + bytes.scales[layer] + r * 2;
+    }
+  }
+  if (geometry.layout == Layout::kPlanes) row.scales[0] = base + bytes.row_scales + r * 2;
+}
+
+inline int64_t read_id(const uint8_t* ids, int32_t id_bytes, int64_t r) {
+  if (id_bytes == 2) {
+    uint16_t id;
+    std::memcpy(&id, ids + r * 2, sizeof(id));
+    return id;
+  }
+  uint32_t id;
+  std::memcpy(&id, ids + r * 4, sizeof(id));
+  return id;
+}
+
+inline const uint8_t* packed_base(const PackedTable& table, int64_t item_group) {
+  return table.pool + int64_t{8} * table.directory[item_group].offset;
+}
+
+// Id of row r of an item group whose bytes start at `base`; its ids, if it has its own, come first.
+inline int64_t packed_row_id(const PackedTable& table, int64_t item_group, const uint8_t* base,
+                             int64_t r) {
+  if (table.row_ids == RowIds::kInBlocks) return read_id(base, table.id_bytes, r);
+  const int64_t first = item_group == 0 ? 0 : table.directory[item_group - 1].row_end;
+  if (table.row_ids == RowIds::kConsecutive) return first + r;
+  return read_id(table.listed_ids, table.id_bytes, first + r);
+}
+
+}  // namespace peel

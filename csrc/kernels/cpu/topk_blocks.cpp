@@ -1,0 +1,92 @@
+#include "kernels/topk_blocks.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <vector>
+
+#include "core/executor.h"
+
+namespace peel {
+namespace {
+
+struct Candidate {
+  double key;
+  int64_t index;
+};
+
+bool before(const Candidate& a, const Candidate& b) {
+  return a.key > b.key || (a.key == b.key && a.index < b.index);
+}
+
+using Iterator = std::vector<Candidate>::iterator;
+
+// The end of the longest run from `begin`, in order, whose costs fit `budget`. Halves the range by
+// selection, so the expected work is linear; only the kept blocks are ever sorted.
+Iterator fitting_run(Iterator begin, Iterator end, const int64_t* costs, int64_t budget) {
+  while (begin != end) {
+    const Iterator middle = begin + (end - begin) / 2;
+    std::nth_element(begin, middle, end, before);
+    int64_t left = budget;  // subtracting keeps every sum inside int64
+    Iterator at = begin;
+    for (; at <= middle && costs[at->index] <= left; ++at) left -= costs[at->index];
+    if (at > middle) {
+      budget = left;
+      begin = middle + 1;
+    } else {
+      end = middle;
+    }
+  }
+  return begin;
+}
+
+template <typename Weight>
+int64_t select_group(const TopkBlocks<Weight>& args, int64_t group, std::vector<Candidate>& scratch) {
+  const Weight* weights = args.weights + group * args.weight_stride;
+  const int64_t* costs = args.costs ? args.costs + group * args.cost_stride : nullptr;
+  scratch.resize(static_cast<size_t>(args.n));
+  for (int64_t i = 0; i < args.n; ++i) {
+    const double weight = static_cast<double>(weights[i]);
+    if (std::isnan(weight)) return group * args.n + i;
+    scratch[static_cast<size_t>(i)] = {costs ? weight / static_cast<double>(costs[i]) : weight, i};
+  }
+  Iterator end;
+  if (costs) {
+    end = fitting_run(scratch.begin(), scratch.end(), costs, args.budget_bytes[group]);
+  } else {
+    end = scratch.begin() + args.k;
+    if (end != scratch.end()) std::nth_element(scratch.begin(), end, scratch.end(), before);
+  }
+  std::sort(scratch.begin(), end, before);
+  const int64_t width = costs ? args.n : args.k;
+  int64_t* out = args.indices + group * width;
+  for (Iterator at = scratch.begin(); at != end; ++at) *out++ = at->index;
+  std::fill(out, args.indices + (group + 1) * width, int64_t{-1});
+  return -1;
+}
+
+}  // namespace
+
+template <typename Weight>
+int64_t topk_blocks(const TopkBlocks<Weight>& args) {
+  std::atomic<int64_t> first_nan{INT64_MAX};
+  const int64_t grain = std::max<int64_t>(1, 16384 / std::max<int64_t>(args.n, 1));
+  parallel_for(args.num_groups, grain, [&](int64_t begin, int64_t end) {
+    std::vector<Candidate> scratch;
+    for (int64_t group = begin; group < end; ++group) {
+      const int64_t nan = select_group(args, group, scratch);
+      if (nan < 0) continue;
+      int64_t seen = first_nan.load();
+      while (nan < seen && !first_nan.compare_exchange_weak(seen, nan)) {
+      }
+      return;
+    }
+  });
+  const int64_t found = first_nan.load();
+  return found == INT64_MAX ? -1 : found;
+}
+
+template int64_t topk_blocks(const TopkBlocks<float>&);
+template int64_t topk_blocks(const TopkBlocks<double>&);
+
+}  // namespace peel

@@ -1,0 +1,18 @@
+#include "core/half.h"
+#include "simd/primitives.h"
+
+#include <immintrin.h>
+
+namespace peel::simd {
+namespace {
+
+#define PEEL_VECTOR_BYTES 32
+#define PEEL_FMA(a, b, c) _mm256_fmadd_ps(a, b, c)
+#include "simd/body.h"
+
+}  // namespace
+
+extern const Primitives kAvx2{"avx2",      decode_planes, decode_int8, decode_float16,
+                            rotate, transpose,     dot_tile};
+
+}  // namespace peel::simd

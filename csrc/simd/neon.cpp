@@ -1,0 +1,18 @@
+#include "core/half.h"
+#include "simd/primitives.h"
+
+#include <arm_neon.h>
+
+namespace peel::simd {
+namespace {
+
+#define PEEL_VECTOR_BYTES 16
+#define PEEL_FMA(a, b, c) vfmaq_f32(c, a, b)
+#include "simd/body.h"
+
+}  // namespace
+
+extern const Primitives kNeon{"neon",      decode_planes, decode_int8, decode_float16,
+                            rotate, transpose,     dot_tile};
+
+}  // namespace peel::simd

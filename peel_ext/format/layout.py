@@ -1,0 +1,289 @@
+"""The two ways of cutting rows into blocks, and what each block costs in bytes.
+
+A block is (item group, layer). Byte counts here are those of :mod:`peel_ext.format.packing`, whose
+output length they predict exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from peel_ext.format import quantizer
+
+HEADER_BYTES = 64
+DIRECTORY_ENTRY_BYTES = 16
+MAX_LAYERS = 64
+
+ValueType = Literal["float32", "float16", "int8"]
+VALUE_TYPES: tuple[ValueType, ...] = ("float32", "float16", "int8")
+
+#: (first rank, rows of a block from there on): small budgets want small blocks.
+_ROWS_PER_BLOCK = ((0, 32), (512, 64), (2048, 128), (8192, 256))
+
+
+def padded(num_bytes: int) -> int:
+    """The next multiple of 8."""
+    return (num_bytes + 7) // 8 * 8
+
+
+def id_bytes(num_embeddings: int) -> int:
+    """Bytes of one row id: 2 up to 65,536 rows, else 4."""
+    return 2 if num_embeddings <= 1 << 16 else 4
+
+
+def _check_int(name: str, value: object, low: int, high: int | None = None) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < low or (high is not None and value > high):
+        bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+        raise ValueError(f"{name} must be {bounds}, got {value}")
+
+
+@dataclass(frozen=True)
+class PlanesLayout:
+    """Layer l is the next ``layer_bits[l]`` bits of every value of its rows.
+
+    A layer needs the layers below it. Item groups are runs of rows in descending value for the
+    user group, ``rows_per_block`` long (None: 32 rows first, growing to 256 with rank).
+    """
+
+    layer_bits: tuple[int, ...] = (2, 1, 1, 2, 2)
+    rows_per_block: int | None = None
+
+    name = "planes"
+    code = 2
+    value_type: ValueType = "int8"  # of no meaning here; the native geometry carries one
+    block_dim = 0
+    nested = True
+    scaled = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layer_bits", tuple(self.layer_bits))
+        for bits in self.layer_bits:
+            _check_int("layer_bits entries", bits, 1, quantizer.MAX_BITS)
+        if not 1 <= sum(self.layer_bits) <= quantizer.MAX_BITS:
+            raise ValueError(f"layer_bits must sum to 1..8, got {self.layer_bits}")
+        if self.rows_per_block is not None:
+            _check_int("rows_per_block", self.rows_per_block, 1)
+
+    def num_layers(self, dim: int) -> int:
+        """Layers of a row."""
+        return len(self.layer_bits)
+
+    def piece_bytes(self, layer: int, dim: int) -> int:
+        """Bytes of one row in a layer."""
+        return self.layer_bits[layer] * ((dim + 7) // 8)
+
+    def scales_per_row(self, dim: int) -> int:
+        """float16 scales of a row."""
+        return 1
+
+    def layer_gains(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Worth of each layer [num_layers]: exp(-3 D_b) - exp(-3 D_b'), D the distortion."""
+        levels = np.cumsum((0, *self.layer_bits))
+        quality = np.exp([-3.0 * quantizer.distortion(int(bits)) for bits in levels])
+        return np.diff(quality)
+
+    def item_group_sizes(self, num_embeddings: int) -> NDArray[np.int64]:
+        """Rows of each item group [num_item_groups], in rank order."""
+        starts: list[int] = []
+        for at, (first, rows) in enumerate(_ROWS_PER_BLOCK):
+            last = _ROWS_PER_BLOCK[at + 1][0] if at + 1 < len(_ROWS_PER_BLOCK) else num_embeddings
+            starts.extend(range(first, min(last, num_embeddings), rows))
+        if self.rows_per_block is not None:
+            starts = list(range(0, num_embeddings, self.rows_per_block))
+        return np.diff(np.array([*starts, num_embeddings], dtype=np.int64))
+
+    def block_costs(
+        self, sizes: NDArray[np.int64], dim: int, num_embeddings: int
+    ) -> NDArray[np.int64]:
+        """Bytes of every block [num_item_groups, num_layers].
+
+        The first layer of an item group brings its directory entry, row ids and scales.
+        """
+        pieces = np.array([self.piece_bytes(layer, dim) for layer in range(len(self.layer_bits))])
+        costs = (sizes[:, None] * pieces + 7) // 8 * 8
+        costs[:, 0] += DIRECTORY_ENTRY_BYTES
+        costs[:, 0] += (sizes * id_bytes(num_embeddings) + 7) // 8 * 8 + (sizes * 2 + 7) // 8 * 8
+        return np.asarray(costs, dtype=np.int64)
+
+    def overhead_bytes(self, num_item_groups: int, num_embeddings: int, listed: bool) -> int:
+        """Bytes held whatever is kept."""
+        return HEADER_BYTES
+
+    def encode(self, rows: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
+        """Store uint8 [n, row_bytes] and scales float16 [n, 1] of rows float32 [n, dim]."""
+        codes, scales = quantizer.encode_rows(rows)
+        return quantizer.pack_planes(codes, self.layer_bits), scales[:, None]
+
+    def decode(
+        self, store: NDArray[np.uint8], scales: NDArray[np.float16], held: int, dim: int
+    ) -> NDArray[np.float32]:
+        """Rows float32 [n, dim] of encoded rows of which the layers in the mask are held."""
+        bits = 0
+        for layer, more in enumerate(self.layer_bits):
+            if not held >> layer & 1:
+                break
+            bits += more
+        return quantizer.decode_codes(
+            quantizer.unpack_planes(store, bits, dim), scales[:, 0], bits
+        )
+
+
+@dataclass(frozen=True)
+class ColumnsLayout:
+    """Layer l is a run of ``block_dim`` adjacent columns, as in the PEEL paper.
+
+    Item groups are shared by all user groups: ``num_item_groups`` contiguous runs of rows, or given
+    ones. Any subset of blocks may be kept; with ``keep_one_block`` at least one per item group.
+    Values are float32, float16, or int8 with one float16 scale per row and layer.
+    """
+
+    block_dim: int = 8
+    value_type: ValueType = "float32"
+    num_item_groups: int = 20
+    keep_one_block: bool = False
+
+    name = "columns"
+    code = 1
+    layer_bits: tuple[int, ...] = ()
+    nested = False
+
+    def __post_init__(self) -> None:
+        _check_int("block_dim", self.block_dim, 1)
+        _check_int("num_item_groups", self.num_item_groups, 1)
+        if self.value_type not in VALUE_TYPES:
+            raise ValueError(
+                f"value_type must be one of {', '.join(VALUE_TYPES)}, got {self.value_type!r}"
+            )
+
+    @property
+    def scaled(self) -> bool:
+        """Whether values carry scales."""
+        return self.value_type == "int8"
+
+    def num_layers(self, dim: int) -> int:
+        """Layers of a row.
+
+        Raises:
+            ValueError: more than 64, or blocks wider than a row.
+        """
+        layers = -(-dim // self.block_dim)
+        if layers > MAX_LAYERS or self.block_dim > dim:
+            raise ValueError(
+                f"block_dim must be between {-(-dim // MAX_LAYERS)} and {dim} for rows of {dim} "
+                f"values, got {self.block_dim}"
+            )
+        return layers
+
+    def _width(self, layer: int, dim: int) -> int:
+        return min(self.block_dim, dim - layer * self.block_dim)
+
+    def piece_bytes(self, layer: int, dim: int) -> int:
+        """Bytes of one row in a layer, without its scale."""
+        return self._width(layer, dim) * np.dtype(self.value_type).itemsize
+
+    def scales_per_row(self, dim: int) -> int:
+        """float16 scales of a row."""
+        return self.num_layers(dim) if self.scaled else 0
+
+    def layer_gains(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Worth of each layer [num_layers]: its share of the table's squared norm."""
+        energy = np.square(rows, dtype=np.float64).sum(axis=0)
+        starts = np.arange(0, rows.shape[1], self.block_dim)
+        shares = np.add.reduceat(energy, starts)
+        total = shares.sum()
+        return np.asarray(shares / total if total > 0 else np.full(len(starts), 1 / len(starts)))
+
+    def item_group_sizes(self, num_embeddings: int) -> NDArray[np.int64]:
+        """Rows of each contiguous item group [num_item_groups]."""
+        count = min(self.num_item_groups, num_embeddings)
+        edges = np.linspace(0, num_embeddings, count + 1).astype(np.int64) if count else [0]
+        return np.diff(edges)
+
+    def block_costs(
+        self, sizes: NDArray[np.int64], dim: int, num_embeddings: int
+    ) -> NDArray[np.int64]:
+        """Bytes of every block [num_item_groups, num_layers]; int8 blocks bring their scales."""
+        pieces = np.array([self.piece_bytes(layer, dim) for layer in range(self.num_layers(dim))])
+        costs = (sizes[:, None] * pieces + 7) // 8 * 8
+        if self.scaled:
+            costs += ((sizes * 2 + 7) // 8 * 8)[:, None]
+        return np.asarray(costs, dtype=np.int64)
+
+    def overhead_bytes(self, num_item_groups: int, num_embeddings: int, listed: bool) -> int:
+        """Bytes held whatever is kept: header, directory, and the ids of given item groups."""
+        ids = padded(num_embeddings * id_bytes(num_embeddings)) if listed else 0
+        return HEADER_BYTES + num_item_groups * DIRECTORY_ENTRY_BYTES + ids
+
+    def encode(self, rows: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
+        """Store uint8 [n, row_bytes] and scales float16 [n, layers or 0] of rows [n, dim]."""
+        num_rows, dim = rows.shape
+        if not self.scaled:
+            with np.errstate(over="ignore"):
+                values = np.ascontiguousarray(rows.astype(self.value_type))
+            _check_finite(values, rows)
+            store = values.view(np.uint8).reshape(num_rows, -1)  # [n, dim * itemsize]
+            return store, np.zeros((num_rows, 0), np.float16)
+        codes = np.empty((num_rows, dim), dtype=np.int8)
+        scales = np.empty((num_rows, self.num_layers(dim)), dtype=np.float16)
+        for layer in range(self.num_layers(dim)):
+            block = rows[:, layer * self.block_dim : (layer + 1) * self.block_dim]
+            with np.errstate(over="ignore"):
+                scale = (np.abs(block).max(axis=1) / np.float32(127)).astype(np.float16)
+            _check_finite(scale, rows)
+            divisor = scale.astype(np.float32)
+            divisor[divisor == 0] = np.inf
+            rounded = np.rint(block / divisor[:, None])
+            codes[:, layer * self.block_dim : (layer + 1) * self.block_dim] = np.clip(
+                rounded, -127, 127
+            )
+            scales[:, layer] = scale
+        return codes.view(np.uint8), scales
+
+    def decode(
+        self, store: NDArray[np.uint8], scales: NDArray[np.float16], held: int, dim: int
+    ) -> NDArray[np.float32]:
+        """Rows float32 [n, dim] of encoded rows of which the layers in the mask are held."""
+        values = np.ascontiguousarray(store).view(self.value_type).astype(np.float32)
+        for layer in range(self.num_layers(dim)):
+            columns = slice(layer * self.block_dim, (layer + 1) * self.block_dim)
+            if not held >> layer & 1:
+                values[:, columns] = 0
+            elif self.scaled:
+                values[:, columns] *= scales[:, layer, None].astype(np.float32)
+        return values
+
+
+Layout = PlanesLayout | ColumnsLayout
+
+
+def resolve_layout(layout: Layout | str) -> Layout:
+    """A layout from itself or from its name, ``"planes"`` or ``"columns"``.
+
+    Raises:
+        ValueError: an unknown name.
+        TypeError: neither a name nor a layout.
+    """
+    if isinstance(layout, PlanesLayout | ColumnsLayout):
+        return layout
+    if not isinstance(layout, str):
+        raise TypeError(f"layout must be a layout or its name, got {layout!r}")
+    if layout == "planes":
+        return PlanesLayout()
+    if layout == "columns":
+        return ColumnsLayout()
+    raise ValueError(f"layout must be 'planes' or 'columns', got {layout!r}")
+
+
+def _check_finite(values: NDArray[np.floating], rows: NDArray[np.float32]) -> None:
+    finite = np.isfinite(values).reshape(len(rows), -1).all(axis=1)
+    if not finite.all():
+        bad = int(np.flatnonzero(~finite)[0])
+        raise ValueError(
+            f"row {bad} cannot be encoded: expected finite values within the range of the value type"
+        )
