@@ -12,7 +12,8 @@
 //
 // Every value is decoded with one rounding (and the rotation with a fixed order of roundings), so
 // the result has the same bits for every instruction set and number of threads. Empty input is
-// legal. The caller has checked shapes; indices and groups are checked here, before any is used.
+// legal. The caller has checked shapes; indices, groups and what they lead to in refinement_slot and
+// item_group are checked here, before any is used.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +22,13 @@
 
 namespace peel {
 
-enum class LookupStatus : int32_t { kOk = 0, kBadIndex = 1, kBadGroup = 2 };
+enum class LookupStatus : int32_t {
+  kOk = 0,
+  kBadIndex = 1,
+  kBadGroup = 2,
+  kBadSlot = 3,       // refinement_slot of the pair is beyond the refinement
+  kBadItemGroup = 4,  // item_group of the pair is beyond held
+};
 
 struct LookupResult {
   LookupStatus status = LookupStatus::kOk;

@@ -28,6 +28,32 @@ LookupResult check(const LookupPairs<Index>& pairs, int64_t num_embeddings, int6
   return {};
 }
 
+// Values of refinement_slot and item_group are the caller's data too.
+template <typename Index>
+LookupResult check_table(const StoreTable& table, const LookupPairs<Index>& pairs) {
+  const bool blocks = table.geometry.layout != Layout::kDense;
+  if (!table.refinement_slot && !blocks) return {};
+  for (int64_t m = 0; m < pairs.count; ++m) {
+    const int64_t index = static_cast<int64_t>(pairs.indices[m]);
+    const int64_t group = pairs.group_at(m);
+    if (table.refinement_slot &&
+        table.refinement_slot[group * table.num_embeddings + index] >= table.num_refined) {
+      return {LookupStatus::kBadSlot, m};
+    }
+    if (blocks &&
+        table.item_group[group * table.item_group_stride + index] >= table.num_item_groups) {
+      return {LookupStatus::kBadItemGroup, m};
+    }
+  }
+  return {};
+}
+
+template <typename Index>
+LookupResult check(const StoreTable& table, const LookupPairs<Index>& pairs) {
+  const LookupResult checked = check(pairs, table.num_embeddings, table.num_groups);
+  return checked.status == LookupStatus::kOk ? check_table(table, pairs) : checked;
+}
+
 int64_t refined_row(const StoreTable& table, int64_t index, int64_t group) {
   return table.refinement_slot ? table.refinement_slot[group * table.num_embeddings + index] : -1;
 }
@@ -147,7 +173,7 @@ void add_held(const StoreTable& table, const LookupPairs<Index>& pairs, int64_t 
 
 template <typename Index>
 LookupResult grouped_lookup(const StoreTable& table, const LookupPairs<Index>& pairs, float* out) {
-  const LookupResult checked = check(pairs, table.num_embeddings, table.num_groups);
+  const LookupResult checked = check(table, pairs);
   if (checked.status != LookupStatus::kOk) return checked;
   const simd::Primitives& isa = simd::primitives();
   const int64_t dim = table.geometry.dim;
@@ -187,7 +213,7 @@ template <typename Index>
 LookupResult grouped_lookup_backward(const StoreTable& table, const LookupPairs<Index>& pairs,
                                      const float* grad_out, const int64_t* targets,
                                      bool mean_duplicates, float* grad) {
-  const LookupResult checked = check(pairs, table.num_embeddings, table.num_groups);
+  const LookupResult checked = check(table, pairs);
   if (checked.status != LookupStatus::kOk) return checked;
   std::vector<std::pair<int64_t, int64_t>> order;  // (target, m): sorted, duplicates in ascending m
   order.reserve(static_cast<size_t>(pairs.count));

@@ -1,0 +1,37 @@
+"""Personalized Elastic Embeddings: train a recommender once, serve every byte budget.
+
+Importing this package is light: names load on first use, and only those that need torch import it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from peel_ext.device import PersonalizedElasticEmbedding as PersonalizedElasticEmbedding
+    from peel_ext.format import ColumnsLayout as ColumnsLayout
+    from peel_ext.format import PlanesLayout as PlanesLayout
+    from peel_ext.nn import ElasticEmbedding as ElasticEmbedding
+
+__version__ = version("peel_ext")
+
+_HOMES = {
+    "ColumnsLayout": "peel_ext.format",
+    "ElasticEmbedding": "peel_ext.nn",
+    "PersonalizedElasticEmbedding": "peel_ext.device",
+    "PlanesLayout": "peel_ext.format",
+}
+
+__all__ = ["ColumnsLayout", "ElasticEmbedding", "PersonalizedElasticEmbedding", "PlanesLayout"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'peel_ext' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

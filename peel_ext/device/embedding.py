@@ -1,0 +1,131 @@
+"""A Personalized Elastic Embedding in memory: the blocks one user group keeps under one budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from peel_ext import _core
+from peel_ext.device import _bridge
+from peel_ext.device.exclusion import check_exclusions, exclusion_lists
+from peel_ext.format.packing import unpack_embedding
+from peel_ext.format.quantizer import centroid_table
+
+
+class PersonalizedElasticEmbedding:
+    """The held blocks of one user group, scored and decoded straight from their bytes.
+
+    Args:
+        buffer: the bytes, as :meth:`peel_ext.nn.ElasticEmbedding.generate` makes them; kept, not
+            copied, when they are 8-byte aligned.
+
+    Raises:
+        ValueError: the bytes are not a Personalized Elastic Embedding.
+    """
+
+    def __init__(self, buffer: bytes | NDArray[np.uint8]) -> None:
+        data = np.frombuffer(buffer, dtype=np.uint8)
+        if data.size and data.__array_interface__["data"][0] % 8:
+            aligned = np.empty((data.size + 7) // 8, dtype=np.uint64).view(np.uint8)[: data.size]
+            aligned[:] = data
+            data = aligned
+        self._buffer = data
+        self._pee = _core.Pee(data, centroid_table())
+
+    @property
+    def buffer(self) -> NDArray[np.uint8]:
+        """The bytes uint8 [nbytes]."""
+        return self._buffer
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held for the table: values, ids, scales, directory and header."""
+        return self._buffer.nbytes
+
+    @property
+    def num_embeddings(self) -> int:
+        """Rows of the whole table."""
+        return self._pee.num_embeddings
+
+    @property
+    def embedding_dim(self) -> int:
+        """Values of a row."""
+        return self._pee.dim
+
+    @cached_property
+    def row_ids(self) -> NDArray[np.int64]:
+        """Ascending ids int64 [num_rows] of the rows with at least one block held."""
+        unpacked = unpack_embedding(self._buffer)
+        return np.sort(unpacked.ids[unpacked.held != 0])
+
+    def lookup(self, indices: ArrayLike) -> NDArray[np.float32]:
+        """Decoded rows; what is not held is zero.
+
+        Args:
+            indices: integer ids of any shape.
+
+        Returns:
+            float32 [*indices.shape, embedding_dim], in the space the table was encoded in.
+
+        Raises:
+            TypeError: ids that are not integers.
+            IndexError: an id out of range.
+        """
+        ids = np.asarray(indices)
+        if ids.size and ids.dtype.kind not in "iu":
+            raise TypeError(f"indices must be integers, got {ids.dtype}")
+        flat = np.ascontiguousarray(ids, dtype=np.int64).reshape(-1)  # [ids.size]
+        status, position, rows = _bridge.lookup(self._pee, flat)
+        if status:
+            raise IndexError(
+                f"indices contain {flat[position]}, expected ids in [0, {self.num_embeddings})"
+            )
+        return rows.reshape(*ids.shape, self.embedding_dim)
+
+    def score(
+        self,
+        users: ArrayLike,
+        n: int,
+        exclude: Sequence[ArrayLike] | tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The n best held rows for each user vector.
+
+        Args:
+            users: [num_users, embedding_dim], in the space the table was encoded in.
+            n: rows to return, at least 1.
+            exclude: per user the ids not to return; or the pair (indptr int64 [num_users + 1],
+                ids int64) of the same in CSR form.
+
+        Returns:
+            ids int64 and scores float32, both [num_users, n], in descending score, ties by ascending
+            id; -1 and -inf where fewer rows are held.
+
+        Raises:
+            ValueError: a wrong shape, n below 1, or users that are not finite.
+            IndexError: an excluded id out of range.
+        """
+        vectors = np.ascontiguousarray(users, dtype=np.float32)
+        if vectors.ndim != 2 or vectors.shape[1] != self.embedding_dim:
+            raise ValueError(
+                f"users must have shape (num_users, {self.embedding_dim}), got {vectors.shape}"
+            )
+        if not np.isfinite(vectors).all():
+            bad = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
+            raise ValueError(f"users[{bad}] must be finite, got {vectors[bad]}")
+        if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
+            raise ValueError(f"n must be an integer of at least 1, got {n!r}")
+        lists = None
+        if isinstance(exclude, tuple):
+            lists = check_exclusions(*exclude, len(vectors), self.num_embeddings)
+        elif exclude is not None:
+            lists = exclusion_lists(exclude, len(vectors), self.num_embeddings)
+        return _bridge.score(self._pee, vectors, int(n), lists)
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(num_embeddings={self.num_embeddings}, "
+            f"embedding_dim={self.embedding_dim}, nbytes={self.nbytes})"
+        )

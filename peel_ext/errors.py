@@ -1,0 +1,31 @@
+"""The errors a caller may expect: everything else is a bug."""
+
+from __future__ import annotations
+
+
+class PeelError(Exception):
+    """Base of the expected errors of this package."""
+
+
+class DataError(PeelError, ValueError):
+    """Malformed or unusable interaction data."""
+
+
+class BudgetError(PeelError, ValueError):
+    """A byte budget too small for any block.
+
+    Attributes:
+        minimum_bytes: the smallest feasible budget.
+    """
+
+    def __init__(self, message: str, minimum_bytes: int) -> None:
+        super().__init__(message)
+        self.minimum_bytes = minimum_bytes
+
+
+class RunError(PeelError):
+    """A run folder is missing, unfinished or of another version."""
+
+
+class DependencyError(PeelError, ImportError):
+    """An optional dependency is missing."""

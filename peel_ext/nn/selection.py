@@ -1,0 +1,127 @@
+"""Which blocks a byte budget keeps, for all user groups at once."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from peel_ext.errors import BudgetError
+from peel_ext.format import ColumnsLayout, Layout
+from peel_ext.ops import topk_blocks
+
+
+def select_blocks(
+    block_weights: Tensor,
+    costs: Tensor,
+    layout: Layout,
+    budget_bytes: int,
+    overhead_bytes: int,
+) -> Tensor:
+    """Masks of the layers to keep, by the largest weight per byte until the budget is full.
+
+    Selection stops at the first block that does not fit, so smaller budgets keep subsets. In the
+    planes layout a block never comes before those it needs: where a layer is worth more per byte
+    than the one below, the two are ranked by their joint weight per byte.
+
+    Args:
+        block_weights: float32 [num_groups, num_item_groups, num_layers].
+        costs: int64 [num_item_groups, num_layers], bytes of each block.
+        layout: of the blocks.
+        budget_bytes: for everything the device holds.
+        overhead_bytes: what it holds whatever is kept.
+
+    Returns:
+        int64 [num_groups, num_item_groups].
+
+    Raises:
+        BudgetError: not even the first block of some group fits; names the minimum.
+        ValueError: a weight is NaN.
+    """
+    num_groups, num_item_groups, num_layers = block_weights.shape
+    order = _selection_order_weights(block_weights, costs, layout)  # float64, same shape
+    floor = _floor_blocks(order, costs, layout)  # bool, same shape
+    minimum = minimum_bytes(block_weights, costs, layout, overhead_bytes)
+    if num_groups and budget_bytes < int(minimum.max()):
+        group = int(minimum.argmax())
+        raise BudgetError(
+            f"budget_bytes is {budget_bytes}, but user group {group} needs at least "
+            f"{int(minimum[group])} bytes",
+            int(minimum[group]),
+        )
+    kept = torch.zeros(num_groups, num_item_groups * num_layers, dtype=torch.bool)
+    if floor is None:
+        flat = order.reshape(num_groups, -1)  # [num_groups, num_item_groups * num_layers]
+        chosen = topk_blocks(flat, costs=costs.reshape(-1), budget_bytes=budget_bytes - overhead_bytes)
+        rows, columns = torch.nonzero(chosen >= 0, as_tuple=True)
+        kept[rows, chosen[rows, columns]] = True
+    else:
+        for group in range(num_groups):
+            own = floor[group].reshape(-1)
+            left = budget_bytes - overhead_bytes - int(costs.reshape(-1)[own].sum())
+            rest = torch.nonzero(~own)[:, 0]
+            chosen = topk_blocks(
+                order[group].reshape(-1)[rest], costs=costs.reshape(-1)[rest], budget_bytes=left
+            )
+            kept[group] = own
+            kept[group, rest[chosen[chosen >= 0]]] = True
+    bits = torch.ones(num_layers, dtype=torch.int64) << torch.arange(num_layers)
+    return (kept.reshape(num_groups, num_item_groups, num_layers) * bits).sum(dim=2)
+
+
+def minimum_bytes(
+    block_weights: Tensor, costs: Tensor, layout: Layout, overhead_bytes: int
+) -> Tensor:
+    """The smallest feasible budget of each user group, int64 [num_groups].
+
+    Args and errors are those of :func:`select_blocks`.
+    """
+    num_groups = len(block_weights)
+    order = _selection_order_weights(block_weights, costs, layout)
+    floor = _floor_blocks(order, costs, layout)
+    if floor is not None:
+        return overhead_bytes + (floor * costs).sum(dim=(1, 2))
+    if costs.numel() == 0:
+        return torch.full((num_groups,), overhead_bytes)
+    per_byte = (order / costs).reshape(num_groups, -1)  # [num_groups, blocks]
+    first = topk_blocks(per_byte, 1)[:, 0]
+    return overhead_bytes + costs.reshape(-1)[first]
+
+
+def _selection_order_weights(block_weights: Tensor, costs: Tensor, layout: Layout) -> Tensor:
+    """Weights float64 whose ratio to the costs ranks a block after all it needs."""
+    if bool(block_weights.isnan().any()):
+        group, item_group, layer = block_weights.isnan().nonzero()[0].tolist()
+        raise ValueError(
+            f"block_weights[{group}, {item_group}, {layer}] is NaN, expected a number"
+        )
+    if not layout.nested:
+        return block_weights.double()
+    weight = torch.nn.functional.pad(block_weights.double().cumsum(dim=2), (1, 0))
+    cost = torch.nn.functional.pad(costs.double().cumsum(dim=1), (1, 0))
+    num_layers = costs.shape[1]
+    # The concave majorant's slope at layer l: min over a <= l of max over b >= l of the joint ratio
+    # of layers a..b (isotonic regression, min-max form).
+    slopes = []
+    for layer in range(num_layers):
+        joint = [
+            torch.stack(
+                [
+                    (weight[:, :, b + 1] - weight[:, :, a]) / (cost[:, b + 1] - cost[:, a])
+                    for b in range(layer, num_layers)
+                ]
+            ).amax(dim=0)
+            for a in range(layer + 1)
+        ]
+        slopes.append(torch.stack(joint).amin(dim=0))
+    # float32 times a cost below 2^29 is exact in float64, so layers ranked together stay exact ties
+    # and keep their order; rounding must not make a higher layer worth more either.
+    ratio = torch.stack(slopes, dim=2).float().cummin(dim=2).values
+    return ratio.double() * costs.double()
+
+
+def _floor_blocks(order: Tensor, costs: Tensor, layout: Layout) -> Tensor | None:
+    """The best block of every item group where the layout keeps one of each, bool; else None."""
+    if not isinstance(layout, ColumnsLayout) or not layout.keep_one_block:
+        return None
+    first = (order / costs).argmax(dim=2, keepdim=True)
+    return torch.zeros_like(order, dtype=torch.bool).scatter_(2, first, True)

@@ -1,0 +1,7 @@
+"""The three kernels as torch ops: checked, registered, differentiable where that has a meaning."""
+
+from peel_ext.ops.gathered_score import gathered_score
+from peel_ext.ops.grouped_lookup import grouped_lookup
+from peel_ext.ops.topk_blocks import topk_blocks
+
+__all__ = ["gathered_score", "grouped_lookup", "topk_blocks"]

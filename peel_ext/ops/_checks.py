@@ -1,0 +1,66 @@
+"""Checks shared by the ops: each names the argument, its value and what was expected."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def check_tensor(name: str, value: object, dtypes: tuple[torch.dtype, ...], ndim: int) -> Tensor:
+    """The value as a CPU tensor of one of the dtypes with that many dimensions.
+
+    Raises:
+        TypeError: not a tensor, or another dtype.
+        ValueError: another number of dimensions or another device.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    if value.dtype not in dtypes:
+        expected = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        raise TypeError(f"{name} must be {expected}, got {str(value.dtype).removeprefix('torch.')}")
+    if value.ndim != ndim:
+        raise ValueError(f"{name} must have {ndim} dimensions, got shape {tuple(value.shape)}")
+    if value.device.type not in ("cpu", "meta"):
+        raise ValueError(f"{name} must be on the CPU, got {value.device}")
+    return value
+
+
+def check_shape(name: str, value: Tensor, shape: tuple[int, ...]) -> None:
+    """Raises ValueError unless the tensor has this shape; -1 matches any size."""
+    if len(shape) != value.ndim or any(
+        want not in (-1, got) for want, got in zip(shape, value.shape, strict=True)
+    ):
+        wanted = tuple("any" if size == -1 else size for size in shape)
+        raise ValueError(f"{name} must have shape {wanted}, got {tuple(value.shape)}")
+
+
+def check_int(name: str, value: object, low: int, high: int | None = None) -> int:
+    """The value as an int within bounds.
+
+    Raises:
+        TypeError: not an integer.
+        ValueError: out of bounds.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < low or (high is not None and value > high):
+        bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+        raise ValueError(f"{name} must be {bounds}, got {value}")
+    return value
+
+
+def rows_with_unit_stride(value: Tensor) -> Tensor:
+    """The matrix itself when its columns are adjacent in memory, else a contiguous copy."""
+    return value if value.stride(-1) == 1 or value.shape[-1] <= 1 else value.contiguous()
+
+
+def is_traced(*tensors: Tensor | None) -> bool:
+    """Whether a call must go through the dispatcher instead of straight to the native core."""
+    if torch.compiler.is_compiling():
+        return True
+    for tensor in tensors:
+        if tensor is not None and type(tensor) not in (Tensor, torch.nn.Parameter):
+            return True
+    # Not public: true while a torch.func transform is active.
+    peek = getattr(torch._C._functorch, "peek_interpreter_stack", None)
+    return peek is not None and peek() is not None

@@ -1,0 +1,122 @@
+"""gathered_score: the best rows of a table for each user vector."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from peel_ext import _core
+from peel_ext.device import PersonalizedElasticEmbedding
+from peel_ext.device.exclusion import check_exclusions
+from peel_ext.format.quantizer import centroid_table
+from peel_ext.ops import _bridge
+from peel_ext.ops._checks import (
+    check_int,
+    check_shape,
+    check_tensor,
+    is_traced,
+    rows_with_unit_stride,
+)
+
+
+def _score(
+    users: Tensor,
+    table: Tensor,
+    n: int,
+    candidates: Tensor | None,
+    exclude_indptr: Tensor | None,
+    exclude: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    native: Tensor | _core.Pee = rows_with_unit_stride(table)
+    if table.dtype == torch.uint8:
+        native = _core.Pee(table.numpy(), centroid_table())
+    users = rows_with_unit_stride(users)
+    return _bridge.gathered_score(users, native, n, candidates, exclude_indptr, exclude)
+
+
+_score_op = torch.library.custom_op(
+    "peel_ext::gathered_score", _score, mutates_args=(), device_types="cpu"
+)
+
+
+@_score_op.register_fake
+def _(
+    users: Tensor, table: Tensor, n: int, candidates: Tensor | None, indptr: Tensor | None,
+    exclude: Tensor | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    shape = (users.shape[0], n)
+    return users.new_empty(shape, dtype=torch.int64), users.new_empty(shape)
+
+
+def gathered_score(
+    users: Tensor,
+    table: Tensor | PersonalizedElasticEmbedding,
+    n: int,
+    *,
+    candidates: Tensor | None = None,
+    exclude_indptr: Tensor | None = None,
+    exclude: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The n rows with the largest dot product for each user, without a users x items matrix.
+
+    Args:
+        users: float32 [num_users, dim], finite.
+        table: float32 [num_embeddings, dim], or a Personalized Elastic Embedding, of which the rows
+            with a block held are scored, decoded.
+        n: rows to return, at least 1.
+        candidates: int64 [num_candidates], the only rows to score of a dense table, in any order,
+            duplicates counting once.
+        exclude_indptr: int64 [num_users + 1]; with ``exclude``.
+        exclude: int64; user u's ``exclude[exclude_indptr[u] : exclude_indptr[u + 1]]`` are left out.
+
+    Returns:
+        indices int64 and scores float32, both [num_users, n], in descending score, ties by ascending
+        index; -1 and -inf where fewer rows remain. A row whose score is NaN is never returned.
+        Not differentiable.
+
+    Raises:
+        TypeError: a wrong dtype.
+        ValueError: a wrong shape, n below 1, users that are not finite.
+        IndexError: a candidate or excluded index out of range.
+    """
+    check_tensor("users", users, (torch.float32,), 2)
+    users = users.detach()
+    check_int("n", n, 1)
+    if isinstance(table, PersonalizedElasticEmbedding):
+        num_embeddings, dim = table.num_embeddings, table.embedding_dim
+        if candidates is not None:
+            raise ValueError("candidates cannot be combined with a PersonalizedElasticEmbedding")
+    else:
+        check_tensor("table", table, (torch.float32,), 2)
+        table = table.detach()
+        num_embeddings, dim = table.shape
+    check_shape("users", users, (-1, dim))
+    traced = is_traced(users)
+    if not traced and not bool(torch.isfinite(users).all()):
+        bad = int((~torch.isfinite(users).all(dim=1)).nonzero()[0])
+        raise ValueError(f"users[{bad}] must be finite, got {users[bad].tolist()}")
+    if candidates is not None:
+        check_tensor("candidates", candidates, (torch.int64,), 1)
+        candidates = torch.unique(candidates)
+        bad = _bridge.first_out_of_range(candidates, num_embeddings)
+        if bad >= 0:
+            raise IndexError(
+                f"candidates contain {int(candidates[bad])}, expected values in "
+                f"[0, {num_embeddings})"
+            )
+    if (exclude_indptr is None) != (exclude is None):
+        raise ValueError("exclude and exclude_indptr must be given together")
+    if exclude is not None and exclude_indptr is not None:
+        check_tensor("exclude", exclude, (torch.int64,), 1)
+        check_tensor("exclude_indptr", exclude_indptr, (torch.int64,), 1)
+        lists = check_exclusions(
+            exclude_indptr.numpy(), exclude.numpy(), len(users), num_embeddings
+        )
+        exclude_indptr, exclude = (torch.from_numpy(part) for part in lists)
+    if isinstance(table, PersonalizedElasticEmbedding):
+        return _bridge.gathered_score(
+            rows_with_unit_stride(users), table._pee, n, None, exclude_indptr, exclude
+        )
+    if traced:
+        return _score_op(users, table, n, candidates, exclude_indptr, exclude)
+    return _score(users, table, n, candidates, exclude_indptr, exclude)

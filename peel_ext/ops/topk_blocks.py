@@ -1,0 +1,100 @@
+"""topk_blocks: which blocks a budget keeps."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from peel_ext.ops import _bridge
+from peel_ext.ops._checks import (
+    check_int,
+    check_shape,
+    check_tensor,
+    is_traced,
+    rows_with_unit_stride,
+)
+
+
+def _select(
+    weights: Tensor, k: int | None, costs: Tensor | None, budget_bytes: Tensor | None
+) -> Tensor:
+    return _bridge.topk_blocks(rows_with_unit_stride(weights), k, costs, budget_bytes)
+
+
+_select_op = torch.library.custom_op(
+    "peel_ext::topk_blocks", _select, mutates_args=(), device_types="cpu"
+)
+
+
+@_select_op.register_fake
+def _(weights: Tensor, k: int | None, costs: Tensor | None, budget: Tensor | None) -> Tensor:
+    width = weights.shape[1] if k is None else k
+    return weights.new_empty((weights.shape[0], width), dtype=torch.int64)
+
+
+def topk_blocks(
+    weights: Tensor,
+    k: int | None = None,
+    *,
+    costs: Tensor | None = None,
+    budget_bytes: Tensor | int | None = None,
+) -> Tensor:
+    """Selects blocks per user group: the k largest weights, or what fits a budget.
+
+    By budget, the result is the longest run of blocks in descending weight per byte,
+    ``float64(weight) / float64(cost)``, whose costs sum to at most the budget: it stops at the first
+    block that does not fit, so a smaller budget keeps a subset.
+
+    Args:
+        weights: float32 or float64 [num_groups, n] or [n].
+        k: how many to select, 0 <= k <= n. Not together with costs.
+        costs: int64 [n] or [num_groups, n], bytes of each block, at least 1.
+        budget_bytes: int or int64 [num_groups], at least 0; with costs.
+
+    Returns:
+        int64 [num_groups, k], or with costs [num_groups, n]: block indices in descending weight (per
+        byte), equal ones in ascending index, the rest -1. Without the first dimension for weights
+        [n].
+
+    Raises:
+        TypeError: a wrong dtype.
+        ValueError: a wrong shape, k or budget out of range, a NaN weight, a cost below 1.
+    """
+    if isinstance(weights, Tensor) and weights.ndim == 1:
+        return topk_blocks(weights[None], k, costs=costs, budget_bytes=budget_bytes)[0]
+    check_tensor("weights", weights, (torch.float32, torch.float64), 2)
+    num_groups, n = weights.shape
+    budgets = None
+    if k is not None:
+        if costs is not None or budget_bytes is not None:
+            raise ValueError("k cannot be combined with costs and budget_bytes, got both")
+        check_int("k", k, 0, n)
+    else:
+        costs, budgets = _check_budget(num_groups, n, costs, budget_bytes)
+    if is_traced(weights):
+        return _select_op(weights, k, costs, budgets)
+    return _select(weights.detach(), k, costs, budgets)
+
+
+def _check_budget(
+    num_groups: int, n: int, costs: Tensor | None, budget_bytes: Tensor | int | None
+) -> tuple[Tensor, Tensor]:
+    """Costs [1 or num_groups, n] and budgets [num_groups], contiguous."""
+    if costs is None or budget_bytes is None:
+        raise ValueError("either k, or costs and budget_bytes must be given")
+    if isinstance(costs, Tensor) and costs.ndim == 1:
+        costs = costs[None]
+    check_tensor("costs", costs, (torch.int64,), 2)
+    check_shape("costs", costs, (1 if costs.shape[0] == 1 else num_groups, n))
+    if costs.numel() and int(costs.min()) < 1:
+        raise ValueError(f"costs must be at least 1, got {int(costs.min())}")
+    if isinstance(budget_bytes, Tensor):
+        check_tensor("budget_bytes", budget_bytes, (torch.int64,), 1)
+        check_shape("budget_bytes", budget_bytes, (num_groups,))
+        budgets = budget_bytes.contiguous()
+    else:
+        check_int("budget_bytes", budget_bytes, 0, (1 << 63) - 1)
+        budgets = torch.full((num_groups,), budget_bytes, dtype=torch.int64)
+    if budgets.numel() and int(budgets.min()) < 0:
+        raise ValueError(f"budget_bytes must be at least 0, got {int(budgets.min())}")
+    return costs.contiguous(), budgets
