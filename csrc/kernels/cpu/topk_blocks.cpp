@@ -43,22 +43,23 @@ Iterator fitting_run(Iterator begin, Iterator end, const int64_t* costs, int64_t
 template <typename Weight>
 int64_t select_group(const TopkBlocks<Weight>& args, int64_t group, std::vector<Candidate>& scratch) {
   const Weight* weights = args.weights + group * args.weight_stride;
-  const int64_t* costs = args.costs ? args.costs + group * args.cost_stride : nullptr;
+  const bool by_budget = args.budget_bytes != nullptr;
+  const int64_t* costs = by_budget ? args.costs + group * args.cost_stride : nullptr;
   scratch.resize(static_cast<size_t>(args.n));
   for (int64_t i = 0; i < args.n; ++i) {
     const double weight = static_cast<double>(weights[i]);
     if (std::isnan(weight)) return group * args.n + i;
-    scratch[static_cast<size_t>(i)] = {costs ? weight / static_cast<double>(costs[i]) : weight, i};
+    scratch[static_cast<size_t>(i)] = {by_budget ? weight / static_cast<double>(costs[i]) : weight, i};
   }
   Iterator end;
-  if (costs) {
+  if (by_budget) {
     end = fitting_run(scratch.begin(), scratch.end(), costs, args.budget_bytes[group]);
   } else {
     end = scratch.begin() + args.k;
     if (end != scratch.end()) std::nth_element(scratch.begin(), end, scratch.end(), before);
   }
   std::sort(scratch.begin(), end, before);
-  const int64_t width = costs ? args.n : args.k;
+  const int64_t width = by_budget ? args.n : args.k;
   int64_t* out = args.indices + group * width;
   for (Iterator at = scratch.begin(); at != end; ++at) *out++ = at->index;
   std::fill(out, args.indices + (group + 1) * width, int64_t{-1});

@@ -1,0 +1,50 @@
+"""Entry point of the ``peel`` command."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from peel_ext.cli import doctor, evaluate, recommend, train
+from peel_ext.errors import PeelError
+
+_VERBS = (train, evaluate, recommend, doctor)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one verb.
+
+    Results go to stdout, narration to stderr.
+
+    Returns:
+        0, or 1 after an expected error told in one line, or 130 when interrupted. A usage error
+        exits with 2.
+    """
+    parser = argparse.ArgumentParser(
+        prog="peel", description="Personalized Elastic Embeddings: train once, serve every budget."
+    )
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    for verb in _VERBS:
+        verb.add_parser(verbs)
+    options = parser.parse_args(arguments)
+    try:
+        code: int = options.run(options)
+        sys.stdout.flush()
+        return code
+    except (PeelError, ValueError, IndexError) as error:
+        if not isinstance(error, PeelError) and os.environ.get("PEEL_DEBUG"):
+            raise
+        print(f"peel: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("peel: interrupted; finished stages are kept", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

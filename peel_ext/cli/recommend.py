@@ -1,0 +1,113 @@
+"""``peel recommend``: the best items for a user of a trained run, or for a history of items."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from peel_ext.cli.arguments import Budget, parse_budget, parse_count
+from peel_ext.cli.requirements import require_train
+from peel_ext.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from peel_ext.data import IdMap
+    from peel_ext.train.pipeline import TrainedRun
+
+
+def add_parser(verbs: Any) -> None:
+    """Adds the verb."""
+    parser = verbs.add_parser("recommend", help="recommend items", description=__doc__)
+    parser.add_argument("folder", help="run folder of 'peel train'")
+    who = parser.add_mutually_exclusive_group(required=True)
+    who.add_argument("--user", help="id of a user of the training data")
+    who.add_argument("--history", help="comma-separated ids of items; they are left out")
+    parser.add_argument("-n", type=parse_count, default=20, help="items to recommend")
+    parser.add_argument("--budget", type=parse_budget, help="bytes or a share (default: all)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs the verb."""
+    require_train()
+    from peel_ext.train.pipeline import TrainedRun
+
+    trained = TrainedRun.open(options.folder)
+    vector, group, seen = _user(trained, options)
+    ids, scores, held = _recommend(trained, vector, group, seen, options.n, options.budget)
+    found = [(item, float(score)) for item, score in zip(ids, scores, strict=True) if item >= 0]
+    names = trained.items.to_ids([item for item, _ in found])
+    items = [
+        {"item": name, "score": score} for name, (_, score) in zip(names, found, strict=True)
+    ]
+    if options.json:
+        json.dump({"group": group, "bytes": held, "items": items}, sys.stdout)
+        print()
+        return 0
+    for item in items:
+        print(f"{item['item']}\t{item['score']:.4f}")
+    print(f"group {group}, {held:,} bytes held", file=sys.stderr)
+    return 0
+
+
+def _rows(known: IdMap, text: list[str], what: str) -> NDArray[np.int64]:
+    """Rows of ids given as text."""
+    integers = known.ids.dtype.kind == "i"
+    values: list[int | str] = []
+    for name in text:
+        try:
+            values.append(int(name) if integers else name)
+        except ValueError:
+            raise DataError(f"{what} {name!r} is not known: ids of this run are integers") from None
+    return known.to_rows(values)
+
+
+def _user(
+    trained: TrainedRun, options: argparse.Namespace
+) -> tuple[NDArray[np.float32], int, NDArray[np.int64]]:
+    """Vector, group and items already seen."""
+    import numpy as np
+
+    from peel_ext.device import fold_in_mean
+    from peel_ext.train.clustering import nearest_group
+
+    if options.user is not None:
+        user = int(_rows(trained.users, [options.user], "user")[0])
+        seen = trained.train_items[trained.train_indptr[user] : trained.train_indptr[user + 1]]
+        return trained.user_vectors[user], int(trained.user_group[user]), seen
+    history = np.unique(_rows(trained.items, options.history.split(","), "item"))
+    vector = fold_in_mean(trained.embedding.weight.detach().numpy()[history])
+    return vector, int(nearest_group(vector[None], trained.centroids)[0]), history
+
+
+def _recommend(
+    trained: TrainedRun,
+    vector: NDArray[np.float32],
+    group: int,
+    seen: NDArray[np.int64],
+    n: int,
+    budget: Budget | None,
+) -> tuple[NDArray[np.int64], NDArray[np.float32], int]:
+    """Items, scores and bytes held."""
+    import torch
+
+    from peel_ext.ops import gathered_score
+
+    users = torch.from_numpy(vector[None].copy())
+    if budget is None:
+        indices, scores = gathered_score(
+            users,
+            trained.embedding.weight,
+            n,
+            exclude_indptr=torch.tensor([0, len(seen)]),
+            exclude=torch.from_numpy(seen),
+        )
+        return indices[0].numpy(), scores[0].numpy(), trained.full_bytes
+    pee = trained.embedding.generate(group, budget.resolve(trained.full_bytes))
+    ids, best = pee.score(trained.embedding.rotate(users).numpy(), n, [seen])
+    return ids[0], best[0], pee.nbytes

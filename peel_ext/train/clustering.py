@@ -1,0 +1,58 @@
+"""Stage 2: user groups by spherical k-means on the user vectors."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
+
+from peel_ext.config import ClusteringConfig
+
+
+def choose_num_groups(num_users: int, config: ClusteringConfig) -> int:
+    """``config.num_groups``, or as many as give about ``users_per_group`` users each."""
+    wanted = config.num_groups or round(num_users / config.users_per_group)
+    return max(1, min(wanted, config.max_groups, num_users))
+
+
+def cluster_users(
+    user_vectors: NDArray[np.float32], config: ClusteringConfig
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Clusters unit vectors by cosine.
+
+    k-means on unit vectors with Euclidean distance assigns by cosine up to the lengths of the
+    centroids; those are normalised at the end and every user goes to the nearest (Dhillon and Modha,
+    2001).
+
+    Args:
+        user_vectors: [num_users, dim]; zero vectors are allowed.
+        config: how many groups.
+
+    Returns:
+        centroids float32 [num_groups, dim] of length 1, and the group of each user [num_users].
+    """
+    num_groups = choose_num_groups(len(user_vectors), config)
+    units = normalise_rows(user_vectors)
+    kmeans = KMeans(num_groups, n_init=1, max_iter=config.max_iterations, random_state=config.seed)
+    with warnings.catch_warnings():
+        # Fewer distinct vectors than groups leave groups empty, which is harmless here.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        kmeans.fit(units)
+    centroids = normalise_rows(kmeans.cluster_centers_.astype(np.float32))
+    return centroids, nearest_group(units, centroids)
+
+
+def nearest_group(
+    user_vectors: NDArray[np.float32], centroids: NDArray[np.float32]
+) -> NDArray[np.int64]:
+    """The centroid with the largest cosine for each user [num_users], ties to the lower group."""
+    return np.asarray(np.argmax(user_vectors @ centroids.T, axis=1), dtype=np.int64)
+
+
+def normalise_rows(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows [n, dim] scaled to length 1; zero rows stay zero."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)

@@ -1,0 +1,167 @@
+"""Training losses that never hold a score for every user and item at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+#: Small enough for the scores of a chunk to stay near the caches, large enough for the matrix
+#: products to run at full speed.
+_CHUNK_BYTES = 16 * 2**20
+
+
+def full_softmax_loss(
+    users: Tensor,
+    items: Tensor,
+    indptr: Tensor,
+    positives: Tensor,
+    temperature: float,
+    weights: Tensor | None = None,
+    *,
+    chunk_bytes: int = _CHUNK_BYTES,
+) -> Tensor:
+    """Weighted mean over users of the cross-entropy under a softmax over all items.
+
+    For user u with positives P(u) and scores ``s_uj = <users[u], items[j]> / temperature`` the loss
+    is ``log(sum_j exp(s_uj)) - mean_{i in P(u)} s_ui``: the softmax cross-entropy against a target
+    spread evenly over P(u), as in Mult-VAE (Liang et al., 2018, arXiv 1802.05814, equation 2,
+    divided by the number of positives). With rows of length 1 it is the cosine softmax loss of
+    Wu et al. (2022, arXiv 2201.02327) with every item in place of a sample of them. Lengths are the
+    caller's business.
+
+    The gradients are made in the same pass over chunks of users as the loss, so memory is bounded
+    by two score matrices of ``chunk_bytes`` (at least one user each), forward and backward. Twice
+    differentiable it is not.
+
+    Args:
+        users: [num_users, dim], float32 or float64.
+        items: [num_items, dim], same dtype.
+        indptr: int64 [num_users + 1], from 0 and ascending.
+        positives: int64 [indptr[-1]], user u's are ``positives[indptr[u] : indptr[u + 1]]``; one
+            that occurs twice counts twice.
+        temperature: divides the scores, above 0.
+        weights: [num_users], same dtype, not negative, not all 0; None for equal ones.
+        chunk_bytes: upper limit of one score matrix.
+
+    Returns:
+        The loss, a scalar.
+
+    Raises:
+        ValueError: shapes that do not fit, a temperature not above 0, or a user without positives.
+    """
+    _check(users, items, indptr, positives, temperature, weights)
+    if weights is None:
+        weights = users.new_ones(len(users))
+    loss: Tensor = _FullSoftmaxLoss.apply(
+        users, items, indptr, positives, temperature, weights / weights.sum(), chunk_bytes
+    )
+    return loss
+
+
+def _check(
+    users: Tensor,
+    items: Tensor,
+    indptr: Tensor,
+    positives: Tensor,
+    temperature: float,
+    weights: Tensor | None,
+) -> None:
+    if users.ndim != 2 or items.ndim != 2 or users.shape[1] != items.shape[1]:
+        raise ValueError(
+            f"users and items must be matrices of equal width, got {tuple(users.shape)} and "
+            f"{tuple(items.shape)}"
+        )
+    if indptr.shape != (len(users) + 1,):
+        raise ValueError(f"indptr must have shape ({len(users) + 1},), got {tuple(indptr.shape)}")
+    if int(indptr[0]) != 0 or positives.shape != (int(indptr[-1]),):
+        raise ValueError(
+            f"indptr runs from {int(indptr[0])} to {int(indptr[-1])}, but there are "
+            f"{positives.numel()} positives"
+        )
+    if bool((indptr.diff() < 1).any()):
+        raise ValueError("every user must have at least one positive item")
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}")
+    if weights is not None and weights.shape != (len(users),):
+        raise ValueError(f"weights must have shape ({len(users)},), got {tuple(weights.shape)}")
+
+
+@dataclass(frozen=True)
+class _Targets:
+    """The positives of a chunk of users as coordinates of its score matrix."""
+
+    rows: Tensor  # [num_positives], user within the chunk
+    columns: Tensor  # [num_positives], item
+    shares: Tensor  # [num_positives], one over the user's number of positives
+
+    @classmethod
+    def of_users(
+        cls, start: int, stop: int, indptr: Tensor, positives: Tensor, dtype: torch.dtype
+    ) -> _Targets:
+        counts = indptr[start : stop + 1].diff()
+        rows = torch.repeat_interleave(counts)
+        columns = positives[int(indptr[start]) : int(indptr[stop])]
+        return cls(rows, columns, counts.to(dtype).reciprocal()[rows])
+
+
+class _FullSoftmaxLoss(torch.autograd.Function):
+    """The loss, with both gradients computed on the way forward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        users: Tensor,
+        items: Tensor,
+        indptr: Tensor,
+        positives: Tensor,
+        temperature: float,
+        weights: Tensor,
+        chunk_bytes: int,
+    ) -> Tensor:
+        users, items = users.detach() / temperature, items.detach()
+        wants_gradients = any(ctx.needs_input_grad[:2])
+        chunk = max(1, chunk_bytes // (max(1, len(items)) * items.element_size()))
+        # Written over again by every chunk: fresh pages for each would cost more than the sums.
+        scores = users.new_empty(min(chunk, len(users)), len(items))
+        shares = torch.empty_like(scores)
+        losses = users.new_empty(len(users))
+        user_gradient, item_gradient = torch.empty_like(users), torch.zeros_like(items)
+        for start in range(0, len(users), chunk):
+            stop = min(start + chunk, len(users))
+            targets = _Targets.of_users(start, stop, indptr, positives, users.dtype)
+            part = shares[: stop - start]
+            losses[start:stop] = _score_chunk(
+                users[start:stop], items, targets, scores[: stop - start], part
+            )
+            if wants_gradients:
+                # softmax - target is the gradient with respect to the scores.
+                part.index_put_((targets.rows, targets.columns), -targets.shares, accumulate=True)
+                torch.mm(part, items, out=user_gradient[start:stop])
+                item_gradient.addmm_(part.T, users[start:stop] * weights[start:stop, None])
+        user_gradient *= weights[:, None] / temperature
+        ctx.save_for_backward(user_gradient, item_gradient)
+        return losses @ weights
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        user_gradient, item_gradient = ctx.saved_tensors  # type: ignore[attr-defined]
+        return gradient * user_gradient, gradient * item_gradient, None, None, None, None, None
+
+
+def _score_chunk(
+    users: Tensor, items: Tensor, targets: _Targets, scores: Tensor, shares: Tensor
+) -> Tensor:
+    """Losses [chunk] of users already divided by the temperature; fills both [chunk, num_items]."""
+    torch.mm(users, items.T, out=scores)
+    torch.softmax(scores, dim=1, out=shares)
+    # The best item's share is exp(best score) / sum, which spares a second pass of exponentials.
+    log_sum = scores.amax(dim=1) - shares.amax(dim=1).log()
+    mean_score = torch.zeros_like(log_sum).index_add_(
+        0, targets.rows, scores[targets.rows, targets.columns] * targets.shares
+    )
+    return log_sum - mean_score

@@ -1,0 +1,220 @@
+"""All stages in order, from interactions to a run folder that serves every budget."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from peel_ext.config import PipelineConfig, SplitConfig
+from peel_ext.data import IdMap, Interactions, read_split, split_random
+from peel_ext.errors import DataError, RunError
+from peel_ext.nn import ElasticEmbedding
+from peel_ext.train.clustering import cluster_users
+from peel_ext.train.exposure import measure_exposure
+from peel_ext.train.pretraining import pretrain
+from peel_ext.train.run_folder import RunFolder, fingerprint
+
+#: Called with the stage, steps done, steps in all (0: unknown) and a short remark.
+Progress = Callable[[str, int, int, str], None]
+
+
+def _silent(stage: str, done: int, total: int, remark: str) -> None:
+    """Reports nothing."""
+
+
+def split_interactions(
+    data: str | os.PathLike[str], config: SplitConfig
+) -> tuple[Interactions, Interactions]:
+    """Training and target interactions of a file or folder.
+
+    A given test file is the target; otherwise a share of each user's interactions, at random. With
+    ``target="validation"`` the target is carved from the training interactions instead.
+
+    Raises:
+        DataError: nothing is left to train on.
+    """
+    train, test = read_split(data)
+    if test is None:
+        train, test = split_random(train, test_share=config.test_share, seed=config.seed)
+    train = train.deduplicated()
+    if config.target == "validation":
+        train, test = split_random(
+            train, test_share=config.validation_share, seed=config.seed + 1
+        )
+    if len(train) == 0:
+        raise DataError(f"{data}: no interactions to train on")
+    return train, test
+
+
+def run_pipeline(
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    config: PipelineConfig | None = None,
+    progress: Progress = _silent,
+) -> TrainedRun:
+    """Trains on the interactions of a file or folder, and saves every stage in a run folder.
+
+    A stage that the folder has finished is not repeated, so an interrupted run goes on where it was.
+
+    Args:
+        data: a data file, or a folder with one, or with train and test files.
+        out: the run folder.
+        config: all settings.
+        progress: told of every step.
+
+    Returns:
+        The trained run.
+
+    Raises:
+        DataError: the data cannot be read or used.
+        RunError: the folder holds a run with other settings or data.
+    """
+    config = config or PipelineConfig()
+    progress("data", 0, 0, str(data))
+    train, test = split_interactions(data, config.split)
+    indptr, item_rows = train.csr()
+    test_indptr, test_rows = test.csr()
+    split = {
+        "train_indptr": indptr,
+        "train_items": item_rows,
+        "test_indptr": test_indptr,
+        "test_items": test_rows,
+    }
+    folder = RunFolder(out)
+    folder.begin(dataclasses.asdict(config), fingerprint(split))
+
+    def stage(name: str, make: Callable[[], tuple[dict[str, NDArray[Any]], dict[str, Any]]]) -> None:
+        if name in folder.stages:
+            progress(name, 1, 1, "done before")
+            return
+        began = time.perf_counter()
+        tensors, facts = make()
+        seconds = round(time.perf_counter() - began, 2)
+        folder.finish(name, tensors, {**facts, "seconds": seconds})
+        remark = ", ".join(f"{key} {value}" for key, value in facts.items())
+        progress(name, 1, 1, f"{remark}, {seconds:.1f} s" if remark else f"{seconds:.1f} s")
+
+    def save_data() -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        folder.write_json("users.json", train.users.to_ids(np.arange(train.num_users)))
+        folder.write_json("items.json", train.items.to_ids(np.arange(train.num_items)))
+        facts = {"users": train.num_users, "items": train.num_items}
+        return split, {**facts, "train": len(item_rows), "test": len(test_rows)}
+
+    def train_vectors() -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        def on_progress(done: int, total: int, loss: float) -> None:
+            progress("pretraining", done, total, f"loss {loss:.4f}")
+
+        vectors = pretrain(
+            indptr, item_rows, train.num_items, config.pretraining, on_progress=on_progress
+        )
+        return dict(zip(("users", "items"), vectors, strict=True)), {}
+
+    def cluster() -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        users = folder.load("pretraining")["users"]
+        centroids, user_group = cluster_users(users, config.clustering)
+        return {"centroids": centroids, "user_group": user_group}, {"groups": len(centroids)}
+
+    def weigh() -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        vectors, groups = folder.load("pretraining"), folder.load("clustering")
+        num_groups = len(groups["centroids"])
+        values = measure_exposure(
+            vectors["users"], vectors["items"], groups["user_group"], num_groups,
+            indptr, item_rows, config.exposure,
+        )  # fmt: skip
+        items = torch.from_numpy(vectors["items"])
+        embedding = ElasticEmbedding.from_pretrained(
+            items, num_groups=num_groups, layout=config.layout
+        )
+        if embedding.layout.nested:
+            embedding.fit_rotation()
+        embedding.set_row_values(torch.from_numpy(values))
+        state = {name: tensor.numpy() for name, tensor in embedding.state_dict().items()}
+        blocks = embedding.block_weights[0].numel()
+        return state, {"blocks_per_group": blocks}
+
+    stage("data", save_data)
+    stage("pretraining", train_vectors)
+    stage("clustering", cluster)
+    stage("block_weights", weigh)
+    return TrainedRun.open(out)
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished run, opened.
+
+    Attributes:
+        folder: where it lies.
+        users: ids of the users.
+        items: ids of the items.
+        user_vectors: float32 [num_users, dim], of length 1.
+        user_group: int64 [num_users].
+        centroids: float32 [num_groups, dim].
+        embedding: the item table under any budget, one group per user group.
+        train_indptr: int64 [num_users + 1], training interactions in CSR form.
+        train_items: their items, ascending for each user.
+        test_indptr: the same of the target interactions.
+        test_items: their items.
+    """
+
+    folder: RunFolder
+    users: IdMap
+    items: IdMap
+    user_vectors: NDArray[np.float32]
+    user_group: NDArray[np.int64]
+    centroids: NDArray[np.float32]
+    embedding: ElasticEmbedding
+    train_indptr: NDArray[np.int64]
+    train_items: NDArray[np.int64]
+    test_indptr: NDArray[np.int64]
+    test_items: NDArray[np.int64]
+
+    @property
+    def full_bytes(self) -> int:
+        """Bytes of the item table in float32."""
+        return self.embedding.weight.numel() * 4
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> TrainedRun:
+        """Opens a run folder.
+
+        Raises:
+            RunError: no run there, or not a finished one.
+        """
+        folder = RunFolder(path)
+        state = folder.load("block_weights")
+        groups = folder.load("clustering")
+        embedding = ElasticEmbedding.from_pretrained(
+            torch.from_numpy(state["weight"]),
+            num_groups=len(groups["centroids"]),
+            layout=folder.config["layout"],
+        )
+        embedding.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
+        return cls(
+            folder=folder,
+            users=_read_ids(folder.path / "users.json"),
+            items=_read_ids(folder.path / "items.json"),
+            user_vectors=folder.load("pretraining")["users"],
+            user_group=groups["user_group"],
+            centroids=groups["centroids"],
+            embedding=embedding,
+            **folder.load("data"),
+        )
+
+
+def _read_ids(path: Path) -> IdMap:
+    try:
+        ids = json.loads(path.read_text(encoding="utf-8"))
+        return IdMap.from_values(ids)[0]
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: not readable: {error}") from error

@@ -1,0 +1,162 @@
+"""The folder of a run: one JSON of settings and finished stages, one safetensors file per stage.
+
+Every file is written to a temporary name, flushed to disk and renamed, and a stage counts as
+finished only once the JSON says so, after its tensors are in place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from peel_ext.errors import RunError
+
+FORMAT_VERSION = 1
+_INDEX = "run.json"
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes a file so that at any moment the old or the new one is there, whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def fingerprint(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """A digest of named arrays, their shapes and dtypes."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype.str} {array.shape};".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+class RunFolder:
+    """Reads and writes the folder of one run.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        RunError: there is an index, but not one of this version.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._index: dict[str, Any] = {}
+        if not (self.path / _INDEX).exists():
+            return
+        try:
+            self._index = json.loads((self.path / _INDEX).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.path / _INDEX}: not readable: {error}") from error
+        found = self._index.get("format") if isinstance(self._index, dict) else None
+        if found != FORMAT_VERSION:
+            raise RunError(
+                f"{self.path / _INDEX}: expected a run of format {FORMAT_VERSION}, got {found!r}"
+            )
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run was begun here."""
+        return bool(self._index)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved settings of the run."""
+        return dict(self._index.get("config", {}))
+
+    @property
+    def stages(self) -> dict[str, dict[str, Any]]:
+        """What is known of each finished stage, in order."""
+        return dict(self._index.get("stages", {}))
+
+    def begin(self, config: Mapping[str, Any], data_fingerprint: str) -> None:
+        """Starts a run, or goes on with the one that is here.
+
+        Raises:
+            RunError: the run here has other settings or other data.
+        """
+        if self.exists:
+            before = self.config
+            changed = sorted(
+                key for key in {*before, *config} if before.get(key) != config.get(key)
+            )
+            if changed:
+                raise RunError(
+                    f"{self.path} holds a run with other settings ({', '.join(changed)}): choose "
+                    "another folder, or remove this one"
+                )
+            if self._index.get("data") != data_fingerprint:
+                raise RunError(
+                    f"{self.path} holds a run on other data: choose another folder, or remove "
+                    "this one"
+                )
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be made: {error.strerror}") from error
+        self._index = {
+            "format": FORMAT_VERSION,
+            "config": dict(config),
+            "data": data_fingerprint,
+            "stages": {},
+        }
+        self._write_index()
+
+    def finish(
+        self, stage: str, tensors: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]
+    ) -> None:
+        """Saves a stage's tensors, then marks it finished with some facts about it."""
+        contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+        write_atomically(self.path / f"{stage}.safetensors", save(contiguous))
+        self._index["stages"][stage] = dict(facts)
+        self._write_index()
+
+    def load(self, stage: str) -> dict[str, NDArray[Any]]:
+        """The tensors of a finished stage.
+
+        Raises:
+            RunError: no run here, the stage is not finished, or its file is damaged.
+        """
+        if not self.exists:
+            raise RunError(f"{self.path} holds no run: expected a folder made by 'peel train'")
+        if stage not in self.stages:
+            raise RunError(
+                f"{self.path}: stage '{stage}' is not finished: run 'peel train' again to go on"
+            )
+        path = self.path / f"{stage}.safetensors"
+        try:
+            return dict(load_file(path))
+        except (OSError, SafetensorError) as error:
+            raise RunError(f"{path}: not readable: {error}") from error
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Saves a JSON document beside the stages."""
+        write_atomically(self.path / name, (json.dumps(value, indent=2) + "\n").encode())
+
+    def _write_index(self) -> None:
+        self.write_json(_INDEX, self._index)
