@@ -125,8 +125,8 @@ Outcome bind_grouped_lookup(const StoreTable& table, int64_t count, Address indi
                             int64_t group, int index_bytes, Address out) {
   return with_index(index_bytes, [&](auto index) {
     const py::gil_scoped_release release;
-    return outcome(grouped_lookup(
-        table, make_pairs<decltype(index)>(count, indices, groups, group), at<float>(out)));
+    return outcome(grouped_lookup(table, make_pairs<decltype(index)>(count, indices, groups, group),
+                                  at<float>(out)));
   });
 }
 
@@ -147,18 +147,19 @@ Outcome bind_grouped_lookup_backward(const StoreTable& table, int64_t count, Add
 ScoreArgs make_score_args(Address users, int64_t num_users, int64_t user_stride,
                           Address exclude_indptr, Address exclude, int64_t n, Address scores,
                           Address indices) {
-  return {at<const float>(users), num_users,         user_stride,        at<const int64_t>(exclude_indptr),
-          at<const int64_t>(exclude), n, at<float>(scores), at<int64_t>(indices)};
+  return {
+      at<const float>(users),     num_users, user_stride,       at<const int64_t>(exclude_indptr),
+      at<const int64_t>(exclude), n,         at<float>(scores), at<int64_t>(indices)};
 }
 
 void bind_gathered_score(Address weight, int64_t num_embeddings, int64_t dim, int64_t weight_stride,
                          Address candidates, int64_t num_candidates, Address users,
                          int64_t num_users, int64_t user_stride, Address exclude_indptr,
                          Address exclude, int64_t n, Address scores, Address indices) {
-  const DenseRows rows{at<const float>(weight),          num_embeddings, dim, weight_stride,
+  const DenseRows rows{at<const float>(weight),       num_embeddings, dim, weight_stride,
                        at<const int64_t>(candidates), num_candidates};
-  const ScoreArgs args = make_score_args(users, num_users, user_stride, exclude_indptr, exclude, n,
-                                         scores, indices);
+  const ScoreArgs args =
+      make_score_args(users, num_users, user_stride, exclude_indptr, exclude, n, scores, indices);
   const py::gil_scoped_release release;
   gathered_score(rows, args);
 }
@@ -196,15 +197,15 @@ class Pee {
   Outcome lookup(int64_t count, Address indices, int index_bytes, Address out) const {
     return with_index(index_bytes, [&](auto index) {
       const py::gil_scoped_release release;
-      return outcome(grouped_lookup(
-          table_, make_pairs<decltype(index)>(count, indices, 0, 0), at<float>(out)));
+      return outcome(grouped_lookup(table_, make_pairs<decltype(index)>(count, indices, 0, 0),
+                                    at<float>(out)));
     });
   }
 
   void score(Address users, int64_t num_users, int64_t user_stride, Address exclude_indptr,
              Address exclude, int64_t n, Address scores, Address indices) const {
-    const ScoreArgs args = make_score_args(users, num_users, user_stride, exclude_indptr, exclude,
-                                           n, scores, indices);
+    const ScoreArgs args =
+        make_score_args(users, num_users, user_stride, exclude_indptr, exclude, n, scores, indices);
     const py::gil_scoped_release release;
     gathered_score(table_, args);
   }
@@ -242,17 +243,38 @@ PYBIND11_MODULE(_core, m) {
   m.def("isas", &isas);
   m.def("num_threads", &num_threads);
   m.def("set_num_threads", &set_num_threads, py::arg("count"));
-  m.def("first_out_of_range", &bind_first_out_of_range);
-  m.def("topk_blocks", &bind_topk_blocks);
-  py::class_<StoreTable>(m, "StoreTable").def(py::init(&make_store_table));
-  m.def("grouped_lookup", &bind_grouped_lookup);
-  m.def("grouped_lookup_backward", &bind_grouped_lookup_backward);
-  m.def("gathered_score", &bind_gathered_score);
+  m.def("first_out_of_range", &bind_first_out_of_range, py::arg("values"), py::arg("bytes"),
+        py::arg("count"), py::arg("limit"));
+  m.def("topk_blocks", &bind_topk_blocks, py::arg("weights"), py::arg("weight_bytes"),
+        py::arg("num_groups"), py::arg("n"), py::arg("weight_stride"), py::arg("k"),
+        py::arg("costs"), py::arg("cost_stride"), py::arg("budget_bytes"), py::arg("indices"));
+  py::class_<StoreTable>(m, "StoreTable")
+      .def(py::init(&make_store_table), py::arg("layout"), py::arg("value_type"), py::arg("dim"),
+           py::arg("block_dim"), py::arg("layer_bits"), py::arg("num_embeddings"),
+           py::arg("num_groups"), py::arg("weight"), py::arg("weight_stride"),
+           py::arg("refinement"), py::arg("refinement_slot"), py::arg("num_refined"),
+           py::arg("store"), py::arg("row_bytes"), py::arg("scales"), py::arg("scales_per_row"),
+           py::arg("item_group"), py::arg("item_group_stride"), py::arg("held"),
+           py::arg("num_item_groups"), py::arg("centroids"), py::arg("rotation"));
+  m.def("grouped_lookup", &bind_grouped_lookup, py::arg("table"), py::arg("count"),
+        py::arg("indices"), py::arg("groups"), py::arg("group"), py::arg("index_bytes"),
+        py::arg("out"));
+  m.def("grouped_lookup_backward", &bind_grouped_lookup_backward, py::arg("table"),
+        py::arg("count"), py::arg("indices"), py::arg("groups"), py::arg("group"),
+        py::arg("index_bytes"), py::arg("grad_out"), py::arg("targets"), py::arg("mean_duplicates"),
+        py::arg("grad"));
+  m.def("gathered_score", &bind_gathered_score, py::arg("weight"), py::arg("num_embeddings"),
+        py::arg("dim"), py::arg("weight_stride"), py::arg("candidates"), py::arg("num_candidates"),
+        py::arg("users"), py::arg("num_users"), py::arg("user_stride"), py::arg("exclude_indptr"),
+        py::arg("exclude"), py::arg("n"), py::arg("scores"), py::arg("indices"));
   py::class_<Pee>(m, "Pee")
       .def(py::init<const py::buffer&, const py::buffer&>(), py::arg("buffer"),
            py::arg("centroids"))
       .def_property_readonly("dim", &Pee::dim)
       .def_property_readonly("num_embeddings", &Pee::num_embeddings)
-      .def("lookup", &Pee::lookup)
-      .def("score", &Pee::score);
+      .def("lookup", &Pee::lookup, py::arg("count"), py::arg("indices"), py::arg("index_bytes"),
+           py::arg("out"))
+      .def("score", &Pee::score, py::arg("users"), py::arg("num_users"), py::arg("user_stride"),
+           py::arg("exclude_indptr"), py::arg("exclude"), py::arg("n"), py::arg("scores"),
+           py::arg("indices"));
 }

@@ -45,9 +45,9 @@ struct Geometry {
 };
 
 // The tables of all user groups, as the server trains them. Row (i, g) is weight[i], plus
-// refinement[refinement_slot[g, i]] where that slot is not negative. In the block layouts it is read
-// from `store`, whose row i (or num_embeddings + slot) holds the encoded value, and of it only the
-// layers in held[g, item_group[g, i]].
+// refinement[refinement_slot[g, i]] where that slot is not negative. In the block layouts it is
+// read from `store`, whose row i (or num_embeddings + slot) holds the encoded value, and of it only
+// the layers in held[g, item_group[g, i]].
 struct StoreTable {
   Geometry geometry;
   int64_t num_embeddings = 0;
@@ -90,7 +90,7 @@ struct PackedTable {
   int64_t num_item_groups = 0;
   const DirectoryEntry* directory = nullptr;
   RowIds row_ids = RowIds::kInBlocks;
-  int32_t id_bytes = 0;               // 2 or 4
+  int32_t id_bytes = 0;                 // 2 or 4
   const uint8_t* listed_ids = nullptr;  // [num_rows], with RowIds::kListed
   const uint8_t* pool = nullptr;
   const float* centroids = nullptr;

@@ -58,8 +58,7 @@ void check_item_groups(const PackedTable& table, uint64_t pool_bytes) {
     const uint64_t offset = uint64_t{8} * entry.offset;
     require(offset <= pool_bytes && static_cast<uint64_t>(bytes.end) <= pool_bytes - offset,
             "an item group reaches beyond the end");
-    require(table.row_ids != RowIds::kInBlocks || entry.layers || rows == 0,
-            "rows without ids");
+    require(table.row_ids != RowIds::kInBlocks || entry.layers || rows == 0, "rows without ids");
   }
   require(first == static_cast<uint64_t>(table.num_rows), "num_rows does not fit the directory");
 }

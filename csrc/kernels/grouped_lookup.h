@@ -7,13 +7,13 @@
 //                    are unknown and the centroid of the held ones stands for the value, no bits
 //                    give zeros). With a rotation, rows are turned back by it after decoding.
 //   packed           the same out of one Personalized Elastic Embedding; `indices` are row ids.
-// Backward is straight through the decoding to the fp32 master rows: grad[targets[m]] += the part of
-// grad_out[m] whose blocks are held, summed over duplicates in ascending m, in fp32.
+// Backward is straight through the decoding to the fp32 master rows: grad[targets[m]] += the part
+// of grad_out[m] whose blocks are held, summed over duplicates in ascending m, in fp32.
 //
 // Every value is decoded with one rounding (and the rotation with a fixed order of roundings), so
 // the result has the same bits for every instruction set and number of threads. Empty input is
-// legal. The caller has checked shapes; indices, groups and what they lead to in refinement_slot and
-// item_group are checked here, before any is used.
+// legal. The caller has checked shapes; indices, groups and what they lead to in refinement_slot
+// and item_group are checked here, before any is used.
 #pragma once
 
 #include <cstdint>
@@ -54,8 +54,8 @@ template <typename Index>
 LookupResult grouped_lookup(const PackedTable& table, const LookupPairs<Index>& pairs, float* out);
 
 // grad_out is [count, dim] contiguous; targets [count] are rows of grad, -1 for none, in range;
-// grad [num_targets, dim] is zeroed by the caller. With mean_duplicates a target's sum is divided by
-// how often it occurs.
+// grad [num_targets, dim] is zeroed by the caller. With mean_duplicates a target's sum is divided
+// by how often it occurs.
 template <typename Index>
 LookupResult grouped_lookup_backward(const StoreTable& table, const LookupPairs<Index>& pairs,
                                      const float* grad_out, const int64_t* targets,

@@ -22,11 +22,11 @@ struct TopkBlocks {
   int64_t n = 0;
   const Weight* weights = nullptr;  // [num_groups, n], rows weight_stride elements apart
   int64_t weight_stride = 0;
-  int64_t k = 0;                         // unused by budget
-  const int64_t* costs = nullptr;        // [num_groups, n], rows cost_stride apart (0: shared)
+  int64_t k = 0;                   // unused by budget
+  const int64_t* costs = nullptr;  // [num_groups, n], rows cost_stride apart (0: shared)
   int64_t cost_stride = 0;
   const int64_t* budget_bytes = nullptr;  // [num_groups]; null: by count
-  int64_t* indices = nullptr;            // out [num_groups, by count: k, by budget: n], contiguous
+  int64_t* indices = nullptr;             // out [num_groups, by count: k, by budget: n], contiguous
 };
 
 // Returns -1, or the flat position g * n + i of a NaN weight; the output is then unspecified.

@@ -1,7 +1,7 @@
+#include <immintrin.h>
+
 #include "core/half.h"
 #include "simd/primitives.h"
-
-#include <immintrin.h>
 
 namespace peel::simd {
 namespace {
@@ -12,7 +12,7 @@ namespace {
 
 }  // namespace
 
-extern const Primitives kAvx2{"avx2",      decode_planes, decode_int8, decode_float16,
-                            rotate, transpose,     dot_tile};
+extern const Primitives kAvx2{"avx2", decode_planes, decode_int8, decode_float16,
+                              rotate, transpose,     dot_tile};
 
 }  // namespace peel::simd

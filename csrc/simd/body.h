@@ -4,7 +4,8 @@
 // replace another's.
 
 typedef float Vector __attribute__((vector_size(PEEL_VECTOR_BYTES)));
-typedef float UnalignedVector __attribute__((vector_size(PEEL_VECTOR_BYTES), aligned(4), may_alias));
+typedef float UnalignedVector
+    __attribute__((vector_size(PEEL_VECTOR_BYTES), aligned(4), may_alias));
 
 constexpr int64_t kLanes = PEEL_VECTOR_BYTES / 4;
 
@@ -22,8 +23,8 @@ static inline uint64_t spread(uint8_t byte) {
   return (picked + 0x7f7f7f7f7f7f7f7full) >> 7 & 0x0101010101010101ull;
 }
 
-static void decode_planes(const uint8_t* const* planes, int bits, const float* centroids, float scale,
-                          float* out, int64_t dim) {
+static void decode_planes(const uint8_t* const* planes, int bits, const float* centroids,
+                          float scale, float* out, int64_t dim) {
   for (int64_t first = 0; first < dim; first += 8) {
     uint64_t codes = 0;
     for (int bit = 0; bit < bits; ++bit) codes = codes << 1 | spread(planes[bit][first / 8]);
@@ -65,8 +66,8 @@ static void transpose(const float* rows, int64_t stride, int64_t count, int64_t 
 }
 
 template <int kUsers, int kVectors>
-static inline void dot_block(const float* users, int64_t user_stride, const float* tile, int64_t dim,
-                             float* out) {
+static inline void dot_block(const float* users, int64_t user_stride, const float* tile,
+                             int64_t dim, float* out) {
   Vector sums[kUsers][kVectors] = {};
   for (int64_t d = 0; d < dim; ++d) {
     Vector rows[kVectors];

@@ -10,7 +10,7 @@ namespace {
 
 }  // namespace
 
-extern const Primitives kPortable{"portable",      decode_planes, decode_int8, decode_float16,
-                            rotate, transpose,     dot_tile};
+extern const Primitives kPortable{"portable", decode_planes, decode_int8, decode_float16,
+                                  rotate,     transpose,     dot_tile};
 
 }  // namespace peel::simd

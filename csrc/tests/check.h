@@ -6,26 +6,26 @@
 #include <cstring>
 #include <random>
 
-#define CHECK(condition)                                                          \
-  do {                                                                            \
-    if (!(condition)) {                                                           \
+#define CHECK(condition)                                                           \
+  do {                                                                             \
+    if (!(condition)) {                                                            \
       std::fprintf(stderr, "%s:%d: failed: %s\n", __FILE__, __LINE__, #condition); \
-      std::exit(1);                                                               \
-    }                                                                             \
+      std::exit(1);                                                                \
+    }                                                                              \
   } while (0)
 
-#define CHECK_THROWS(statement)                                                         \
-  do {                                                                                  \
-    bool thrown = false;                                                                \
-    try {                                                                               \
-      statement;                                                                        \
-    } catch (const std::exception&) {                                                   \
-      thrown = true;                                                                    \
-    }                                                                                   \
-    if (!thrown) {                                                                      \
+#define CHECK_THROWS(statement)                                                           \
+  do {                                                                                    \
+    bool thrown = false;                                                                  \
+    try {                                                                                 \
+      statement;                                                                          \
+    } catch (const std::exception&) {                                                     \
+      thrown = true;                                                                      \
+    }                                                                                     \
+    if (!thrown) {                                                                        \
       std::fprintf(stderr, "%s:%d: did not throw: %s\n", __FILE__, __LINE__, #statement); \
-      std::exit(1);                                                                     \
-    }                                                                                   \
+      std::exit(1);                                                                       \
+    }                                                                                     \
   } while (0)
 
 // A generator whose seed is printed, PEEL_TEST_SEED or a fresh one.

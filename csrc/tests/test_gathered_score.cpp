@@ -24,8 +24,9 @@ std::vector<float> integers(std::mt19937_64& random, int64_t count) {
   return values;
 }
 
-Result plain(const std::vector<float>& users, const std::vector<float>& table, int64_t dim, int64_t n,
-             const std::vector<int64_t>& candidates, const std::vector<std::vector<int64_t>>& seen) {
+Result plain(const std::vector<float>& users, const std::vector<float>& table, int64_t dim,
+             int64_t n, const std::vector<int64_t>& candidates,
+             const std::vector<std::vector<int64_t>>& seen) {
   Result result;
   for (size_t u = 0; u < seen.size(); ++u) {
     std::vector<std::pair<float, int64_t>> all;
@@ -64,14 +65,18 @@ void agrees(std::mt19937_64& random, int64_t num_users, int64_t rows, int64_t di
   flat.push_back(0);  // never an empty address
   const Result want = plain(users, table, dim, n, candidates, seen);
   candidates.push_back(0);
-  const peel::DenseRows source{table.data(), rows, dim, dim,
+  const peel::DenseRows source{table.data(),
+                               rows,
+                               dim,
+                               dim,
                                subset ? candidates.data() : nullptr,
                                static_cast<int64_t>(candidates.size()) - 1};
   for (const int threads : {1, 2, 5}) {
     peel::set_num_threads(threads);
     Result got{std::vector<int64_t>(num_users * n), std::vector<float>(num_users * n)};
-    const peel::ScoreArgs args{users.data(), num_users,          dim, indptr.data(),
-                               flat.data(),  n, got.scores.data(), got.indices.data()};
+    const peel::ScoreArgs args{users.data(),      num_users,         dim,
+                               indptr.data(),     flat.data(),       n,
+                               got.scores.data(), got.indices.data()};
     peel::gathered_score(source, args);
     CHECK(got == want);
   }

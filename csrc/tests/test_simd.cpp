@@ -80,7 +80,8 @@ void scores_alike(std::mt19937_64& random, const Primitives& isa, int64_t dim, i
           exact += product;
           size += std::fabs(product);
         }
-        CHECK(std::fabs(out[u * kTileRows + r] - exact) <= 1e-6 * size * std::sqrt(double(dim)) + 1e-7);
+        CHECK(std::fabs(out[u * kTileRows + r] - exact) <=
+              1e-6 * size * std::sqrt(double(dim)) + 1e-7);
         // The same bits whatever is scored beside it.
         float alone[kTileRows];
         isa.dot_tile(vectors.data() + u * dim, 1, dim, tile.data(), dim, alone);

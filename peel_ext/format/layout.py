@@ -7,7 +7,7 @@ output length they predict exactly.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +56,7 @@ class PlanesLayout:
 
     name = "planes"
     code = 2
-    value_type: ValueType = "int8"  # of no meaning here; the native geometry carries one
+    value_type: ClassVar[ValueType] = "int8"  # of no meaning here, but every header has one
     block_dim = 0
     nested = True
     scaled = True
@@ -150,7 +150,7 @@ class ColumnsLayout:
 
     name = "columns"
     code = 1
-    layer_bits: tuple[int, ...] = ()
+    layer_bits: ClassVar[tuple[int, ...]] = ()
     nested = False
 
     def __post_init__(self) -> None:
@@ -227,7 +227,8 @@ class ColumnsLayout:
             with np.errstate(over="ignore"):
                 values = np.ascontiguousarray(rows.astype(self.value_type))
             _check_finite(values, rows)
-            store = values.view(np.uint8).reshape(num_rows, -1)  # [n, dim * itemsize]
+            row_bytes = dim * values.itemsize
+            store = values.view(np.uint8).reshape(num_rows, row_bytes)  # [n, row_bytes]
             return store, np.zeros((num_rows, 0), np.float16)
         codes = np.empty((num_rows, dim), dtype=np.int8)
         scales = np.empty((num_rows, self.num_layers(dim)), dtype=np.float16)
@@ -281,7 +282,7 @@ def resolve_layout(layout: Layout | str) -> Layout:
 
 
 def _check_finite(values: NDArray[np.floating], rows: NDArray[np.float32]) -> None:
-    finite = np.isfinite(values).reshape(len(rows), -1).all(axis=1)
+    finite = np.isfinite(values if values.ndim > 1 else values[:, None]).all(axis=1)
     if not finite.all():
         bad = int(np.flatnonzero(~finite)[0])
         raise ValueError(

@@ -31,6 +31,9 @@ class LightGCN(nn.Module):
             layers.
     """
 
+    to_users: Tensor
+    to_items: Tensor
+
     def __init__(
         self,
         user_embedding: nn.Module,
@@ -65,8 +68,8 @@ class LightGCN(nn.Module):
         user_sum, item_sum = users, items
         for _ in range(self.num_layers):
             users, items = (
-                _SparseProduct.apply(self.to_users, self.to_items, items),
-                _SparseProduct.apply(self.to_items, self.to_users, users),
+                _sparse_product(self.to_users, self.to_items, items),
+                _sparse_product(self.to_items, self.to_users, users),
             )
             user_sum, item_sum = user_sum + users, item_sum + items
         return user_sum / (self.num_layers + 1), item_sum / (self.num_layers + 1)
@@ -102,16 +105,19 @@ def normalised_adjacency(
     weights = (user_degrees[owners] * item_degrees[item_rows]).to(dtype).rsqrt()
     by_item = torch.argsort(item_rows, stable=True)
     item_indptr = torch.cat([indptr.new_zeros(1), item_degrees.cumsum(0)])
-    num_users = len(user_degrees)
+    shape = (len(user_degrees), num_items)
+    return (
+        _sparse(indptr, item_rows, weights, shape),
+        _sparse(item_indptr, owners[by_item], weights[by_item], shape[::-1]),
+    )
+
+
+def _sparse(indptr: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
     with warnings.catch_warnings():
         # Torch calls sparse CSR a beta; the product is all that is used of it here.
         warnings.filterwarnings("ignore", "Sparse CSR tensor support", UserWarning)
-        return (
-            torch.sparse_csr_tensor(indptr, item_rows, weights, (num_users, num_items)),
-            torch.sparse_csr_tensor(
-                item_indptr, owners[by_item], weights[by_item], (num_items, num_users)
-            ),
-        )
+        # Torch's own check would refuse unsorted and repeated columns, which products do not mind.
+        return torch.sparse_csr_tensor(indptr, columns, values, shape, check_invariants=False)
 
 
 class _SparseProduct(torch.autograd.Function):
@@ -129,6 +135,13 @@ class _SparseProduct(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, Tensor]:
         return None, None, ctx.transposed @ gradient
+
+
+def _sparse_product(matrix: Tensor, transposed: Tensor, dense: Tensor) -> Tensor:
+    product: Tensor = _SparseProduct.apply(  # type: ignore[no-untyped-call]
+        matrix, transposed, dense
+    )
+    return product
 
 
 def _table(embedding: nn.Module) -> Tensor:

@@ -295,7 +295,7 @@ def _flatten_groups(groups: Tensor | int, indices: Tensor) -> tuple[Tensor | Non
             f"dimensions, got {tuple(groups.shape)}"
         )
     trailing = (1,) * (indices.ndim - groups.ndim)
-    spread = groups.to(indices.dtype).reshape(*groups.shape, *trailing)
+    spread = groups.to(indices.dtype).reshape(groups.shape + trailing)
     return spread.expand(indices.shape).reshape(-1).contiguous(), 0  # [m]
 
 

@@ -25,7 +25,7 @@ def grouped_lookup(
     shape = (*indices.shape, weight.shape[1])
     groups = torch.as_tensor(groups)
     trailing = (1,) * (indices.ndim - groups.ndim)
-    owner = groups.reshape(*groups.shape, *trailing).expand(indices.shape).reshape(-1).long()  # [m]
+    owner = groups.reshape(groups.shape + trailing).expand(indices.shape).reshape(-1).long()  # [m]
     flat = indices.reshape(-1).long()  # [m]
     rows = _Gather.apply(weight, flat, padding_idx, scale_grad_by_freq)
     encoded = flat

@@ -13,8 +13,8 @@ namespace {
 
 using simd::kTileRows;
 
-constexpr int64_t kUsers = 256;       // scored against one decoded tile: decoding is shared by these
-constexpr int64_t kTilesAPart = 32;   // rows below which a second thread costs more than it saves
+constexpr int64_t kUsers = 256;      // scored against one decoded tile: decoding is shared by these
+constexpr int64_t kTilesAPart = 32;  // rows below which a second thread costs more than it saves
 
 struct Scored {
   float score;
@@ -175,8 +175,7 @@ void score(const Tiles& tiles, const simd::Primitives& isa, const ScoreArgs& arg
   const int64_t chunks = (args.num_users + kUsers - 1) / kUsers;
   const int64_t threads = num_threads();
   const int64_t parts =
-      chunks >= threads ? 1
-                        : std::clamp<int64_t>(tiles.count() / kTilesAPart, 1, threads);
+      chunks >= threads ? 1 : std::clamp<int64_t>(tiles.count() / kTilesAPart, 1, threads);
   const auto users_of = [&](int64_t chunk) {
     return std::min(kUsers, args.num_users - chunk * kUsers);
   };

@@ -96,7 +96,8 @@ void stored_row(const simd::Primitives& isa, const StoreTable& table, int64_t in
 std::vector<float> transposed(const float* matrix, int64_t dim) {
   std::vector<float> result(static_cast<size_t>(matrix ? dim * dim : 0));
   for (int64_t j = 0; matrix && j < dim; ++j) {
-    for (int64_t k = 0; k < dim; ++k) result[static_cast<size_t>(k * dim + j)] = matrix[j * dim + k];
+    for (int64_t k = 0; k < dim; ++k)
+      result[static_cast<size_t>(k * dim + j)] = matrix[j * dim + k];
   }
   return result;
 }
@@ -114,8 +115,8 @@ class PackedRows {
       const uint8_t* base = packed_base(table_, c);
       const int64_t r = find(c, base, rows, id);
       if (r < rows) {
-        const ItemGroupBytes bytes = item_group_bytes(table_.geometry, table_.row_ids,
-                                                      table_.id_bytes, rows, entry.layers);
+        const ItemGroupBytes bytes =
+            item_group_bytes(table_.geometry, table_.row_ids, table_.id_bytes, rows, entry.layers);
         RowPieces row;
         packed_row(table_.geometry, bytes, base, entry.layers, r, row);
         decode_row(isa_, table_.geometry, table_.centroids, row, out);
@@ -241,10 +242,10 @@ LookupResult grouped_lookup_backward(const StoreTable& table, const LookupPairs<
   return {};
 }
 
-#define PEEL_INSTANTIATE(Index)                                                                 \
-  template LookupResult grouped_lookup(const StoreTable&, const LookupPairs<Index>&, float*);   \
-  template LookupResult grouped_lookup(const PackedTable&, const LookupPairs<Index>&, float*);  \
-  template LookupResult grouped_lookup_backward(const StoreTable&, const LookupPairs<Index>&,   \
+#define PEEL_INSTANTIATE(Index)                                                                \
+  template LookupResult grouped_lookup(const StoreTable&, const LookupPairs<Index>&, float*);  \
+  template LookupResult grouped_lookup(const PackedTable&, const LookupPairs<Index>&, float*); \
+  template LookupResult grouped_lookup_backward(const StoreTable&, const LookupPairs<Index>&,  \
                                                 const float*, const int64_t*, bool, float*);
 PEEL_INSTANTIATE(int32_t)
 PEEL_INSTANTIATE(int64_t)

@@ -1,4 +1,5 @@
-// Decoding of one row from a server's store or a packed table: shared by the kernels that read rows.
+// Decoding of one row from a server's store or a packed table: shared by the kernels that read
+// rows.
 #pragma once
 
 #include <cstdint>
@@ -26,8 +27,8 @@ inline float read_half(const uint8_t* at) {
 
 // Writes geometry.dim values: the held part of the row, zero elsewhere. Values in pieces need no
 // alignment beyond that of their type.
-inline void decode_row(const simd::Primitives& isa, const Geometry& geometry, const float* centroids,
-                       const RowPieces& row, float* out) {
+inline void decode_row(const simd::Primitives& isa, const Geometry& geometry,
+                       const float* centroids, const RowPieces& row, float* out) {
   if (geometry.layout == Layout::kPlanes) {
     const uint8_t* planes[kMaxBits];
     int bits = 0;
@@ -37,8 +38,8 @@ inline void decode_row(const simd::Primitives& isa, const Geometry& geometry, co
       }
     }
     if (bits > 0) {
-      isa.decode_planes(planes, bits, centroids + (int64_t{1} << bits) - 2, read_half(row.scales[0]),
-                        out, geometry.dim);
+      isa.decode_planes(planes, bits, centroids + (int64_t{1} << bits) - 2,
+                        read_half(row.scales[0]), out, geometry.dim);
       return;
     }
     for (int64_t d = 0; d < geometry.dim; ++d) out[d] = 0.0f;

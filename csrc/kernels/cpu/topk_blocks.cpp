@@ -41,7 +41,8 @@ Iterator fitting_run(Iterator begin, Iterator end, const int64_t* costs, int64_t
 }
 
 template <typename Weight>
-int64_t select_group(const TopkBlocks<Weight>& args, int64_t group, std::vector<Candidate>& scratch) {
+int64_t select_group(const TopkBlocks<Weight>& args, int64_t group,
+                     std::vector<Candidate>& scratch) {
   const Weight* weights = args.weights + group * args.weight_stride;
   const bool by_budget = args.budget_bytes != nullptr;
   const int64_t* costs = by_budget ? args.costs + group * args.cost_stride : nullptr;
@@ -49,7 +50,8 @@ int64_t select_group(const TopkBlocks<Weight>& args, int64_t group, std::vector<
   for (int64_t i = 0; i < args.n; ++i) {
     const double weight = static_cast<double>(weights[i]);
     if (std::isnan(weight)) return group * args.n + i;
-    scratch[static_cast<size_t>(i)] = {by_budget ? weight / static_cast<double>(costs[i]) : weight, i};
+    scratch[static_cast<size_t>(i)] = {by_budget ? weight / static_cast<double>(costs[i]) : weight,
+                                       i};
   }
   Iterator end;
   if (by_budget) {

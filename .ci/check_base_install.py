@@ -1,0 +1,36 @@
+"""The base install holds NumPy alone, and the device side works on it."""
+
+import importlib.metadata
+import importlib.util
+import subprocess
+import sys
+
+for name in ("torch", "sklearn", "scipy", "pyarrow", "safetensors", "rich"):
+    if importlib.util.find_spec(name) is not None:
+        sys.exit(f"{name} is installed beside the base install")
+
+import numpy as np
+
+import peel_ext
+from peel_ext.device import PersonalizedElasticEmbedding
+from peel_ext.format import EncodedRows, PlanesLayout, pack_embedding
+
+requirements = importlib.metadata.requires("peel_ext") or []
+base = [line for line in requirements if "extra ==" not in line]
+if base != ["numpy>=2.0"]:
+    sys.exit(f"the base install requires {base}")
+
+layout = PlanesLayout()
+rows = np.eye(16, dtype=np.float32)
+buffer = pack_embedding(layout, 16, EncodedRows(*layout.encode(rows)), [np.arange(16)], [31])
+ids, _ = PersonalizedElasticEmbedding(buffer).score(rows, 1)
+if not np.array_equal(ids[:, 0], np.arange(16)):
+    sys.exit(f"wrong recommendations: {ids[:, 0]}")
+
+for verb in (["train", "x", "--out", "y"], ["evaluate", "y"]):
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "peel_ext.cli.main", *verb], capture_output=True, text=True
+    )
+    if done.returncode != 1 or "pip install 'peel_ext[train]'" not in done.stderr:
+        sys.exit(f"peel {verb[0]} without torch: {done.returncode} {done.stderr}")
+print(f"base install of peel_ext {peel_ext.__version__} is right")

@@ -1,0 +1,57 @@
+"""The settings of every stage: frozen, plain values that go into the run folder as JSON."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PretrainingConfig:
+    """Settings of stage 1, the user and item vectors.
+
+    Attributes:
+        embedding_dim: length of a vector.
+        num_layers: rounds of LightGCN smoothing; 0 is matrix factorisation.
+        epochs: passes over the users.
+        steps_per_epoch: optimiser steps in a pass. A share of the users rather than a number of
+            them makes a step, so that small data sets get as many steps as large ones.
+        learning_rate: of Adam, at the first step.
+        final_learning_rate_share: the learning rate at the last step, as a share of the first.
+        temperature: divides the cosines under the softmax.
+        user_weight_exponent: a user's loss is weighted by its number of interactions to this power.
+        item_popularity_exponent: an item's final vector has the length
+            ``(number of interactions / 10) ** item_popularity_exponent``.
+        start_scale: root mean square of the entries of the embeddings before the first step, where
+            the learning rate is the yardstick.
+        seed: of the start and of the order of the users.
+
+    Raises:
+        ValueError: a number outside its range.
+    """
+
+    embedding_dim: int = 64
+    num_layers: int = 2
+    epochs: int = 10
+    steps_per_epoch: int = 16
+    learning_rate: float = 1e-2
+    final_learning_rate_share: float = 0.1
+    temperature: float = 0.1
+    user_weight_exponent: float = 0.5
+    item_popularity_exponent: float = 0.05
+    start_scale: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("embedding_dim", "steps_per_epoch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("num_layers", "epochs", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        for name in ("learning_rate", "final_learning_rate_share", "temperature", "start_scale"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be above 0 and finite, got {getattr(self, name)}")
+        for name in ("user_weight_exponent", "item_popularity_exponent"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} must be finite, got {getattr(self, name)}")

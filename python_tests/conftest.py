@@ -1,0 +1,35 @@
+"""Fixtures of all tests."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def seed() -> int:
+    """A seed that is printed, so that a failure can be run again with PEEL_TEST_SEED."""
+    value = int(os.environ.get("PEEL_TEST_SEED", random.SystemRandom().randrange(1 << 31)))
+    print(f"PEEL_TEST_SEED={value}")
+    return value
+
+
+@pytest.fixture
+def generator(seed: int):
+    """A torch generator of that seed."""
+    torch = pytest.importorskip("torch")
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def data_folder() -> Path:
+    """The folder with real interactions; in CI it must be there."""
+    value = os.environ.get("PEEL_DATA")
+    if value and Path(value).is_dir():
+        return Path(value)
+    if os.environ.get("CI"):
+        pytest.fail(f"PEEL_DATA must name the data folder in CI, got {value!r}")
+    pytest.skip("PEEL_DATA does not name a folder with real interactions")

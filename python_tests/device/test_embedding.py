@@ -1,0 +1,130 @@
+"""A Personalized Elastic Embedding opened without torch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from peel_ext.device import PersonalizedElasticEmbedding, fold_in_mean
+from peel_ext.format import (
+    ColumnsLayout,
+    EncodedRows,
+    Layout,
+    PlanesLayout,
+    pack_embedding,
+    unpack_embedding,
+)
+
+
+def make(layout: Layout, seed: int, rows: int = 200, dim: int = 20) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    weight = rng.normal(size=(rows, dim)).astype(np.float32)
+    sizes = layout.item_group_sizes(rows)
+    order = rng.permutation(rows) if isinstance(layout, PlanesLayout) else np.arange(rows)
+    item_groups = [np.sort(ids) for ids in np.split(order, np.cumsum(sizes)[:-1])]
+    everything = (1 << layout.num_layers(dim)) - 1
+    held = [everything >> c % 3 if c % 4 else 0 for c in range(1, len(sizes) + 1)]
+    return pack_embedding(layout, dim, EncodedRows(*layout.encode(weight)), item_groups, held)
+
+
+LAYOUTS = [PlanesLayout(), ColumnsLayout(4), ColumnsLayout(6, "int8", 7), ColumnsLayout(3, "float16")]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_lookup_equals_the_plain_reader(layout: Layout, seed: int) -> None:
+    buffer = make(layout, seed)
+    pee = PersonalizedElasticEmbedding(buffer)
+    plain = unpack_embedding(buffer)
+    want = np.zeros((200, 20), np.float32)
+    want[plain.ids] = plain.rows
+    assert np.array_equal(pee.lookup(np.arange(200)), want)
+    shaped = np.arange(12, dtype=np.int16).reshape(3, 4)[:, ::2]
+    assert np.array_equal(pee.lookup(shaped), want[shaped])
+    assert pee.lookup([]).shape == (0, 20)
+    assert pee.lookup(3).shape == (20,)
+    assert np.array_equal(pee.row_ids, np.sort(plain.ids[plain.held != 0]))
+    assert (pee.nbytes, pee.num_embeddings, pee.embedding_dim) == (len(buffer), 200, 20)
+
+
+def test_opens_bytes_at_any_address() -> None:
+    buffer = make(PlanesLayout(), 0)
+    want = PersonalizedElasticEmbedding(buffer).lookup(np.arange(200))
+    for shift in range(1, 9):
+        moved = np.concatenate([np.zeros(shift, np.uint8), buffer])[shift:]
+        assert np.array_equal(PersonalizedElasticEmbedding(moved).lookup(np.arange(200)), want)
+    assert np.array_equal(
+        PersonalizedElasticEmbedding(buffer.tobytes()).lookup(np.arange(200)), want
+    )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_damaged_bytes_are_an_error_or_a_right_table(layout: Layout, seed: int) -> None:
+    buffer = make(layout, seed, rows=40, dim=12)
+    for size in range(len(buffer)):
+        with pytest.raises(ValueError, match="not a Personalized Elastic Embedding"):
+            PersonalizedElasticEmbedding(buffer[:size].copy())
+    rng = np.random.default_rng(seed)
+    for at in range(128):
+        damaged = buffer.copy()
+        damaged[at] ^= rng.integers(1, 256, dtype=np.uint8)
+        try:
+            pee = PersonalizedElasticEmbedding(damaged)
+        except ValueError:
+            continue
+        if pee.num_embeddings < 10_000 and pee.embedding_dim < 10_000:
+            ids, _ = pee.score(np.ones((1, pee.embedding_dim)), 5)
+            assert np.all((ids >= -1) & (ids < pee.num_embeddings))
+
+
+def test_the_buffer_outlives_its_maker() -> None:
+    import gc
+
+    pee = PersonalizedElasticEmbedding(make(PlanesLayout(), 1))
+    before = pee.lookup(np.arange(200))
+    gc.collect()
+    np.ones(10_000_000)  # something else may take freed memory
+    assert np.array_equal(pee.lookup(np.arange(200)), before)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "named"),
+    [
+        (lambda pee: pee.lookup([200]), IndexError, "indices contain 200, expected ids in [0, 200)"),
+        (lambda pee: pee.lookup([3, -1]), IndexError, "indices contain -1"),
+        (lambda pee: pee.lookup([1.5]), TypeError, "indices must be integers, got float64"),
+        (lambda pee: pee.score(np.ones(20), 5), ValueError, "users must have shape"),
+        (lambda pee: pee.score(np.ones((1, 19)), 5), ValueError, "users must have shape"),
+        (lambda pee: pee.score(np.full((1, 20), np.nan), 5), ValueError, "users[0] must be finite"),
+        (lambda pee: pee.score(np.ones((1, 20)), 0), ValueError, "n must be an integer of at least 1"),
+        (lambda pee: pee.score(np.ones((1, 20)), 2.5), ValueError, "n must be an integer"),
+        (lambda pee: pee.score(np.ones((1, 20)), 5, []), ValueError, "one list of ids per user"),
+        (lambda pee: pee.score(np.ones((1, 20)), 5, [[200]]), IndexError, "exclude[0] is 200"),
+        (lambda pee: pee.score(np.ones((1, 20)), 5, [["a"]]), TypeError, "exclude[0] must hold"),
+    ],
+)
+def test_rejects(call, error: type[Exception], named: str) -> None:
+    pee = PersonalizedElasticEmbedding(make(PlanesLayout(), 0))
+    with pytest.raises(error) as caught:
+        call(pee)
+    assert named in str(caught.value)
+
+
+def test_exclusions_and_too_few_rows() -> None:
+    pee = PersonalizedElasticEmbedding(make(PlanesLayout(), 0))
+    user = np.random.default_rng(0).normal(size=(1, 20))
+    every, _ = pee.score(user, 300)
+    held = len(pee.row_ids)
+    assert np.array_equal(np.sort(every[0, :held]), pee.row_ids)
+    assert np.all(every[0, held:] == -1)
+    left, scores = pee.score(user, 300, [every[0, :10]])
+    assert np.array_equal(left[0, : held - 10], every[0, 10:held])
+    assert np.all(np.isneginf(scores[0, held - 10 :]))
+
+
+def test_fold_in_is_the_mean_direction() -> None:
+    rows = np.array([[2.0, 0], [0, 5.0], [0, 0]])
+    assert fold_in_mean(rows) == pytest.approx(np.array([1, 1]) / np.sqrt(2))
+    assert fold_in_mean(np.zeros((2, 3))).tolist() == [0, 0, 0]
+    assert fold_in_mean(np.zeros((0, 3))).tolist() == [0, 0, 0]
+    with pytest.raises(ValueError, match="rows must have 2 dimensions"):
+        fold_in_mean(np.zeros(3))

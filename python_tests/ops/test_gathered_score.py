@@ -1,0 +1,196 @@
+"""gathered_score against its reference, and its contract."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from peel_ext import PersonalizedElasticEmbedding, _core, ops, reference
+from peel_ext.format import (
+    ColumnsLayout,
+    EncodedRows,
+    Layout,
+    PlanesLayout,
+    pack_embedding,
+    unpack_embedding,
+)
+
+PACKED: dict[str, Layout] = {
+    "planes": PlanesLayout(),
+    "planes-1-3": PlanesLayout((1, 3), rows_per_block=7),
+    "columns-float32": ColumnsLayout(4, "float32", 5),
+    "columns-float16": ColumnsLayout(3, "float16", 5),
+    "columns-int8": ColumnsLayout(5, "int8", 5),
+}
+
+
+def integers(generator: torch.Generator, *shape: int) -> torch.Tensor:
+    """Small whole numbers: every order of summation is exact, and ties abound."""
+    return torch.randint(-2, 3, shape, generator=generator).float()
+
+
+def lists(generator: torch.Generator, users: int, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    drawn = torch.rand(users, rows, generator=generator) < 0.3
+    indptr = torch.cat([torch.zeros(1, dtype=torch.int64), drawn.sum(dim=1).cumsum(0)])
+    return indptr, drawn.nonzero()[:, 1]
+
+
+@pytest.mark.parametrize("users", [0, 1, 2, 5, 300])
+@pytest.mark.parametrize("rows", [0, 1, 31, 32, 33, 500])
+def test_dense_equals_reference_exactly(users: int, rows: int, generator) -> None:
+    vectors, table = integers(generator, users, 9), integers(generator, rows, 9)
+    indptr, seen = lists(generator, users, rows)
+    for n in (1, 20, 600):
+        for excluded in ({}, dict(exclude_indptr=indptr, exclude=seen)):
+            got = ops.gathered_score(vectors, table, n, **excluded)
+            want = reference.gathered_score(vectors, table, n, **excluded)
+            assert torch.equal(got[0], want[0])
+            assert torch.equal(got[1], want[1])
+
+
+def test_candidates_equal_reference_exactly(generator) -> None:
+    vectors, table = integers(generator, 6, 8), integers(generator, 100, 8)
+    indptr, seen = lists(generator, 6, 100)
+    for candidates in (torch.tensor([7, 3, 99, 3]), torch.arange(0), torch.arange(100)):
+        options = dict(candidates=candidates, exclude_indptr=indptr, exclude=seen)
+        got = ops.gathered_score(vectors, table, 10, **options)
+        want = reference.gathered_score(vectors, table, 10, **options)
+        assert torch.equal(got[0], want[0])
+        assert torch.equal(got[1], want[1])
+
+
+def make_packed(layout: Layout, generator: torch.Generator, rows: int = 90, dim: int = 20):
+    """A packed table in which every user score is far enough from the next to be compared."""
+    weight = torch.randn(rows, dim, generator=generator).numpy()
+    encoded = EncodedRows(*layout.encode(weight))
+    sizes = layout.item_group_sizes(rows)
+    order = torch.randperm(rows, generator=generator).numpy()
+    order = order if isinstance(layout, PlanesLayout) else np.arange(rows)
+    groups = [np.sort(ids) for ids in np.split(order, np.cumsum(sizes)[:-1])]
+    layers = layout.num_layers(dim)
+    held = [int(mask) & ((1 << layers) - 1) for mask in torch.randint(0, 64, (len(sizes),),
+                                                                     generator=generator)]  # fmt: skip
+    held[0] = (1 << layers) - 1
+    return PersonalizedElasticEmbedding(pack_embedding(layout, dim, encoded, groups, held))
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_packed_equals_reference(name: str, generator) -> None:
+    pee = make_packed(PACKED[name], generator)
+    plain = unpack_embedding(pee.buffer)
+    table = torch.zeros(pee.num_embeddings, pee.embedding_dim)
+    table[torch.from_numpy(plain.ids)] = torch.from_numpy(plain.rows)
+    candidates = torch.from_numpy(pee.row_ids)
+    vectors = torch.randn(40, pee.embedding_dim, generator=generator)
+    indptr, seen = lists(generator, 40, pee.num_embeddings)
+    options = dict(exclude_indptr=indptr, exclude=seen)
+    got = ops.gathered_score(vectors, pee, 25, **options)
+    want = reference.gathered_score(vectors, table, 25, candidates=candidates, **options)
+    assert torch.equal(got[0] < 0, want[0] < 0)
+    torch.testing.assert_close(got[1], want[1], rtol=1e-5, atol=1e-5)
+    # Ids agree wherever their exact scores are not within rounding of each other.
+    exact = vectors.double() @ table.double().T
+    chosen = exact.gather(1, got[0].clamp(min=0)) - exact.gather(1, want[0].clamp(min=0))
+    assert chosen.abs().max() < 1e-5
+    numpy_ids, numpy_scores = pee.score(vectors.numpy(), 25, (indptr.numpy(), seen.numpy()))
+    assert np.array_equal(numpy_ids, got[0].numpy())
+    assert np.array_equal(numpy_scores, got[1].numpy())
+
+
+def test_a_score_does_not_depend_on_its_company(generator) -> None:
+    vectors = torch.randn(300, 33, generator=generator)
+    table = torch.randn(700, 33, generator=generator)
+    together = ops.gathered_score(vectors, table, 15)
+    before = _core.num_threads()
+    try:
+        for threads in (1, 2, 5):
+            _core.set_num_threads(threads)
+            again = ops.gathered_score(vectors, table, 15)
+            assert torch.equal(again[0], together[0])
+            assert torch.equal(again[1], together[1])
+            for user in (0, 150, 299):
+                alone = ops.gathered_score(vectors[user : user + 1], table, 15)
+                assert torch.equal(alone[0][0], together[0][user])
+                assert torch.equal(alone[1][0], together[1][user])
+    finally:
+        _core.set_num_threads(before)
+
+
+@pytest.mark.parametrize("isa", _core.isas())
+def test_every_instruction_set_is_within_rounding(isa: str) -> None:
+    code = (
+        "import torch; from peel_ext import ops, reference, _core;"
+        f"assert _core.isa() == {isa!r};"
+        "g = torch.Generator().manual_seed(3);"
+        "u, t = torch.randn(50, 64, generator=g), torch.randn(999, 64, generator=g);"
+        "got, want = ops.gathered_score(u, t, 20), reference.gathered_score(u, t, 20);"
+        "torch.testing.assert_close(got[1], want[1], rtol=1e-5, atol=1e-5);"
+        "assert (got[0] == want[0]).float().mean() > 0.99"
+    )
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, env={**os.environ, "PEEL_ISA": isa})
+
+
+def test_strided_views(generator) -> None:
+    vectors, table = integers(generator, 20, 30), integers(generator, 60, 30)
+    for users, rows in ((vectors[::2, 3:12], table[::3, :9]), (vectors[:, ::3], table[:, ::3])):
+        got = ops.gathered_score(users, rows, 5)
+        want = reference.gathered_score(users, rows, 5)
+        assert torch.equal(got[0], want[0])
+        assert torch.equal(got[1], want[1])
+
+
+def test_nan_rows_are_never_returned() -> None:
+    table = torch.tensor([[1.0], [float("nan")], [2.0]])
+    indices, scores = ops.gathered_score(torch.ones(1, 1), table, 3)
+    assert indices.tolist() == [[2, 0, -1]]
+    assert scores.tolist() == [[2.0, 1.0, -torch.inf]]
+
+
+def test_unsorted_exclusions_are_sorted() -> None:
+    table = torch.arange(6.0)[:, None]
+    options = dict(exclude_indptr=torch.tensor([0, 3]), exclude=torch.tensor([5, 0, 4]))
+    assert ops.gathered_score(torch.ones(1, 1), table, 2, **options)[0].tolist() == [[3, 2]]
+
+
+U, T = torch.rand(3, 4), torch.rand(6, 4)
+P = torch.tensor([0, 1, 1, 2])
+NAN = torch.tensor([[0.0, 1.0, 2.0, float("nan")]])
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "named"),
+    [
+        (dict(n=0), ValueError, "n must be at least 1, got 0"),
+        (dict(n=2.0), TypeError, "n must be an integer"),
+        (dict(users=U.double()), TypeError, "users must be float32, got float64"),
+        (dict(users=U[0]), ValueError, "users must have 2 dimensions"),
+        (dict(users=U[:, :3]), ValueError, "users must have shape ('any', 4), got (3, 3)"),
+        (dict(users=NAN), ValueError, "users[0] must be finite"),
+        (dict(table=T.half()), TypeError, "table must be float32"),
+        (dict(candidates=torch.tensor([6])), IndexError, "candidates contain 6, expected"),
+        (dict(candidates=torch.tensor([1.0])), TypeError, "candidates must be int64"),
+        (dict(exclude=P), ValueError, "exclude and exclude_indptr must be given together"),
+        (dict(exclude=P[:2], exclude_indptr=P[:3]), ValueError, "exclude_indptr must have shape (4,)"),
+        (dict(exclude=P[:1], exclude_indptr=P), ValueError, "exclude_indptr must rise from 0 to 1"),
+        (dict(exclude=P[:2] + 6, exclude_indptr=P), IndexError, "exclude[0] is 6"),
+    ],
+)
+def test_rejects(change: dict, error: type[Exception], named: str) -> None:
+    arguments = dict(users=U, table=T, n=2) | change
+    with pytest.raises(error) as caught:
+        ops.gathered_score(**arguments)
+    assert named in str(caught.value)
+
+
+def test_opcheck() -> None:
+    op = torch.ops.peel_ext.gathered_score.default
+    torch.library.opcheck(op, (U, T, 2, None, None, None))
+    torch.library.opcheck(op, (U, T, 9, torch.tensor([0, 3]), P, torch.tensor([0, 1])))
+    pee = make_packed(PlanesLayout(), torch.Generator().manual_seed(0))
+    buffer = torch.from_numpy(pee.buffer.copy())
+    torch.library.opcheck(op, (torch.rand(2, 20), buffer, 3, None, None, None))

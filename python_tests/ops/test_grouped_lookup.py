@@ -1,0 +1,293 @@
+"""grouped_lookup against its reference, forward and backward, and its contract."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from peel_ext import _core, ops, reference
+from peel_ext.format import ColumnsLayout, Layout, PlanesLayout
+from peel_ext.format.quantizer import centroid_table
+from peel_ext.format.store import BlockStore
+
+LAYOUTS: dict[str, Layout | None] = {
+    "dense": None,
+    "planes": PlanesLayout(),
+    "planes-1-3": PlanesLayout((1, 3)),
+    "planes-8": PlanesLayout((8,)),
+    "columns-float32": ColumnsLayout(4, "float32"),
+    "columns-float16": ColumnsLayout(3, "float16"),
+    "columns-int8": ColumnsLayout(5, "int8"),
+}
+NUM_GROUPS = 3
+
+
+def make_table(
+    layout: Layout | None, generator: torch.Generator, dim: int = 10, rows: int = 23,
+    rotated: bool = False,
+) -> tuple[torch.Tensor, dict]:  # fmt: skip
+    def rand(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    weight, refinement = rand(rows, dim), rand(6, dim)
+    slot = torch.full((NUM_GROUPS, rows), -1, dtype=torch.int32)
+    slot[0, [2, 5]] = torch.tensor([0, 1], dtype=torch.int32)
+    slot[2, [2, 7, 8, 9]] = torch.tensor([2, 3, 4, 5], dtype=torch.int32)
+    owner = torch.tensor([2, 5, 2, 7, 8, 9])
+    table = dict(refinement=refinement, refinement_slot=slot, num_groups=NUM_GROUPS)
+    if layout is not None:
+        store, scales = layout.encode(torch.cat([weight, weight[owner] + refinement]).numpy())
+        layers = layout.num_layers(dim)
+        held = torch.randint(0, 1 << layers, (NUM_GROUPS, 4), generator=generator)
+        held[0, 0], held[1, 0] = 0, (1 << layers) - 1
+        shared = isinstance(layout, ColumnsLayout)
+        item_group = torch.randint(0, 4, (1 if shared else NUM_GROUPS, rows), generator=generator)
+        item_group[0, 1] = -1
+        rotation = torch.linalg.qr(rand(dim, dim)).Q.contiguous() if rotated else None
+        table["blocks"] = BlockStore(
+            layout, torch.from_numpy(store), torch.from_numpy(scales), item_group.int(), held,
+            torch.from_numpy(centroid_table().copy()), rotation,
+        )  # fmt: skip
+    return weight, table
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dim", [5, 8, 9, 16, 31, 64])
+def test_equals_reference_bit_for_bit(layout: str, dim: int, generator) -> None:
+    weight, table = make_table(LAYOUTS[layout], generator, dim)
+    for count in (0, 1, 7, 600):
+        indices = torch.randint(0, 23, (count,), generator=generator)
+        groups = torch.randint(0, NUM_GROUPS, (count,), generator=generator)
+        got = ops.grouped_lookup(weight, indices, groups, **table)
+        assert got.shape == (count, dim)
+        assert torch.equal(got, reference.grouped_lookup(weight, indices, groups, **table))
+
+
+@pytest.mark.parametrize("rotated", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_gradients_equal_those_of_the_reference(layout: str, rotated: bool, generator) -> None:
+    if rotated and LAYOUTS[layout] is None:
+        pytest.skip("a dense table is never rotated")
+    weight, table = make_table(LAYOUTS[layout], generator, rotated=rotated)
+    indices = torch.randint(0, 23, (40, 3), generator=generator)
+    groups = torch.randint(0, NUM_GROUPS, (40,), generator=generator)
+    upstream = torch.randn(40, 3, 10, generator=generator)
+    for options in ({}, dict(padding_idx=2), dict(scale_grad_by_freq=True)):
+        results = []
+        for lookup in (ops.grouped_lookup, reference.grouped_lookup):
+            leaves = [weight.clone().requires_grad_(), table["refinement"].clone().requires_grad_()]
+            own = {**table, "refinement": leaves[1]}
+            out = lookup(leaves[0], indices, groups, **own, **options)
+            results.append((out.detach(), *torch.autograd.grad(out, leaves, upstream)))
+        for got, want in zip(*results, strict=True):
+            assert torch.equal(got, want)
+        assert results[0][1].abs().sum() > 0
+
+
+def test_sparse_gradient_is_the_dense_one(generator) -> None:
+    weight, table = make_table(PlanesLayout(), generator)
+    weight.requires_grad_()
+    indices = torch.tensor([4, 4, 2, 11, 4])
+    groups = torch.tensor([0, 1, 1, 2, 1])
+    dense, sparse = (
+        torch.autograd.grad(
+            ops.grouped_lookup(weight, indices, groups, **table, padding_idx=2, sparse=flag).square()
+            .sum(), weight,
+        )[0]
+        for flag in (False, True)
+    )  # fmt: skip
+    assert sparse.is_sparse
+    assert torch.equal(sparse.to_dense(), dense)
+
+
+def test_second_derivative(generator) -> None:
+    weight, table = make_table(ColumnsLayout(4), generator)
+    indices = torch.tensor([4, 4, 2, 1])
+    groups = torch.tensor([0, 1, 1, 2])
+    penalties = []
+    for lookup in (ops.grouped_lookup, _differentiable_reference):
+        leaf = weight.clone().requires_grad_()
+        out = lookup(leaf, indices, groups, **table)
+        scale = torch.full((4, 10), 2.0, requires_grad=True)
+        (grad,) = torch.autograd.grad((out * scale).sum(), leaf, create_graph=True)
+        penalties.append(torch.autograd.grad(grad.square().sum(), scale)[0])
+    assert torch.allclose(*penalties)
+    assert penalties[0].abs().sum() > 0
+
+
+def _differentiable_reference(weight, indices, groups, **table):
+    item_group, held = table["blocks"].item_group, table["blocks"].held
+    which = item_group[0, indices].long()
+    masks = torch.where(which < 0, 0, held[groups, which.clamp(min=0)])[:, None]
+    return weight[indices] * (masks >> (torch.arange(10) // 4) & 1)
+
+
+def test_groups_broadcast(generator) -> None:
+    weight, table = make_table(PlanesLayout(), generator)
+    indices = torch.randint(0, 23, (4, 5), generator=generator)
+    groups = torch.tensor([0, 1, 2, 1])
+    spread = groups[:, None].expand(4, 5)
+    want = ops.grouped_lookup(weight, indices, spread, **table)
+    assert torch.equal(ops.grouped_lookup(weight, indices, groups, **table), want)
+    assert torch.equal(ops.grouped_lookup(weight, indices[0], 2, **table),
+                       ops.grouped_lookup(weight, indices[0], torch.full((5,), 2), **table))  # fmt: skip
+    scalar = ops.grouped_lookup(weight, torch.tensor(3), torch.tensor(1), **table)
+    assert scalar.shape == (10,)
+
+
+def test_dtypes_and_strides(generator) -> None:
+    wide = torch.randn(46, 30, generator=generator)
+    indices = torch.randint(0, 23, (8, 6), generator=generator)
+    for weight in (wide[::2, :10], wide[:23, ::3], wide.T[:23, :10]):
+        weight = weight if weight.shape[0] == 23 else wide[:23, :10]
+        for picked in (indices, indices.int(), indices[:, ::2], indices.T):
+            assert torch.equal(ops.grouped_lookup(weight, picked), weight[picked.long()])
+
+
+def test_threads_and_repeats_agree(generator) -> None:
+    weight, table = make_table(PlanesLayout(), generator, dim=64, rotated=True)
+    weight.requires_grad_()
+    indices = torch.randint(0, 23, (3000,), generator=generator)
+    groups = torch.randint(0, NUM_GROUPS, (3000,), generator=generator)
+    before, results = _core.num_threads(), []
+    try:
+        for threads in (1, 2, 5, 1):
+            _core.set_num_threads(threads)
+            out = ops.grouped_lookup(weight, indices, groups, **table)
+            results.append((out.detach(), torch.autograd.grad(out.square().sum(), weight)[0]))
+    finally:
+        _core.set_num_threads(before)
+    for out, grad in results:
+        assert torch.equal(out, results[0][0])
+        assert torch.equal(grad, results[0][1])
+
+
+@pytest.mark.parametrize("isa", _core.isas())
+def test_every_instruction_set_agrees(isa: str) -> None:
+    code = (
+        "import torch, sys; sys.path.insert(0, sys.argv[1]);"
+        "from test_grouped_lookup import make_table, LAYOUTS;"
+        "from peel_ext import ops, reference, _core;"
+        f"assert _core.isa() == {isa!r};"
+        "g = torch.Generator().manual_seed(5);"
+        "pairs = torch.randint(0, 23, (300,), generator=g), torch.randint(0, 3, (300,), generator=g);"
+        "tables = [make_table(l, g, d, rotated=l is not None) for l in LAYOUTS.values() for d in (9, 64)];"
+        "assert all(torch.equal(ops.grouped_lookup(w, *pairs, **t),"
+        " reference.grouped_lookup(w, *pairs, **t)) for w, t in tables)"
+    )
+    subprocess.run(
+        [sys.executable, "-P", "-c", code, str(Path(__file__).parent)],
+        check=True,
+        env={**os.environ, "PEEL_ISA": isa},
+    )
+
+
+def test_unknown_instruction_set_is_named() -> None:
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", "from peel_ext import _core; _core.isa()"],
+        capture_output=True, text=True, env={**os.environ, "PEEL_ISA": "mmx"},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "PEEL_ISA is 'mmx'" in done.stderr
+
+
+I5 = torch.arange(5)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "named"),
+    [
+        (dict(indices=torch.tensor([1, 23])), IndexError, "indices contain 23 at flat position 1"),
+        (dict(indices=torch.tensor([-1])), IndexError, "indices contain -1"),
+        (dict(indices=I5.float()), TypeError, "indices must be an int32 or int64 tensor, got"),
+        (dict(indices=[1, 2]), TypeError, "indices must be"),
+        (dict(groups=3), IndexError, "groups contain 3, expected values in [0, 3)"),
+        (dict(groups=torch.tensor([0, 0, 0, 0, -2])), IndexError, "groups contain -2"),
+        (dict(groups=torch.tensor([0, 1])), ValueError, "groups must have the shape of indices"),
+        (dict(groups=I5.float()), TypeError, "groups must be int32 or int64"),
+        (dict(groups=1.5), TypeError, "groups must be an int or a tensor"),
+        (dict(weight=torch.rand(23, 10).double()), TypeError, "weight must be float32, got float64"),
+        (dict(weight=torch.rand(23)), ValueError, "weight must have 2 dimensions"),
+        (dict(refinement=None), ValueError, "refinement and refinement_slot"),
+        (dict(refinement=torch.rand(6, 9)), ValueError, "refinement must have shape"),
+        (dict(refinement_slot=torch.zeros(3, 23)), TypeError, "refinement_slot must be int32"),
+        (dict(num_groups=0), ValueError, "num_groups must be at least 1"),
+    ],
+)
+def test_rejects(change: dict, error: type[Exception], named: str) -> None:
+    weight, table = make_table(PlanesLayout(), torch.Generator().manual_seed(0))
+    arguments = dict(weight=weight, indices=I5, groups=1, **table) | change
+    with pytest.raises(error) as caught:
+        ops.grouped_lookup(**arguments)
+    assert named in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "error", "named"),
+    [
+        ("store", torch.zeros(29, 3, dtype=torch.uint8), ValueError, "blocks.store must have shape"),
+        ("scales", torch.zeros(29, 1), TypeError, "blocks.scales must be float16"),
+        ("item_group", torch.zeros(2, 23, dtype=torch.int32), ValueError, "blocks.item_group"),
+        ("item_group", torch.full((3, 23), 4, dtype=torch.int32), IndexError, "blocks.item_group"),
+        ("held", torch.zeros(3, 4), TypeError, "blocks.held must be int64"),
+        ("centroids", torch.zeros(5), ValueError, "blocks.centroids"),
+        ("rotation", torch.zeros(9, 9), ValueError, "blocks.rotation must have shape"),
+    ],
+)
+def test_rejects_blocks(field: str, value: torch.Tensor, error: type[Exception], named: str) -> None:
+    weight, table = make_table(PlanesLayout(), torch.Generator().manual_seed(0))
+    table["blocks"] = replace(table["blocks"], **{field: value})
+    with pytest.raises(error) as caught:
+        ops.grouped_lookup(weight, I5, 1, **table)
+    assert named in str(caught.value)
+
+
+def test_rejects_a_slot_beyond_the_refinement() -> None:
+    weight, table = make_table(None, torch.Generator().manual_seed(0))
+    table["refinement_slot"][1, 3] = 6
+    with pytest.raises(IndexError, match="refinement_slot of index 3"):
+        ops.grouped_lookup(weight, I5, 1, **table)
+
+
+@pytest.mark.parametrize("layout", ["dense", "planes", "columns-int8"])
+def test_opcheck(layout: str, generator) -> None:
+    weight, table = make_table(LAYOUTS[layout], generator)
+    geometry, tensors = [0, 0, 0], [None] * 6
+    if "blocks" in table:
+        from peel_ext.format.layout import VALUE_TYPES
+
+        blocks = table["blocks"]
+        geometry = [blocks.layout.code, VALUE_TYPES.index(blocks.layout.value_type)]
+        geometry += [blocks.layout.block_dim, *blocks.layout.layer_bits]
+        tensors = [blocks.store, blocks.scales, blocks.item_group, blocks.held, blocks.centroids]
+        tensors += [blocks.rotation]
+    pairs = (torch.tensor([1, 2, 2]), torch.tensor([0, 2, 2]), 0, NUM_GROUPS)
+    arguments = (
+        weight.requires_grad_(), *pairs, table["refinement"].requires_grad_(),
+        table["refinement_slot"], geometry, *tensors, -1, False,
+    )  # fmt: skip
+    torch.library.opcheck(torch.ops.peel_ext.grouped_lookup.default, arguments)
+    arguments = (
+        torch.rand(3, 10, requires_grad=True), *pairs, torch.tensor([1, -1, 2]), 23, True, 23,
+        geometry, *tensors[2:4],
+    )  # fmt: skip
+    torch.library.opcheck(torch.ops.peel_ext.grouped_lookup_backward.default, arguments)
+
+
+def test_compiles_with_gradients(generator) -> None:
+    weight, table = make_table(PlanesLayout(), generator)
+    weight.requires_grad_()
+    indices, groups = torch.tensor([1, 2, 2]), torch.tensor([0, 2, 2])
+
+    def loss(w):
+        return ops.grouped_lookup(w, indices, groups, **table).square().sum()
+
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    want = torch.autograd.grad(loss(weight), weight)[0]
+    assert torch.equal(torch.autograd.grad(compiled(weight), weight)[0], want)

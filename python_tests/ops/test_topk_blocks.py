@@ -1,0 +1,150 @@
+"""topk_blocks against its reference, and its contract."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from peel_ext import _core, ops, reference
+
+SIZES = [0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 63, 64, 65, 1000]
+
+
+def tied_weights(generator: torch.Generator, groups: int, n: int, dtype: torch.dtype):
+    values = torch.randint(-3, 4, (groups, n), generator=generator).to(dtype) / 2
+    signs = torch.randint(0, 2, (groups, n), generator=generator) * 2 - 1
+    return values * signs  # both zeros, many ties
+
+
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_by_count_equals_reference(n: int, dtype: torch.dtype, generator) -> None:
+    weights = tied_weights(generator, 3, n, dtype)
+    for k in {0, n // 3, max(n - 1, 0), n}:
+        assert torch.equal(ops.topk_blocks(weights, k), reference.topk_blocks(weights, k))
+
+
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("shared", [True, False])
+def test_by_budget_equals_reference(n: int, shared: bool, generator) -> None:
+    weights = tied_weights(generator, 3, n, torch.float32)
+    costs = torch.randint(1, 5, (1 if shared else 3, n), generator=generator)
+    for budget in (0, 1, n, 2 * n, 10 * n):
+        got = ops.topk_blocks(weights, costs=costs, budget_bytes=budget)
+        want = reference.topk_blocks(weights, costs=costs, budget_bytes=budget)
+        assert torch.equal(got, want)
+    each = torch.tensor([0, n, 10 * n])
+    got = ops.topk_blocks(weights, costs=costs, budget_bytes=each)
+    assert torch.equal(got, reference.topk_blocks(weights, costs=costs, budget_bytes=each))
+
+
+def test_smaller_budget_keeps_a_prefix(generator) -> None:
+    weights = torch.rand(4, 200, generator=generator)
+    costs = torch.randint(1, 100, (200,), generator=generator)
+    before = ops.topk_blocks(weights, costs=costs, budget_bytes=0)
+    assert (before == -1).all()
+    for budget in range(0, 11_000, 500):
+        now = ops.topk_blocks(weights, costs=costs, budget_bytes=budget)
+        kept = before >= 0
+        assert torch.equal(now[kept], before[kept])
+        spent = torch.where(now >= 0, costs[now.clamp(min=0)], 0).sum(dim=1)
+        assert (spent <= budget).all()
+        before = now
+
+
+def test_stops_at_the_first_that_does_not_fit() -> None:
+    weights, costs = torch.tensor([9.0, 8.0, 1.0]), torch.tensor([3, 4, 1])
+    # Per byte: 3, 2, 1. With 5 bytes block 1 does not fit; block 2 would, but comes after it.
+    got = ops.topk_blocks(weights, costs=costs, budget_bytes=5)
+    assert got.tolist() == [0, -1, -1]
+
+
+def test_ties_go_to_the_lower_index() -> None:
+    assert ops.topk_blocks(torch.tensor([0.0, -0.0, 1.0, -0.0]), 4).tolist() == [2, 0, 1, 3]
+    got = ops.topk_blocks(torch.tensor([2.0, 4.0, 1.0]), costs=torch.tensor([2, 4, 1]), budget_bytes=6)
+    assert got.tolist() == [0, 1, -1]
+
+
+def test_infinite_weights_are_ordered() -> None:
+    weights = torch.tensor([0.0, -math.inf, math.inf])
+    assert ops.topk_blocks(weights, 3).tolist() == [2, 0, 1]
+
+
+def test_strided_views(generator) -> None:
+    wide = torch.rand(6, 40, generator=generator)
+    for view in (wide[::2], wide[:, 5:25], wide[:, ::2], wide.T):
+        assert torch.equal(ops.topk_blocks(view, 5), reference.topk_blocks(view, 5))
+    costs = torch.randint(1, 9, (80,), generator=generator)[::2]
+    got = ops.topk_blocks(wide, costs=costs, budget_bytes=50)
+    assert torch.equal(got, reference.topk_blocks(wide, costs=costs, budget_bytes=50))
+
+
+def test_repeats_and_threads_agree(generator) -> None:
+    weights = tied_weights(generator, 9, 5000, torch.float32)
+    before = _core.num_threads()
+    try:
+        results = []
+        for threads in (1, 2, 4):
+            _core.set_num_threads(threads)
+            results += [ops.topk_blocks(weights, 100) for _ in range(2)]
+    finally:
+        _core.set_num_threads(before)
+    assert all(torch.equal(result, results[0]) for result in results)
+
+
+W = torch.rand(2, 5)
+C = torch.ones(5, dtype=torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "named"),
+    [
+        (dict(weights=W, k=6), ValueError, "k must be between 0 and 5, got 6"),
+        (dict(weights=W, k=-1), ValueError, "k must be"),
+        (dict(weights=W, k=2.0), TypeError, "k must be an integer, got 2.0"),
+        (dict(weights=W, k=True), TypeError, "k must be an integer"),
+        (dict(weights=W.half(), k=1), TypeError, "weights must be float32 or float64, got float16"),
+        (dict(weights=[1.0], k=1), TypeError, "weights must be a tensor, got list"),
+        (dict(weights=W[None], k=1), ValueError, "weights must have 2 dimensions"),
+        (dict(weights=W), ValueError, "either k, or costs and budget_bytes"),
+        (dict(weights=W, k=1, costs=C, budget_bytes=1), ValueError, "k cannot be combined"),
+        (dict(weights=W, costs=C[:3], budget_bytes=1), ValueError, "costs must have shape"),
+        (dict(weights=W, costs=C.int(), budget_bytes=1), TypeError, "costs must be int64"),
+        (dict(weights=W, costs=C * 0, budget_bytes=1), ValueError, "costs must be at least 1, got 0"),
+        (dict(weights=W, costs=C, budget_bytes=-1), ValueError, "budget_bytes must be"),
+        (dict(weights=W, costs=C, budget_bytes=1.5), TypeError, "budget_bytes must be an integer"),
+        (dict(weights=W, costs=C, budget_bytes=C), ValueError, "budget_bytes must have shape"),
+        (
+            dict(weights=W, costs=C, budget_bytes=torch.tensor([1, -2])),
+            ValueError,
+            "budget_bytes must be at least 0, got -2",
+        ),
+    ],
+)
+def test_rejects(arguments: dict, error: type[Exception], named: str) -> None:
+    with pytest.raises(error) as caught:
+        ops.topk_blocks(**arguments)
+    assert named in str(caught.value)
+
+
+def test_refuses_nan_and_names_it() -> None:
+    weights = torch.rand(3, 4)
+    weights[2, 1] = math.nan
+    weights[2, 3] = math.nan
+    with pytest.raises(ValueError, match=r"weights\[2, 1\] is NaN"):
+        ops.topk_blocks(weights, 2)
+    with pytest.raises(ValueError, match=r"weights\[2, 1\] is NaN"):
+        ops.topk_blocks(weights, costs=torch.ones(4, dtype=torch.int64), budget_bytes=3)
+
+
+def test_opcheck() -> None:
+    op = torch.ops.peel_ext.topk_blocks.default
+    torch.library.opcheck(op, (W, 2, None, None))
+    torch.library.opcheck(op, (W, None, C[None], torch.tensor([2, 3])))
+
+
+def test_compiles() -> None:
+    compiled = torch.compile(lambda w: ops.topk_blocks(w, 3), backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(W), ops.topk_blocks(W, 3))

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from peel_ext.train.losses import full_softmax_loss
+
+SEED = 7
+
+
+def plain_loss(
+    users: Tensor,
+    items: Tensor,
+    indptr: Tensor,
+    positives: Tensor,
+    temperature: float,
+    weights: Tensor,
+) -> Tensor:
+    log_shares = torch.log_softmax(users @ items.T / temperature, dim=1)  # [num_users, num_items]
+    losses = [
+        -log_shares[user, positives[indptr[user] : indptr[user + 1]]].mean()
+        for user in range(len(users))
+    ]
+    return (torch.stack(losses) * weights).sum() / weights.sum()
+
+
+def make_case(
+    counts: list[int], num_items: int, dim: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    print(f"seed {SEED}")
+    generator = torch.Generator().manual_seed(SEED)
+    users = F.normalize(torch.randn(len(counts), dim, generator=generator, dtype=dtype))
+    items = F.normalize(torch.randn(num_items, dim, generator=generator, dtype=dtype))
+    indptr = torch.tensor([0, *counts]).cumsum(0)
+    positives = torch.cat([torch.randperm(num_items, generator=generator)[:n] for n in counts])
+    weights = torch.rand(len(counts), generator=generator, dtype=dtype) + 0.1
+    return users.requires_grad_(), items.requires_grad_(), indptr, positives, weights
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 3 * 23 * 4, 2**24])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+def test_loss_and_gradients_equal_the_plain_formula(
+    chunk_bytes: int, dtype: torch.dtype, tolerance: float
+) -> None:
+    users, items, indptr, positives, weights = make_case([1, 4, 23, 2, 7], 23, 6, dtype)
+
+    expected = plain_loss(users, items, indptr, positives, 0.1, weights)
+    expected_gradients = torch.autograd.grad(3 * expected, (users, items))
+    loss = full_softmax_loss(users, items, indptr, positives, 0.1, weights, chunk_bytes=chunk_bytes)
+    gradients = torch.autograd.grad(3 * loss, (users, items))
+
+    torch.testing.assert_close(loss, expected, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(gradients, expected_gradients, rtol=tolerance, atol=tolerance)
+
+
+def test_gradients_pass_the_finite_difference_check() -> None:
+    users, items, indptr, positives, weights = make_case([2, 1, 3], 5, 3, torch.float64)
+
+    assert torch.autograd.gradcheck(
+        lambda u, i: full_softmax_loss(u, i, indptr, positives, 0.5, weights, chunk_bytes=80),
+        (users, items),
+    )
+
+
+def test_equal_weights_are_the_default() -> None:
+    users, items, indptr, positives, weights = make_case([2, 1, 3], 5, 3, torch.float64)
+
+    torch.testing.assert_close(
+        full_softmax_loss(users, items, indptr, positives, 0.1),
+        full_softmax_loss(users, items, indptr, positives, 0.1, 4 * torch.ones_like(weights)),
+    )
+
+
+def test_a_repeated_positive_counts_twice() -> None:
+    users, items, _, _, _ = make_case([1, 1], 5, 3, torch.float64)
+    indptr, positives = torch.tensor([0, 3, 4]), torch.tensor([2, 2, 4, 0])
+
+    expected = plain_loss(users, items, indptr, positives, 0.1, torch.ones(2))
+    loss = full_softmax_loss(users, items, indptr, positives, 0.1)
+
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(loss, (users, items)), torch.autograd.grad(expected, (users, items))
+    )
+
+
+def test_low_temperatures_do_not_overflow() -> None:
+    users, items, indptr, positives, weights = make_case([1, 4, 2], 23, 6, torch.float32)
+
+    loss = full_softmax_loss(users, items, indptr, positives, 1e-3, weights)
+    loss.backward()  # type: ignore[no-untyped-call]
+
+    expected = plain_loss(users, items, indptr, positives, 1e-3, weights)
+    torch.testing.assert_close(loss, expected)
+    assert users.grad is not None
+    assert users.grad.isfinite().all()
+
+
+def test_only_one_side_may_want_a_gradient() -> None:
+    users, items, indptr, positives, _ = make_case([1, 4, 2], 23, 6, torch.float64)
+
+    full_softmax_loss(users.detach(), items, indptr, positives, 0.1).backward()  # type: ignore[no-untyped-call]
+    without = full_softmax_loss(users.detach(), items.detach(), indptr, positives, 0.1)
+
+    assert users.grad is None
+    assert items.grad is not None
+    assert not without.requires_grad
+
+
+def test_no_tensor_is_larger_than_the_limit() -> None:
+    users, items, indptr, positives, _ = make_case([1] * 300, 500, 4, torch.float32)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        full_softmax_loss(users, items, indptr, positives, 0.1, chunk_bytes=40_000).backward()  # type: ignore[no-untyped-call]
+
+    largest = max(abs(event.cpu_memory_usage) for event in profile.events())
+    assert largest <= 2 * 40_000  # two score matrices; users x items would be 600,000
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"indptr": torch.tensor([0, 1, 1])}, "at least one positive"),
+        ({"indptr": torch.tensor([0, 2])}, r"shape \(3,\)"),
+        ({"indptr": torch.tensor([0, 1, 3])}, "2 positives"),
+        ({"temperature": 0.0}, "temperature"),
+        ({"weights": torch.ones(3)}, "weights"),
+        ({"items": torch.ones(5, 2)}, "equal width"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(change: dict[str, object], message: str) -> None:
+    users, items, indptr, positives, _ = make_case([1, 1], 5, 3, torch.float32)
+    arguments = {"users": users, "items": items, "indptr": indptr, "positives": positives}
+    if message == "at least one positive":
+        arguments["positives"] = positives[:1]
+
+    with pytest.raises(ValueError, match=message):
+        full_softmax_loss(**{**arguments, "temperature": 0.1, **change})  # type: ignore[arg-type]

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from peel_ext.config import PretrainingConfig
+from peel_ext.errors import DataError, PeelError
+from peel_ext.train.pretraining import pretrain
+
+SEED = 3
+SMALL = PretrainingConfig(embedding_dim=8, epochs=3, steps_per_epoch=4, seed=SEED)
+
+
+def to_csr(lists: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    indptr = np.cumsum([0, *map(len, lists)], dtype=np.int64)
+    return indptr, np.array([item for items in lists for item in items], dtype=np.int64)
+
+
+def make_two_tastes(
+    num_users: int = 200, num_items: int = 100
+) -> tuple[list[list[int]], NDArray[np.int64]]:
+    """Users of either taste like one half of the items; the last item of each is held out.
+
+    A few items of both halves are liked by many, so that popularity has something to say.
+    """
+    print(f"seed {SEED}")
+    generator = np.random.default_rng(SEED)
+    half = num_items // 2
+    popularity = 1 / np.arange(5, 5 + half)
+    popularity /= popularity.sum()
+    lists, held_out = [], []
+    for user in range(num_users):
+        taste = user % 2
+        liked = taste * half + generator.choice(half, size=9, replace=False, p=popularity)
+        lists.append(sorted(liked[:-1].tolist()))
+        held_out.append(liked[-1])
+    return lists, np.array(held_out)
+
+
+def recall(
+    scores: NDArray[np.floating], lists: Sequence[Sequence[int]], held_out: NDArray[np.int64]
+) -> float:
+    """Share of users whose held-out item is among the first 10."""
+    scores = scores.copy()
+    for user, items in enumerate(lists):
+        scores[user, items] = -np.inf
+    top = np.argsort(-scores, axis=1)[:, :10]
+    return float((top == held_out[:, None]).any(axis=1).mean())
+
+
+def test_held_out_items_rank_above_chance_and_popularity() -> None:
+    lists, held_out = make_two_tastes()
+    indptr, item_rows = to_csr(lists)
+    popularity = np.bincount(item_rows, minlength=100).astype(np.float64)
+
+    users, items = pretrain(indptr, item_rows, 100, PretrainingConfig(embedding_dim=16, seed=SEED))
+
+    learned = recall(users @ items.T, lists, held_out)
+    popular = recall(np.tile(popularity, (len(lists), 1)), lists, held_out)
+    chance = 10 / 92
+    print(f"learned {learned:.3f}, popularity {popular:.3f}, chance {chance:.3f}")
+    assert learned > 1.3 * popular
+    assert learned > 2 * chance
+
+
+def test_one_seed_gives_the_same_bits_and_another_others() -> None:
+    indptr, item_rows = to_csr(make_two_tastes()[0])
+
+    first = pretrain(indptr, item_rows, 100, SMALL)
+    again = pretrain(indptr, item_rows, 100, SMALL)
+    other = pretrain(
+        indptr, item_rows, 100, PretrainingConfig(embedding_dim=8, epochs=3, seed=SEED + 1)
+    )
+
+    for a, b, c in zip(first, again, other, strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert not np.array_equal(a, c)
+
+
+def test_the_global_random_state_is_left_alone() -> None:
+    before = torch.random.get_rng_state(), repr(np.random.get_state())  # noqa: NPY002
+
+    pretrain(*to_csr([[0, 1], [1]]), 3, SMALL)
+
+    assert torch.equal(torch.random.get_rng_state(), before[0])
+    assert repr(np.random.get_state()) == before[1]  # noqa: NPY002
+
+
+def test_vectors_have_the_promised_lengths() -> None:
+    indptr, item_rows = to_csr([[0, 1], [], [0, 2], [0]])
+
+    users, items = pretrain(indptr, item_rows, 4, SMALL)
+
+    degrees = np.array([3, 1, 1, 1])  # item 3 has none and counts as 1
+    assert users.dtype == items.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(users, axis=1), [1, 0, 1, 1], rtol=1e-5)
+    np.testing.assert_allclose(
+        np.linalg.norm(items, axis=1),
+        (degrees / 10) ** SMALL.item_popularity_exponent,
+        rtol=1e-5,
+    )
+
+
+@pytest.mark.parametrize(
+    ("lists", "num_items"),
+    [
+        ([[0]], 1),  # one user, one item
+        ([[0, 1, 2]], 20),  # one user, fewer than dimensions
+        ([[0], [0], [0], [0], [0], [0], [0], [0], [0], [0]], 1),  # one item
+        ([[0, 1], [], [1]], 5),  # nobody touched items 2 to 4
+        ([[], []], 3),  # no interactions at all
+        ([], 3),  # no users
+        ([[], []], 0),  # no items
+        ([[1, 0, 1], [2]], 3),  # unsorted and repeated
+    ],
+)
+def test_awkward_sizes(lists: list[list[int]], num_items: int) -> None:
+    users, items = pretrain(*to_csr(lists), num_items, SMALL)
+
+    assert users.shape == (len(lists), 8)
+    assert items.shape == (num_items, 8)
+    assert np.isfinite(users).all()
+    assert np.isfinite(items).all()
+
+
+def test_an_untouched_item_is_nobodys_favourite() -> None:
+    users, items = pretrain(*to_csr([[0, 1], [1, 2], [0, 2]]), 4, PretrainingConfig(seed=SEED))
+
+    scores = users @ items.T  # [3, 4]
+    assert (scores[:, 3] < scores[:, :3].min(axis=1)).all()
+
+
+def test_progress_counts_every_step() -> None:
+    lists, _ = make_two_tastes()
+    reports: list[tuple[int, int, float]] = []
+
+    pretrain(*to_csr(lists), 100, SMALL, on_progress=lambda *report: reports.append(report))
+
+    assert [(done, total) for done, total, _ in reports] == [(n, 12) for n in range(1, 13)]
+    assert reports[-1][2] < reports[0][2]
+
+
+def test_a_small_data_set_takes_no_more_steps_than_users() -> None:
+    reports: list[tuple[int, int, float]] = []
+
+    pretrain(*to_csr([[0], [1], []]), 2, SMALL, on_progress=lambda *report: reports.append(report))
+
+    assert reports[-1][:2] == (2 * SMALL.epochs, 2 * SMALL.epochs)
+
+
+def test_a_diverging_run_says_so() -> None:
+    config = PretrainingConfig(embedding_dim=8, learning_rate=1e38, seed=SEED)
+
+    with pytest.raises(PeelError, match=r"diverged.*lower learning rate"):
+        pretrain(*to_csr(make_two_tastes()[0]), 100, config)
+
+
+def test_an_interruption_goes_through() -> None:
+    def interrupt(done: int, total: int, loss: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(*to_csr([[0, 1], [1]]), 2, SMALL, on_progress=interrupt)
+
+
+def test_malformed_interactions_are_refused() -> None:
+    with pytest.raises(DataError, match="rise from 0"):
+        pretrain(np.array([0, 2]), np.array([0]), 3, SMALL)
+    with pytest.raises(DataError, match=r"\[0, 3\)"):
+        pretrain(np.array([0, 1]), np.array([3]), 3, SMALL)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"embedding_dim": 0},
+        {"num_layers": -1},
+        {"temperature": 0.0},
+        {"learning_rate": float("nan")},
+        {"user_weight_exponent": float("inf")},
+    ],
+)
+def test_settings_out_of_range_are_refused(change: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(change))):
+        PretrainingConfig(**change)  # type: ignore[arg-type]
