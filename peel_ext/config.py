@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -55,3 +55,78 @@ class PretrainingConfig:
         for name in ("user_weight_exponent", "item_popularity_exponent"):
             if not math.isfinite(getattr(self, name)):
                 raise ValueError(f"{name} must be finite, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class ClusteringConfig:
+    """Stage 2, user groups.
+
+    Attributes:
+        num_groups: how many; 0 derives it from ``users_per_group``.
+        users_per_group: users a group should have on average.
+        max_groups: never more than this.
+        max_iterations: of k-means.
+        seed: of the start.
+    """
+
+    num_groups: int = 0
+    users_per_group: int = 128
+    max_groups: int = 256
+    max_iterations: int = 50
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ExposureConfig:
+    """What a row is worth to a user group; see :mod:`peel_ext.train.exposure`.
+
+    Attributes:
+        depth: length of each user's list of unseen items.
+        cutoff: rank at which an item is worth half.
+        slope: how fast worth falls around the cutoff, in ranks.
+        group_popularity_weight: share of one interaction of the group.
+        popularity_weight: share of one interaction of anybody.
+    """
+
+    depth: int = 100
+    cutoff: float = 20.0
+    slope: float = 5.0
+    group_popularity_weight: float = 1e-3
+    popularity_weight: float = 1e-6
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """How interactions are split when no test file is given.
+
+    Attributes:
+        test_share: of each user's interactions.
+        target: ``"test"``, or ``"validation"`` to carve the target of evaluation from the training
+            interactions and never look at the test ones.
+        validation_share: of each user's training interactions, with target ``"validation"``.
+        seed: of the split.
+    """
+
+    test_share: float = 0.2
+    target: str = "test"
+    validation_share: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.target not in ("test", "validation"):
+            raise ValueError(f"target must be 'test' or 'validation', got {self.target!r}")
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """All settings of a run.
+
+    Attributes:
+        layout: of the blocks, ``"planes"`` or ``"columns"``.
+    """
+
+    split: SplitConfig = field(default_factory=SplitConfig)
+    pretraining: PretrainingConfig = field(default_factory=PretrainingConfig)
+    clustering: ClusteringConfig = field(default_factory=ClusteringConfig)
+    exposure: ExposureConfig = field(default_factory=ExposureConfig)
+    layout: str = "planes"

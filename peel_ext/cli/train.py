@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     base = PipelineConfig()
     pretraining = {"seed": options.seed}
     if options.epochs is not None:
-        pretraining["num_epochs"] = options.epochs
+        pretraining["epochs"] = options.epochs
     config = PipelineConfig(
         split=dataclasses.replace(base.split, target=options.target, seed=options.seed),
         pretraining=dataclasses.replace(base.pretraining, **pretraining),

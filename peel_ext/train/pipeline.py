@@ -16,13 +16,16 @@ import torch
 from numpy.typing import NDArray
 
 from peel_ext.config import PipelineConfig, SplitConfig
-from peel_ext.data import IdMap, Interactions, read_split, split_random
+from peel_ext.data import IdMap, Interactions, make_interactions, read_split, split_random
 from peel_ext.errors import DataError, RunError
 from peel_ext.nn import ElasticEmbedding
 from peel_ext.train.clustering import cluster_users
 from peel_ext.train.exposure import measure_exposure
 from peel_ext.train.pretraining import pretrain
 from peel_ext.train.run_folder import RunFolder, fingerprint
+
+#: In the place of a path: a small data set the package makes itself.
+SYNTHETIC = "synthetic"
 
 #: Called with the stage, steps done, steps in all (0: unknown) and a short remark.
 Progress = Callable[[str, int, int, str], None]
@@ -43,7 +46,12 @@ def split_interactions(
     Raises:
         DataError: nothing is left to train on.
     """
-    train, test = read_split(data)
+    train: Interactions
+    test: Interactions | None
+    if data == SYNTHETIC:
+        train, test = make_interactions(), None
+    else:
+        train, test = read_split(data)
     if test is None:
         train, test = split_random(train, test_share=config.test_share, seed=config.seed)
     train = train.deduplicated()

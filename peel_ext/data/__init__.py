@@ -1,0 +1,16 @@
+"""Interactions of users with items: reading, id maps, splits, and a synthetic source. NumPy only."""
+
+from peel_ext.data.interactions import IdMap, Interactions
+from peel_ext.data.readers import read_interactions, read_split
+from peel_ext.data.splits import split_random
+from peel_ext.data.synthetic import SyntheticConfig, make_interactions
+
+__all__ = [
+    "IdMap",
+    "Interactions",
+    "SyntheticConfig",
+    "make_interactions",
+    "read_interactions",
+    "read_split",
+    "split_random",
+]

@@ -1,0 +1,167 @@
+"""Interactions in memory: rows instead of ids, and the maps between the two."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from peel_ext.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class IdMap:
+    """Ids of users or items and their rows 0, 1, ...
+
+    Attributes:
+        ids: int64, or objects of type str, distinct and ascending; the position is the row.
+    """
+
+    ids: NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def holds_integers(self) -> bool:
+        """Whether ids are integers, not strings."""
+        return self.ids.dtype.kind == "i"
+
+    @classmethod
+    def from_values(cls, values: Sequence[int | str] | NDArray[Any]) -> tuple[IdMap, NDArray[np.int64]]:
+        """The map of the distinct values, and the row of each.
+
+        Args:
+            values: integers, or strings.
+
+        Raises:
+            DataError: values of another or of mixed type.
+        """
+        array = np.asarray(values) if isinstance(values, np.ndarray) else _as_array(values)
+        if array.dtype.kind in "iu":
+            if array.dtype == np.uint64 and array.size and int(array.max()) >= 1 << 63:
+                raise DataError(f"ids must be below 2^63, got {int(array.max())}")
+            ids, rows = np.unique(array.astype(np.int64), return_inverse=True)
+            return cls(ids), rows.astype(np.int64)
+        # A fixed-width array would give every id the bytes of the longest; objects are shared.
+        names = array.tolist()
+        distinct = sorted(set(names))
+        row_of = {name: row for row, name in enumerate(distinct)}
+        rows = np.fromiter((row_of[name] for name in names), np.int64, count=len(names))
+        return cls(_objects(distinct)), rows
+
+    def to_rows(self, ids: Sequence[int | str] | NDArray[Any]) -> NDArray[np.int64]:
+        """Rows int64 of ids.
+
+        Raises:
+            DataError: an id that is not in the map.
+        """
+        wanted = ids if isinstance(ids, np.ndarray) else _as_array(ids)
+        if wanted.size == 0:
+            return np.zeros(0, dtype=np.int64)
+        if (wanted.dtype.kind in "iu") != self.holds_integers:
+            kind = "integers" if self.holds_integers else "strings"
+            raise DataError(f"id {wanted.tolist()[0]!r} is not known: ids are {kind}")
+        at = np.searchsorted(self.ids, wanted)
+        known = at < len(self.ids)
+        known[known] = self.ids[at[known]] == wanted[known]
+        if not known.all():
+            raise DataError(f"id {wanted.tolist()[int(np.argmin(known))]!r} is not known")
+        return at.astype(np.int64)
+
+    def to_ids(self, rows: Sequence[int] | NDArray[np.int64]) -> list[int | str]:
+        """Ids of rows, as Python integers or strings."""
+        ids: list[int | str] = self.ids[np.asarray(rows, dtype=np.int64)].tolist()
+        return ids
+
+
+def _objects(values: list[str]) -> NDArray[Any]:
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array
+
+
+def _as_array(values: Sequence[int | str]) -> NDArray[Any]:
+    """int64 from integers, objects from strings."""
+    kinds = {type(value) for value in values}
+    if all(issubclass(kind, int | np.integer) and kind is not bool for kind in kinds):
+        try:
+            return np.array([int(value) for value in values], dtype=np.int64)
+        except OverflowError:
+            raise DataError("ids must fit in 64 bits") from None
+    if kinds != {str}:
+        names = ", ".join(sorted(kind.__name__ for kind in kinds))
+        raise DataError(f"ids must be all integers or all strings, got {names}")
+    return _objects([str(value) for value in values])
+
+
+@dataclass(frozen=True, eq=False)
+class Interactions:
+    """Who interacted with what.
+
+    Attributes:
+        user_rows: int64 [m].
+        item_rows: int64 [m].
+        timestamps: float64 [m] or None, in the unit of the data.
+        users: ids of the users.
+        items: ids of the items.
+
+    Raises:
+        ValueError: arrays of different length, or rows outside their map.
+    """
+
+    user_rows: NDArray[np.int64]
+    item_rows: NDArray[np.int64]
+    timestamps: NDArray[np.float64] | None
+    users: IdMap
+    items: IdMap
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.user_rows), len(self.item_rows)}
+        if self.timestamps is not None:
+            lengths.add(len(self.timestamps))
+        if len(lengths) > 1:
+            raise ValueError(f"arrays must have the same length, got {sorted(lengths)}")
+        for name, rows, size in (
+            ("user_rows", self.user_rows, len(self.users)),
+            ("item_rows", self.item_rows, len(self.items)),
+        ):
+            if rows.size and not 0 <= rows.min() <= rows.max() < size:
+                raise ValueError(
+                    f"{name} must lie in [0, {size}), got {rows.min()} to {rows.max()}"
+                )
+
+    def __len__(self) -> int:
+        return len(self.user_rows)
+
+    @property
+    def num_users(self) -> int:
+        """Users in the map, with interactions or without."""
+        return len(self.users)
+
+    @property
+    def num_items(self) -> int:
+        """Items in the map."""
+        return len(self.items)
+
+    def csr(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Each user's distinct items: indptr int64 [num_users + 1], and items ascending per user."""
+        pairs = np.unique(self.user_rows * max(self.num_items, 1) + self.item_rows)
+        owners, items = np.divmod(pairs, max(self.num_items, 1))
+        counts = np.bincount(owners, minlength=self.num_users)
+        return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), items
+
+    def select(self, which: NDArray[Any]) -> Interactions:
+        """Those at the positions, or where the mask is true, with the same maps."""
+        times = None if self.timestamps is None else self.timestamps[which]
+        return Interactions(
+            self.user_rows[which], self.item_rows[which], times, self.users, self.items
+        )
+
+    def deduplicated(self) -> Interactions:
+        """The first interaction of every (user, item) pair, in the order they came."""
+        pairs = self.user_rows * max(self.num_items, 1) + self.item_rows
+        return self.select(np.sort(np.unique(pairs, return_index=True)[1]))
