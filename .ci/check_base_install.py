@@ -9,11 +9,11 @@ for name in ("torch", "sklearn", "scipy", "pyarrow", "safetensors", "rich"):
     if importlib.util.find_spec(name) is not None:
         sys.exit(f"{name} is installed beside the base install")
 
-import numpy as np
+import numpy as np  # noqa: E402
 
-import peel_ext
-from peel_ext.device import PersonalizedElasticEmbedding
-from peel_ext.format import EncodedRows, PlanesLayout, pack_embedding
+import peel_ext  # noqa: E402
+from peel_ext.device import PersonalizedElasticEmbedding  # noqa: E402
+from peel_ext.format import EncodedRows, PlanesLayout, pack_embedding  # noqa: E402
 
 requirements = importlib.metadata.requires("peel_ext") or []
 base = [line for line in requirements if "extra ==" not in line]

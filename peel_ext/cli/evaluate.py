@@ -39,7 +39,10 @@ def run(options: argparse.Namespace) -> int:
     sizes = [budget.resolve(trained.full_bytes) for budget in budgets]
     with Narration(options.quiet) as narration:
         results = evaluate_known_users(
-            trained, sizes, options.n, lambda done, total: narration.stage("evaluate", done, total, "")
+            trained,
+            sizes,
+            options.n,
+            lambda done, total: narration.stage("evaluate", done, total, ""),
         )
     full = results[0].quality
     rows = [

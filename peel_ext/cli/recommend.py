@@ -42,9 +42,7 @@ def run(options: argparse.Namespace) -> int:
     ids, scores, held = _recommend(trained, vector, group, seen, options.n, options.budget)
     found = [(item, float(score)) for item, score in zip(ids, scores, strict=True) if item >= 0]
     names = trained.items.to_ids([item for item, _ in found])
-    items = [
-        {"item": name, "score": score} for name, (_, score) in zip(names, found, strict=True)
-    ]
+    items = [{"item": name, "score": score} for name, (_, score) in zip(names, found, strict=True)]
     if options.json:
         json.dump({"group": group, "bytes": held, "items": items}, sys.stdout)
         print()

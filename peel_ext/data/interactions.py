@@ -31,7 +31,9 @@ class IdMap:
         return self.ids.dtype.kind == "i"
 
     @classmethod
-    def from_values(cls, values: Sequence[int | str] | NDArray[Any]) -> tuple[IdMap, NDArray[np.int64]]:
+    def from_values(
+        cls, values: Sequence[int | str] | NDArray[Any]
+    ) -> tuple[IdMap, NDArray[np.int64]]:
         """The map of the distinct values, and the row of each.
 
         Args:

@@ -19,9 +19,7 @@ def _address(array: NDArray[Any] | None) -> int:
 def lookup(pee: _core.Pee, indices: NDArray[np.int64]) -> tuple[int, int, NDArray[np.float32]]:
     """Status, offending position and rows float32 [m, dim] of contiguous ids [m]."""
     rows = np.empty((len(indices), pee.dim), dtype=np.float32)
-    status, position = pee.lookup(
-        len(indices), _address(indices), indices.itemsize, _address(rows)
-    )
+    status, position = pee.lookup(len(indices), _address(indices), indices.itemsize, _address(rows))
     return status, position, rows
 
 

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from peel_ext import _core
 from peel_ext.device import _bridge
-from peel_ext.device.exclusion import check_exclusions, exclusion_lists
+from peel_ext.device.exclusion import exclusion_lists
 from peel_ext.format.packing import unpack_embedding
 from peel_ext.format.quantizer import centroid_table
 
@@ -89,15 +89,14 @@ class PersonalizedElasticEmbedding:
         self,
         users: ArrayLike,
         n: int,
-        exclude: Sequence[ArrayLike] | tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
+        exclude: Sequence[ArrayLike] | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The n best held rows for each user vector.
 
         Args:
             users: [num_users, embedding_dim], in the space the table was encoded in.
             n: rows to return, at least 1.
-            exclude: per user the ids not to return; or the pair (indptr int64 [num_users + 1],
-                ids int64) of the same in CSR form.
+            exclude: for each user the ids not to return.
 
         Returns:
             ids int64 and scores float32, both [num_users, n], in descending score, ties by ascending
@@ -118,9 +117,7 @@ class PersonalizedElasticEmbedding:
         if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
             raise ValueError(f"n must be an integer of at least 1, got {n!r}")
         lists = None
-        if isinstance(exclude, tuple):
-            lists = check_exclusions(*exclude, len(vectors), self.num_embeddings)
-        elif exclude is not None:
+        if exclude is not None:
             lists = exclusion_lists(exclude, len(vectors), self.num_embeddings)
         return _bridge.score(self._pee, vectors, int(n), lists)
 

@@ -96,7 +96,8 @@ class PlanesLayout:
             starts.extend(range(first, min(last, num_embeddings), rows))
         if self.rows_per_block is not None:
             starts = list(range(0, num_embeddings, self.rows_per_block))
-        return np.diff(np.array([*starts, num_embeddings], dtype=np.int64))
+        edges = np.array([*starts, num_embeddings], dtype=np.int64)
+        return edges[1:] - edges[:-1]
 
     def block_costs(
         self, sizes: NDArray[np.int64], dim: int, num_embeddings: int
@@ -129,9 +130,7 @@ class PlanesLayout:
             if not held >> layer & 1:
                 break
             bits += more
-        return quantizer.decode_codes(
-            quantizer.unpack_planes(store, bits, dim), scales[:, 0], bits
-        )
+        return quantizer.decode_codes(quantizer.unpack_planes(store, bits, dim), scales[:, 0], bits)
 
 
 @dataclass(frozen=True)

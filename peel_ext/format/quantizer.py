@@ -107,7 +107,8 @@ def unpack_planes(planes: NDArray[np.uint8], bits: int, dim: int) -> NDArray[np.
     codes = np.zeros((len(planes), dim), dtype=np.uint8)
     for bit in range(bits):
         plane = planes[:, bit * width : (bit + 1) * width]
-        codes = codes << 1 | np.unpackbits(plane, axis=1, count=dim, bitorder="little")
+        codes <<= 1
+        codes |= np.unpackbits(plane, axis=1, count=dim, bitorder="little")
     return codes
 
 

@@ -138,9 +138,7 @@ class _SparseProduct(torch.autograd.Function):
 
 
 def _sparse_product(matrix: Tensor, transposed: Tensor, dense: Tensor) -> Tensor:
-    product: Tensor = _SparseProduct.apply(  # type: ignore[no-untyped-call]
-        matrix, transposed, dense
-    )
+    product: Tensor = _SparseProduct.apply(matrix, transposed, dense)
     return product
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from peel_ext.device import PersonalizedElasticEmbedding
 from peel_ext.format import EncodedRows, Layout, pack_embedding, resolve_layout
@@ -87,9 +86,7 @@ class ElasticEmbedding(nn.Embedding):
         sizes = layout.item_group_sizes(num_embeddings)
         item_group = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)[None]
         self.register_buffer("item_group", torch.from_numpy(item_group))
-        self.register_buffer(
-            "block_weights", torch.zeros(num_groups, len(sizes), num_layers)
-        )
+        self.register_buffer("block_weights", torch.zeros(num_groups, len(sizes), num_layers))
         self.register_buffer("rotation", None)
         self.register_parameter("refinement", None)
         self.register_buffer("refinement_slot", None)
@@ -100,7 +97,7 @@ class ElasticEmbedding(nn.Embedding):
         self._weigh_evenly(sizes)
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(
         cls,
         embeddings: Tensor,
         freeze: bool = True,
@@ -122,9 +119,10 @@ class ElasticEmbedding(nn.Embedding):
             raise ValueError(
                 f"embeddings must have 2 dimensions, got shape {tuple(embeddings.shape)}"
             )
+        num_embeddings, embedding_dim = embeddings.shape
         return cls(
-            *embeddings.shape, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse,
-            embeddings, freeze, num_groups=num_groups, layout=layout,
+            num_embeddings, embedding_dim, padding_idx, max_norm, norm_type, scale_grad_by_freq,
+            sparse, embeddings, freeze, num_groups=num_groups, layout=layout,
         )  # fmt: skip
 
     # ---- the table ----
@@ -147,7 +145,9 @@ class ElasticEmbedding(nn.Embedding):
         rows = torch.unique(indices)
         if len(rows) and not 0 <= int(rows[0]) <= int(rows[-1]) < self.num_embeddings:
             bad = int(rows[0]) if int(rows[0]) < 0 else int(rows[-1])
-            raise IndexError(f"indices contain {bad}, expected values in [0, {self.num_embeddings})")
+            raise IndexError(
+                f"indices contain {bad}, expected values in [0, {self.num_embeddings})"
+            )
         if self.refinement is None or self.refinement_slot is None:
             shape = (self.num_groups, self.num_embeddings)
             self.refinement_slot = torch.full(shape, -1, dtype=torch.int32)
@@ -230,7 +230,7 @@ class ElasticEmbedding(nn.Embedding):
                 f"item_group must have shape ({self.num_embeddings},), got {tuple(item_group.shape)}"
             )
         if item_group.numel() and not (
-            0 <= int(item_group.min()) and int(item_group.max()) < num_item_groups
+            int(item_group.min()) >= 0 and int(item_group.max()) < num_item_groups
         ):
             raise ValueError(
                 f"item_group must hold values in [0, {num_item_groups}), got "
@@ -333,9 +333,7 @@ class ElasticEmbedding(nn.Embedding):
     def _overhead(self) -> int:
         which = self.item_group[0]
         listed = not self.layout.nested and bool((which[1:] < which[:-1]).any())
-        return self.layout.overhead_bytes(
-            self.block_weights.shape[1], self.num_embeddings, listed
-        )
+        return self.layout.overhead_bytes(self.block_weights.shape[1], self.num_embeddings, listed)
 
     def _select(self, budget_bytes: int, group: int | None = None) -> Tensor:
         """Held masks int64 [num_groups or 1, num_item_groups]."""
@@ -413,7 +411,9 @@ class ElasticEmbedding(nn.Embedding):
             groups = 0
         if self.max_norm is not None:
             with torch.no_grad():
-                torch.embedding_renorm_(self.weight, input.reshape(-1), self.max_norm, self.norm_type)
+                torch.embedding_renorm_(
+                    self.weight, input.reshape(-1), self.max_norm, self.norm_type
+                )
         return grouped_lookup(
             self.weight,
             input,

@@ -51,7 +51,9 @@ def select_blocks(
     kept = torch.zeros(num_groups, num_item_groups * num_layers, dtype=torch.bool)
     if floor is None:
         flat = order.reshape(num_groups, -1)  # [num_groups, num_item_groups * num_layers]
-        chosen = topk_blocks(flat, costs=costs.reshape(-1), budget_bytes=budget_bytes - overhead_bytes)
+        chosen = topk_blocks(
+            flat, costs=costs.reshape(-1), budget_bytes=budget_bytes - overhead_bytes
+        )
         rows, columns = torch.nonzero(chosen >= 0, as_tuple=True)
         kept[rows, chosen[rows, columns]] = True
     else:
@@ -91,9 +93,7 @@ def _selection_order_weights(block_weights: Tensor, costs: Tensor, layout: Layou
     """Weights float64 whose ratio to the costs ranks a block after all it needs."""
     if bool(block_weights.isnan().any()):
         group, item_group, layer = block_weights.isnan().nonzero()[0].tolist()
-        raise ValueError(
-            f"block_weights[{group}, {item_group}, {layer}] is NaN, expected a number"
-        )
+        raise ValueError(f"block_weights[{group}, {item_group}, {layer}] is NaN, expected a number")
     if not layout.nested:
         return block_weights.double()
     weight = torch.nn.functional.pad(block_weights.double().cumsum(dim=2), (1, 0))

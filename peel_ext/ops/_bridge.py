@@ -207,6 +207,4 @@ def gathered_score(
 
 def first_out_of_range(values: Tensor, limit: int) -> int:
     """Position of the first of contiguous integers [m] outside [0, limit), or -1."""
-    return _core.first_out_of_range(
-        _address(values), values.element_size(), values.shape[0], limit
-    )
+    return _core.first_out_of_range(_address(values), values.element_size(), values.shape[0], limit)

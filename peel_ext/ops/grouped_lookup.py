@@ -172,7 +172,11 @@ def _backward(ctx: Any, grad_rows: Tensor) -> tuple[Any, ...]:
         if ctx.sparse:
             shape = (ctx.num_embeddings, grad_rows.shape[1])
             grad_weight = torch.sparse_coo_tensor(
-                rows[None], scatter(kept, len(rows)), shape, is_coalesced=True, check_invariants=False
+                rows[None],
+                scatter(kept, len(rows)),
+                shape,
+                is_coalesced=True,
+                check_invariants=False,
             )
         else:
             grad_weight = scatter(kept, ctx.num_embeddings)
@@ -199,7 +203,7 @@ class _Lookup(torch.autograd.Function):
         return rows
 
     @staticmethod
-    def backward(ctx: Any, grad_rows: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_rows: Tensor) -> tuple[Any, ...]:
         return (*_backward(ctx, grad_rows), None)
 
 
@@ -264,7 +268,7 @@ def grouped_lookup(
         geometry = [layout.code, VALUE_TYPES.index(layout.value_type), layout.block_dim]
         geometry += layout.layer_bits
         tensors = _check_blocks(weight, refinement, blocks, num_groups)
-    args = (
+    args: tuple[Any, ...] = (
         weight, flat, flat_groups, group, num_groups, refinement, refinement_slot, geometry,
         *tensors, -1 if padding_idx is None else padding_idx, scale_grad_by_freq,
     )  # fmt: skip
@@ -327,7 +331,9 @@ def _check_blocks(
     check_shape("blocks.scales", blocks.scales, (rows, layout.scales_per_row(dim)))
     check_tensor("blocks.item_group", blocks.item_group, (torch.int32,), 2)
     shared = blocks.item_group.shape[0] == 1
-    check_shape("blocks.item_group", blocks.item_group, (1 if shared else num_groups, num_embeddings))
+    check_shape(
+        "blocks.item_group", blocks.item_group, (1 if shared else num_groups, num_embeddings)
+    )
     check_tensor("blocks.held", blocks.held, (torch.int64,), 2)
     check_shape("blocks.held", blocks.held, (num_groups, -1))
     check_tensor("blocks.centroids", blocks.centroids, (torch.float32,), 1)

@@ -39,7 +39,9 @@ def grouped_lookup(
         )
         # The forward value keeps the refinement of the padding row; only its gradient is dropped.
         refined = refined + torch.where(
-            ((slot >= 0) & (flat == padding_idx))[:, None], refinement.detach()[slot.clamp(min=0)], 0
+            ((slot >= 0) & (flat == padding_idx))[:, None],
+            refinement.detach()[slot.clamp(min=0)],
+            0,
         )
         rows = torch.where((slot >= 0)[:, None], rows + refined, rows)
         encoded = torch.where(slot < 0, flat, len(weight) + slot)
@@ -64,7 +66,7 @@ class _Gather(torch.autograd.Function):
         return table[rows]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Any:
         (rows,) = ctx.saved_tensors
         result = grad.new_zeros(ctx.size, grad.shape[1])
         for row, value in zip(rows.tolist(), grad, strict=True):
@@ -85,7 +87,7 @@ class _StraightThrough(torch.autograd.Function):
         return decoded
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Any:
         (known,) = ctx.saved_tensors
         return grad * known, None, None
 

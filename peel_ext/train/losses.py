@@ -56,7 +56,7 @@ def full_softmax_loss(
     _check(users, items, indptr, positives, temperature, weights)
     if weights is None:
         weights = users.new_ones(len(users))
-    loss: Tensor = _FullSoftmaxLoss.apply(  # type: ignore[no-untyped-call]
+    loss: Tensor = _FullSoftmaxLoss.apply(
         users, items, indptr, positives, temperature, weights / weights.sum(), chunk_bytes
     )
     return loss

@@ -56,9 +56,7 @@ def split_interactions(
         train, test = split_random(train, test_share=config.test_share, seed=config.seed)
     train = train.deduplicated()
     if config.target == "validation":
-        train, test = split_random(
-            train, test_share=config.validation_share, seed=config.seed + 1
-        )
+        train, test = split_random(train, test_share=config.validation_share, seed=config.seed + 1)
     if len(train) == 0:
         raise DataError(f"{data}: no interactions to train on")
     return train, test
@@ -101,7 +99,9 @@ def run_pipeline(
     folder = RunFolder(out)
     folder.begin(dataclasses.asdict(config), fingerprint(split))
 
-    def stage(name: str, make: Callable[[], tuple[dict[str, NDArray[Any]], dict[str, Any]]]) -> None:
+    def stage(
+        name: str, make: Callable[[], tuple[dict[str, NDArray[Any]], dict[str, Any]]]
+    ) -> None:
         if name in folder.stages:
             progress(name, 1, 1, "done before")
             return

@@ -94,9 +94,7 @@ def _embedding(vectors: Tensor, scale: float, generator: torch.Generator) -> nn.
     size = vectors.square().mean().sqrt().clamp(min=torch.finfo(vectors.dtype).tiny)
     noise = torch.randn(vectors.shape, generator=generator)
     start = scale * (vectors / size + 0.01 * noise)
-    table: nn.Embedding = nn.Embedding.from_pretrained(  # type: ignore[no-untyped-call]
-        start, freeze=False
-    )
+    table: nn.Embedding = nn.Embedding.from_pretrained(start, freeze=False)
     return table
 
 
@@ -158,7 +156,7 @@ def _train(
                 f"pretraining diverged: the loss of step {done} of {num_steps} is {loss.item()}; "
                 "try a lower learning rate or a higher temperature"
             )
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimiser.step()
         schedule.step()
         if on_progress is not None:

@@ -27,7 +27,12 @@ def make(layout: Layout, seed: int, rows: int = 200, dim: int = 20) -> np.ndarra
     return pack_embedding(layout, dim, EncodedRows(*layout.encode(weight)), item_groups, held)
 
 
-LAYOUTS = [PlanesLayout(), ColumnsLayout(4), ColumnsLayout(6, "int8", 7), ColumnsLayout(3, "float16")]
+LAYOUTS = [
+    PlanesLayout(),
+    ColumnsLayout(4),
+    ColumnsLayout(6, "int8", 7),
+    ColumnsLayout(3, "float16"),
+]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
@@ -89,13 +94,21 @@ def test_the_buffer_outlives_its_maker() -> None:
 @pytest.mark.parametrize(
     ("call", "error", "named"),
     [
-        (lambda pee: pee.lookup([200]), IndexError, "indices contain 200, expected ids in [0, 200)"),
+        (
+            lambda pee: pee.lookup([200]),
+            IndexError,
+            "indices contain 200, expected ids in [0, 200)",
+        ),
         (lambda pee: pee.lookup([3, -1]), IndexError, "indices contain -1"),
         (lambda pee: pee.lookup([1.5]), TypeError, "indices must be integers, got float64"),
         (lambda pee: pee.score(np.ones(20), 5), ValueError, "users must have shape"),
         (lambda pee: pee.score(np.ones((1, 19)), 5), ValueError, "users must have shape"),
         (lambda pee: pee.score(np.full((1, 20), np.nan), 5), ValueError, "users[0] must be finite"),
-        (lambda pee: pee.score(np.ones((1, 20)), 0), ValueError, "n must be an integer of at least 1"),
+        (
+            lambda pee: pee.score(np.ones((1, 20)), 0),
+            ValueError,
+            "n must be an integer of at least 1",
+        ),
         (lambda pee: pee.score(np.ones((1, 20)), 2.5), ValueError, "n must be an integer"),
         (lambda pee: pee.score(np.ones((1, 20)), 5, []), ValueError, "one list of ids per user"),
         (lambda pee: pee.score(np.ones((1, 20)), 5, [[200]]), IndexError, "exclude[0] is 200"),

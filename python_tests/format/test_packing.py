@@ -43,11 +43,9 @@ def draw(layout: Layout, rng: np.random.Generator, rows: int, dim: int, shuffled
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 @pytest.mark.parametrize("shuffled", [False, True])
 @pytest.mark.parametrize(("rows", "dim"), [(0, 8), (1, 8), (100, 9), (300, 16), (70_000, 8)])
-def test_length_and_content(
-    layout: Layout, shuffled: bool, rows: int, dim: int, seed: int
-) -> None:
+def test_length_and_content(layout: Layout, shuffled: bool, rows: int, dim: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    weight, encoded, item_groups, held = draw(layout, rng, rows, dim, shuffled)
+    _, encoded, item_groups, held = draw(layout, rng, rows, dim, shuffled)
     buffer = pack_embedding(layout, dim, encoded, item_groups, held)
     sizes = np.array([len(ids) for ids in item_groups], dtype=np.int64)
     costs = layout.block_costs(sizes, dim, rows)
@@ -81,7 +79,9 @@ def test_all_layers_decode_to_nearly_the_row(layout: Layout, seed: int) -> None:
     decoded = layout.decode(*layout.encode(weight), everything, 16)
     bits = sum(layout.layer_bits)
     error = np.mean((decoded - weight) ** 2)
-    allowed = {4: 2e-2, 8: 5e-4}.get(bits, {"float32": 0, "float16": 1e-6}.get(layout.value_type, 1e-4))
+    allowed = {4: 2e-2, 8: 5e-4}.get(
+        bits, {"float32": 0, "float16": 1e-6}.get(layout.value_type, 1e-4)
+    )
     assert error <= allowed
 
 

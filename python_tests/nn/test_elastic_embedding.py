@@ -28,7 +28,9 @@ def make(
     rotated: bool = False, refined: bool = True,
 ) -> ElasticEmbedding:  # fmt: skip
     weight = torch.randn(rows, dim, generator=generator)
-    module = ElasticEmbedding.from_pretrained(weight, freeze=False, num_groups=groups, layout=layout)
+    module = ElasticEmbedding.from_pretrained(
+        weight, freeze=False, num_groups=groups, layout=layout
+    )
     if refined:
         module.refine_rows(1, torch.tensor([3, 9, 140]))
         module.refine_rows(2, torch.tensor([3]))
@@ -70,7 +72,10 @@ def test_equals_nn_embedding(options: dict, with_groups: bool, generator) -> Non
 def test_other_dtypes_without_a_budget(dtype: torch.dtype) -> None:
     module = ElasticEmbedding(10, 4, dtype=dtype)
     assert torch.equal(module(torch.tensor([1, 2])), module.weight[1:3])
-    with pytest.raises(TypeError, match="weight must be float32 to be encoded"), module.budget(10_000):
+    with (
+        pytest.raises(TypeError, match="weight must be float32 to be encoded"),
+        module.budget(10_000),
+    ):
         module(torch.tensor([1]))
 
 
@@ -287,7 +292,7 @@ def test_budgets_nest_and_end(generator) -> None:
 
 
 def test_rotation_is_orthogonal_and_evens_out_variance(generator) -> None:
-    for dim in (16, 12):
+    for dim in (16, 12, 1, 3):
         weight = torch.randn(500, dim, generator=generator) * torch.logspace(0, -2, dim)
         module = ElasticEmbedding.from_pretrained(weight)
         module.fit_rotation()
@@ -296,8 +301,7 @@ def test_rotation_is_orthogonal_and_evens_out_variance(generator) -> None:
                                    atol=1e-5, rtol=0)  # fmt: skip
         variance = turned.square().mean(dim=0)
         before = weight.square().mean(dim=0)
-        assert variance.max() / variance.min() < 2.5
-        assert before.max() / before.min() > 1000
+        torch.testing.assert_close(variance, before.mean().expand(dim), rtol=1e-4, atol=0)
         again = ElasticEmbedding.from_pretrained(weight)
         again.fit_rotation()
         assert torch.equal(again.rotation, module.rotation)
@@ -333,7 +337,11 @@ def test_empty_and_single_tables() -> None:
         (lambda m: m.generate(0, 5000.0), TypeError, "budget_bytes must be an integer, got 5000.0"),
         (lambda m: m.refine_rows(0, torch.tensor([150])), IndexError, "indices contain 150"),
         (lambda m: m.set_row_values(torch.ones(2, 150)), ValueError, "values must have shape"),
-        (lambda m: m.set_row_values(torch.full((3, 150), -1.0)), ValueError, "values[0, 0] must be"),
+        (
+            lambda m: m.set_row_values(torch.full((3, 150), -1.0)),
+            ValueError,
+            "values[0, 0] must be",
+        ),
         (
             lambda m: m.set_row_values(torch.full((3, 150), torch.nan)),
             ValueError,

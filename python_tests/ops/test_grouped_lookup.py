@@ -212,7 +212,11 @@ I5 = torch.arange(5)
         (dict(groups=torch.tensor([0, 1])), ValueError, "groups must have the shape of indices"),
         (dict(groups=I5.float()), TypeError, "groups must be int32 or int64"),
         (dict(groups=1.5), TypeError, "groups must be an int or a tensor"),
-        (dict(weight=torch.rand(23, 10).double()), TypeError, "weight must be float32, got float64"),
+        (
+            dict(weight=torch.rand(23, 10).double()),
+            TypeError,
+            "weight must be float32, got float64",
+        ),
         (dict(weight=torch.rand(23)), ValueError, "weight must have 2 dimensions"),
         (dict(refinement=None), ValueError, "refinement and refinement_slot"),
         (dict(refinement=torch.rand(6, 9)), ValueError, "refinement must have shape"),
@@ -231,7 +235,12 @@ def test_rejects(change: dict, error: type[Exception], named: str) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "error", "named"),
     [
-        ("store", torch.zeros(29, 3, dtype=torch.uint8), ValueError, "blocks.store must have shape"),
+        (
+            "store",
+            torch.zeros(29, 3, dtype=torch.uint8),
+            ValueError,
+            "blocks.store must have shape",
+        ),
         ("scales", torch.zeros(29, 1), TypeError, "blocks.scales must be float16"),
         ("item_group", torch.zeros(2, 23, dtype=torch.int32), ValueError, "blocks.item_group"),
         ("item_group", torch.full((3, 23), 4, dtype=torch.int32), IndexError, "blocks.item_group"),
@@ -240,7 +249,9 @@ def test_rejects(change: dict, error: type[Exception], named: str) -> None:
         ("rotation", torch.zeros(9, 9), ValueError, "blocks.rotation must have shape"),
     ],
 )
-def test_rejects_blocks(field: str, value: torch.Tensor, error: type[Exception], named: str) -> None:
+def test_rejects_blocks(
+    field: str, value: torch.Tensor, error: type[Exception], named: str
+) -> None:
     weight, table = make_table(PlanesLayout(), torch.Generator().manual_seed(0))
     table["blocks"] = replace(table["blocks"], **{field: value})
     with pytest.raises(error) as caught:

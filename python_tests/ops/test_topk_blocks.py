@@ -63,7 +63,9 @@ def test_stops_at_the_first_that_does_not_fit() -> None:
 
 def test_ties_go_to_the_lower_index() -> None:
     assert ops.topk_blocks(torch.tensor([0.0, -0.0, 1.0, -0.0]), 4).tolist() == [2, 0, 1, 3]
-    got = ops.topk_blocks(torch.tensor([2.0, 4.0, 1.0]), costs=torch.tensor([2, 4, 1]), budget_bytes=6)
+    got = ops.topk_blocks(
+        torch.tensor([2.0, 4.0, 1.0]), costs=torch.tensor([2, 4, 1]), budget_bytes=6
+    )
     assert got.tolist() == [0, 1, -1]
 
 
@@ -112,7 +114,11 @@ C = torch.ones(5, dtype=torch.int64)
         (dict(weights=W, k=1, costs=C, budget_bytes=1), ValueError, "k cannot be combined"),
         (dict(weights=W, costs=C[:3], budget_bytes=1), ValueError, "costs must have shape"),
         (dict(weights=W, costs=C.int(), budget_bytes=1), TypeError, "costs must be int64"),
-        (dict(weights=W, costs=C * 0, budget_bytes=1), ValueError, "costs must be at least 1, got 0"),
+        (
+            dict(weights=W, costs=C * 0, budget_bytes=1),
+            ValueError,
+            "costs must be at least 1, got 0",
+        ),
         (dict(weights=W, costs=C, budget_bytes=-1), ValueError, "budget_bytes must be"),
         (dict(weights=W, costs=C, budget_bytes=1.5), TypeError, "budget_bytes must be an integer"),
         (dict(weights=W, costs=C, budget_bytes=C), ValueError, "budget_bytes must have shape"),
