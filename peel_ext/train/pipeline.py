@@ -208,11 +208,12 @@ class TrainedRun:
             layout=folder.config["layout"],
         )
         embedding.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
+        user_vectors = folder.load("pretraining")["users"]
         return cls(
             folder=folder,
-            users=_read_ids(folder.path / "users.json"),
-            items=_read_ids(folder.path / "items.json"),
-            user_vectors=folder.load("pretraining")["users"],
+            users=_read_ids(folder.path / "users.json", len(user_vectors)),
+            items=_read_ids(folder.path / "items.json", embedding.num_embeddings),
+            user_vectors=user_vectors,
             user_group=groups["user_group"],
             centroids=groups["centroids"],
             embedding=embedding,
@@ -220,9 +221,11 @@ class TrainedRun:
         )
 
 
-def _read_ids(path: Path) -> IdMap:
+def _read_ids(path: Path, expected: int) -> IdMap:
     try:
-        ids = json.loads(path.read_text(encoding="utf-8"))
-        return IdMap.from_values(ids)[0]
-    except (OSError, ValueError) as error:
+        ids = IdMap.from_values(json.loads(path.read_text(encoding="utf-8")))[0]
+    except (OSError, ValueError, TypeError, DataError) as error:
         raise RunError(f"{path}: not readable: {error}") from error
+    if len(ids) != expected:
+        raise RunError(f"{path}: expected {expected} distinct ids, found {len(ids)}")
+    return ids

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load, save
 
 from peel_ext.errors import RunError
 
 FORMAT_VERSION = 1
 _INDEX = "run.json"
+_PARTS = {"config": dict, "data": str, "stages": dict}
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -77,6 +77,12 @@ class RunFolder:
             raise RunError(
                 f"{self.path / _INDEX}: expected a run of format {FORMAT_VERSION}, got {found!r}"
             )
+        for name, kind in _PARTS.items():
+            if not isinstance(self._index.get(name), kind):
+                raise RunError(
+                    f"{self.path / _INDEX}: {name} must be a {kind.__name__}, "
+                    f"got {self._index.get(name)!r}"
+                )
 
     @property
     def exists(self) -> bool:
@@ -86,12 +92,12 @@ class RunFolder:
     @property
     def config(self) -> dict[str, Any]:
         """The resolved settings of the run."""
-        return dict(self._index.get("config", {}))
+        return dict(self._index["config"]) if self.exists else {}
 
     @property
     def stages(self) -> dict[str, dict[str, Any]]:
-        """What is known of each finished stage, in order."""
-        return dict(self._index.get("stages", {}))
+        """What is known of each finished stage, in order; with the digest of its file."""
+        return dict(self._index["stages"]) if self.exists else {}
 
     def begin(self, config: Mapping[str, Any], data_fingerprint: str) -> None:
         """Starts a run, or goes on with the one that is here.
@@ -132,15 +138,16 @@ class RunFolder:
     ) -> None:
         """Saves a stage's tensors, then marks it finished with some facts about it."""
         contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-        write_atomically(self.path / f"{stage}.safetensors", save(contiguous))
-        self._index["stages"][stage] = dict(facts)
+        data = save(contiguous)
+        write_atomically(self.path / f"{stage}.safetensors", data)
+        self._index["stages"][stage] = {**facts, "sha256": hashlib.sha256(data).hexdigest()}
         self._write_index()
 
     def load(self, stage: str) -> dict[str, NDArray[Any]]:
         """The tensors of a finished stage.
 
         Raises:
-            RunError: no run here, the stage is not finished, or its file is damaged.
+            RunError: no run here, the stage is not finished, or its file is not the one written.
         """
         if not self.exists:
             raise RunError(f"{self.path} holds no run: expected a folder made by 'peel train'")
@@ -150,9 +157,12 @@ class RunFolder:
             )
         path = self.path / f"{stage}.safetensors"
         try:
-            return dict(load_file(path))
-        except (OSError, SafetensorError) as error:
-            raise RunError(f"{path}: not readable: {error}") from error
+            data = path.read_bytes()
+        except OSError as error:
+            raise RunError(f"{path}: not readable: {error.strerror}") from error
+        if hashlib.sha256(data).hexdigest() != self.stages[stage].get("sha256"):
+            raise RunError(f"{path}: damaged: its contents are not what '{stage}' wrote")
+        return dict(load(data))
 
     def write_json(self, name: str, value: Any) -> None:
         """Saves a JSON document beside the stages."""

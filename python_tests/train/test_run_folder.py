@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from peel_ext.errors import RunError
+from peel_ext.train import run_folder
+from peel_ext.train.run_folder import RunFolder, fingerprint, write_atomically
+
+TENSORS = {"a": np.arange(6, dtype=np.int64).reshape(2, 3), "b": np.zeros((0, 4), np.float32)}
+
+
+def test_a_finished_stage_comes_back(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "new" / "run")
+    folder.begin({"x": 1}, "data")
+    folder.finish("first", {**TENSORS, "c": TENSORS["a"].T}, {"seconds": 1.5})
+    again = RunFolder(tmp_path / "new" / "run")
+    assert again.config == {"x": 1}
+    assert list(again.stages) == ["first"]
+    assert again.stages["first"]["seconds"] == 1.5
+    loaded = again.load("first")
+    for name, array in {**TENSORS, "c": TENSORS["a"].T}.items():
+        assert loaded[name].dtype == array.dtype
+        assert np.array_equal(loaded[name], array)
+
+
+def test_only_finished_stages_load(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with pytest.raises(RunError, match="holds no run"):
+        folder.load("first")
+    folder.begin({}, "data")
+    with pytest.raises(RunError, match="stage 'first' is not finished"):
+        folder.load("first")
+
+
+def test_other_settings_or_data_are_refused(tmp_path: Path) -> None:
+    RunFolder(tmp_path).begin({"x": 1, "y": 2}, "data")
+    RunFolder(tmp_path).begin({"x": 1, "y": 2}, "data")
+    with pytest.raises(RunError, match=r"other settings \(x\)"):
+        RunFolder(tmp_path).begin({"x": 3, "y": 2}, "data")
+    with pytest.raises(RunError, match="other data"):
+        RunFolder(tmp_path).begin({"x": 1, "y": 2}, "others")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 2}', "\xff", "null", "3"])
+def test_a_damaged_index_is_an_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(RunError, match=r"run\.json"):
+        RunFolder(tmp_path)
+
+
+@pytest.mark.parametrize("missing", ["config", "stages", "data"])
+def test_an_index_without_a_part_is_an_error(tmp_path: Path, missing: str) -> None:
+    RunFolder(tmp_path).begin({}, "data")
+    index = json.loads((tmp_path / "run.json").read_text())
+    for damaged in ({k: v for k, v in index.items() if k != missing}, {**index, missing: 3}):
+        (tmp_path / "run.json").write_text(json.dumps(damaged))
+        with pytest.raises(RunError, match=missing):
+            RunFolder(tmp_path)
+
+
+def test_a_damaged_stage_is_an_error(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.begin({}, "data")
+    folder.finish("first", TENSORS, {})
+    path = tmp_path / "first.safetensors"
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        flipped = whole[:length] + bytes([whole[length] ^ 16]) + whole[length + 1 :]
+        for damaged in (whole[:length], flipped):
+            path.write_bytes(damaged)
+            with pytest.raises(RunError, match=r"first\.safetensors: damaged"):
+                folder.load("first")
+    path.unlink()
+    with pytest.raises(RunError, match="not readable"):
+        folder.load("first")
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_write_that_fails_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    target = run_folder.os if call == "fsync" else Path
+    monkeypatch.setattr(target, call, fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, b"new and longer")
+    monkeypatch.undo()
+    assert path.read_bytes() == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_stage_is_marked_after_its_tensors(tmp_path: Path, monkeypatch) -> None:
+    folder = RunFolder(tmp_path)
+    folder.begin({}, "data")
+    written: list[str] = []
+    before = run_folder.write_atomically
+
+    def note(path: Path, data: bytes) -> None:
+        written.append(path.name)
+        before(path, data)
+
+    monkeypatch.setattr(run_folder, "write_atomically", note)
+    folder.finish("first", TENSORS, {})
+    assert written == ["first.safetensors", "run.json"]
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot be made"):
+        RunFolder(tmp_path / "file" / "run").begin({}, "data")
+
+
+def test_fingerprints_tell_contents_shapes_and_names_apart() -> None:
+    base = {"a": np.arange(6), "b": np.arange(2)}
+    prints = [
+        fingerprint(base),
+        fingerprint({**base, "a": np.arange(6)[::-1]}),
+        fingerprint({**base, "a": np.arange(6).reshape(2, 3)}),
+        fingerprint({**base, "a": np.arange(6, dtype=np.int32)}),
+        fingerprint({"a": np.arange(6), "c": np.arange(2)}),
+    ]
+    assert len(set(prints)) == len(prints)
+    assert fingerprint(dict(reversed(base.items()))) == prints[0]
