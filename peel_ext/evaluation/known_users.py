@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from peel_ext.errors import DataError
 from peel_ext.metrics import RankingQuality, rank_quality
 from peel_ext.ops import gathered_score
 from peel_ext.train.pipeline import TrainedRun
@@ -50,7 +51,11 @@ def evaluate_known_users(
 
     Raises:
         BudgetError: a budget too small for a group; names the minimum.
+        DataError: the run has no interactions to measure on.
     """
+    if len(run.test_items) == 0:
+        target = run.folder.config["split"]["target"]
+        raise DataError(f"{run.folder.path}: no {target} interactions to measure on")
     for budget in budgets:  # all are checked before the first is measured
         with run.embedding.budget(budget):
             pass

@@ -62,7 +62,10 @@ def test_parquet(tmp_path: Path, kind: str) -> None:
 
 def test_quoted_fields_may_hold_anything(tmp_path: Path) -> None:
     path = write(tmp_path, "a.csv", 'user,item\n"a,b","line\nbreak"\n"say ""x""",y\n')
-    assert rows_of(read_interactions(path)) == [("a,b", "line\nbreak", None), ('say "x"', "y", None)]
+    assert rows_of(read_interactions(path)) == [
+        ("a,b", "line\nbreak", None),
+        ('say "x"', "y", None),
+    ]
 
 
 def test_tabs_take_quotes_as_they_are(tmp_path: Path) -> None:
@@ -70,7 +73,9 @@ def test_tabs_take_quotes_as_they_are(tmp_path: Path) -> None:
     assert rows_of(read_interactions(path)) == [('"a', 'b"', None)]
 
 
-@pytest.mark.parametrize("items", [["7", "007"], ["1", "x"], ["1", ""], ["-0", "1"], ["1" * 30, "2"]])
+@pytest.mark.parametrize(
+    "items", [["7", "007"], ["1", "x"], ["1", ""], ["-0", "1"], ["1" * 30, "2"]]
+)
 def test_text_that_is_not_all_plain_integers_stays_text(tmp_path: Path, items: list[str]) -> None:
     if "" in items:
         items = ["1", "+1"]

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from peel_ext.cli.main import main
+from peel_ext.train.pipeline import TrainedRun
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    command = ["train", "synthetic", "--out", str(folder), "--epochs", "1", "--groups", "4"]
+    assert main([*command, "--quiet"]) == 0
+    return folder
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    capsys.readouterr()
+    code = main([str(argument) for argument in arguments])
+    streams = capsys.readouterr()
+    return code, streams.out, streams.err
+
+
+def test_training_tells_of_stages_on_stderr_alone(tmp_path: Path, capsys) -> None:
+    out = tmp_path / "run"
+    code, told, narrated = call(capsys, "train", "synthetic", "--out", out, "--epochs", 1)
+    assert (code, told) == (0, f"{out}\n")
+    stages = [line.split()[0] for line in narrated.splitlines()]
+    assert stages == ["data", "pretraining", "clustering", "block_weights"]
+    code, _, narrated = call(capsys, "train", "synthetic", "--out", out, "--epochs", 1)
+    assert code == 0
+    assert narrated.count("done before") == 4
+    code, _, narrated = call(capsys, "train", "synthetic", "--out", out, "--epochs", 2)
+    assert code == 1
+    assert "other settings (pretraining)" in narrated
+    assert narrated.count("\n") == 1
+
+
+def test_evaluate_prints_json_and_a_table_of_the_same(run: Path, capsys) -> None:
+    arguments = ("evaluate", run, "--budgets", "5%,16KiB", "-n", 10)
+    code, printed, _ = call(capsys, *arguments, "--json")
+    assert code == 0
+    summary = json.loads(printed)
+    assert (summary["n"], summary["items"], summary["groups"]) == (10, 3000, 4)
+    assert [row["budget"] for row in summary["rows"]] == ["full", "5%", "16KiB"]
+    for row, most in zip(summary["rows"][1:], (38_400, 16_384), strict=True):
+        assert row["max_bytes"] <= row["budget_bytes"] == most
+        assert row["recall_share"] == row["recall"] / summary["rows"][0]["recall"]
+    code, table, _ = call(capsys, *arguments)
+    assert code == 0
+    assert len(table.splitlines()) == 5
+    for row, line in zip(summary["rows"], table.splitlines()[2:], strict=True):
+        assert f"{row['recall']:.4f}" in line
+        assert f"{row['max_bytes']:,}" in line
+
+
+@pytest.mark.parametrize("budget", [None, "1%"])
+def test_recommend_leaves_out_what_the_user_knows(run: Path, capsys, budget: str | None) -> None:
+    trained = TrainedRun.open(run)
+    limits = () if budget is None else ("--budget", budget)
+    code, printed, _ = call(capsys, "recommend", run, "--user", 5, "-n", 7, "--json", *limits)
+    assert code == 0
+    answer = json.loads(printed)
+    items = [entry["item"] for entry in answer["items"]]
+    scores = [entry["score"] for entry in answer["items"]]
+    known = trained.train_items[trained.train_indptr[5] : trained.train_indptr[6]]
+    assert len(set(items)) == 7
+    assert not set(items) & set(known.tolist())
+    assert scores == sorted(scores, reverse=True)
+    assert answer["bytes"] <= (trained.full_bytes if budget is None else trained.full_bytes // 100)
+    if budget is None:
+        exact = trained.embedding.weight.detach().numpy() @ trained.user_vectors[5]
+        exact[known] = -np.inf
+        assert items == np.argsort(-exact, kind="stable")[:7].tolist()
+
+
+def test_recommend_from_a_history(run: Path, capsys) -> None:
+    code, printed, told = call(capsys, "recommend", run, "--history", "3,1,3", "-n", 4)
+    assert code == 0
+    items = [line.split("\t")[0] for line in printed.splitlines()]
+    assert len(items) == 4
+    assert not {"1", "3"} & set(items)
+    assert told.startswith("group ")
+
+
+def test_n_beyond_the_rows_held_returns_all_of_them(run: Path, capsys) -> None:
+    code, printed, _ = call(capsys, "recommend", run, "--user", 1, "-n", 10**6, "--json")
+    assert code == 0
+    trained = TrainedRun.open(run)
+    known = int(trained.train_indptr[2] - trained.train_indptr[1])
+    assert len(json.loads(printed)["items"]) == len(trained.items) - known
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("evaluate", "{run}", "--budgets", "10"), "budget_bytes is 10, but user group"),
+        (("evaluate", "{tmp}"), "holds no run: expected a folder made by 'peel train'"),
+        (("recommend", "{tmp}", "--user", "1"), "holds no run"),
+        (("recommend", "{run}", "--user", "99999"), "id 99999 is not known"),
+        (("recommend", "{run}", "--user", "bob"), "user 'bob' is not known: ids of this run are"),
+        (("recommend", "{run}", "--history", "1,,2"), "item '' is not known"),
+        (("recommend", "{run}", "--user", "1", "--budget", "9"), "needs at least"),
+        (("train", "{tmp}/none.csv", "--out", "{tmp}/out"), "none.csv: no such file"),
+        (("train", "{tmp}", "--out", "{tmp}/out"), "expected one data file"),
+        (("train", "synthetic", "--out", "{tmp}/out", "--seed", "-1"), "seed must be at least 0"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_1(
+    run: Path, tmp_path: Path, capsys, arguments: tuple[str, ...], message: str
+) -> None:
+    filled = [part.format(run=run, tmp=tmp_path) for part in arguments]
+    code, printed, told = call(capsys, *filled)
+    assert (code, printed) == (1, "")
+    # Narration may come before, the error is the last line.
+    last = told.splitlines()[-1]
+    assert last.startswith("peel: ")
+    assert message in last
+    assert "Traceback" not in told
+
+
+def test_a_malformed_file_is_named_with_its_line(tmp_path: Path, capsys) -> None:
+    (tmp_path / "a.csv").write_text("user,item\n1,2\n3\n")
+    code, _, told = call(capsys, "train", tmp_path / "a.csv", "--out", tmp_path / "out")
+    assert code == 1
+    assert told.splitlines()[-1] == f"peel: {tmp_path / 'a.csv'}:3: expected 2 fields, got 1"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "arguments are required: VERB"),
+        (("fly",), "invalid choice: 'fly'"),
+        (("evaluate", "x", "--budgets", "ten"), "'ten' is no budget"),
+        (("evaluate", "x", "-n", "0"), "'0' is no integer of at least 1"),
+        (("recommend", "x"), "one of the arguments --user --history is required"),
+        (("train", "x"), "arguments are required: --out"),
+        (("train", "x", "--out", "y", "--layout", "rows"), "invalid choice: 'rows'"),
+    ],
+)
+def test_a_usage_error_is_exit_2(capsys, arguments: tuple[str, ...], message: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_doctor(capsys) -> None:
+    code, printed, _ = call(capsys, "doctor", "--json")
+    assert code == 0
+    facts = json.loads(printed)
+    assert facts["kernels"] == "right"
+    assert facts["instruction set"] in facts["instruction sets"]
+    assert facts["threads"] >= 1
+    code, printed, _ = call(capsys, "doctor")
+    assert code == 0
+    assert len(printed.splitlines()) == len(facts)
+
+
+def test_an_instruction_set_that_is_not_there_is_said_in_one_line() -> None:
+    finished = subprocess.run(
+        [sys.executable, "-P", "-m", "peel_ext.cli.main", "doctor"],
+        env={"PEEL_ISA": "abacus", "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 1
+    assert "abacus" in finished.stderr
+    assert finished.stderr.count("\n") == 1
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    code = (
+        f"{sys.executable} -P -m peel_ext.cli.main doctor --json | head -c 1; "
+        "exit ${PIPESTATUS[0]}"
+    )
+    finished = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=False)
+    assert "Traceback" not in finished.stderr

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+import torch
+
+from peel_ext.config import PipelineConfig, PretrainingConfig, SplitConfig
+from peel_ext.data import SyntheticConfig, make_interactions
+from peel_ext.errors import DataError, RunError
+from peel_ext.train.pipeline import TrainedRun, run_pipeline, split_interactions
+from peel_ext.train.run_folder import RunFolder
+
+SMALL = PipelineConfig(pretraining=PretrainingConfig(embedding_dim=16, epochs=2, steps_per_epoch=4))
+STAGES = ["data", "pretraining", "clustering", "block_weights"]
+
+
+@pytest.fixture
+def data_file(tmp_path: Path) -> Path:
+    made = make_interactions(SyntheticConfig(num_users=150, num_items=200, mean_interactions=12))
+    path = tmp_path / "shop.csv"
+    pairs = zip(made.user_rows.tolist(), made.item_rows.tolist(), strict=True)
+    path.write_text("user,item\n" + "".join(f"u{user},{7 * item}\n" for user, item in pairs))
+    return path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file but the index, whose seconds differ."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "run.json"}
+
+
+def test_a_run_holds_what_it_was_given(data_file: Path, tmp_path: Path) -> None:
+    run = run_pipeline(data_file, tmp_path / "run", SMALL)
+    assert list(run.folder.stages) == STAGES
+    train, test = split_interactions(data_file, SMALL.split)
+    assert run.items.to_ids(np.arange(3)) == [0, 7, 14]
+    assert run.users.to_ids([0]) == ["u0"]
+    assert np.array_equal(run.train_items, train.csr()[1])
+    assert np.array_equal(run.test_items, test.csr()[1])
+    assert run.user_vectors.shape == (150, 16)
+    assert run.embedding.num_groups == len(run.centroids) == 1
+    assert run.folder.config == dataclasses.asdict(SMALL) | {"layout": "planes"}
+    again = TrainedRun.open(tmp_path / "run")
+    assert torch.equal(again.embedding.weight, run.embedding.weight)
+    pees = [made.embedding.generate(0, 2000).buffer for made in (run, again)]
+    assert np.array_equal(*pees)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_resumed_equals_uninterrupted(
+    stage: str, data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_pipeline(data_file, tmp_path / "whole", SMALL)
+    before = RunFolder.finish
+
+    def stop(self: RunFolder, name: str, *args: object) -> None:
+        if name == stage:
+            raise KeyboardInterrupt
+        before(self, name, *args)
+
+    monkeypatch.setattr(RunFolder, "finish", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run_pipeline(data_file, tmp_path / "torn", SMALL)
+    with pytest.raises(RunError, match="is not finished: run 'peel train' again"):
+        TrainedRun.open(tmp_path / "torn")
+    monkeypatch.setattr(RunFolder, "finish", before)
+    done: list[str] = []
+    run_pipeline(
+        data_file,
+        tmp_path / "torn",
+        SMALL,
+        lambda name, at, total, remark: done.append(name) if remark == "done before" else None,
+    )
+    assert done == STAGES[: STAGES.index(stage)]
+    assert contents(tmp_path / "torn") == contents(tmp_path / "whole")
+
+
+def test_a_finished_run_is_not_repeated(data_file: Path, tmp_path: Path) -> None:
+    run_pipeline(data_file, tmp_path / "run", SMALL)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").iterdir()}
+    run_pipeline(data_file, tmp_path / "run", SMALL)
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run").iterdir()}
+
+
+def test_other_settings_or_data_are_refused(data_file: Path, tmp_path: Path) -> None:
+    run_pipeline(data_file, tmp_path / "run", SMALL)
+    with pytest.raises(RunError, match="other settings"):
+        run_pipeline(data_file, tmp_path / "run", dataclasses.replace(SMALL, layout="columns"))
+    data_file.write_text(data_file.read_text() + "u3,8\n")
+    with pytest.raises(RunError, match="other data"):
+        run_pipeline(data_file, tmp_path / "run", SMALL)
+
+
+def test_columns_layout_runs_too(data_file: Path, tmp_path: Path) -> None:
+    run = run_pipeline(data_file, tmp_path / "run", dataclasses.replace(SMALL, layout="columns"))
+    assert run.embedding.rotation is None
+    assert run.embedding.generate(0, 4000).nbytes <= 4000
+
+
+def test_ids_that_do_not_belong_are_refused(data_file: Path, tmp_path: Path) -> None:
+    run_pipeline(data_file, tmp_path / "run", SMALL)
+    for text in ("[1, 2]", "{}", "[1.5]", "", "[" + "1," * 199 + "1]"):
+        (tmp_path / "run" / "items.json").write_text(text)
+        with pytest.raises(RunError, match=r"items\.json"):
+            TrainedRun.open(tmp_path / "run")
+
+
+def test_validation_never_sees_the_test_interactions(data_file: Path) -> None:
+    train, test = split_interactions(data_file, SplitConfig())
+    inner, target = split_interactions(data_file, SplitConfig(target="validation"))
+
+    def pairs(data) -> set[tuple[int, int]]:
+        return set(zip(data.user_rows.tolist(), data.item_rows.tolist(), strict=True))
+
+    assert pairs(inner) | pairs(target) == pairs(train)
+    assert not pairs(inner) & pairs(target)
+    assert not pairs(target) & pairs(test)
+    assert len(target) == pytest.approx(0.1 * len(train), rel=0.2)
+
+
+def test_one_interaction_to_train_on(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("user,item\n1,2\n")
+    (tmp_path / "test.csv").write_text("user,item\n1,2\n")
+    train, test = split_interactions(tmp_path, SplitConfig())
+    assert (len(train), len(test)) == (1, 1)
+    run = run_pipeline(tmp_path, tmp_path / "run", SMALL)
+    assert len(run.users) == len(run.items) == 1
+
+
+def test_an_empty_training_file(tmp_path: Path) -> None:
+    table = pyarrow.table({"user_id": pyarrow.array([], pyarrow.int64()), "item_id": [1][:0]})
+    pyarrow.parquet.write_table(table, tmp_path / "train.parquet")
+    with pytest.raises(DataError, match=r"train\.parquet: no interactions"):
+        split_interactions(tmp_path / "train.parquet", SplitConfig())
+
+
+def test_users_and_items_of_the_test_file_alone(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("user,item\na,2\n")
+    (tmp_path / "test.csv").write_text("user,item\nb,3\n")
+    run = run_pipeline(tmp_path, tmp_path / "run", SMALL)
+    assert len(run.users) == len(run.items) == 2
+
+
+@pytest.mark.parametrize("deadly", [signal.SIGINT, signal.SIGKILL])
+def test_a_killed_run_is_never_taken_for_whole(
+    data_file: Path, tmp_path: Path, deadly: signal.Signals
+) -> None:
+    command = [sys.executable, "-P", "-m", "peel_ext.cli.main", "train", str(data_file)]
+    command += ["--out", str(tmp_path / "run"), "--epochs", "100000"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
+    try:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "run" / "data.safetensors").exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(0.5)  # well into the long stage
+        process.send_signal(deadly)
+        _, told = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    # To a shell both are 128 + signal; the interpreter itself sometimes ends by the signal.
+    assert process.returncode in (128 + deadly, -deadly)
+    assert "Traceback" not in told
+    if deadly == signal.SIGINT:
+        assert told.splitlines()[-1].startswith("peel: interrupted")
+    assert list(RunFolder(tmp_path / "run").stages) == ["data"]
+    with pytest.raises(RunError, match="stage 'block_weights' is not finished"):
+        TrainedRun.open(tmp_path / "run")
