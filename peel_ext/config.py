@@ -70,7 +70,7 @@ class ClusteringConfig:
     """
 
     num_groups: int = 0
-    users_per_group: int = 128
+    users_per_group: int = 64
     max_groups: int = 256
     max_iterations: int = 50
     seed: int = 0

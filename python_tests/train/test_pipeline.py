@@ -47,7 +47,7 @@ def test_a_run_holds_what_it_was_given(data_file: Path, tmp_path: Path) -> None:
     assert np.array_equal(run.train_items, train.csr()[1])
     assert np.array_equal(run.test_items, test.csr()[1])
     assert run.user_vectors.shape == (150, 16)
-    assert run.embedding.num_groups == len(run.centroids) == 1
+    assert run.embedding.num_groups == len(run.centroids) == 2
     assert run.folder.config == dataclasses.asdict(SMALL) | {"layout": "planes"}
     again = TrainedRun.open(tmp_path / "run")
     assert torch.equal(again.embedding.weight, run.embedding.weight)
