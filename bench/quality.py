@@ -71,13 +71,15 @@ def peel(*arguments: object) -> str:
 
 
 def commit() -> str:
-    """The commit of the sources, with a mark if they differ from it."""
-    root = Path(__file__).parent
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=10"],
-        cwd=root, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    return described.stdout.strip() or "unknown"
+    """The commit of what is measured, with a mark if the sources differ from it."""
+    root = Path(__file__).parent.parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+    changed = git("status", "--porcelain", "--", "csrc", "peel_ext", "CMakeLists.txt")
+    return git("rev-parse", "--short=10", "HEAD") + ("-dirty" if changed else "")
 
 
 def processor() -> str:
