@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from peel_ext.errors import BudgetError
+from peel_ext.format import ColumnsLayout, PlanesLayout
+from peel_ext.nn.selection import minimum_bytes, select_blocks
+
+OVERHEAD = 64
+
+
+def plain_selection(weights: np.ndarray, costs: np.ndarray, budget: int) -> list[int]:
+    """Of one user group: whole runs of layers, by their joint weight per byte, until one is too big.
+
+    From the layers held so far, the next run of an item group is the one with the largest joint
+    ratio; the longest of equals.
+    """
+    num_item_groups, num_layers = weights.shape
+    runs = []
+    for item_group in range(num_item_groups):
+        at = 0
+        while at < num_layers:
+            ends = range(at + 1, num_layers + 1)
+            ratio, end = max(
+                (weights[item_group, at:end].sum() / costs[item_group, at:end].sum(), end)
+                for end in ends
+            )
+            runs.append((-ratio, item_group, at, end))
+            at = end
+    held = [0] * num_item_groups
+    left = budget - OVERHEAD
+    for _, item_group, begin, end in sorted(runs):
+        for layer in range(begin, end):
+            if costs[item_group, layer] > left:
+                return held
+            left -= costs[item_group, layer]
+            held[item_group] |= 1 << layer
+    return held
+
+
+@pytest.mark.parametrize("num_layers", [1, 2, 5])
+def test_nested_layers_go_by_joint_weight_per_byte(num_layers: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    layout = PlanesLayout(layer_bits=(1,) * num_layers)
+    for _ in range(20):
+        weights = rng.lognormal(sigma=2, size=(1, 6, num_layers)).astype(np.float32)
+        costs = rng.integers(1, 50, size=(6, num_layers)) * 8
+        tensors = torch.from_numpy(weights), torch.from_numpy(costs)
+        least = int(minimum_bytes(*tensors, layout, OVERHEAD)[0])
+        before = np.zeros(6, np.int64)
+        for budget in range(least, OVERHEAD + int(costs.sum()) + 9, 56):
+            held = select_blocks(*tensors, layout, budget, OVERHEAD)[0]
+            assert held.tolist() == plain_selection(weights[0].astype(float), costs, budget)
+            assert (before & ~held.numpy() == 0).all(), "a smaller budget kept what a larger drops"
+            before = held.numpy()
+        everything = select_blocks(*tensors, layout, OVERHEAD + int(costs.sum()), OVERHEAD)[0]
+        assert everything.tolist() == [(1 << num_layers) - 1] * 6
+        with pytest.raises(BudgetError, match=f"needs at least {least} bytes"):
+            select_blocks(*tensors, layout, least - 1, OVERHEAD)
+
+
+def test_one_block_of_every_item_group_comes_first() -> None:
+    layout = ColumnsLayout(block_dim=1, keep_one_block=True)
+    weights = torch.tensor([[[1.0, 9.0, 8.0], [0.1, 0.3, 0.2]]])
+    costs = torch.full((2, 3), 10)
+    assert int(minimum_bytes(weights, costs, layout, OVERHEAD)[0]) == OVERHEAD + 20
+    masks = [
+        select_blocks(weights, costs, layout, OVERHEAD + budget, OVERHEAD)[0].tolist()
+        for budget in (20, 29, 30, 40, 60)
+    ]
+    assert masks == [[2, 2], [2, 2], [6, 2], [7, 2], [7, 7]]
+
+
+def test_each_user_group_has_its_own_selection() -> None:
+    layout = ColumnsLayout(block_dim=1)
+    weights = torch.tensor([[[3.0, 1.0]], [[1.0, 3.0]]])
+    held = select_blocks(weights, torch.full((1, 2), 10), layout, OVERHEAD + 10, OVERHEAD)
+    assert held.tolist() == [[1], [2]]
+    with pytest.raises(BudgetError, match="user group 0 needs at least 74 bytes") as caught:
+        select_blocks(weights, torch.full((1, 2), 10), layout, 73, OVERHEAD)
+    assert caught.value.minimum_bytes == 74
