@@ -154,7 +154,12 @@ def test_users_and_items_of_the_test_file_alone(tmp_path: Path) -> None:
 def test_a_killed_run_is_never_taken_for_whole(
     data_file: Path, tmp_path: Path, deadly: signal.Signals
 ) -> None:
-    command = [sys.executable, "-P", "-m", "peel_ext.cli.main", "train", str(data_file)]
+    # A job in the background inherits that SIGINT is ignored; here it must not be.
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from peel_ext.cli.main import main; sys.exit(main())"
+    )
+    command = [sys.executable, "-P", "-c", code, "train", str(data_file)]
     command += ["--out", str(tmp_path / "run"), "--epochs", "100000"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
     try:
@@ -168,6 +173,7 @@ def test_a_killed_run_is_never_taken_for_whole(
         _, told = process.communicate(timeout=60)
     finally:
         process.kill()
+        process.wait()
     # To a shell both are 128 + signal; the interpreter itself sometimes ends by the signal.
     assert process.returncode in (128 + deadly, -deadly)
     assert "Traceback" not in told
