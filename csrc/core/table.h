@@ -79,10 +79,16 @@ static_assert(sizeof(DirectoryEntry) == 16, "the directory is read in place");
 
 enum class RowIds : int32_t { kConsecutive = 0, kListed = 1, kInBlocks = 2 };
 
+// Rows of a packed item group lie in tiles, side by side, so that one instruction works on many.
+constexpr int64_t kPackedTileRows = 32;
+
 // One user group's held blocks, packed: a Personalized Elastic Embedding opened in place.
 // An item group's bytes, each section padded to 8 bytes: in planes its row ids and fp16 scales;
-// then per held layer, ascending, the rows' pieces one after another; in columns with int8 values
-// each layer's pieces are preceded by that layer's fp16 scales. Ids ascend within an item group.
+// then per held layer, ascending, the rows' pieces; in columns with int8 values each layer's pieces
+// are preceded by that layer's fp16 scales. Ids ascend within an item group. Pieces are cut into
+// tiles of kPackedTileRows rows (the last may have fewer), one after another; a tile holds the first
+// element of all its rows, then the second, and so on: an element is a value in columns, a byte of a
+// bit plane in planes.
 struct PackedTable {
   Geometry geometry;
   int64_t num_embeddings = 0;

@@ -8,11 +8,105 @@ namespace {
 
 #define PEEL_VECTOR_BYTES 32
 #define PEEL_FMA(a, b, c) _mm256_fmadd_ps(a, b, c)
+#include "simd/vectors.h"
+
+static inline Bytes lookup16(const uint8_t* table, Bytes codes) {
+  const __m128i entries = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
+  return reinterpret_cast<Bytes>(_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(entries),
+                                                     reinterpret_cast<__m256i>(codes)));
+}
+
+static inline __m256i widen_codes(const uint8_t* codes) {
+  return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes)));
+}
+
+// Up to 32 centroids stay in registers, 8 in each; more are gathered.
+template <int kBits>
+struct CentroidTable {
+  static constexpr int kVectors = kBits <= 3 ? 1 : kBits <= 5 ? 1 << (kBits - 3) : 1;
+  const float* all;
+  __m256 values[kVectors];
+
+  explicit CentroidTable(const float* centroids) : all(centroids) {
+    for (int v = 0; v < kVectors; ++v) values[v] = _mm256_loadu_ps(centroids + 8 * v);
+  }
+  Vector at(const uint8_t* codes) const {
+    const __m256i index = widen_codes(codes);
+    if constexpr (kBits > 5) {
+      return _mm256_i32gather_ps(all, index, 4);
+    } else {
+      __m256 found[kVectors];
+      for (int v = 0; v < kVectors; ++v) found[v] = _mm256_permutevar8x32_ps(values[v], index);
+      // A blend looks at the sign bit: bit 3 of a code, then bit 4, is moved there.
+      for (int count = kVectors, bit = 3; count > 1; count /= 2, ++bit) {
+        const __m256 high = _mm256_castsi256_ps(_mm256_slli_epi32(index, 31 - bit));
+        for (int v = 0; v < count / 2; ++v) {
+          found[v] = _mm256_blendv_ps(found[2 * v], found[2 * v + 1], high);
+        }
+      }
+      return found[0];
+    }
+  }
+};
+
+template <int kBits>
+static inline Bytes expand(const uint32_t* words) {
+  const __m256i spread = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2,
+                                          2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
+  const __m256i picks = _mm256_set1_epi64x(static_cast<int64_t>(0x8040201008040201ull));
+  __m256i codes = _mm256_setzero_si256();
+  for (int bit = 0; bit < kBits; ++bit) {
+    const __m256i copies =
+        _mm256_shuffle_epi8(_mm256_set1_epi32(static_cast<int>(words[bit])), spread);
+    const __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(copies, picks), picks);  // 0 or -1
+    codes = _mm256_sub_epi8(_mm256_add_epi8(codes, codes), set);
+  }
+  return reinterpret_cast<Bytes>(codes);
+}
+
+static inline void widen_halves(const uint16_t* halves, float* out, int64_t count) {
+  int64_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    const __m128i eight = _mm_loadu_si128(reinterpret_cast<const __m128i*>(halves + i));
+    _mm256_storeu_ps(out + i, _mm256_cvtph_ps(eight));
+  }
+  for (; i < count; ++i) out[i] = half_to_float(halves[i]);
+}
+
+static inline Vector widen_int8(const int8_t* values) {
+  return _mm256_cvtepi32_ps(
+      _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(values))));
+}
+
+static inline void transpose_square(const float* const* rows, int64_t column, float* tile) {
+  __m256 a[8], b[8];
+  for (int r = 0; r < 8; ++r) a[r] = _mm256_loadu_ps(rows[r] + column);
+  for (int r = 0; r < 8; r += 2) {
+    b[r] = _mm256_unpacklo_ps(a[r], a[r + 1]);
+    b[r + 1] = _mm256_unpackhi_ps(a[r], a[r + 1]);
+  }
+  for (int r = 0; r < 8; r += 4) {
+    a[r] = _mm256_shuffle_ps(b[r], b[r + 2], 0x44);
+    a[r + 1] = _mm256_shuffle_ps(b[r], b[r + 2], 0xee);
+    a[r + 2] = _mm256_shuffle_ps(b[r + 1], b[r + 3], 0x44);
+    a[r + 3] = _mm256_shuffle_ps(b[r + 1], b[r + 3], 0xee);
+  }
+  for (int d = 0; d < 4; ++d) {
+    _mm256_storeu_ps(tile + d * kTileRows, _mm256_permute2f128_ps(a[d], a[d + 4], 0x20));
+    _mm256_storeu_ps(tile + (d + 4) * kTileRows, _mm256_permute2f128_ps(a[d], a[d + 4], 0x31));
+  }
+}
+
+static inline uint32_t reach(const float* values, float threshold) {
+  const __m256 below =
+      _mm256_cmp_ps(_mm256_loadu_ps(values), _mm256_set1_ps(threshold), _CMP_NLT_UQ);
+  return static_cast<uint32_t>(_mm256_movemask_ps(below));
+}
+
 #include "simd/body.h"
 
 }  // namespace
 
-extern const Primitives kAvx2{"avx2", decode_planes, decode_int8, decode_float16,
-                              rotate, transpose,     dot_tile};
+extern const Primitives kAvx2 = PEEL_PRIMITIVES("avx2");
 
 }  // namespace peel::simd

@@ -1,38 +1,66 @@
-// The one body of the primitives. Each instruction set's translation unit defines PEEL_VECTOR_BYTES
-// and PEEL_FMA(a, b, c), then includes this inside its own anonymous namespace. No std:: templates
-// and no inline functions with linkage here: a weak symbol compiled for one instruction set could
-// replace another's.
+// The one body of the primitives, over the steps of one instruction set:
+//   lookup16(table, codes)       table[code] of 32 codes below 16
+//   CentroidTable<bits>.at       centroids of kLanes codes
+//   expand<bits>(words)          32 codes from 4 bytes of each plane
+//   widen_halves, widen_int8     to float, exactly
+//   transpose_square, reach
+// included inside the anonymous namespace of its translation unit (vectors.h).
 
-typedef float Vector __attribute__((vector_size(PEEL_VECTOR_BYTES)));
-typedef float UnalignedVector
-    __attribute__((vector_size(PEEL_VECTOR_BYTES), aligned(4), may_alias));
-
-constexpr int64_t kLanes = PEEL_VECTOR_BYTES / 4;
-
-static inline Vector load(const float* from) {
-  return *reinterpret_cast<const UnalignedVector*>(from);
+// Calls f with the number of bits, 1 to 8, as a type.
+template <int kBits>
+struct Bits {
+  static constexpr int value = kBits;
+};
+template <typename F>
+static inline void with_bits(int bits, F&& f) {
+  switch (bits) {
+    case 1: return f(Bits<1>{});
+    case 2: return f(Bits<2>{});
+    case 3: return f(Bits<3>{});
+    case 4: return f(Bits<4>{});
+    case 5: return f(Bits<5>{});
+    case 6: return f(Bits<6>{});
+    case 7: return f(Bits<7>{});
+    default: return f(Bits<8>{});
+  }
 }
-static inline void store(float* to, Vector value) {
-  *reinterpret_cast<UnalignedVector*>(to) = value;
-}
 
-// Spreads the 8 bits of a byte over 8 bytes, bit d to byte d, each 0 or 1.
-static inline uint64_t spread(uint8_t byte) {
-  const uint64_t copies = byte * 0x0101010101010101ull;
-  const uint64_t picked = copies & 0x8040201008040201ull;
-  return (picked + 0x7f7f7f7f7f7f7f7full) >> 7 & 0x0101010101010101ull;
+constexpr uint32_t kLaneMask = (1u << kLanes) - 1;
+
+// ---- one row ----
+
+template <int kBits>
+static inline void decode_planes_of(const uint8_t* const* planes, const float* centroids,
+                                    float scale, float* out, int64_t dim) {
+  const CentroidTable<kBits> table(centroids);
+  const Vector scales = Vector{} + scale;
+  for (int64_t first = 0; first < dim; first += 32) {
+    const int64_t count = dim - first < 32 ? dim - first : 32;
+    uint32_t words[kBits] = {};
+    for (int bit = 0; bit < kBits; ++bit) {
+      if (count == 32) {
+        __builtin_memcpy(&words[bit], planes[bit] + first / 8, 4);
+      } else {
+        __builtin_memcpy(&words[bit], planes[bit] + first / 8,
+                         static_cast<size_t>((count + 7) / 8));
+      }
+    }
+    uint8_t codes[32];
+    store_bytes(codes, expand<kBits>(words));
+    float tail[32];
+    float* to = count == 32 ? out + first : tail;
+    for (int64_t lane = 0; lane < 32; lane += kLanes) {
+      store(to + lane, table.at(codes + lane) * scales);
+    }
+    if (count < 32) __builtin_memcpy(out + first, tail, static_cast<size_t>(count) * sizeof(float));
+  }
 }
 
 static void decode_planes(const uint8_t* const* planes, int bits, const float* centroids,
                           float scale, float* out, int64_t dim) {
-  for (int64_t first = 0; first < dim; first += 8) {
-    uint64_t codes = 0;
-    for (int bit = 0; bit < bits; ++bit) codes = codes << 1 | spread(planes[bit][first / 8]);
-    const int64_t count = dim - first < 8 ? dim - first : 8;
-    for (int64_t d = 0; d < count; ++d) {
-      out[first + d] = centroids[codes >> (8 * d) & 0xff] * scale;
-    }
-  }
+  with_bits(bits, [&](auto width) {
+    decode_planes_of<decltype(width)::value>(planes, centroids, scale, out, dim);
+  });
 }
 
 static void decode_int8(const int8_t* values, float scale, float* out, int64_t count) {
@@ -40,15 +68,19 @@ static void decode_int8(const int8_t* values, float scale, float* out, int64_t c
 }
 
 static void decode_float16(const uint16_t* values, float* out, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) out[i] = half_to_float(values[i]);
+  widen_halves(values, out, count);
 }
 
 static void rotate(const float* x, const float* rotation_t, float* out, int64_t dim) {
   int64_t j = 0;
-  for (; j + kLanes <= dim; j += kLanes) {
-    Vector sum = x[0] * load(rotation_t + j);
-    for (int64_t k = 1; k < dim; ++k) sum = sum + x[k] * load(rotation_t + k * dim + j);
-    store(out + j, sum);
+  for (; j + 4 * kLanes <= dim; j += 4 * kLanes) {
+    const float* column = rotation_t + j;
+    Vector sums[4];
+    for (int v = 0; v < 4; ++v) sums[v] = x[0] * load(column + v * kLanes);
+    for (int64_t k = 1; k < dim; ++k) {
+      for (int v = 0; v < 4; ++v) sums[v] = sums[v] + x[k] * load(column + k * dim + v * kLanes);
+    }
+    for (int v = 0; v < 4; ++v) store(out + j + v * kLanes, sums[v]);
   }
   for (; j < dim; ++j) {
     float sum = x[0] * rotation_t[j];
@@ -57,18 +89,111 @@ static void rotate(const float* x, const float* rotation_t, float* out, int64_t 
   }
 }
 
-static void transpose(const float* rows, int64_t stride, int64_t count, int64_t dim, float* tile) {
-  for (int64_t d = 0; d < dim; ++d) {
-    float* lane = tile + d * kTileRows;
-    for (int64_t r = 0; r < count; ++r) lane[r] = rows[r * stride + d];
-    for (int64_t r = count; r < kTileRows; ++r) lane[r] = 0.0f;
+// ---- tiles ----
+
+static void transpose_tile(const float* const* rows, int64_t count, int64_t dim, float* tile) {
+  int64_t r = 0;
+  for (; r + kLanes <= count; r += kLanes) {
+    int64_t d = 0;
+    for (; d + kLanes <= dim; d += kLanes) transpose_square(rows + r, d, tile + d * kTileRows + r);
+    for (; d < dim; ++d) {
+      for (int64_t lane = 0; lane < kLanes; ++lane) tile[d * kTileRows + r + lane] = rows[r + lane][d];
+    }
+  }
+  for (; r < kTileRows; ++r) {
+    for (int64_t d = 0; d < dim; ++d) tile[d * kTileRows + r] = r < count ? rows[r][d] : 0.0f;
+  }
+}
+
+// Bit b of every byte of `high` above the same bit of `low`: the codes of bit positions 0, 2, 4, 6
+// (even) and 1, 3, 5, 7 (odd) as fields of two bits; then the same with fields of four.
+static inline Bytes shift_left(Bytes bytes, int by) {
+  return reinterpret_cast<Bytes>(reinterpret_cast<Words>(bytes) << by);
+}
+static inline Bytes shift_right(Bytes bytes, int by) {
+  return reinterpret_cast<Bytes>(reinterpret_cast<Words>(bytes) >> by);
+}
+static inline Bytes interleave_low(Bytes high, Bytes low, uint8_t mask, int by) {
+  return (low & mask) | shift_left(high & mask, by);
+}
+static inline Bytes interleave_high(Bytes high, Bytes low, uint8_t mask, int by) {
+  return (shift_right(low, by) & mask) | (high & static_cast<uint8_t>(~mask));
+}
+
+// Fields of four bits from the bytes of four planes, most significant first: fields[k] holds
+// coordinate k in its low and k + 4 in its high nibbles, k < 4.
+static inline void interleave(Bytes p0, Bytes p1, Bytes p2, Bytes p3, Bytes* fields) {
+  const Bytes even_high = interleave_low(p0, p1, 0x55, 1);
+  const Bytes odd_high = interleave_high(p0, p1, 0x55, 1);
+  const Bytes even_low = interleave_low(p2, p3, 0x55, 1);
+  const Bytes odd_low = interleave_high(p2, p3, 0x55, 1);
+  fields[0] = interleave_low(even_high, even_low, 0x33, 2);
+  fields[2] = interleave_high(even_high, even_low, 0x33, 2);
+  fields[1] = interleave_low(odd_high, odd_low, 0x33, 2);
+  fields[3] = interleave_high(odd_high, odd_low, 0x33, 2);
+}
+
+// The fields of the last four of `bits` planes (planes above them are zero) at byte j.
+static inline void fields_of(const uint8_t* const* planes, int bits, int64_t j, Bytes* fields) {
+  Bytes p[4];
+  for (int b = 0; b < 4; ++b) {
+    const int plane = bits - 4 + b;
+    p[b] = plane < 0 ? Bytes{} : load_bytes(planes[plane] + j * kTileRows);
+  }
+  interleave(p[0], p[1], p[2], p[3], fields);
+}
+
+template <int kBits>
+static inline void decode_planes_tile_of(const uint8_t* const* planes, const float* centroids,
+                                         const float* scales, float* tile, int64_t dim) {
+  const CentroidTable<kBits> table(centroids);
+  Vector scale[kTileVectors];
+  for (int64_t v = 0; v < kTileVectors; ++v) scale[v] = load(scales + v * kLanes);
+  for (int64_t j = 0; j < (dim + 7) / 8; ++j) {
+    Bytes low[4], high[4] = {};
+    fields_of(planes, kBits, j, low);
+    if constexpr (kBits > 4) fields_of(planes, kBits - 4, j, high);
+    uint8_t codes[8][32];
+    for (int k = 0; k < 4; ++k) {
+      store_bytes(codes[k], (low[k] & 0x0f) | shift_left(high[k] & 0x0f, 4));
+      store_bytes(codes[k + 4], (shift_right(low[k], 4) & 0x0f) | (high[k] & 0xf0));
+    }
+    const int64_t count = dim - 8 * j < 8 ? dim - 8 * j : 8;
+    for (int64_t k = 0; k < count; ++k) {
+      float* to = tile + (8 * j + k) * kTileRows;
+      for (int64_t v = 0; v < kTileVectors; ++v) {
+        store(to + v * kLanes, table.at(codes[k] + v * kLanes) * scale[v]);
+      }
+    }
+  }
+}
+
+static void decode_planes_tile(const uint8_t* const* planes, int bits, const float* centroids,
+                               const float* scales, float* tile, int64_t dim) {
+  with_bits(bits, [&](auto width) {
+    decode_planes_tile_of<decltype(width)::value>(planes, centroids, scales, tile, dim);
+  });
+}
+
+static void decode_int8_tile(const int8_t* values, const float* scales, float* tile,
+                             int64_t width) {
+  Vector scale[kTileVectors];
+  for (int64_t v = 0; v < kTileVectors; ++v) scale[v] = load(scales + v * kLanes);
+  for (int64_t i = 0; i < width; ++i) {
+    for (int64_t v = 0; v < kTileVectors; ++v) {
+      const int64_t at = i * kTileRows + v * kLanes;
+      store(tile + at, widen_int8(values + at) * scale[v]);
+    }
   }
 }
 
 template <int kUsers, int kVectors>
 static inline void dot_block(const float* users, int64_t user_stride, const float* tile,
-                             int64_t dim, float* out) {
+                             int64_t dim, bool accumulate, float* out) {
   Vector sums[kUsers][kVectors] = {};
+  for (int u = 0; u < kUsers && accumulate; ++u) {
+    for (int v = 0; v < kVectors; ++v) sums[u][v] = load(out + u * kTileRows + v * kLanes);
+  }
   for (int64_t d = 0; d < dim; ++d) {
     Vector rows[kVectors];
     for (int v = 0; v < kVectors; ++v) rows[v] = load(tile + d * kTileRows + v * kLanes);
@@ -82,19 +207,89 @@ static inline void dot_block(const float* users, int64_t user_stride, const floa
   }
 }
 
+// As many users at once as keep the accumulators in registers and the multipliers busy.
 static void dot_tile(const float* users, int64_t num_users, int64_t user_stride, const float* tile,
-                     int64_t dim, float* out) {
+                     int64_t dim, bool accumulate, float* out) {
   constexpr int kVectors = 2;
-  constexpr int64_t kWidth = kVectors * kLanes;
-  for (int64_t column = 0; column < kTileRows; column += kWidth) {
-    int64_t u = 0;
-    for (; u + 4 <= num_users; u += 4) {
-      dot_block<4, kVectors>(users + u * user_stride, user_stride, tile + column, dim,
-                             out + u * kTileRows + column);
+  constexpr int kUsers = PEEL_VECTOR_BYTES == 64 ? 8 : 4;
+  int64_t u = 0;
+  for (; u + kUsers <= num_users; u += kUsers) {
+    for (int64_t column = 0; column < kTileRows; column += kVectors * kLanes) {
+      dot_block<kUsers, kVectors>(users + u * user_stride, user_stride, tile + column, dim,
+                                  accumulate, out + u * kTileRows + column);
     }
-    for (; u < num_users; ++u) {
-      dot_block<1, kVectors>(users + u * user_stride, user_stride, tile + column, dim,
-                             out + u * kTileRows + column);
+  }
+  for (; u < num_users; ++u) {
+    constexpr int kWide = kTileVectors < 4 ? kTileVectors : 4;
+    for (int64_t column = 0; column < kTileRows; column += kWide * kLanes) {
+      dot_block<1, kWide>(users + u * user_stride, user_stride, tile + column, dim, accumulate,
+                          out + u * kTileRows + column);
     }
   }
 }
+
+// The sums of all steps, two rows a word: even rows in `even`, odd ones in `odd`.
+template <int kBits>
+static inline void sum_steps(const uint8_t* const* planes, int64_t plane_bytes,
+                             const uint8_t* steps, Words* even, Words* odd) {
+  // Until the end, sums of even rows carry 256 times their odd neighbour's, modulo 2^16.
+  Words both = {}, high = {};
+  const auto add = [&](Bytes found) {
+    const Words words = reinterpret_cast<Words>(found);
+    both += words;
+    high += words >> 8;
+  };
+  for (int64_t j = 0; j < plane_bytes; ++j, steps += 8 * 16) {
+    Bytes fields[4];
+    fields_of(planes, kBits, j, fields);
+    for (int k = 0; k < 4; ++k) {
+      add(lookup16(steps + 16 * k, fields[k] & 0x0f));
+      add(lookup16(steps + 16 * (k + 4), shift_right(fields[k], 4) & 0x0f));
+    }
+  }
+  *even = both - (high << 8);
+  *odd = high;
+}
+
+static uint32_t bound_tile(const uint8_t* const* planes, int bits, int64_t plane_bytes,
+                           const uint8_t* steps, float step, float base, const float* scales,
+                           float threshold) {
+  Words even, odd;
+  switch (bits) {
+    case 1: sum_steps<1>(planes, plane_bytes, steps, &even, &odd); break;
+    case 2: sum_steps<2>(planes, plane_bytes, steps, &even, &odd); break;
+    case 3: sum_steps<3>(planes, plane_bytes, steps, &even, &odd); break;
+    default: sum_steps<4>(planes, plane_bytes, steps, &even, &odd);
+  }
+  float bounds[kTileRows];
+  for (int i = 0; i < 16; ++i) {
+    bounds[2 * i] = static_cast<float>(even[i]);
+    bounds[2 * i + 1] = static_cast<float>(odd[i]);
+  }
+  uint32_t mask = 0;
+  for (int64_t v = 0; v < kTileVectors; ++v) {
+    const Vector scale = load(scales + v * kLanes);
+    store(bounds + v * kLanes, scale * (load(bounds + v * kLanes) * step + base));
+    mask |= reach(bounds + v * kLanes, threshold) << (v * kLanes);
+    // A scale below zero bounds nothing; one that is not a number fails the comparison above.
+    mask |= (reach(scales + v * kLanes, 0.0f) ^ kLaneMask) << (v * kLanes);
+  }
+  return mask;
+}
+
+static void reach_tile(const float* scores, int64_t num_users, const float* thresholds,
+                       uint32_t* masks) {
+  for (int64_t u = 0; u < num_users; ++u) {
+    uint32_t mask = 0;
+    for (int64_t v = 0; v < kTileVectors; ++v) {
+      mask |= reach(scores + u * kTileRows + v * kLanes, thresholds[u]) << (v * kLanes);
+    }
+    masks[u] = mask;
+  }
+}
+
+#define PEEL_PRIMITIVES(name)                                                             \
+  {                                                                                       \
+    name, decode_planes, decode_int8, decode_float16, rotate, transpose_tile,             \
+        decode_planes_tile, decode_int8_tile, dot_tile, bound_tile, reach_tile            \
+  }

@@ -1,15 +1,25 @@
 // The innermost loops, compiled once per instruction set and chosen once at start.
+//
+// A tile is kTileRows rows side by side: element e of all of them, then element e + 1. Elements are
+// floats, int8 values, or bytes of a bit plane (bit d % 8 of byte d / 8 belongs to coordinate d).
+// Where an array is a whole tile, lanes beyond the rows there are hold anything finite.
 #pragma once
 
 #include <cstdint>
 
 namespace peel::simd {
 
+constexpr int64_t kTileRows = 32;
+constexpr int kBoundBits = 4;  // of a code, that bound_tile looks at
+
 struct Primitives {
   const char* name;
 
+  // ---- one row ----
+
   // out[d] = centroids[code(d)] * scale for d < dim, where code(d) has `bits` bits, the most
-  // significant from planes[0]. The product is rounded once, so every instruction set agrees bit
+  // significant from planes[0]. `centroids` is the entry of `bits` in the table of all widths
+  // (Geometry in core/table.h). The product is rounded once, so every instruction set agrees bit
   // for bit.
   void (*decode_planes)(const uint8_t* const* planes, int bits, const float* centroids, float scale,
                         float* out, int64_t dim);
@@ -20,16 +30,32 @@ struct Primitives {
   // out[j] = sum over k ascending of x[k] * rotation_t[k * dim + j], every product and every sum
   // rounded: the same bits everywhere. `rotation_t` is the transposed rotation; out must not be x.
   void (*rotate)(const float* x, const float* rotation_t, float* out, int64_t dim);
-  // tile[d * kTileRows + r] = rows[r * stride + d] for r < count; lanes from count on are zero.
-  void (*transpose)(const float* rows, int64_t stride, int64_t count, int64_t dim, float* tile);
-  // out[u * kTileRows + r] = sum over d ascending of users[u, d] * tile[d, r]. One accumulator per
-  // pair, so a score does not depend on what is scored beside it; with fused multiply-add where the
-  // instruction set has it, so these scores agree between all sets but the portable one.
-  void (*dot_tile)(const float* users, int64_t num_users, int64_t user_stride, const float* tile,
-                   int64_t dim, float* out);
-};
 
-constexpr int64_t kTileRows = 32;
+  // ---- tiles ----
+
+  // tile[d, r] = rows[r][d] for r < count; lanes from count on are zero.
+  void (*transpose_tile)(const float* const* rows, int64_t count, int64_t dim, float* tile);
+  // tile[d, r] = centroids[code(d, r)] * scales[r], as decode_planes; planes[b] is a tile of bytes.
+  void (*decode_planes_tile)(const uint8_t* const* planes, int bits, const float* centroids,
+                             const float* scales, float* tile, int64_t dim);
+  // tile[i, r] = float(values[i, r]) * scales[r], as decode_int8.
+  void (*decode_int8_tile)(const int8_t* values, const float* scales, float* tile, int64_t width);
+  // out[u, r] = (accumulate ? out[u, r] : 0) + sum over d ascending of users[u, d] * tile[d, r]. One
+  // accumulator per pair, so a score does not depend on what is scored beside it; with fused
+  // multiply-add where the instruction set has it, so these scores agree between all sets but the
+  // portable one.
+  void (*dot_tile)(const float* users, int64_t num_users, int64_t user_stride, const float* tile,
+                   int64_t dim, bool accumulate, float* out);
+  // Bit r: not (scales[r] * (base + step * sums[r]) < threshold), where sums[r] adds up
+  // steps[16 * d + code(d, r)] over 8 * plane_bytes coordinates, at most 256, and code(d, r) are the
+  // first `bits` (at most kBoundBits) bits.
+  uint32_t (*bound_tile)(const uint8_t* const* planes, int bits, int64_t plane_bytes,
+                         const uint8_t* steps, float step, float base, const float* scales,
+                         float threshold);
+  // Bit r of masks[u]: not (scores[u, r] < thresholds[u]).
+  void (*reach_tile)(const float* scores, int64_t num_users, const float* thresholds,
+                     uint32_t* masks);
+};
 
 // The best set this processor runs, or the one PEEL_ISA names. Throws std::invalid_argument when
 // PEEL_ISA names one that is unknown or cannot run here.

@@ -59,11 +59,12 @@ void decodes_known_rows() {
   std::mt19937_64 random(1);
   packed::Bytes bytes = packed::planes_table(random);
   uint8_t* pool = bytes.data() + 64 + 32;
-  // Row 1 of item group 0 (id 7): planes 0 and 1 in bytes 16 + 4..7, plane 2 in bytes 32 + 2..3.
+  // Row 1 of the 3 of item group 0 (id 7): byte e of planes 0 and 1 at 16 + 3 e + 1, of plane 2 at
+  // 32 + 3 e + 1.
   const uint8_t high[4] = {0b00000101, 1, 0b00000110, 0};
-  std::memcpy(pool + 16 + 4, high, 4);
+  for (int e = 0; e < 4; ++e) pool[16 + 3 * e + 1] = high[e];
   const uint8_t low[2] = {0b00000100, 1};
-  std::memcpy(pool + 32 + 2, low, 2);
+  for (int e = 0; e < 2; ++e) pool[32 + 3 * e + 1] = low[e];
   const peel::PackedTable table = peel::open_pee(bytes.data(), bytes.size, kCentroids.data());
   const int32_t id = 7;
   float row[9];

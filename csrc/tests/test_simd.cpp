@@ -62,16 +62,23 @@ void rotates_alike(std::mt19937_64& random, const Primitives& isa, int64_t dim) 
 void scores_alike(std::mt19937_64& random, const Primitives& isa, int64_t dim, int64_t rows) {
   const std::vector<float> table = noise(random, rows * dim);
   std::vector<float> tile(kTileRows * dim, 7.0f);
-  isa.transpose(table.data(), dim, rows, dim, tile.data());
+  const float* pointers[kTileRows];
+  for (int64_t r = 0; r < rows; ++r) pointers[r] = table.data() + r * dim;
+  isa.transpose_tile(pointers, rows, dim, tile.data());
   for (int64_t d = 0; d < dim; ++d) {
     for (int64_t r = 0; r < kTileRows; ++r) {
       CHECK(tile[d * kTileRows + r] == (r < rows ? table[r * dim + d] : 0.0f));
     }
   }
-  for (const int64_t users : {1, 3, 4, 5, 9}) {
+  for (const int64_t users : {1, 3, 4, 5, 8, 9, 17}) {
     const std::vector<float> vectors = noise(random, users * dim);
-    std::vector<float> out(users * kTileRows);
-    isa.dot_tile(vectors.data(), users, dim, tile.data(), dim, out.data());
+    std::vector<float> out(users * kTileRows), resumed(users * kTileRows);
+    isa.dot_tile(vectors.data(), users, dim, tile.data(), dim, false, out.data());
+    const int64_t half = dim / 2;
+    isa.dot_tile(vectors.data(), users, dim, tile.data(), half, false, resumed.data());
+    isa.dot_tile(vectors.data() + half, users, dim, tile.data() + half * kTileRows, dim - half,
+                 true, resumed.data());
+    CHECK(resumed == out);
     for (int64_t u = 0; u < users; ++u) {
       for (int64_t r = 0; r < rows; ++r) {
         double exact = 0, size = 0;
@@ -84,10 +91,70 @@ void scores_alike(std::mt19937_64& random, const Primitives& isa, int64_t dim, i
               1e-6 * size * std::sqrt(double(dim)) + 1e-7);
         // The same bits whatever is scored beside it.
         float alone[kTileRows];
-        isa.dot_tile(vectors.data() + u * dim, 1, dim, tile.data(), dim, alone);
+        isa.dot_tile(vectors.data() + u * dim, 1, dim, tile.data(), dim, false, alone);
         CHECK(alone[r] == out[u * kTileRows + r]);
       }
     }
+    std::vector<float> thresholds(users);
+    for (auto& threshold : thresholds) threshold = out[random() % out.size()];
+    out[0] = std::nanf("");
+    std::vector<uint32_t> masks(users);
+    isa.reach_tile(out.data(), users, thresholds.data(), masks.data());
+    for (int64_t u = 0; u < users; ++u) {
+      for (int64_t r = 0; r < kTileRows; ++r) {
+        CHECK((masks[u] >> r & 1u) == !(out[u * kTileRows + r] < thresholds[u]));
+      }
+    }
+  }
+}
+
+// Tiles hold byte j of all rows' planes side by side; row by row the answer is that of one row.
+void decodes_tiles_alike(std::mt19937_64& random, const Primitives& isa, int64_t dim) {
+  const std::vector<float> centroids = noise(random, 256), scales = noise(random, kTileRows);
+  const int64_t plane_bytes = (dim + 7) / 8;
+  std::vector<uint8_t> bytes(8 * plane_bytes * kTileRows);
+  for (auto& byte : bytes) byte = static_cast<uint8_t>(random());
+  std::vector<float> tile(dim * kTileRows);
+  for (int bits = 1; bits <= 8; ++bits) {
+    const uint8_t* planes[8];
+    for (int b = 0; b < bits; ++b) planes[b] = bytes.data() + b * plane_bytes * kTileRows;
+    const auto code_of = [&](int64_t d, int64_t r, int known) {
+      int code = 0;
+      for (int b = 0; b < known; ++b) {
+        code = code << 1 | (planes[b][d / 8 * kTileRows + r] >> (d % 8) & 1);
+      }
+      return code;
+    };
+    isa.decode_planes_tile(planes, bits, centroids.data(), scales.data(), tile.data(), dim);
+    for (int64_t d = 0; d < dim; ++d) {
+      for (int64_t r = 0; r < kTileRows; ++r) {
+        CHECK(tile[d * kTileRows + r] == centroids[code_of(d, r, bits)] * scales[r]);
+      }
+    }
+    if (bits > peel::simd::kBoundBits || 8 * plane_bytes > 256) continue;
+    std::vector<uint8_t> steps(8 * plane_bytes * 16);
+    for (auto& step : steps) step = static_cast<uint8_t>(random());
+    // Powers of two, so that bounds are exact and the comparison is sharp.
+    std::vector<float> exact(kTileRows, 0.5f), bounds(kTileRows);
+    exact[3] = -0.5f;
+    exact[4] = std::nanf("");
+    for (int64_t r = 0; r < kTileRows; ++r) {
+      int sum = 0;
+      for (int64_t d = 0; d < 8 * plane_bytes; ++d) sum += steps[d * 16 + code_of(d, r, bits)];
+      bounds[r] = exact[r] * (-32.0f + 0.25f * static_cast<float>(sum));
+    }
+    const float threshold = bounds[random() % 3];
+    const uint32_t mask = isa.bound_tile(planes, bits, plane_bytes, steps.data(), 0.25f, -32.0f,
+                                         exact.data(), threshold);
+    for (int64_t r = 0; r < kTileRows; ++r) {
+      CHECK((mask >> r & 1u) == (!(bounds[r] < threshold) || exact[r] < 0));
+    }
+  }
+  std::vector<int8_t> values(dim * kTileRows);
+  for (auto& value : values) value = static_cast<int8_t>(random());
+  isa.decode_int8_tile(values.data(), scales.data(), tile.data(), dim);
+  for (int64_t i = 0; i < dim * kTileRows; ++i) {
+    CHECK(tile[i] == static_cast<float>(values[i]) * scales[i % kTileRows]);
   }
 }
 
@@ -109,10 +176,11 @@ int main() {
   for (const Primitives* const* set = peel::simd::available(); *set; ++set, ++sets) {
     std::printf("instruction set %s\n", (*set)->name);
     CHECK(peel::simd::find((*set)->name) == *set);
-    for (const int64_t dim : {1, 3, 7, 8, 9, 16, 17, 31, 33, 64, 65}) {
+    for (const int64_t dim : {1, 3, 7, 8, 9, 16, 17, 31, 32, 33, 63, 64, 65, 128, 200}) {
       decodes_alike(random, **set, dim);
       rotates_alike(random, **set, dim);
-      for (const int64_t rows : {1, 5, 31, 32}) scores_alike(random, **set, dim, rows);
+      decodes_tiles_alike(random, **set, dim);
+      for (const int64_t rows : {1, 5, 8, 16, 31, 32}) scores_alike(random, **set, dim, rows);
     }
   }
   CHECK(sets >= 1 && std::strcmp(peel::simd::available()[sets - 1]->name, "portable") == 0);

@@ -107,7 +107,8 @@ class PackedRows {
  public:
   PackedRows(const PackedTable& table, const simd::Primitives& isa) : table_(table), isa_(isa) {}
 
-  void decode(int64_t id, float* out) const {
+  // `scratch` holds one encoded row.
+  void decode(int64_t id, uint8_t* scratch, float* out) const {
     int64_t first = 0;
     for (int64_t c = 0; c < table_.num_item_groups; ++c) {
       const DirectoryEntry& entry = table_.directory[c];
@@ -118,7 +119,7 @@ class PackedRows {
         const ItemGroupBytes bytes =
             item_group_bytes(table_.geometry, table_.row_ids, table_.id_bytes, rows, entry.layers);
         RowPieces row;
-        packed_row(table_.geometry, bytes, base, entry.layers, r, row);
+        packed_row(table_.geometry, bytes, base, rows, entry.layers, r, scratch, row);
         decode_row(isa_, table_.geometry, table_.centroids, row, out);
         return;
       }
@@ -203,8 +204,10 @@ LookupResult grouped_lookup(const PackedTable& table, const LookupPairs<Index>& 
   if (checked.status != LookupStatus::kOk) return checked;
   const PackedRows rows(table, simd::primitives());
   parallel_for(pairs.count, kGrain, [&](int64_t begin, int64_t end) {
+    std::vector<uint64_t> scratch(static_cast<size_t>(encoded_row_bytes(table.geometry) / 8 + 1));
+    auto* bytes = reinterpret_cast<uint8_t*>(scratch.data());
     for (int64_t m = begin; m < end; ++m) {
-      rows.decode(static_cast<int64_t>(pairs.indices[m]), out + m * table.geometry.dim);
+      rows.decode(static_cast<int64_t>(pairs.indices[m]), bytes, out + m * table.geometry.dim);
     }
   });
   return {};

@@ -97,13 +97,34 @@ inline ItemGroupBytes item_group_bytes(const Geometry& geometry, RowIds row_ids,
   return bytes;
 }
 
-// The pieces of row r of an item group whose bytes start at `base`.
+// Bytes of one element of a tile.
+inline int64_t element_bytes(const Geometry& geometry) {
+  return geometry.layout == Layout::kPlanes ? 1 : geometry.value_bytes();
+}
+
+// At most: all layers of one row.
+inline int64_t encoded_row_bytes(const Geometry& geometry) {
+  return geometry.layout == Layout::kPlanes ? kMaxBits * geometry.plane_bytes()
+                                            : geometry.dim * geometry.value_bytes();
+}
+
+// Collects the pieces of row r of an item group whose bytes start at `base` and that has `rows` rows
+// out of their tiles, into `scratch` (encoded_row_bytes).
 inline void packed_row(const Geometry& geometry, const ItemGroupBytes& bytes, const uint8_t* base,
-                       uint64_t held, int64_t r, RowPieces& row) {
+                       int64_t rows, uint64_t held, int64_t r, uint8_t* scratch, RowPieces& row) {
+  const int64_t tile = r / kPackedTileRows * kPackedTileRows;  // its first row
+  const int64_t tile_rows = rows - tile < kPackedTileRows ? rows - tile : kPackedTileRows;
+  const auto size = static_cast<size_t>(element_bytes(geometry));
   row.held = held;
   for (int32_t layer = 0; layer < geometry.num_layers; ++layer) {
     if (!((held >> layer) & 1u)) continue;
-    row.pieces[layer] = base + bytes.pieces[layer] + r * bytes.piece_bytes[layer];
+    const int64_t piece_bytes = bytes.piece_bytes[layer];
+    const uint8_t* from = base + bytes.pieces[layer] + tile * piece_bytes + (r - tile) * size;
+    row.pieces[layer] = scratch;
+    for (int64_t e = 0; e < piece_bytes; e += size, scratch += size) {
+      std::memcpy(scratch, from, size);
+      from += tile_rows * size;
+    }
     if (geometry.layout == Layout::kColumns && geometry.value_type == ValueType::kInt8) {
       row.scales[layer] = base + bytes.scales[layer] + r * 2;
     }

@@ -1,0 +1,95 @@
+#include "kernels/cpu/score_bounds.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace peel {
+namespace {
+
+constexpr int64_t kUsers = 4;    // from here on scoring decoded tiles is cheaper
+constexpr int64_t kRows = 256;   // with fewer, making the bounds costs more than they save
+constexpr int64_t kMaxDim = 256;  // so that 16 bits hold the sum of the steps
+constexpr int kCodes = 1 << simd::kBoundBits;
+
+}  // namespace
+
+ScoreBounds::ScoreBounds(const PackedTiles& tiles, const float* users, int64_t num_users,
+                         int64_t user_stride) {
+  const PackedTable& table = tiles.table();
+  const Geometry& geometry = table.geometry;
+  if (geometry.layout != Layout::kPlanes || num_users > kUsers || geometry.dim > kMaxDim) return;
+  num_users_ = static_cast<size_t>(num_users);
+  int64_t rows[kMaxBits + 1] = {};
+  int64_t first = 0;
+  for (int64_t c = 0; c < table.num_item_groups; ++c) {
+    rows[geometry.bits_of(table.directory[c].layers)] += table.directory[c].row_end - first;
+    first = table.directory[c].row_end;
+  }
+  for (int bits = 1; bits <= kMaxBits; ++bits) {
+    if (rows[bits] < kRows) continue;
+    for (int64_t u = 0; u < num_users; ++u) {
+      bounds_[bits].push_back(make_bound(table, users + u * user_stride, bits));
+    }
+  }
+}
+
+ScoreBounds::Bound ScoreBounds::make_bound(const PackedTable& table, const float* user, int bits) {
+  // The least and the largest centroid among the codes that begin alike.
+  const float* centroids = table.centroids + (int64_t{1} << bits) - 2;
+  const int known = std::min(bits, simd::kBoundBits);
+  float least[kCodes], largest[kCodes], size = 0;
+  for (int code = 0; code < 1 << known; ++code) {
+    const float* begin = centroids + (code << (bits - known));
+    const float* end = begin + (1 << (bits - known));
+    least[code] = *std::min_element(begin, end);
+    largest[code] = *std::max_element(begin, end);
+    size = std::max({size, std::fabs(least[code]), std::fabs(largest[code])});
+  }
+  const int64_t dim = table.geometry.dim;
+  std::vector<float> most(static_cast<size_t>(dim * kCodes));
+  std::vector<float> floors(static_cast<size_t>(dim));
+  float widest = 0;
+  double base = 0, magnitude = 0;
+  for (int64_t d = 0; d < dim; ++d) {
+    float* row = most.data() + d * kCodes;
+    float low = std::numeric_limits<float>::infinity(), high = -low;
+    for (int code = 0; code < 1 << known; ++code) {
+      row[code] = std::max(user[d] * least[code], user[d] * largest[code]);
+      low = std::min(low, row[code]);
+      high = std::max(high, row[code]);
+    }
+    floors[static_cast<size_t>(d)] = low;
+    widest = std::max(widest, high - low);
+    base += low;
+    magnitude += std::fabs(static_cast<double>(user[d])) * size;
+  }
+  Bound bound;
+  bound.steps.resize(static_cast<size_t>(8 * table.geometry.plane_bytes() * kCodes));
+  bound.step = widest / 255 * (1 + 1e-6f);
+  const float inverse = bound.step > 0 ? 1 / bound.step : 0;
+  for (int64_t d = 0; d < dim; ++d) {
+    for (int code = 0; code < 1 << known; ++code) {
+      const float above = most[static_cast<size_t>(d * kCodes + code)] - floors[static_cast<size_t>(d)];
+      bound.steps[static_cast<size_t>(d * kCodes + code)] =
+          static_cast<uint8_t>(std::min(255.0f, std::ceil(above * inverse)));
+    }
+  }
+  // Room for the roundings of the score and of the bound, each at most 2^-24 of the magnitude.
+  const double roundings = static_cast<double>(4 * dim + 64) * std::ldexp(1.0, -24);
+  bound.base = static_cast<float>(base + roundings * magnitude);
+  return bound;
+}
+
+bool ScoreBounds::may_reach(const PackedTiles::Reader& reader,
+                            const std::vector<float>& thresholds) const {
+  const std::vector<Bound>& bounds = bounds_[reader.bits()];
+  if (bounds.empty()) return true;
+  for (size_t u = 0; u < num_users_; ++u) {
+    const Bound& bound = bounds[u];
+    if (reader.bound(bound.steps.data(), bound.step, bound.base, thresholds[u])) return true;
+  }
+  return false;
+}
+
+}  // namespace peel

@@ -1,0 +1,136 @@
+// Where gathered_score finds its rows: sources that cut them into tiles and load one at a time.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "kernels/cpu/row_decoder.h"
+#include "kernels/gathered_score.h"
+#include "simd/primitives.h"
+
+namespace peel {
+
+static_assert(simd::kTileRows == kPackedTileRows, "packed tiles are loaded as they lie");
+
+// Adjacent coordinates that a tile holds; the rest of its rows is zero.
+struct Run {
+  int64_t begin = 0;
+  int64_t width = 0;
+};
+
+// One tile, decoded. `values` holds the coordinates of all runs, one after another.
+struct LoadedTile {
+  int64_t count = 0;  // rows
+  int64_t num_runs = 0;
+  Run runs[kMaxLayers];
+  const float* values = nullptr;
+};
+
+class DenseTiles {
+ public:
+  DenseTiles(const DenseRows& rows, const simd::Primitives& isa) : rows_(rows), isa_(isa) {
+    total_ = rows.candidates ? rows.num_candidates : rows.num_embeddings;
+  }
+  int64_t dim() const { return rows_.dim; }
+  int64_t count() const { return (total_ + simd::kTileRows - 1) / simd::kTileRows; }
+
+  // Reads tiles in ascending order, for one thread.
+  class Reader {
+   public:
+    explicit Reader(const DenseTiles& tiles)
+        : tiles_(tiles), values_(static_cast<size_t>(simd::kTileRows * tiles.dim())) {
+      loaded_.num_runs = 1;
+      loaded_.runs[0] = {0, tiles.dim()};
+      loaded_.values = values_.data();
+    }
+    void enter(int64_t tile) {
+      first_ = tile * simd::kTileRows;
+      loaded_.count = std::min(simd::kTileRows, tiles_.total_ - first_);
+    }
+    const LoadedTile& load() {
+      const float* rows[simd::kTileRows];
+      for (int64_t r = 0; r < loaded_.count; ++r) rows[r] = tiles_.row(first_ + r);
+      // The next tile is on its way while this one is worked on.
+      const int64_t ahead = std::min(tiles_.total_, first_ + 2 * simd::kTileRows);
+      for (int64_t r = first_ + simd::kTileRows; r < ahead; ++r) {
+        const char* row = reinterpret_cast<const char*>(tiles_.row(r));
+        for (int64_t at = 0; at < tiles_.dim() * 4; at += 64) __builtin_prefetch(row + at);
+      }
+      tiles_.isa_.transpose_tile(rows, loaded_.count, tiles_.dim(), values_.data());
+      return loaded_;
+    }
+    int64_t id(int64_t r) const {
+      return tiles_.rows_.candidates ? tiles_.rows_.candidates[first_ + r] : first_ + r;
+    }
+
+   private:
+    const DenseTiles& tiles_;
+    std::vector<float> values_;
+    LoadedTile loaded_;
+    int64_t first_ = 0;
+  };
+
+ private:
+  const float* row(int64_t r) const {
+    const int64_t id = rows_.candidates ? rows_.candidates[r] : r;
+    return rows_.weight + id * rows_.weight_stride;
+  }
+
+  const DenseRows& rows_;
+  const simd::Primitives& isa_;
+  int64_t total_ = 0;
+};
+
+class PackedTiles {
+ public:
+  PackedTiles(const PackedTable& table, const simd::Primitives& isa);
+  const PackedTable& table() const { return table_; }
+  int64_t dim() const { return table_.geometry.dim; }
+  int64_t count() const { return num_tiles_; }
+
+  class Reader {
+   public:
+    explicit Reader(const PackedTiles& tiles);
+    void enter(int64_t tile);
+    // In planes: bits of a code here, and which rows' scores may reach a threshold, as
+    // simd::Primitives::bound_tile has it.
+    int bits() const { return bits_; }
+    uint32_t bound(const uint8_t* steps, float step, float base, float threshold) const;
+    const LoadedTile& load();
+    int64_t id(int64_t r) const;
+
+   private:
+    void enter_item_group();
+    const uint8_t* whole_lanes(const uint8_t* from, int64_t elements, int64_t size, int64_t at);
+    void find_planes();
+    void load_layer(int32_t layer, float* to);
+
+    const PackedTiles& tiles_;
+    const Geometry& geometry_;
+    size_t group_ = 0;               // of tiles_.groups_
+    const uint8_t* base_ = nullptr;  // its bytes
+    ItemGroupBytes bytes_;
+    uint64_t held_ = 0;
+    int bits_ = 0;
+    int64_t first_ = 0;  // row of the item group
+    const uint8_t* planes_[kMaxBits] = {};
+    float scales_[simd::kTileRows] = {};
+    std::vector<uint8_t> widened_;  // elements of a tile of fewer rows
+    std::vector<float> values_;
+    LoadedTile loaded_;
+  };
+
+ private:
+  struct ItemGroup {
+    int64_t index;
+    int64_t rows;
+    int64_t first_tile;
+  };
+  const PackedTable& table_;
+  const simd::Primitives& isa_;
+  std::vector<ItemGroup> groups_;  // those with rows and blocks
+  int64_t num_tiles_ = 0;
+};
+
+}  // namespace peel

@@ -1,0 +1,52 @@
+// The steps of the primitives in plain C++, for instruction sets that bring none of their own.
+// Included inside an anonymous namespace, after the vector types.
+
+// What every code of kBits bits stands for.
+template <int kBits>
+struct CentroidTable {
+  const float* values;
+  explicit CentroidTable(const float* centroids) : values(centroids) {}
+  Vector at(const uint8_t* codes) const {
+    Vector result;
+    for (int64_t lane = 0; lane < kLanes; ++lane) result[lane] = values[codes[lane]];
+    return result;
+  }
+};
+
+// 32 codes of 32 coordinates, from 4 bytes of each plane, most significant first.
+template <int kBits>
+static inline Bytes expand(const uint32_t* words) {
+  uint8_t codes[32];
+  for (int d = 0; d < 32; ++d) {
+    unsigned code = 0;
+    for (int bit = 0; bit < kBits; ++bit) code = code << 1 | (words[bit] >> d & 1u);
+    codes[d] = static_cast<uint8_t>(code);
+  }
+  return load_bytes(codes);
+}
+
+static inline void widen_halves(const uint16_t* halves, float* out, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) out[i] = half_to_float(halves[i]);
+}
+
+static inline Vector widen_int8(const int8_t* values) {
+  Vector result;
+  for (int64_t lane = 0; lane < kLanes; ++lane) result[lane] = static_cast<float>(values[lane]);
+  return result;
+}
+
+// The square of kLanes rows and as many columns, turned.
+static inline void transpose_square(const float* const* rows, int64_t column, float* tile) {
+  for (int64_t d = 0; d < kLanes; ++d) {
+    for (int64_t r = 0; r < kLanes; ++r) tile[d * kTileRows + r] = rows[r][column + d];
+  }
+}
+
+// Bit i: not (values[i] < threshold).
+static inline uint32_t reach(const float* values, float threshold) {
+  uint32_t mask = 0;
+  for (int64_t lane = 0; lane < kLanes; ++lane) {
+    mask |= static_cast<uint32_t>(!(values[lane] < threshold)) << lane;
+  }
+  return mask;
+}
