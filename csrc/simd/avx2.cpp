@@ -20,32 +20,24 @@ static inline __m256i widen_codes(const uint8_t* codes) {
   return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes)));
 }
 
-// Up to 32 centroids stay in registers, 8 in each; more are gathered.
+// Up to 16 centroids stay in registers; more are gathered, which then costs less.
 template <int kBits>
 struct CentroidTable {
-  static constexpr int kVectors = kBits <= 3 ? 1 : kBits <= 5 ? 1 << (kBits - 3) : 1;
   const float* all;
-  __m256 values[kVectors];
+  __m256 low, high;
 
-  explicit CentroidTable(const float* centroids) : all(centroids) {
-    for (int v = 0; v < kVectors; ++v) values[v] = _mm256_loadu_ps(centroids + 8 * v);
-  }
+  explicit CentroidTable(const float* centroids)
+      : all(centroids),
+        low(_mm256_loadu_ps(centroids)),
+        high(kBits == 4 ? _mm256_loadu_ps(centroids + 8) : low) {}
   Vector at(const uint8_t* codes) const {
     const __m256i index = widen_codes(codes);
-    if constexpr (kBits > 5) {
-      return _mm256_i32gather_ps(all, index, 4);
-    } else {
-      __m256 found[kVectors];
-      for (int v = 0; v < kVectors; ++v) found[v] = _mm256_permutevar8x32_ps(values[v], index);
-      // A blend looks at the sign bit: bit 3 of a code, then bit 4, is moved there.
-      for (int count = kVectors, bit = 3; count > 1; count /= 2, ++bit) {
-        const __m256 high = _mm256_castsi256_ps(_mm256_slli_epi32(index, 31 - bit));
-        for (int v = 0; v < count / 2; ++v) {
-          found[v] = _mm256_blendv_ps(found[2 * v], found[2 * v + 1], high);
-        }
-      }
-      return found[0];
-    }
+    if constexpr (kBits > 4) return _mm256_i32gather_ps(all, index, 4);
+    const __m256 below = _mm256_permutevar8x32_ps(low, index);
+    if constexpr (kBits < 4) return below;
+    // A blend looks at the sign bit: bit 3 of a code is moved there.
+    const __m256 top = _mm256_castsi256_ps(_mm256_slli_epi32(index, 28));
+    return _mm256_blendv_ps(below, _mm256_permutevar8x32_ps(high, index), top);
   }
 };
 

@@ -71,17 +71,23 @@ static void decode_float16(const uint16_t* values, float* out, int64_t count) {
   widen_halves(values, out, count);
 }
 
+// Columns [j, j + kVectors * kLanes) of a rotation.
+template <int kVectors>
+static inline void rotate_columns(const float* x, const float* rotation_t, float* out, int64_t dim,
+                                  int64_t j) {
+  const float* column = rotation_t + j;
+  Vector sums[kVectors];
+  for (int v = 0; v < kVectors; ++v) sums[v] = x[0] * load(column + v * kLanes);
+  for (int64_t k = 1; k < dim; ++k) {
+    for (int v = 0; v < kVectors; ++v) sums[v] = sums[v] + x[k] * load(column + k * dim + v * kLanes);
+  }
+  for (int v = 0; v < kVectors; ++v) store(out + j + v * kLanes, sums[v]);
+}
+
 static void rotate(const float* x, const float* rotation_t, float* out, int64_t dim) {
   int64_t j = 0;
-  for (; j + 4 * kLanes <= dim; j += 4 * kLanes) {
-    const float* column = rotation_t + j;
-    Vector sums[4];
-    for (int v = 0; v < 4; ++v) sums[v] = x[0] * load(column + v * kLanes);
-    for (int64_t k = 1; k < dim; ++k) {
-      for (int v = 0; v < 4; ++v) sums[v] = sums[v] + x[k] * load(column + k * dim + v * kLanes);
-    }
-    for (int v = 0; v < 4; ++v) store(out + j + v * kLanes, sums[v]);
-  }
+  for (; j + 4 * kLanes <= dim; j += 4 * kLanes) rotate_columns<4>(x, rotation_t, out, dim, j);
+  for (; j + kLanes <= dim; j += kLanes) rotate_columns<1>(x, rotation_t, out, dim, j);
   for (; j < dim; ++j) {
     float sum = x[0] * rotation_t[j];
     for (int64_t k = 1; k < dim; ++k) sum = sum + x[k] * rotation_t[k * dim + j];

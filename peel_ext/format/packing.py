@@ -1,7 +1,8 @@
 """The bytes of a Personalized Elastic Embedding: written here, opened by ``csrc/device/pee.cpp``.
 
 Header (64 bytes) | directory (16 bytes an item group) | listed row ids, if any | pool. Every section
-is padded to 8 bytes; all integers are little endian. ``csrc/core/table.h`` describes an item group.
+is padded to 8 bytes; all integers are little endian. ``csrc/core/table.h`` describes an item group,
+whose pieces lie in tiles: rows side by side, element after element.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +30,9 @@ _HEADER = struct.Struct("<4s4B2I2Q2I8s16x")
 _MAGIC = b"PEE1"
 _CONSECUTIVE, _LISTED, _IN_BLOCKS = range(3)
 
+#: Rows of a tile, ``kPackedTileRows`` of the native core.
+TILE_ROWS = 32
+
 
 @dataclass(frozen=True)
 class EncodedRows:
@@ -40,6 +45,28 @@ class EncodedRows:
 
     store: NDArray[np.uint8]
     scales: NDArray[np.float16]
+
+
+def _tiled(pieces: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Pieces [rows, elements] as tiles of 32 rows, each turned to [elements, rows in it], flat."""
+    rows, elements = pieces.shape
+    whole = rows - rows % TILE_ROWS
+    tiles = pieces[:whole].reshape(-1, TILE_ROWS, elements)  # [tiles, 32, elements]
+    return np.concatenate([tiles.transpose(0, 2, 1).ravel(), pieces[whole:].T.ravel()])
+
+
+def _untiled(flat: NDArray[np.generic], rows: int) -> NDArray[np.generic]:
+    """The pieces [rows, elements] that :func:`_tiled` laid out."""
+    elements = len(flat) // rows if rows else 0
+    whole = rows - rows % TILE_ROWS
+    tiles = flat[: whole * elements].reshape(-1, elements, TILE_ROWS)  # [tiles, elements, 32]
+    head = tiles.transpose(0, 2, 1).reshape(whole, elements)
+    return np.concatenate([head, flat[whole * elements :].reshape(elements, rows - whole).T])
+
+
+def _element_type(layout: Layout) -> np.dtype[Any]:
+    """What lies side by side in a tile: values in columns, bytes of a bit plane in planes."""
+    return np.dtype(layout.value_type if isinstance(layout, ColumnsLayout) else np.uint8)
 
 
 def _section(values: NDArray[np.generic]) -> bytes:
@@ -60,7 +87,8 @@ def _pack_item_group(
         if held >> layer & 1:
             if isinstance(layout, ColumnsLayout) and layout.scaled:
                 sections.append(_section(rows.scales[ids, layer]))
-            sections.append(_section(rows.store[ids, begin:end]))
+            pieces = np.ascontiguousarray(rows.store[ids, begin:end]).view(_element_type(layout))
+            sections.append(_section(_tiled(pieces)))
         begin = end
     return b"".join(sections)
 
@@ -197,7 +225,8 @@ def _unpack_item_group(
         if isinstance(layout, ColumnsLayout) and layout.scaled:
             scales[:, layer] = np.frombuffer(data, "<f2", count, at)
             at += padded(count * 2)
-        piece = np.frombuffer(data, np.uint8, count * width, at)
-        pieces.append(piece.reshape(count, width))
+        flat = np.frombuffer(data, np.uint8, count * width, at).view(_element_type(layout))
+        rows = np.ascontiguousarray(_untiled(flat, count)).view(np.uint8)
+        pieces.append(rows.reshape(count, width))
         at += padded(count * width)
     return np.concatenate(pieces, axis=1), scales
