@@ -45,7 +45,7 @@ Outcome outcome(const LookupResult& result) {
 
 int64_t bind_topk_blocks(Address weights, int weight_bytes, int64_t num_groups, int64_t n,
                          int64_t weight_stride, int64_t k, Address costs, int64_t cost_stride,
-                         Address budget_bytes, Address indices) {
+                         Address budget_bytes, bool sorted, Address indices) {
   const auto run = [&](auto weight) {
     using Weight = decltype(weight);
     TopkBlocks<Weight> args;
@@ -57,6 +57,7 @@ int64_t bind_topk_blocks(Address weights, int weight_bytes, int64_t num_groups, 
     args.costs = at<const int64_t>(costs);
     args.cost_stride = cost_stride;
     args.budget_bytes = at<const int64_t>(budget_bytes);
+    args.sorted = sorted;
     args.indices = at<int64_t>(indices);
     const py::gil_scoped_release release;
     return topk_blocks(args);
@@ -247,7 +248,8 @@ PYBIND11_MODULE(_core, m) {
         py::arg("count"), py::arg("limit"));
   m.def("topk_blocks", &bind_topk_blocks, py::arg("weights"), py::arg("weight_bytes"),
         py::arg("num_groups"), py::arg("n"), py::arg("weight_stride"), py::arg("k"),
-        py::arg("costs"), py::arg("cost_stride"), py::arg("budget_bytes"), py::arg("indices"));
+        py::arg("costs"), py::arg("cost_stride"), py::arg("budget_bytes"), py::arg("sorted"),
+        py::arg("indices"));
   py::class_<StoreTable>(m, "StoreTable")
       .def(py::init(&make_store_table), py::arg("layout"), py::arg("value_type"), py::arg("dim"),
            py::arg("block_dim"), py::arg("layer_bits"), py::arg("num_embeddings"),

@@ -6,10 +6,12 @@
 //              budget_bytes[g]. The run stops at the first block that does not fit, so a smaller
 //              budget always keeps a subset.
 // Selected block indices come out in descending order of the key (weight, or double(weight) /
-// double(cost)); equal keys in ascending index (0.0 and -0.0 are equal); the rest of a row is -1.
+// double(cost)), equal keys in ascending index (0.0 and -0.0 are equal), or where not `sorted` all in
+// ascending index; the rest of a row is -1. Which blocks are selected is the same either way.
 // Exact, no full sort, the same result for every number of threads.
 //
-// The caller has checked: 0 <= k <= n, costs >= 1, budgets >= 0. NaN is found here and refused.
+// The caller has checked: 0 <= k <= n < 2^32, costs >= 1, budgets >= 0. NaN is found here and
+// refused.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +28,8 @@ struct TopkBlocks {
   const int64_t* costs = nullptr;  // [num_groups, n], rows cost_stride apart (0: shared)
   int64_t cost_stride = 0;
   const int64_t* budget_bytes = nullptr;  // [num_groups]; null: by count
-  int64_t* indices = nullptr;             // out [num_groups, by count: k, by budget: n], contiguous
+  bool sorted = true;
+  int64_t* indices = nullptr;  // out [num_groups, by count: k, by budget: n], contiguous
 };
 
 // Returns -1, or the flat position g * n + i of a NaN weight; the output is then unspecified.

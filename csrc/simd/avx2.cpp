@@ -95,6 +95,41 @@ static inline uint32_t reach(const float* values, float threshold) {
   return static_cast<uint32_t>(_mm256_movemask_ps(below));
 }
 
+static inline uint32_t above(const float* values, float bound) {
+  const __m256 set = _mm256_cmp_ps(_mm256_loadu_ps(values), _mm256_set1_ps(bound), _CMP_GT_OQ);
+  return static_cast<uint32_t>(_mm256_movemask_ps(set));
+}
+static inline uint32_t equal(const float* values, float bound) {
+  const __m256 set = _mm256_cmp_ps(_mm256_loadu_ps(values), _mm256_set1_ps(bound), _CMP_EQ_OQ);
+  return static_cast<uint32_t>(_mm256_movemask_ps(set));
+}
+
+// Row m: the lanes set in m, ascending, in bytes.
+struct PackOrders {
+  uint64_t rows[256] = {};
+  constexpr PackOrders() {
+    for (unsigned mask = 0; mask < 256; ++mask) {
+      int at = 0;
+      for (unsigned lane = 0; lane < 8; ++lane) {
+        if (mask >> lane & 1u) rows[mask] |= uint64_t{lane} << (8 * at++);
+      }
+    }
+  }
+};
+constexpr PackOrders kPackOrders;
+
+static inline __m256i pack_order(uint32_t mask) {
+  return _mm256_cvtepu8_epi32(
+      _mm_cvtsi64_si128(static_cast<int64_t>(kPackOrders.rows[mask])));
+}
+static inline void pack_values(const float* values, uint32_t mask, float* out) {
+  _mm256_storeu_ps(out, _mm256_permutevar8x32_ps(_mm256_loadu_ps(values), pack_order(mask)));
+}
+static inline void pack_positions(uint32_t first, uint32_t mask, uint32_t* out) {
+  const __m256i base = _mm256_set1_epi32(static_cast<int>(first));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_add_epi32(base, pack_order(mask)));
+}
+
 #include "simd/body.h"
 
 }  // namespace

@@ -102,6 +102,22 @@ static inline uint32_t reach(const float* values, float threshold) {
   return _mm512_cmp_ps_mask(_mm512_loadu_ps(values), _mm512_set1_ps(threshold), _CMP_NLT_UQ);
 }
 
+static inline uint32_t above(const float* values, float bound) {
+  return _mm512_cmp_ps_mask(_mm512_loadu_ps(values), _mm512_set1_ps(bound), _CMP_GT_OQ);
+}
+static inline uint32_t equal(const float* values, float bound) {
+  return _mm512_cmp_ps_mask(_mm512_loadu_ps(values), _mm512_set1_ps(bound), _CMP_EQ_OQ);
+}
+static inline void pack_values(const float* values, uint32_t mask, float* out) {
+  const auto picked = static_cast<__mmask16>(mask);
+  _mm512_storeu_ps(out, _mm512_maskz_compress_ps(picked, _mm512_loadu_ps(values)));
+}
+static inline void pack_positions(uint32_t first, uint32_t mask, uint32_t* out) {
+  const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __m512i positions = _mm512_add_epi32(lanes, _mm512_set1_epi32(static_cast<int>(first)));
+  _mm512_storeu_si512(out, _mm512_maskz_compress_epi32(static_cast<__mmask16>(mask), positions));
+}
+
 #include "simd/body.h"
 
 }  // namespace

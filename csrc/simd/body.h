@@ -3,7 +3,9 @@
 //   CentroidTable<bits>.at       centroids of kLanes codes
 //   expand<bits>(words)          32 codes from 4 bytes of each plane
 //   widen_halves, widen_int8     to float, exactly
-//   transpose_square, reach
+//   transpose_square
+//   reach, above, equal          comparisons of kLanes values, as bits
+//   pack_values, pack_positions  the picked ones of kLanes, moved to the front
 // included inside the anonymous namespace of its translation unit (vectors.h).
 
 // Calls f with the number of bits, 1 to 8, as a type.
@@ -294,8 +296,59 @@ static void reach_tile(const float* scores, int64_t num_users, const float* thre
   }
 }
 
-#define PEEL_PRIMITIVES(name)                                                             \
-  {                                                                                       \
-    name, decode_planes, decode_int8, decode_float16, rotate, transpose_tile,             \
-        decode_planes_tile, decode_int8_tile, dot_tile, bound_tile, reach_tile            \
+// ---- selection ----
+
+static int64_t collect_between(const float* values, int64_t count, float low, float high,
+                               float* out, int64_t* above_high, float* largest, bool* nan) {
+  int64_t found = 0, over = 0, i = 0;
+  uint32_t odd = 0;  // lanes that compare with nothing
+  Vector most = Vector{} + *largest;
+  for (; i + kLanes <= count; i += kLanes) {
+    const uint32_t more = above(values + i, high);
+    const uint32_t not_less = reach(values + i, low);
+    const uint32_t between = not_less & ~more;
+    odd |= between & ~(above(values + i, low) | equal(values + i, low));
+    const Vector now = load(values + i);
+    most = now > most ? now : most;
+    over += __builtin_popcount(more);
+    pack_values(values + i, between, out + found);
+    found += __builtin_popcount(between);
+  }
+  for (; i < count; ++i) {
+    odd |= static_cast<uint32_t>(values[i] != values[i]);
+    over += values[i] > high;
+    if (values[i] > *largest) *largest = values[i];
+    if (values[i] >= low && values[i] <= high) out[found++] = values[i];
+  }
+  for (int64_t lane = 0; lane < kLanes; ++lane) {
+    if (most[lane] > *largest) *largest = most[lane];
+  }
+  *above_high += over;
+  *nan |= odd != 0;
+  return found;
+}
+
+static int64_t collect_from(const float* values, int64_t count, float threshold, int64_t* ties,
+                            uint32_t* out) {
+  int64_t found = 0, i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    uint32_t picked = above(values + i, threshold);
+    uint32_t same = equal(values + i, threshold);
+    for (; same && *ties > 0; same &= same - 1, --*ties) picked |= same & -same;
+    pack_positions(static_cast<uint32_t>(i), picked, out + found);
+    found += __builtin_popcount(picked);
+  }
+  for (; i < count; ++i) {
+    const bool same = values[i] == threshold && *ties > 0;
+    *ties -= same;
+    if (values[i] > threshold || same) out[found++] = static_cast<uint32_t>(i);
+  }
+  return found;
+}
+
+#define PEEL_PRIMITIVES(name)                                                      \
+  {                                                                                \
+    name, decode_planes, decode_int8, decode_float16, rotate, transpose_tile,      \
+        decode_planes_tile, decode_int8_tile, dot_tile, bound_tile, reach_tile,    \
+        collect_between, collect_from                                              \
   }

@@ -50,3 +50,32 @@ static inline uint32_t reach(const float* values, float threshold) {
   }
   return mask;
 }
+
+// Of kLanes values: those above, at or between bounds, as bits; and the picked ones, packed to the
+// front of `out`, which has room for all.
+static inline uint32_t above(const float* values, float bound) {
+  uint32_t mask = 0;
+  for (int64_t lane = 0; lane < kLanes; ++lane) {
+    mask |= static_cast<uint32_t>(values[lane] > bound) << lane;
+  }
+  return mask;
+}
+static inline uint32_t equal(const float* values, float bound) {
+  uint32_t mask = 0;
+  for (int64_t lane = 0; lane < kLanes; ++lane) {
+    mask |= static_cast<uint32_t>(values[lane] == bound) << lane;
+  }
+  return mask;
+}
+static inline void pack_values(const float* values, uint32_t mask, float* out) {
+  for (int64_t lane = 0; lane < kLanes; ++lane) {
+    *out = values[lane];
+    out += mask >> lane & 1u;
+  }
+}
+static inline void pack_positions(uint32_t first, uint32_t mask, uint32_t* out) {
+  for (int64_t lane = 0; lane < kLanes; ++lane) {
+    *out = first + static_cast<uint32_t>(lane);
+    out += mask >> lane & 1u;
+  }
+}

@@ -55,7 +55,21 @@ struct Primitives {
   // Bit r of masks[u]: not (scores[u, r] < thresholds[u]).
   void (*reach_tile)(const float* scores, int64_t num_users, const float* thresholds,
                      uint32_t* masks);
+
+  // ---- selection ----
+
+  // Writes the values in [low, high] to `out`, in order, and returns how many; adds to *above how
+  // many lie above `high`, raises *largest to the largest, and notes whether any is NaN (the rest is
+  // then unspecified). `out` has room for `count` values and kSlack more.
+  int64_t (*collect_between)(const float* values, int64_t count, float low, float high, float* out,
+                             int64_t* above, float* largest, bool* nan);
+  // Writes the positions of the values above the threshold and of the first *ties equal to it to
+  // `out`, ascending, and returns how many; *ties becomes what is left of them. Room as above.
+  int64_t (*collect_from)(const float* values, int64_t count, float threshold, int64_t* ties,
+                          uint32_t* out);
 };
+
+constexpr int64_t kSlack = 16;
 
 // The best set this processor runs, or the one PEEL_ISA names. Throws std::invalid_argument when
 // PEEL_ISA names one that is unknown or cannot run here.

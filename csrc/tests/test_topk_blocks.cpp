@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <vector>
 
@@ -97,6 +98,68 @@ void infinities_are_ordered() {
         (std::vector<int64_t>{2, 3, 0, 1}));
 }
 
+// Large inputs of every shape that a sample could misjudge, against a full sort.
+void selects_among_many(std::mt19937_64& random) {
+  const float inf = std::numeric_limits<float>::infinity();
+  std::normal_distribution<float> normal;
+  const auto filled = [&](int64_t n, auto&& value) {
+    std::vector<float> w(n);
+    for (int64_t i = 0; i < n; ++i) w[i] = value(i);
+    return w;
+  };
+  for (const int64_t n : {4096, 4097, 262143, 262144 + 5, 600001}) {
+    const std::vector<std::vector<float>> shapes{
+        filled(n, [&](int64_t) { return normal(random); }),
+        filled(n, [&](int64_t i) { return static_cast<float>(i); }),
+        filled(n, [&](int64_t i) { return -static_cast<float>(i / 3); }),
+        filled(n, [&](int64_t) { return 0.25f; }),
+        filled(n, [&](int64_t) { return random() % 2 ? 0.0f : -0.0f; }),
+        filled(n, [&](int64_t) { return static_cast<float>(random() % 5); }),
+        filled(n, [&](int64_t i) { return i % 100 == 7 ? inf : i % 10 == 3 ? -inf : normal(random); }),
+        // All large values where a regular sample would hardly look.
+        filled(n, [&](int64_t i) { return i > n - n / 100 ? 1 + normal(random) : -9; }),
+    };
+    for (const std::vector<float>& w : shapes) {
+      const std::vector<int64_t> order = expected(w, nullptr, n);
+      for (const int64_t k : {int64_t{1}, n / 1000, n / 10, n - 1, n}) {
+        const std::vector<int64_t> want(order.begin(), order.begin() + k);
+        std::vector<int64_t> ascending = want;
+        std::sort(ascending.begin(), ascending.end());
+        for (const int threads : {1, 3}) {
+          peel::set_num_threads(threads);
+          peel::TopkBlocks<float> args;
+          args.num_groups = 1;
+          args.n = n;
+          args.weights = w.data();
+          args.weight_stride = n;
+          args.k = k;
+          std::vector<int64_t> got(k);
+          args.indices = got.data();
+          CHECK(peel::topk_blocks(args) == -1);
+          CHECK(got == want);
+          args.sorted = false;
+          CHECK(peel::topk_blocks(args) == -1);
+          CHECK(got == ascending);
+        }
+      }
+    }
+    std::vector<float> w = shapes[0];
+    w[n - 1] = std::nanf("");
+    w[n / 2] = std::nanf("");
+    for (const int64_t k : {int64_t{0}, n / 10, n}) {
+      peel::TopkBlocks<float> args;
+      args.num_groups = 1;
+      args.n = n;
+      args.weights = w.data();
+      args.weight_stride = n;
+      args.k = k;
+      std::vector<int64_t> got(k + 1);
+      args.indices = got.data();
+      CHECK(peel::topk_blocks(args) == n / 2);
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -111,4 +174,5 @@ int main() {
   refuses_nan();
   huge_costs_do_not_overflow();
   infinities_are_ordered();
+  selects_among_many(random);
 }

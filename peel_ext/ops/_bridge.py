@@ -23,7 +23,11 @@ def _address(tensor: Tensor | None) -> int:
 
 
 def topk_blocks(
-    weights: Tensor, k: int | None, costs: Tensor | None, budget_bytes: Tensor | None
+    weights: Tensor,
+    k: int | None,
+    costs: Tensor | None,
+    budget_bytes: Tensor | None,
+    in_order: bool,
 ) -> Tensor:
     """Indices int64 [num_groups, k or n] for weights [num_groups, n] with unit column stride."""
     num_groups, n = weights.shape
@@ -39,6 +43,7 @@ def topk_blocks(
         _address(costs),
         0 if costs is None or costs.shape[0] == 1 else n,
         _address(budget_bytes),
+        in_order,
         _address(indices),
     )
     if nan >= 0:

@@ -15,10 +15,18 @@ from peel_ext.ops._checks import (
 )
 
 
+# An index of more bits would not fit beside a weight in one 64-bit record of the native sort.
+_MAX_WEIGHTS = (1 << 32) - 1
+
+
 def _select(
-    weights: Tensor, k: int | None, costs: Tensor | None, budget_bytes: Tensor | None
+    weights: Tensor,
+    k: int | None,
+    costs: Tensor | None,
+    budget_bytes: Tensor | None,
+    in_order: bool,
 ) -> Tensor:
-    return _bridge.topk_blocks(rows_with_unit_stride(weights), k, costs, budget_bytes)
+    return _bridge.topk_blocks(rows_with_unit_stride(weights), k, costs, budget_bytes, in_order)
 
 
 _select_op = torch.library.custom_op(
@@ -27,7 +35,9 @@ _select_op = torch.library.custom_op(
 
 
 @_select_op.register_fake
-def _(weights: Tensor, k: int | None, costs: Tensor | None, budget: Tensor | None) -> Tensor:
+def _(
+    weights: Tensor, k: int | None, costs: Tensor | None, budget: Tensor | None, in_order: bool
+) -> Tensor:
     width = weights.shape[1] if k is None else k
     return weights.new_empty((weights.shape[0], width), dtype=torch.int64)
 
@@ -38,6 +48,7 @@ def topk_blocks(
     *,
     costs: Tensor | None = None,
     budget_bytes: Tensor | int | None = None,
+    sorted: bool = True,
 ) -> Tensor:
     """Selects blocks per user group: the k largest weights, or what fits a budget.
 
@@ -46,24 +57,30 @@ def topk_blocks(
     block that does not fit, so a smaller budget keeps a subset.
 
     Args:
-        weights: float32 or float64 [num_groups, n] or [n].
+        weights: float32 or float64 [num_groups, n] or [n], n below 2^32.
         k: how many to select, 0 <= k <= n. Not together with costs.
         costs: int64 [n] or [num_groups, n], bytes of each block, at least 1.
         budget_bytes: int or int64 [num_groups], at least 0; with costs.
+        sorted: whether the indices come in descending weight; as in ``torch.topk``, what is selected
+            does not depend on it.
 
     Returns:
         int64 [num_groups, k], or with costs [num_groups, n]: block indices in descending weight (per
-        byte), equal ones in ascending index, the rest -1. Without the first dimension for weights
-        [n].
+        byte), equal ones in ascending index, or all in ascending index if not ``sorted``; the rest
+        -1. Without the first dimension for weights [n].
 
     Raises:
         TypeError: a wrong dtype.
         ValueError: a wrong shape, k or budget out of range, a NaN weight, a cost below 1.
     """
     if isinstance(weights, Tensor) and weights.ndim == 1:
-        return topk_blocks(weights[None], k, costs=costs, budget_bytes=budget_bytes)[0]
+        return topk_blocks(
+            weights[None], k, costs=costs, budget_bytes=budget_bytes, sorted=sorted
+        )[0]
     check_tensor("weights", weights, (torch.float32, torch.float64), 2)
     num_groups, n = weights.shape
+    if n > _MAX_WEIGHTS:
+        raise ValueError(f"weights must have fewer than 2^32 columns, got {n}")
     budgets = None
     if k is not None:
         if costs is not None or budget_bytes is not None:
@@ -72,8 +89,8 @@ def topk_blocks(
     else:
         costs, budgets = _check_budget(num_groups, n, costs, budget_bytes)
     if is_traced(weights):
-        return _select_op(weights, k, costs, budgets)
-    return _select(weights.detach(), k, costs, budgets)
+        return _select_op(weights, k, costs, budgets, sorted)
+    return _select(weights.detach(), k, costs, budgets, sorted)
 
 
 def _check_budget(

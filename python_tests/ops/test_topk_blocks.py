@@ -40,6 +40,28 @@ def test_by_budget_equals_reference(n: int, shared: bool, generator) -> None:
     assert torch.equal(got, reference.topk_blocks(weights, costs=costs, budget_bytes=each))
 
 
+@pytest.mark.parametrize("n", [4095, 4096, 5000, 300_000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_many_weights_equal_reference(n: int, dtype: torch.dtype, generator) -> None:
+    spread = torch.randn(2, n, generator=generator).to(dtype)
+    for weights in (spread, tied_weights(generator, 2, n, dtype), spread.sort(dim=1).values):
+        for k in (0, 1, n // 100, n // 10, n):
+            for in_order in (True, False):
+                got = ops.topk_blocks(weights, k, sorted=in_order)
+                assert torch.equal(got, reference.topk_blocks(weights, k, sorted=in_order))
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_unsorted_is_the_same_selection_in_ascending_order(n: int, generator) -> None:
+    weights = tied_weights(generator, 3, n, torch.float32)
+    costs = torch.randint(1, 5, (n,), generator=generator)
+    for arguments in ({"k": n // 2}, {"costs": costs, "budget_bytes": n}):
+        got = ops.topk_blocks(weights, sorted=False, **arguments)
+        assert torch.equal(got, reference.topk_blocks(weights, sorted=False, **arguments))
+        ordered = ops.topk_blocks(weights, **arguments)
+        assert torch.equal(got.sort(dim=1).values, ordered.sort(dim=1).values)
+
+
 def test_smaller_budget_keeps_a_prefix(generator) -> None:
     weights = torch.rand(4, 200, generator=generator)
     costs = torch.randint(1, 100, (200,), generator=generator)

@@ -3,12 +3,16 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <type_traits>
 #include <vector>
 
 #include "core/executor.h"
+#include "kernels/cpu/largest_values.h"
 
 namespace peel {
 namespace {
+
+constexpr int64_t kLargestValues = 4096;  // weights from which sampling beats plain selection
 
 struct Candidate {
   double key;
@@ -40,30 +44,42 @@ Iterator fitting_run(Iterator begin, Iterator end, const int64_t* costs, int64_t
   return begin;
 }
 
+// Returns the position of a NaN weight in the group, or -1.
 template <typename Weight>
-int64_t select_group(const TopkBlocks<Weight>& args, int64_t group,
-                     std::vector<Candidate>& scratch) {
+int64_t select_group(const TopkBlocks<Weight>& args, int64_t group) {
   const Weight* weights = args.weights + group * args.weight_stride;
   const bool by_budget = args.budget_bytes != nullptr;
+  const int64_t width = by_budget ? args.n : args.k;
+  int64_t* out = args.indices + group * width;
+  if constexpr (std::is_same_v<Weight, float>) {
+    if (!by_budget && args.n >= kLargestValues) {
+      return largest_values(weights, args.n, args.k, args.sorted, out);
+    }
+  }
   const int64_t* costs = by_budget ? args.costs + group * args.cost_stride : nullptr;
-  scratch.resize(static_cast<size_t>(args.n));
+  std::vector<Candidate> candidates(static_cast<size_t>(args.n));
   for (int64_t i = 0; i < args.n; ++i) {
     const double weight = static_cast<double>(weights[i]);
-    if (std::isnan(weight)) return group * args.n + i;
-    scratch[static_cast<size_t>(i)] = {by_budget ? weight / static_cast<double>(costs[i]) : weight,
-                                       i};
+    if (std::isnan(weight)) return i;
+    candidates[static_cast<size_t>(i)] = {
+        by_budget ? weight / static_cast<double>(costs[i]) : weight, i};
   }
   Iterator end;
   if (by_budget) {
-    end = fitting_run(scratch.begin(), scratch.end(), costs, args.budget_bytes[group]);
+    end = fitting_run(candidates.begin(), candidates.end(), costs, args.budget_bytes[group]);
   } else {
-    end = scratch.begin() + args.k;
-    if (end != scratch.end()) std::nth_element(scratch.begin(), end, scratch.end(), before);
+    end = candidates.begin() + args.k;
+    if (end != candidates.end()) {
+      std::nth_element(candidates.begin(), end, candidates.end(), before);
+    }
   }
-  std::sort(scratch.begin(), end, before);
-  const int64_t width = by_budget ? args.n : args.k;
-  int64_t* out = args.indices + group * width;
-  for (Iterator at = scratch.begin(); at != end; ++at) *out++ = at->index;
+  if (args.sorted) {
+    std::sort(candidates.begin(), end, before);
+  } else {
+    std::sort(candidates.begin(), end,
+              [](const Candidate& a, const Candidate& b) { return a.index < b.index; });
+  }
+  for (Iterator at = candidates.begin(); at != end; ++at) *out++ = at->index;
   std::fill(out, args.indices + (group + 1) * width, int64_t{-1});
   return -1;
 }
@@ -73,18 +89,23 @@ int64_t select_group(const TopkBlocks<Weight>& args, int64_t group,
 template <typename Weight>
 int64_t topk_blocks(const TopkBlocks<Weight>& args) {
   std::atomic<int64_t> first_nan{INT64_MAX};
-  const int64_t grain = std::max<int64_t>(1, 16384 / std::max<int64_t>(args.n, 1));
-  parallel_for(args.num_groups, grain, [&](int64_t begin, int64_t end) {
-    std::vector<Candidate> scratch;
+  const auto run = [&](int64_t begin, int64_t end) {
     for (int64_t group = begin; group < end; ++group) {
-      const int64_t nan = select_group(args, group, scratch);
+      const int64_t nan = select_group(args, group);
       if (nan < 0) continue;
       int64_t seen = first_nan.load();
-      while (nan < seen && !first_nan.compare_exchange_weak(seen, nan)) {
+      while (group * args.n + nan < seen &&
+             !first_nan.compare_exchange_weak(seen, group * args.n + nan)) {
       }
       return;
     }
-  });
+  };
+  // Several groups are shared out whole; a single one shares out its own work.
+  if (args.num_groups == 1) {
+    run(0, 1);
+  } else {
+    parallel_for(args.num_groups, std::max<int64_t>(1, 16384 / std::max<int64_t>(args.n, 1)), run);
+  }
   const int64_t found = first_nan.load();
   return found == INT64_MAX ? -1 : found;
 }
