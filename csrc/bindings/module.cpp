@@ -14,6 +14,7 @@
 #include "kernels/gathered_score.h"
 #include "kernels/grouped_lookup.h"
 #include "kernels/topk_blocks.h"
+#include "kernels/update_rows.h"
 #include "simd/primitives.h"
 
 namespace py = pybind11;
@@ -133,13 +134,14 @@ Outcome bind_grouped_lookup(const StoreTable& table, int64_t count, Address indi
 
 Outcome bind_grouped_lookup_backward(const StoreTable& table, int64_t count, Address indices,
                                      Address groups, int64_t group, int index_bytes,
-                                     Address grad_out, Address targets, bool mean_duplicates,
-                                     Address grad) {
+                                     Address grad_out, Address targets, int64_t num_targets,
+                                     bool mean_duplicates, Address grad) {
   return with_index(index_bytes, [&](auto index) {
     const py::gil_scoped_release release;
-    return outcome(grouped_lookup_backward(
-        table, make_pairs<decltype(index)>(count, indices, groups, group),
-        at<const float>(grad_out), at<const int64_t>(targets), mean_duplicates, at<float>(grad)));
+    return outcome(
+        grouped_lookup_backward(table, make_pairs<decltype(index)>(count, indices, groups, group),
+                                at<const float>(grad_out), at<const int64_t>(targets), num_targets,
+                                mean_duplicates, at<float>(grad)));
   });
 }
 
@@ -163,6 +165,32 @@ void bind_gathered_score(Address weight, int64_t num_embeddings, int64_t dim, in
       make_score_args(users, num_users, user_stride, exclude_indptr, exclude, n, scores, indices);
   const py::gil_scoped_release release;
   gathered_score(rows, args);
+}
+
+// ---- update_rows ----
+
+int64_t bind_update_rows(int rule, Address weight, int64_t num_embeddings, int64_t dim,
+                         int64_t weight_stride, Address indices, int64_t count, Address gradients,
+                         int64_t gradient_stride, Address first, Address second, float step_size,
+                         float beta1, float beta2, float eps) {
+  const UpdateRows args{at<float>(weight),
+                        num_embeddings,
+                        dim,
+                        weight_stride,
+                        at<const int64_t>(indices),
+                        count,
+                        at<const float>(gradients),
+                        gradient_stride,
+                        at<float>(first),
+                        at<float>(second),
+                        step_size,
+                        beta1,
+                        beta2,
+                        eps};
+  const py::gil_scoped_release release;
+  return static_cast<UpdateRule>(rule) == UpdateRule::kAdam
+             ? update_rows<UpdateRule::kAdam>(args)
+             : update_rows<UpdateRule::kRowwiseAdagrad>(args);
 }
 
 // ---- Personalized Elastic Embedding ----
@@ -263,12 +291,17 @@ PYBIND11_MODULE(_core, m) {
         py::arg("out"));
   m.def("grouped_lookup_backward", &bind_grouped_lookup_backward, py::arg("table"),
         py::arg("count"), py::arg("indices"), py::arg("groups"), py::arg("group"),
-        py::arg("index_bytes"), py::arg("grad_out"), py::arg("targets"), py::arg("mean_duplicates"),
-        py::arg("grad"));
+        py::arg("index_bytes"), py::arg("grad_out"), py::arg("targets"), py::arg("num_targets"),
+        py::arg("mean_duplicates"), py::arg("grad"));
   m.def("gathered_score", &bind_gathered_score, py::arg("weight"), py::arg("num_embeddings"),
         py::arg("dim"), py::arg("weight_stride"), py::arg("candidates"), py::arg("num_candidates"),
         py::arg("users"), py::arg("num_users"), py::arg("user_stride"), py::arg("exclude_indptr"),
         py::arg("exclude"), py::arg("n"), py::arg("scores"), py::arg("indices"));
+  m.def("update_rows", &bind_update_rows, py::arg("rule"), py::arg("weight"),
+        py::arg("num_embeddings"), py::arg("dim"), py::arg("weight_stride"), py::arg("indices"),
+        py::arg("count"), py::arg("gradients"), py::arg("gradient_stride"), py::arg("first"),
+        py::arg("second"), py::arg("step_size"), py::arg("beta1"), py::arg("beta2"),
+        py::arg("eps"));
   py::class_<Pee>(m, "Pee")
       .def(py::init<const py::buffer&, const py::buffer&>(), py::arg("buffer"),
            py::arg("centroids"))

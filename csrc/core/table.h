@@ -86,9 +86,9 @@ constexpr int64_t kPackedTileRows = 32;
 // An item group's bytes, each section padded to 8 bytes: in planes its row ids and fp16 scales;
 // then per held layer, ascending, the rows' pieces; in columns with int8 values each layer's pieces
 // are preceded by that layer's fp16 scales. Ids ascend within an item group. Pieces are cut into
-// tiles of kPackedTileRows rows (the last may have fewer), one after another; a tile holds the first
-// element of all its rows, then the second, and so on: an element is a value in columns, a byte of a
-// bit plane in planes.
+// tiles of kPackedTileRows rows (the last may have fewer), one after another; a tile holds the
+// first element of all its rows, then the second, and so on: an element is a value in columns, a
+// byte of a bit plane in planes.
 struct PackedTable {
   Geometry geometry;
   int64_t num_embeddings = 0;

@@ -59,6 +59,6 @@ LookupResult grouped_lookup(const PackedTable& table, const LookupPairs<Index>& 
 template <typename Index>
 LookupResult grouped_lookup_backward(const StoreTable& table, const LookupPairs<Index>& pairs,
                                      const float* grad_out, const int64_t* targets,
-                                     bool mean_duplicates, float* grad);
+                                     int64_t num_targets, bool mean_duplicates, float* grad);
 
 }  // namespace peel

@@ -6,8 +6,8 @@
 //              budget_bytes[g]. The run stops at the first block that does not fit, so a smaller
 //              budget always keeps a subset.
 // Selected block indices come out in descending order of the key (weight, or double(weight) /
-// double(cost)), equal keys in ascending index (0.0 and -0.0 are equal), or where not `sorted` all in
-// ascending index; the rest of a row is -1. Which blocks are selected is the same either way.
+// double(cost)), equal keys in ascending index (0.0 and -0.0 are equal), or where not `sorted` all
+// in ascending index; the rest of a row is -1. Which blocks are selected is the same either way.
 // Exact, no full sort, the same result for every number of threads.
 //
 // The caller has checked: 0 <= k <= n < 2^32, costs >= 1, budgets >= 0. NaN is found here and

@@ -12,8 +12,8 @@ namespace {
 
 static inline Bytes lookup16(const uint8_t* table, Bytes codes) {
   const __m128i entries = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
-  return reinterpret_cast<Bytes>(_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(entries),
-                                                     reinterpret_cast<__m256i>(codes)));
+  return reinterpret_cast<Bytes>(
+      _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(entries), reinterpret_cast<__m256i>(codes)));
 }
 
 static inline __m256i widen_codes(const uint8_t* codes) {
@@ -119,8 +119,7 @@ struct PackOrders {
 constexpr PackOrders kPackOrders;
 
 static inline __m256i pack_order(uint32_t mask) {
-  return _mm256_cvtepu8_epi32(
-      _mm_cvtsi64_si128(static_cast<int64_t>(kPackOrders.rows[mask])));
+  return _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(kPackOrders.rows[mask])));
 }
 static inline void pack_values(const float* values, uint32_t mask, float* out) {
   _mm256_storeu_ps(out, _mm256_permutevar8x32_ps(_mm256_loadu_ps(values), pack_order(mask)));

@@ -12,8 +12,8 @@ namespace {
 
 static inline Bytes lookup16(const uint8_t* table, Bytes codes) {
   const __m128i entries = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
-  return reinterpret_cast<Bytes>(_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(entries),
-                                                     reinterpret_cast<__m256i>(codes)));
+  return reinterpret_cast<Bytes>(
+      _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(entries), reinterpret_cast<__m256i>(codes)));
 }
 
 static inline __m512i widen_codes(const uint8_t* codes) {
@@ -39,8 +39,7 @@ struct CentroidTable {
     } else {
       const __m512 low = _mm512_permutex2var_ps(values[0], index, values[1]);
       if constexpr (kBits == 5) return low;
-      const __m512 high =
-          _mm512_permutex2var_ps(values[kVectors - 2], index, values[kVectors - 1]);
+      const __m512 high = _mm512_permutex2var_ps(values[kVectors - 2], index, values[kVectors - 1]);
       return _mm512_mask_mov_ps(low, _mm512_test_epi32_mask(index, _mm512_set1_epi32(32)), high);
     }
   }

@@ -16,14 +16,22 @@ struct Bits {
 template <typename F>
 static inline void with_bits(int bits, F&& f) {
   switch (bits) {
-    case 1: return f(Bits<1>{});
-    case 2: return f(Bits<2>{});
-    case 3: return f(Bits<3>{});
-    case 4: return f(Bits<4>{});
-    case 5: return f(Bits<5>{});
-    case 6: return f(Bits<6>{});
-    case 7: return f(Bits<7>{});
-    default: return f(Bits<8>{});
+    case 1:
+      return f(Bits<1>{});
+    case 2:
+      return f(Bits<2>{});
+    case 3:
+      return f(Bits<3>{});
+    case 4:
+      return f(Bits<4>{});
+    case 5:
+      return f(Bits<5>{});
+    case 6:
+      return f(Bits<6>{});
+    case 7:
+      return f(Bits<7>{});
+    default:
+      return f(Bits<8>{});
   }
 }
 
@@ -81,7 +89,8 @@ static inline void rotate_columns(const float* x, const float* rotation_t, float
   Vector sums[kVectors];
   for (int v = 0; v < kVectors; ++v) sums[v] = x[0] * load(column + v * kLanes);
   for (int64_t k = 1; k < dim; ++k) {
-    for (int v = 0; v < kVectors; ++v) sums[v] = sums[v] + x[k] * load(column + k * dim + v * kLanes);
+    for (int v = 0; v < kVectors; ++v)
+      sums[v] = sums[v] + x[k] * load(column + k * dim + v * kLanes);
   }
   for (int v = 0; v < kVectors; ++v) store(out + j + v * kLanes, sums[v]);
 }
@@ -105,7 +114,8 @@ static void transpose_tile(const float* const* rows, int64_t count, int64_t dim,
     int64_t d = 0;
     for (; d + kLanes <= dim; d += kLanes) transpose_square(rows + r, d, tile + d * kTileRows + r);
     for (; d < dim; ++d) {
-      for (int64_t lane = 0; lane < kLanes; ++lane) tile[d * kTileRows + r + lane] = rows[r + lane][d];
+      for (int64_t lane = 0; lane < kLanes; ++lane)
+        tile[d * kTileRows + r + lane] = rows[r + lane][d];
     }
   }
   for (; r < kTileRows; ++r) {
@@ -264,10 +274,17 @@ static uint32_t bound_tile(const uint8_t* const* planes, int bits, int64_t plane
                            float threshold) {
   Words even, odd;
   switch (bits) {
-    case 1: sum_steps<1>(planes, plane_bytes, steps, &even, &odd); break;
-    case 2: sum_steps<2>(planes, plane_bytes, steps, &even, &odd); break;
-    case 3: sum_steps<3>(planes, plane_bytes, steps, &even, &odd); break;
-    default: sum_steps<4>(planes, plane_bytes, steps, &even, &odd);
+    case 1:
+      sum_steps<1>(planes, plane_bytes, steps, &even, &odd);
+      break;
+    case 2:
+      sum_steps<2>(planes, plane_bytes, steps, &even, &odd);
+      break;
+    case 3:
+      sum_steps<3>(planes, plane_bytes, steps, &even, &odd);
+      break;
+    default:
+      sum_steps<4>(planes, plane_bytes, steps, &even, &odd);
   }
   float bounds[kTileRows];
   for (int i = 0; i < 16; ++i) {
@@ -346,9 +363,7 @@ static int64_t collect_from(const float* values, int64_t count, float threshold,
   return found;
 }
 
-#define PEEL_PRIMITIVES(name)                                                      \
-  {                                                                                \
-    name, decode_planes, decode_int8, decode_float16, rotate, transpose_tile,      \
-        decode_planes_tile, decode_int8_tile, dot_tile, bound_tile, reach_tile,    \
-        collect_between, collect_from                                              \
-  }
+#define PEEL_PRIMITIVES(name)                                                        \
+  {name,           decode_planes,      decode_int8,      decode_float16, rotate,     \
+   transpose_tile, decode_planes_tile, decode_int8_tile, dot_tile,       bound_tile, \
+   reach_tile,     collect_between,    collect_from}

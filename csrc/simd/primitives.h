@@ -40,15 +40,15 @@ struct Primitives {
                              const float* scales, float* tile, int64_t dim);
   // tile[i, r] = float(values[i, r]) * scales[r], as decode_int8.
   void (*decode_int8_tile)(const int8_t* values, const float* scales, float* tile, int64_t width);
-  // out[u, r] = (accumulate ? out[u, r] : 0) + sum over d ascending of users[u, d] * tile[d, r]. One
-  // accumulator per pair, so a score does not depend on what is scored beside it; with fused
+  // out[u, r] = (accumulate ? out[u, r] : 0) + sum over d ascending of users[u, d] * tile[d, r].
+  // One accumulator per pair, so a score does not depend on what is scored beside it; with fused
   // multiply-add where the instruction set has it, so these scores agree between all sets but the
   // portable one.
   void (*dot_tile)(const float* users, int64_t num_users, int64_t user_stride, const float* tile,
                    int64_t dim, bool accumulate, float* out);
   // Bit r: not (scales[r] * (base + step * sums[r]) < threshold), where sums[r] adds up
-  // steps[16 * d + code(d, r)] over 8 * plane_bytes coordinates, at most 256, and code(d, r) are the
-  // first `bits` (at most kBoundBits) bits.
+  // steps[16 * d + code(d, r)] over 8 * plane_bytes coordinates, at most 256, and code(d, r) are
+  // the first `bits` (at most kBoundBits) bits.
   uint32_t (*bound_tile)(const uint8_t* const* planes, int bits, int64_t plane_bytes,
                          const uint8_t* steps, float step, float base, const float* scales,
                          float threshold);
@@ -59,8 +59,8 @@ struct Primitives {
   // ---- selection ----
 
   // Writes the values in [low, high] to `out`, in order, and returns how many; adds to *above how
-  // many lie above `high`, raises *largest to the largest, and notes whether any is NaN (the rest is
-  // then unspecified). `out` has room for `count` values and kSlack more.
+  // many lie above `high`, raises *largest to the largest, and notes whether any is NaN (the rest
+  // is then unspecified). `out` has room for `count` values and kSlack more.
   int64_t (*collect_between)(const float* values, int64_t count, float low, float high, float* out,
                              int64_t* above, float* largest, bool* nan);
   // Writes the positions of the values above the threshold and of the first *ties equal to it to

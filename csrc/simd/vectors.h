@@ -1,7 +1,7 @@
 // The vector types of one instruction set. Each translation unit defines PEEL_VECTOR_BYTES, then
-// includes this and its steps inside its own anonymous namespace, then body.h. No std:: templates and
-// no inline functions with linkage here: a weak symbol compiled for one instruction set could replace
-// another's.
+// includes this and its steps inside its own anonymous namespace, then body.h. No std:: templates
+// and no inline functions with linkage here: a weak symbol compiled for one instruction set could
+// replace another's.
 
 typedef float Vector __attribute__((vector_size(PEEL_VECTOR_BYTES)));
 typedef float UnalignedVector

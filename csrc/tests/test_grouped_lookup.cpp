@@ -85,7 +85,7 @@ void sums_duplicates_in_order(std::mt19937_64& random) {
   for (const int threads : {1, 2, 7}) {
     peel::set_num_threads(threads);
     std::vector<float> grad(rows * dim);
-    peel::grouped_lookup_backward(dense.table, pairs, grad_out.data(), targets.data(), false,
+    peel::grouped_lookup_backward(dense.table, pairs, grad_out.data(), targets.data(), rows, false,
                                   grad.data());
     CHECK(grad == expected);
   }

@@ -115,7 +115,10 @@ void selects_among_many(std::mt19937_64& random) {
         filled(n, [&](int64_t) { return 0.25f; }),
         filled(n, [&](int64_t) { return random() % 2 ? 0.0f : -0.0f; }),
         filled(n, [&](int64_t) { return static_cast<float>(random() % 5); }),
-        filled(n, [&](int64_t i) { return i % 100 == 7 ? inf : i % 10 == 3 ? -inf : normal(random); }),
+        filled(n,
+               [&](int64_t i) { return i % 100 == 7  ? inf
+                                       : i % 10 == 3 ? -inf
+                                                     : normal(random); }),
         // All large values where a regular sample would hardly look.
         filled(n, [&](int64_t i) { return i > n - n / 100 ? 1 + normal(random) : -9; }),
     };

@@ -1,7 +1,8 @@
-"""The three kernels as torch ops: checked, registered, differentiable where that has a meaning."""
+"""The kernels as torch ops: checked, registered, differentiable where that has a meaning."""
 
 from peel_ext.ops.gathered_score import gathered_score
 from peel_ext.ops.grouped_lookup import grouped_lookup
 from peel_ext.ops.topk_blocks import topk_blocks
+from peel_ext.ops.update_rows import update_rows
 
-__all__ = ["gathered_score", "grouped_lookup", "topk_blocks"]
+__all__ = ["gathered_score", "grouped_lookup", "topk_blocks", "update_rows"]

@@ -165,6 +165,7 @@ def grouped_lookup_backward(
         indices.element_size(),
         _address(grad_rows),
         _address(targets),
+        num_targets,
         mean_duplicates,
         _address(grad),
     )
@@ -213,3 +214,38 @@ def gathered_score(
 def first_out_of_range(values: Tensor, limit: int) -> int:
     """Position of the first of contiguous integers [m] outside [0, limit), or -1."""
     return _core.first_out_of_range(_address(values), values.element_size(), values.shape[0], limit)
+
+
+def update_rows(
+    rule: int,
+    weight: Tensor,
+    indices: Tensor,
+    gradients: Tensor,
+    first: Tensor,
+    second: Tensor | None,
+    step_size: float,
+    betas: tuple[float, float],
+    eps: float,
+) -> None:
+    """Steps weight [n, dim] of unit column stride in place; indices [m] and state are contiguous."""
+    bad = _core.update_rows(
+        rule,
+        _address(weight),
+        weight.shape[0],
+        weight.shape[1],
+        weight.stride(0),
+        _address(indices),
+        indices.shape[0],
+        _address(gradients),
+        gradients.stride(0),
+        _address(first),
+        _address(second),
+        step_size,
+        *betas,
+        eps,
+    )
+    if bad >= 0:
+        raise IndexError(
+            f"indices contain {int(indices[bad])} at position {bad}, expected values in "
+            f"[0, {weight.shape[0]})"
+        )

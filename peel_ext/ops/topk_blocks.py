@@ -14,7 +14,6 @@ from peel_ext.ops._checks import (
     rows_with_unit_stride,
 )
 
-
 # An index of more bits would not fit beside a weight in one 64-bit record of the native sort.
 _MAX_WEIGHTS = (1 << 32) - 1
 
@@ -74,9 +73,9 @@ def topk_blocks(
         ValueError: a wrong shape, k or budget out of range, a NaN weight, a cost below 1.
     """
     if isinstance(weights, Tensor) and weights.ndim == 1:
-        return topk_blocks(
-            weights[None], k, costs=costs, budget_bytes=budget_bytes, sorted=sorted
-        )[0]
+        return topk_blocks(weights[None], k, costs=costs, budget_bytes=budget_bytes, sorted=sorted)[
+            0
+        ]
     check_tensor("weights", weights, (torch.float32, torch.float64), 2)
     num_groups, n = weights.shape
     if n > _MAX_WEIGHTS:

@@ -16,9 +16,9 @@ def topk_blocks(
 ) -> Tensor:
     """See :func:`peel_ext.ops.topk_blocks`."""
     if weights.ndim == 1:
-        return topk_blocks(
-            weights[None], k, costs=costs, budget_bytes=budget_bytes, sorted=sorted
-        )[0]
+        return topk_blocks(weights[None], k, costs=costs, budget_bytes=budget_bytes, sorted=sorted)[
+            0
+        ]
     if not sorted:
         chosen = topk_blocks(weights, k, costs=costs, budget_bytes=budget_bytes)
         last = weights.shape[1]  # where nothing was chosen, for as long as it takes to sort

@@ -169,8 +169,8 @@ def test_refuses_nan_and_names_it() -> None:
 
 def test_opcheck() -> None:
     op = torch.ops.peel_ext.topk_blocks.default
-    torch.library.opcheck(op, (W, 2, None, None))
-    torch.library.opcheck(op, (W, None, C[None], torch.tensor([2, 3])))
+    torch.library.opcheck(op, (W, 2, None, None, True))
+    torch.library.opcheck(op, (W, None, C[None], torch.tensor([2, 3]), False))
 
 
 def test_compiles() -> None:

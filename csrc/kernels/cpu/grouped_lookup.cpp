@@ -2,18 +2,20 @@
 
 #include <algorithm>
 #include <cstring>
-#include <utility>
 #include <vector>
 
 #include "core/executor.h"
 #include "core/out_of_range.h"
+#include "kernels/cpu/prefetch.h"
 #include "kernels/cpu/row_decoder.h"
+#include "kernels/cpu/row_runs.h"
 #include "simd/primitives.h"
 
 namespace peel {
 namespace {
 
 constexpr int64_t kGrain = 256;  // pairs below which a second thread costs more than it saves
+constexpr int64_t kAhead = 12;   // pairs whose rows are on their way from memory at any time
 
 template <typename Index>
 LookupResult check(const LookupPairs<Index>& pairs, int64_t num_embeddings, int64_t num_groups) {
@@ -61,6 +63,19 @@ int64_t refined_row(const StoreTable& table, int64_t index, int64_t group) {
 uint64_t held_layers(const StoreTable& table, int64_t index, int64_t group) {
   const int64_t c = table.item_group[group * table.item_group_stride + index];
   return c < 0 ? 0 : static_cast<uint64_t>(table.held[group * table.num_item_groups + c]);
+}
+
+void prefetch_row(const StoreTable& table, int64_t index, int64_t group) {
+  const int64_t slot = refined_row(table, index, group);
+  if (table.geometry.layout == Layout::kDense) {
+    const int64_t bytes = table.geometry.dim * static_cast<int64_t>(sizeof(float));
+    prefetch(table.weight + index * table.weight_stride, bytes);
+    if (slot >= 0) prefetch(table.refinement + slot * table.geometry.dim, bytes);
+    return;
+  }
+  const int64_t row = slot < 0 ? index : table.num_embeddings + slot;
+  prefetch(table.store + row * table.row_bytes, table.row_bytes);
+  prefetch(table.scales + row * table.scales_per_row, table.scales_per_row * 2);
 }
 
 void dense_row(const StoreTable& table, int64_t index, int64_t group, float* out) {
@@ -179,13 +194,19 @@ LookupResult grouped_lookup(const StoreTable& table, const LookupPairs<Index>& p
   if (checked.status != LookupStatus::kOk) return checked;
   const simd::Primitives& isa = simd::primitives();
   const int64_t dim = table.geometry.dim;
+  const bool dense = table.geometry.layout == Layout::kDense;
   const std::vector<float> rotation = transposed(table.rotation, dim);
   parallel_for(pairs.count, kGrain, [&](int64_t begin, int64_t end) {
     std::vector<float> unrotated(static_cast<size_t>(table.rotation ? dim : 0));
+    const auto call_for = [&](int64_t m) {
+      if (m < end) prefetch_row(table, static_cast<int64_t>(pairs.indices[m]), pairs.group_at(m));
+    };
+    for (int64_t m = begin; m < begin + kAhead; ++m) call_for(m);
     for (int64_t m = begin; m < end; ++m) {
+      call_for(m + kAhead);
       const int64_t index = static_cast<int64_t>(pairs.indices[m]);
       float* to = out + m * dim;
-      if (table.geometry.layout == Layout::kDense) {
+      if (dense) {
         dense_row(table, index, pairs.group_at(m), to);
       } else if (table.rotation) {
         stored_row(isa, table, index, pairs.group_at(m), unrotated.data());
@@ -216,31 +237,21 @@ LookupResult grouped_lookup(const PackedTable& table, const LookupPairs<Index>& 
 template <typename Index>
 LookupResult grouped_lookup_backward(const StoreTable& table, const LookupPairs<Index>& pairs,
                                      const float* grad_out, const int64_t* targets,
-                                     bool mean_duplicates, float* grad) {
+                                     int64_t num_targets, bool mean_duplicates, float* grad) {
   const LookupResult checked = check(table, pairs);
   if (checked.status != LookupStatus::kOk) return checked;
-  std::vector<std::pair<int64_t, int64_t>> order;  // (target, m): sorted, duplicates in ascending m
-  order.reserve(static_cast<size_t>(pairs.count));
-  for (int64_t m = 0; m < pairs.count; ++m) {
-    if (targets[m] >= 0) order.emplace_back(targets[m], m);
-  }
-  std::sort(order.begin(), order.end());
-  const auto count = static_cast<int64_t>(order.size());
-  const auto target_at = [&](int64_t at) { return order[static_cast<size_t>(at)].first; };
-  // A range owns the targets that begin in it, so no two threads meet in one row.
-  parallel_for(count, kGrain, [&](int64_t begin, int64_t end) {
-    int64_t at = begin;
-    while (at > 0 && at < end && target_at(at) == target_at(at - 1)) ++at;
-    while (at < end) {
-      const int64_t target = target_at(at);
-      float* row = grad + target * table.geometry.dim;
-      const int64_t first = at;
-      for (; at < count && target_at(at) == target; ++at) {
-        add_held(table, pairs, order[static_cast<size_t>(at)].second, grad_out, row);
-      }
-      if (!mean_duplicates) continue;
-      for (int64_t d = 0; d < table.geometry.dim; ++d) row[d] /= static_cast<float>(at - first);
+  const int64_t dim = table.geometry.dim;
+  const RowRuns runs(targets, pairs.count, num_targets);
+  runs.for_each(kGrain, [&](int64_t first, int64_t last) {
+    for (int64_t at = last; at < std::min(last + kAhead, runs.size()); ++at) {
+      prefetch(grad_out + runs.position(at) * dim, dim * static_cast<int64_t>(sizeof(float)));
     }
+    float* row = grad + runs.row(first) * dim;
+    for (int64_t at = first; at < last; ++at) {
+      add_held(table, pairs, runs.position(at), grad_out, row);
+    }
+    if (!mean_duplicates) return;
+    for (int64_t d = 0; d < dim; ++d) row[d] /= static_cast<float>(last - first);
   });
   return {};
 }
@@ -249,7 +260,8 @@ LookupResult grouped_lookup_backward(const StoreTable& table, const LookupPairs<
   template LookupResult grouped_lookup(const StoreTable&, const LookupPairs<Index>&, float*);  \
   template LookupResult grouped_lookup(const PackedTable&, const LookupPairs<Index>&, float*); \
   template LookupResult grouped_lookup_backward(const StoreTable&, const LookupPairs<Index>&,  \
-                                                const float*, const int64_t*, bool, float*);
+                                                const float*, const int64_t*, int64_t, bool,   \
+                                                float*);
 PEEL_INSTANTIATE(int32_t)
 PEEL_INSTANTIATE(int64_t)
 

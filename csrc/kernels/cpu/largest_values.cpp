@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/executor.h"
+#include "core/records.h"
 #include "simd/primitives.h"
 
 namespace peel {
@@ -80,8 +81,8 @@ class Selection {
         int64_t at = chunk.begin;
         for (int64_t first = c * kChunk; first < end_of(c); first += kPiece) {
           const int64_t count = std::min(kPiece, end_of(c) - first);
-          const int64_t picked = isa_.collect_from(values_ + first, count, threshold_,
-                                                   &chunk.ties, found.data());
+          const int64_t picked =
+              isa_.collect_from(values_ + first, count, threshold_, &chunk.ties, found.data());
           for (int64_t i = 0; i < picked; ++i) {
             const int64_t position = first + found[static_cast<size_t>(i)];
             put(at++, position, values_[position]);
@@ -106,8 +107,8 @@ class Selection {
     const int64_t stride = n_ / size;
     for (int64_t i = 0; i < size; ++i) {
       state = state * 6364136223846793005ull + 1442695040888963407ull;
-      const float value = values_[i * stride + static_cast<int64_t>((state >> 33) %
-                                                                    static_cast<uint64_t>(stride))];
+      const float value =
+          values_[i * stride + static_cast<int64_t>((state >> 33) % static_cast<uint64_t>(stride))];
       if (!std::isnan(value)) sample.push_back(value);
     }
     const auto count = static_cast<double>(sample.size());
@@ -132,9 +133,9 @@ class Selection {
         for (int64_t first = c * kChunk; first < end_of(c) && chunk.nan < 0; first += kPiece) {
           const int64_t count = std::min(kPiece, end_of(c) - first);
           bool nan = false;
-          const int64_t some = isa_.collect_between(values_ + first, count, low_, high_,
-                                                    found.data(), &chunk.above,
-                                                    &chunk.largest, &nan);
+          const int64_t some =
+              isa_.collect_between(values_ + first, count, low_, high_, found.data(), &chunk.above,
+                                   &chunk.largest, &nan);
           chunk.between.insert(chunk.between.end(), found.begin(), found.begin() + some);
           for (int64_t i = first; nan && chunk.nan < 0; ++i) {
             if (std::isnan(values_[i])) chunk.nan = i;
@@ -186,49 +187,13 @@ uint32_t ascending(float value) {
   return bits >> 31 ? ~bits : bits | 0x80000000u;
 }
 
-constexpr int kDigitBits = 11;
-constexpr uint64_t kDigitMask = (1u << kDigitBits) - 1;
-constexpr int64_t kRecordsAPart = 65536;  // below which a second thread costs more than it saves
-
-// One stable counting pass over records (key << 32 | position), descending in a digit of the key.
-template <typename Put>
-void scatter_by_digit(const uint64_t* records, int64_t count, int digit, Put&& put) {
-  const int shift = 32 + digit * kDigitBits;
-  const auto bucket = [shift](uint64_t record) { return ~(record >> shift) & kDigitMask; };
-  const int64_t parts =
-      std::min<int64_t>(num_threads(), std::max<int64_t>(1, count / kRecordsAPart));
-  const auto begin_of = [&](int64_t part) { return count * part / parts; };
-  std::vector<int64_t> next(static_cast<size_t>(parts << kDigitBits));  // [parts, buckets]
-  parallel_for(parts, 1, [&](int64_t first, int64_t last) {
-    for (int64_t part = first; part < last; ++part) {
-      int64_t* counts = next.data() + (part << kDigitBits);
-      for (int64_t i = begin_of(part); i < begin_of(part + 1); ++i) ++counts[bucket(records[i])];
-    }
-  });
-  int64_t at = 0;
-  for (int64_t b = 0; b < int64_t{1} << kDigitBits; ++b) {
-    for (int64_t part = 0; part < parts; ++part) {
-      int64_t& size = next[static_cast<size_t>((part << kDigitBits) + b)];
-      at += size;
-      size = at - size;
-    }
-  }
-  parallel_for(parts, 1, [&](int64_t first, int64_t last) {
-    for (int64_t part = first; part < last; ++part) {
-      int64_t* places = next.data() + (part << kDigitBits);
-      for (int64_t i = begin_of(part); i < begin_of(part + 1); ++i) {
-        put(places[bucket(records[i])]++, records[i]);
-      }
-    }
-  });
-}
-
-// Sorts while it collects: the records move between `out` and as much memory again, so that the last
-// pass ends in `out`. Keys count from the threshold up, and only digits they use take a pass.
+// Sorts while it collects: the records move between `out` and as much memory again, so that the
+// last pass ends in `out`. Keys count from the threshold up, and only digits they use take a pass.
 void collect_sorted(Selection& selection, int64_t k, int64_t* out) {
   const uint32_t lowest = ascending(selection.threshold());
   int passes = 0;
-  for (uint64_t range = ascending(selection.largest()) - lowest; range; range >>= kDigitBits) {
+  for (uint64_t range = ascending(selection.largest()) - lowest; range;
+       range >>= kRecordDigitBits) {
     ++passes;
   }
   if (passes == 0) {
@@ -243,10 +208,10 @@ void collect_sorted(Selection& selection, int64_t k, int64_t* out) {
     from[at] = uint64_t{ascending(value) - lowest} << 32 | static_cast<uint64_t>(position);
   });
   for (int digit = 0; digit + 1 < passes; ++digit) {
-    scatter_by_digit(from, k, digit, [to](int64_t at, uint64_t record) { to[at] = record; });
+    scatter_records<true>(from, k, digit, [to](int64_t at, uint64_t record) { to[at] = record; });
     std::swap(from, to);
   }
-  scatter_by_digit(from, k, passes - 1, [out](int64_t at, uint64_t record) {
+  scatter_records<true>(from, k, passes - 1, [out](int64_t at, uint64_t record) {
     out[at] = static_cast<int64_t>(record & 0xffffffffu);
   });
 }

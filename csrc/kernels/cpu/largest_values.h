@@ -5,9 +5,9 @@
 
 namespace peel {
 
-// Writes the positions of the k largest of n values, 0 <= k <= n < 2^32, ties to the lower position:
-// in descending value, equal ones in ascending position, if `sorted`, else in ascending position.
-// Returns -1, or the position of the first NaN; `out` is then unspecified.
+// Writes the positions of the k largest of n values, 0 <= k <= n < 2^32, ties to the lower
+// position: in descending value, equal ones in ascending position, if `sorted`, else in ascending
+// position. Returns -1, or the position of the first NaN; `out` is then unspecified.
 int64_t largest_values(const float* values, int64_t n, int64_t k, bool sorted, int64_t* out);
 
 }  // namespace peel

@@ -108,8 +108,8 @@ inline int64_t encoded_row_bytes(const Geometry& geometry) {
                                             : geometry.dim * geometry.value_bytes();
 }
 
-// Collects the pieces of row r of an item group whose bytes start at `base` and that has `rows` rows
-// out of their tiles, into `scratch` (encoded_row_bytes).
+// Collects the pieces of row r of an item group whose bytes start at `base` and that has `rows`
+// rows out of their tiles, into `scratch` (encoded_row_bytes).
 inline void packed_row(const Geometry& geometry, const ItemGroupBytes& bytes, const uint8_t* base,
                        int64_t rows, uint64_t held, int64_t r, uint8_t* scratch, RowPieces& row) {
   const int64_t tile = r / kPackedTileRows * kPackedTileRows;  // its first row

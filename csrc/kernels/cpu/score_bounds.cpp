@@ -7,8 +7,8 @@
 namespace peel {
 namespace {
 
-constexpr int64_t kUsers = 4;    // from here on scoring decoded tiles is cheaper
-constexpr int64_t kRows = 256;   // with fewer, making the bounds costs more than they save
+constexpr int64_t kUsers = 4;     // from here on scoring decoded tiles is cheaper
+constexpr int64_t kRows = 256;    // with fewer, making the bounds costs more than they save
 constexpr int64_t kMaxDim = 256;  // so that 16 bits hold the sum of the steps
 constexpr int kCodes = 1 << simd::kBoundBits;
 
@@ -70,7 +70,8 @@ ScoreBounds::Bound ScoreBounds::make_bound(const PackedTable& table, const float
   const float inverse = bound.step > 0 ? 1 / bound.step : 0;
   for (int64_t d = 0; d < dim; ++d) {
     for (int code = 0; code < 1 << known; ++code) {
-      const float above = most[static_cast<size_t>(d * kCodes + code)] - floors[static_cast<size_t>(d)];
+      const float above =
+          most[static_cast<size_t>(d * kCodes + code)] - floors[static_cast<size_t>(d)];
       bound.steps[static_cast<size_t>(d * kCodes + code)] =
           static_cast<uint8_t>(std::min(255.0f, std::ceil(above * inverse)));
     }

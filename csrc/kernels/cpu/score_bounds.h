@@ -14,8 +14,7 @@ namespace peel {
 // every tile may reach, where bounding would cost more than scoring.
 class ScoreBounds {
  public:
-  ScoreBounds(const PackedTiles& tiles, const float* users, int64_t num_users,
-              int64_t user_stride);
+  ScoreBounds(const PackedTiles& tiles, const float* users, int64_t num_users, int64_t user_stride);
 
   // Whether any row of the reader's tile may score at or above the threshold of its user.
   bool may_reach(const PackedTiles::Reader& reader, const std::vector<float>& thresholds) const;

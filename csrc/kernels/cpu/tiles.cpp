@@ -92,8 +92,8 @@ void PackedTiles::Reader::find_planes() {
 
 uint32_t PackedTiles::Reader::bound(const uint8_t* steps, float step, float base,
                                     float threshold) const {
-  return tiles_.isa_.bound_tile(planes_, std::min(bits_, simd::kBoundBits),
-                                geometry_.plane_bytes(), steps, step, base, scales_, threshold);
+  return tiles_.isa_.bound_tile(planes_, std::min(bits_, simd::kBoundBits), geometry_.plane_bytes(),
+                                steps, step, base, scales_, threshold);
 }
 
 const LoadedTile& PackedTiles::Reader::load() {
@@ -117,8 +117,8 @@ const LoadedTile& PackedTiles::Reader::load() {
 void PackedTiles::Reader::load_layer(int32_t layer, float* to) {
   const int64_t width = geometry_.layer_width(layer);
   const int64_t size = geometry_.value_bytes();
-  const uint8_t* from =
-      whole_lanes(base_ + bytes_.pieces[layer] + first_ * bytes_.piece_bytes[layer], width, size, 0);
+  const uint8_t* from = whole_lanes(
+      base_ + bytes_.pieces[layer] + first_ * bytes_.piece_bytes[layer], width, size, 0);
   if (geometry_.value_type == ValueType::kFloat32) {
     std::memcpy(to, from, static_cast<size_t>(width * kTileRows) * sizeof(float));
   } else if (geometry_.value_type == ValueType::kFloat16) {

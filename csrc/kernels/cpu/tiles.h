@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/cpu/prefetch.h"
 #include "kernels/cpu/row_decoder.h"
 #include "kernels/gathered_score.h"
 #include "simd/primitives.h"
@@ -54,8 +55,7 @@ class DenseTiles {
       // The next tile is on its way while this one is worked on.
       const int64_t ahead = std::min(tiles_.total_, first_ + 2 * simd::kTileRows);
       for (int64_t r = first_ + simd::kTileRows; r < ahead; ++r) {
-        const char* row = reinterpret_cast<const char*>(tiles_.row(r));
-        for (int64_t at = 0; at < tiles_.dim() * 4; at += 64) __builtin_prefetch(row + at);
+        prefetch(tiles_.row(r), tiles_.dim() * static_cast<int64_t>(sizeof(float)));
       }
       tiles_.isa_.transpose_tile(rows, loaded_.count, tiles_.dim(), values_.data());
       return loaded_;

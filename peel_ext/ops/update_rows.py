@@ -1,0 +1,136 @@
+"""update_rows: one optimiser step on the rows that have a gradient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from peel_ext.ops import _bridge
+from peel_ext.ops._checks import check_int, check_shape, check_tensor, rows_with_unit_stride
+
+_RULES = {"rowwise_adagrad": 0, "adam": 1}
+
+
+def _update(
+    weight: Tensor,
+    indices: Tensor,
+    gradients: Tensor,
+    first: Tensor,
+    second: Tensor | None,
+    rule: int,
+    step_size: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+) -> None:
+    _bridge.update_rows(
+        rule, weight, indices, gradients, first, second, step_size, (beta1, beta2), eps
+    )
+
+
+_update_op = torch.library.custom_op(
+    "peel_ext::update_rows",
+    _update,
+    mutates_args=("weight", "first", "second"),
+    device_types="cpu",
+)
+
+
+@_update_op.register_fake
+def _(weight: Tensor, *_: object) -> None:
+    return None
+
+
+def update_rows(
+    weight: Tensor,
+    indices: Tensor,
+    gradients: Tensor,
+    state: Sequence[Tensor],
+    *,
+    rule: str,
+    learning_rate: float,
+    eps: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    step: int = 1,
+) -> None:
+    """Steps the touched rows of a table in place, with their optimiser state, and no others.
+
+    Gradients of one row are summed first, in the order they come. With g the sum, per row:
+
+    - ``"rowwise_adagrad"``: ``sum += mean(g^2)``, ``w -= learning_rate * g / (sqrt(sum) + eps)``
+      (Duchi et al., 2011, with one accumulator a row as in Mudigere et al., 2021, section 3).
+    - ``"adam"``: Adam (Kingma and Ba, 2015) on the touched rows, bias corrected for ``step``, as
+      ``torch.optim.SparseAdam``.
+
+    Args:
+        weight: float32 [num_embeddings, dim] with adjacent columns.
+        indices: int32 or int64 [m], in [0, num_embeddings), in any order, duplicates allowed.
+        gradients: float32 [m, dim].
+        state: rowwise_adagrad: one tensor, sum float32 [num_embeddings]; adam: two, float32
+            [num_embeddings, dim], the moments of first and second order.
+        rule: ``"rowwise_adagrad"`` or ``"adam"``.
+        learning_rate: above 0.
+        eps: at least 0.
+        betas: of adam, in [0, 1).
+        step: of adam, how many steps this makes, from 1.
+
+    Raises:
+        TypeError: a wrong dtype.
+        ValueError: a wrong shape, rule or number.
+        IndexError: an index out of range; nothing was written then.
+    """
+    if rule not in _RULES:
+        raise ValueError(f"rule must be 'rowwise_adagrad' or 'adam', got {rule!r}")
+    check_tensor("weight", weight, (torch.float32,), 2)
+    if weight.shape[1] > 1 and weight.stride(1) != 1:
+        raise ValueError(
+            f"weight must have adjacent columns to be stepped in place, got strides {weight.stride()}"
+        )
+    check_tensor("indices", indices, (torch.int32, torch.int64), 1)
+    check_tensor("gradients", gradients, (torch.float32,), 2)
+    check_shape("gradients", gradients, (len(indices), weight.shape[1]))
+    first, second = _check_state(rule, state, weight)
+    for name, value in (("learning_rate", learning_rate), ("eps", eps)):
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be finite and at least 0, got {value}")
+    step_size = learning_rate
+    if rule == "adam":
+        check_int("step", step, 1)
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"betas must be in [0, 1), got {betas}")
+        step_size *= math.sqrt(1 - betas[1] ** step) / (1 - betas[0] ** step)
+    arguments = (
+        weight.detach(),
+        indices.to(torch.int64).contiguous(),
+        rows_with_unit_stride(gradients.detach()),
+        first,
+        second,
+        _RULES[rule],
+        step_size,
+        *betas,
+        eps,
+    )
+    if torch.compiler.is_compiling():
+        _update_op(*arguments)
+    else:
+        _update(*arguments)
+        for changed in (weight, *state):
+            torch.autograd.graph.increment_version(changed)
+
+
+def _check_state(
+    rule: str, state: Sequence[Tensor], weight: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    wanted = 1 if rule == "rowwise_adagrad" else 2
+    if len(state) != wanted:
+        raise ValueError(f"state must hold {wanted} tensors for {rule}, got {len(state)}")
+    shape = tuple(weight.shape) if wanted == 2 else (weight.shape[0],)
+    for at, tensor in enumerate(state):
+        check_tensor(f"state[{at}]", tensor, (torch.float32,), len(shape))
+        check_shape(f"state[{at}]", tensor, shape)
+        if not tensor.is_contiguous():
+            raise ValueError(f"state[{at}] must be contiguous, got strides {tensor.stride()}")
+    return state[0], state[1] if wanted == 2 else None

@@ -1,0 +1,58 @@
+"""Adagrad with one accumulator a row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from peel_ext.ops import update_rows
+from peel_ext.optim.row_optimizer import RowOptimizer, check_numbers
+
+
+class RowwiseAdagrad(RowOptimizer):
+    """Rowwise Adagrad for embeddings with ``sparse=True``: fused, and only on the touched rows.
+
+    Per touched row with gradient g: ``sum += mean(g^2)``, ``w -= lr * g / (sqrt(sum) + eps)``
+    (Duchi et al., 2011, with one accumulator a row as in Mudigere et al., 2021, section 3). State
+    is one float32 a row, where Adam keeps two tables.
+
+    Args:
+        params: float32 parameters [n, dim] with sparse gradients.
+        lr: learning rate, above 0.
+        eps: added to the root, at least 0.
+        initial_accumulator_value: of the sums, at least 0.
+
+    Raises:
+        ValueError: a number out of range; at a step, a gradient that is not sparse.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 1e-2,
+        eps: float = 1e-8,
+        initial_accumulator_value: float = 0.0,
+    ) -> None:
+        check_numbers(lr, eps=eps, initial_accumulator_value=initial_accumulator_value)
+        defaults = {"lr": lr, "eps": eps, "initial_accumulator_value": initial_accumulator_value}
+        super().__init__(params, defaults)
+
+    def _step_rows(
+        self, parameter: Tensor, group: dict[str, Any], indices: Tensor, gradients: Tensor
+    ) -> None:
+        state = self.state[parameter]
+        if not state:
+            start = float(group["initial_accumulator_value"])
+            state["sum"] = torch.full((parameter.shape[0],), start)
+        update_rows(
+            parameter,
+            indices,
+            gradients,
+            [state["sum"]],
+            rule="rowwise_adagrad",
+            learning_rate=float(group["lr"]),
+            eps=group["eps"],
+        )

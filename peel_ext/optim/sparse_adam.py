@@ -1,0 +1,61 @@
+"""Adam on the touched rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from peel_ext.ops import update_rows
+from peel_ext.optim.row_optimizer import RowOptimizer, check_numbers
+
+
+class SparseAdam(RowOptimizer):
+    """``torch.optim.SparseAdam``, fused: the same steps up to rounding, from the same state.
+
+    Moments of rows without a gradient do not decay.
+
+    Args:
+        params: float32 parameters [n, dim] with sparse gradients.
+        lr: learning rate, above 0.
+        betas: decay of the moments, in [0, 1).
+        eps: added to the root, at least 0.
+
+    Raises:
+        ValueError: a number out of range; at a step, a gradient that is not sparse.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:
+        check_numbers(lr, eps=eps)
+        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"betas must be two numbers in [0, 1), got {betas}")
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
+
+    def _step_rows(
+        self, parameter: Tensor, group: dict[str, Any], indices: Tensor, gradients: Tensor
+    ) -> None:
+        state = self.state[parameter]
+        if not state:
+            state["step"] = 0
+            state["exp_avg"] = torch.zeros_like(parameter)
+            state["exp_avg_sq"] = torch.zeros_like(parameter)
+        state["step"] += 1
+        update_rows(
+            parameter,
+            indices,
+            gradients,
+            [state["exp_avg"], state["exp_avg_sq"]],
+            rule="adam",
+            learning_rate=float(group["lr"]),
+            eps=group["eps"],
+            betas=group["betas"],
+            step=int(state["step"]),
+        )
