@@ -6,7 +6,12 @@
 //   transpose_square
 //   reach, above, equal          comparisons of kLanes values, as bits
 //   pack_values, pack_positions  the picked ones of kLanes, moved to the front
-// included inside the anonymous namespace of its translation unit (vectors.h).
+// included inside the anonymous namespace of its translation unit (vectors.h). A set that brings
+// only lookup16 defines PEEL_PORTABLE_STEPS.
+
+#ifdef PEEL_PORTABLE_STEPS
+#include "simd/portable_steps.h"
+#endif
 
 // Calls f with the number of bits, 1 to 8, as a type.
 template <int kBits>
@@ -15,24 +20,18 @@ struct Bits {
 };
 template <typename F>
 static inline void with_bits(int bits, F&& f) {
+  // clang-format off
   switch (bits) {
-    case 1:
-      return f(Bits<1>{});
-    case 2:
-      return f(Bits<2>{});
-    case 3:
-      return f(Bits<3>{});
-    case 4:
-      return f(Bits<4>{});
-    case 5:
-      return f(Bits<5>{});
-    case 6:
-      return f(Bits<6>{});
-    case 7:
-      return f(Bits<7>{});
-    default:
-      return f(Bits<8>{});
+    case 1: return f(Bits<1>{});
+    case 2: return f(Bits<2>{});
+    case 3: return f(Bits<3>{});
+    case 4: return f(Bits<4>{});
+    case 5: return f(Bits<5>{});
+    case 6: return f(Bits<6>{});
+    case 7: return f(Bits<7>{});
+    default: return f(Bits<8>{});
   }
+  // clang-format on
 }
 
 constexpr uint32_t kLaneMask = (1u << kLanes) - 1;

@@ -19,8 +19,8 @@ static inline Bytes lookup16(const uint8_t* table, Bytes codes) {
   return load_bytes(bytes);
 }
 
+#define PEEL_PORTABLE_STEPS
 #include "simd/body.h"
-#include "simd/portable_steps.h"
 
 }  // namespace
 

@@ -14,8 +14,8 @@ static inline Bytes lookup16(const uint8_t* table, Bytes codes) {
   return result;
 }
 
+#define PEEL_PORTABLE_STEPS
 #include "simd/body.h"
-#include "simd/portable_steps.h"
 
 }  // namespace
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,12 +13,6 @@ from torch.optim.optimizer import Optimizer
 
 class RowOptimizer(Optimizer, ABC):
     """Steps parameters [n, dim] by the rows of their sparse gradients."""
-
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], Tensor]) -> Tensor: ...
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
