@@ -15,7 +15,7 @@ namespace peel {
 namespace {
 
 constexpr int64_t kGrain = 256;  // pairs below which a second thread costs more than it saves
-constexpr int64_t kAhead = 12;   // pairs whose rows are on their way from memory at any time
+constexpr int64_t kAhead = 8;    // pairs whose rows are on their way from memory at any time
 
 template <typename Index>
 LookupResult check(const LookupPairs<Index>& pairs, int64_t num_embeddings, int64_t num_groups) {
@@ -65,7 +65,7 @@ uint64_t held_layers(const StoreTable& table, int64_t index, int64_t group) {
   return c < 0 ? 0 : static_cast<uint64_t>(table.held[group * table.num_item_groups + c]);
 }
 
-void prefetch_row(const StoreTable& table, int64_t index, int64_t group) {
+PEEL_ALWAYS_INLINE void prefetch_row(const StoreTable& table, int64_t index, int64_t group) {
   const int64_t slot = refined_row(table, index, group);
   if (table.geometry.layout == Layout::kDense) {
     const int64_t bytes = table.geometry.dim * static_cast<int64_t>(sizeof(float));
@@ -163,6 +163,22 @@ class PackedRows {
   const simd::Primitives& isa_;
 };
 
+// Calls row(index, group, to) for the pairs [begin, end), whose rows are then on their way.
+template <typename Index, typename Row>
+void for_rows(const StoreTable& table, const LookupPairs<Index>& pairs, int64_t begin, int64_t end,
+              float* out, Row&& row) {
+  const auto index_at = [&](int64_t m) { return static_cast<int64_t>(pairs.indices[m]); };
+  for (int64_t m = begin; m < std::min(begin + kAhead, end); ++m) {
+    prefetch_row(table, index_at(m), pairs.group_at(m));
+  }
+  for (int64_t m = begin; m < end; ++m) {
+    if (m + kAhead < end) {
+      prefetch_row(table, index_at(m + kAhead), pairs.group_at(m + kAhead));
+    }
+    row(index_at(m), pairs.group_at(m), out + m * table.geometry.dim);
+  }
+}
+
 // Adds the held part of one gradient row.
 template <typename Index>
 void add_held(const StoreTable& table, const LookupPairs<Index>& pairs, int64_t m,
@@ -197,23 +213,24 @@ LookupResult grouped_lookup(const StoreTable& table, const LookupPairs<Index>& p
   const bool dense = table.geometry.layout == Layout::kDense;
   const std::vector<float> rotation = transposed(table.rotation, dim);
   parallel_for(pairs.count, kGrain, [&](int64_t begin, int64_t end) {
-    std::vector<float> unrotated(static_cast<size_t>(table.rotation ? dim : 0));
-    const auto call_for = [&](int64_t m) {
-      if (m < end) prefetch_row(table, static_cast<int64_t>(pairs.indices[m]), pairs.group_at(m));
-    };
-    for (int64_t m = begin; m < begin + kAhead; ++m) call_for(m);
-    for (int64_t m = begin; m < end; ++m) {
-      call_for(m + kAhead);
-      const int64_t index = static_cast<int64_t>(pairs.indices[m]);
-      float* to = out + m * dim;
-      if (dense) {
-        dense_row(table, index, pairs.group_at(m), to);
-      } else if (table.rotation) {
-        stored_row(isa, table, index, pairs.group_at(m), unrotated.data());
+    const auto each = [&](auto&& row) { for_rows(table, pairs, begin, end, out, row); };
+    if (dense && !table.refinement_slot) {
+      const auto bytes = static_cast<size_t>(dim) * sizeof(float);
+      each([&](int64_t index, int64_t, float* to) {
+        std::memcpy(to, table.weight + index * table.weight_stride, bytes);
+      });
+    } else if (dense) {
+      each([&](int64_t index, int64_t group, float* to) { dense_row(table, index, group, to); });
+    } else if (table.rotation) {
+      std::vector<float> unrotated(static_cast<size_t>(dim));
+      each([&](int64_t index, int64_t group, float* to) {
+        stored_row(isa, table, index, group, unrotated.data());
         isa.rotate(unrotated.data(), rotation.data(), to, dim);
-      } else {
-        stored_row(isa, table, index, pairs.group_at(m), to);
-      }
+      });
+    } else {
+      each([&](int64_t index, int64_t group, float* to) {
+        stored_row(isa, table, index, group, to);
+      });
     }
   });
   return {};

@@ -33,7 +33,7 @@ struct Step;
 
 template <>
 struct Step<UpdateRule::kRowwiseAdagrad> {
-  static void prefetch_state(const UpdateRows& args, int64_t row) {
+  static PEEL_ALWAYS_INLINE void prefetch_state(const UpdateRows& args, int64_t row) {
     __builtin_prefetch(args.first + row);
   }
   static void apply(const UpdateRows& args, int64_t row, const float* __restrict__ g) {
@@ -47,7 +47,7 @@ struct Step<UpdateRule::kRowwiseAdagrad> {
 
 template <>
 struct Step<UpdateRule::kAdam> {
-  static void prefetch_state(const UpdateRows& args, int64_t row) {
+  static PEEL_ALWAYS_INLINE void prefetch_state(const UpdateRows& args, int64_t row) {
     prefetch(args.first + row * args.dim, args.dim * 4);
     prefetch(args.second + row * args.dim, args.dim * 4);
   }
