@@ -315,32 +315,39 @@ static void reach_tile(const float* scores, int64_t num_users, const float* thre
 // ---- selection ----
 
 static int64_t collect_between(const float* values, int64_t count, float low, float high,
-                               float* out, int64_t* above_high, float* largest, bool* nan) {
-  int64_t found = 0, over = 0, i = 0;
+                               float* out, WindowCounts* counts) {
+  int64_t found = 0, over = 0, at_high = 0, at_low = 0, i = 0;
   uint32_t odd = 0;  // lanes that compare with nothing
-  Vector most = Vector{} + *largest;
+  Vector most = Vector{} + counts->largest;
   for (; i + kLanes <= count; i += kLanes) {
-    const uint32_t more = above(values + i, high);
-    const uint32_t not_less = reach(values + i, low);
-    const uint32_t between = not_less & ~more;
-    odd |= between & ~(above(values + i, low) | equal(values + i, low));
     const Vector now = load(values + i);
     most = now > most ? now : most;
-    over += __builtin_popcount(more);
+    const uint32_t above_high = above(values + i, high), equal_high = equal(values + i, high);
+    const uint32_t above_low = above(values + i, low), equal_low = equal(values + i, low);
+    odd |= reach(values + i, low) & ~(above_low | equal_low);
+    over += __builtin_popcount(above_high);
+    at_high += __builtin_popcount(equal_high);
+    at_low += __builtin_popcount(equal_low);
+    const uint32_t between = above_low & ~(above_high | equal_high);
     pack_values(values + i, between, out + found);
     found += __builtin_popcount(between);
   }
-  for (; i < count; ++i) {
-    odd |= static_cast<uint32_t>(values[i] != values[i]);
-    over += values[i] > high;
-    if (values[i] > *largest) *largest = values[i];
-    if (values[i] >= low && values[i] <= high) out[found++] = values[i];
-  }
   for (int64_t lane = 0; lane < kLanes; ++lane) {
-    if (most[lane] > *largest) *largest = most[lane];
+    if (most[lane] > counts->largest) counts->largest = most[lane];
   }
-  *above_high += over;
-  *nan |= odd != 0;
+  for (; i < count; ++i) {
+    const float now = values[i];
+    odd |= static_cast<uint32_t>(now != now);
+    if (now > counts->largest) counts->largest = now;
+    over += now > high;
+    at_high += now == high;
+    at_low += now == low;
+    if (now > low && now < high) out[found++] = now;
+  }
+  counts->above += over;
+  counts->at_high += at_high;
+  if (low < high) counts->at_low += at_low;
+  counts->nan |= odd != 0;
   return found;
 }
 

@@ -12,6 +12,16 @@ namespace peel::simd {
 constexpr int64_t kTileRows = 32;
 constexpr int kBoundBits = 4;  // of a code, that bound_tile looks at
 
+// What collect_between adds up about a window of values.
+struct WindowCounts {
+  int64_t above = 0;    // values above its upper end
+  int64_t at_high = 0;  // equal to it
+  int64_t at_low =
+      0;          // equal to its lower end; where both ends are equal they count once, as at_high
+  float largest;  // of all values
+  bool nan = false;  // whether any is NaN; all else is then unspecified
+};
+
 struct Primitives {
   const char* name;
 
@@ -58,11 +68,10 @@ struct Primitives {
 
   // ---- selection ----
 
-  // Writes the values in [low, high] to `out`, in order, and returns how many; adds to *above how
-  // many lie above `high`, raises *largest to the largest, and notes whether any is NaN (the rest
-  // is then unspecified). `out` has room for `count` values and kSlack more.
+  // Writes the values strictly between `low` and `high` to `out`, in order, and returns how many;
+  // `out` has room for `count` values and kSlack more. The rest it counts.
   int64_t (*collect_between)(const float* values, int64_t count, float low, float high, float* out,
-                             int64_t* above, float* largest, bool* nan);
+                             WindowCounts* counts);
   // Writes the positions of the values above the threshold and of the first *ties equal to it to
   // `out`, ascending, and returns how many; *ties becomes what is left of them. Room as above.
   int64_t (*collect_from)(const float* values, int64_t count, float threshold, int64_t* ties,

@@ -20,14 +20,14 @@ constexpr int64_t kChunk = int64_t{1} << 18;  // values a thread takes at a time
 constexpr int64_t kPiece = 4096;              // values between two looks at the results
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// What one pass over a chunk finds.
+// What one pass over a chunk finds of a window.
 struct Chunk {
-  int64_t above = 0;           // values above the window
-  std::vector<float> between;  // those in it
-  float largest = -kInfinity;
-  int64_t nan = -1;   // position of the first NaN
-  int64_t ties = 0;   // values equal to the threshold to take here
-  int64_t begin = 0;  // where its results start
+  simd::WindowCounts counts;
+  std::vector<float> between;  // the values strictly inside
+  int64_t nan = -1;            // position of the first NaN
+  int64_t above = 0;           // values above the threshold
+  int64_t ties = 0;            // values equal to it: those there are, then those to take
+  int64_t begin = 0;           // where the results of this chunk start
 };
 
 class Selection {
@@ -45,33 +45,33 @@ class Selection {
     while (true) {
       const int64_t nan = look_through();
       if (nan >= 0) return nan;
-      int64_t above = 0;
-      std::vector<float> between;
+      int64_t above = 0, at_high = 0, at_low = 0, inside = 0;
       for (const Chunk& chunk : chunks_) {
-        above += chunk.above;
-        between.insert(between.end(), chunk.between.begin(), chunk.between.end());
+        above += chunk.counts.above;
+        at_high += chunk.counts.at_high;
+        at_low += chunk.counts.at_low;
+        inside += static_cast<int64_t>(chunk.between.size());
       }
-      const int64_t rank = k_ - above;  // of the threshold, among those between
-      if (rank >= 1 && rank <= static_cast<int64_t>(between.size())) {
-        std::nth_element(between.begin(), between.begin() + (rank - 1), between.end(),
-                         std::greater<float>());
-        threshold_ = between[static_cast<size_t>(rank - 1)];
-        share_out();
-        return -1;
-      }
-      // The sample misled: the rank lies on a known side of the window.
+      const int64_t rank = k_ - above;  // of the threshold, from the upper end of the window down
       if (rank < 1) {
+        // The sample misled: the threshold lies above the window, or else below it.
         low_ = high_;
         high_ = kInfinity;
-      } else {
+      } else if (rank > at_high + inside + at_low) {
         high_ = low_;
         low_ = -kInfinity;
+      } else {
+        threshold_ = rank <= at_high           ? high_
+                     : rank > at_high + inside ? low_
+                                               : ranked_between(rank - at_high);
+        share_out();
+        return -1;
       }
     }
   }
 
-  // Calls put(chunk, at, position, value) for every selected value, `at` its place in ascending
-  // position; chunks run in parallel.
+  // Calls put(at, position, value) for every selected value, `at` its place in ascending position;
+  // chunks run in parallel.
   template <typename Put>
   void collect(Put&& put) {
     parallel_for(static_cast<int64_t>(chunks_.size()), 1, [&](int64_t begin, int64_t end) {
@@ -124,20 +124,20 @@ class Selection {
     low_ = last >= count ? -kInfinity : value_at(last);
   }
 
+  // One pass over everything; returns the position of the first NaN, or -1.
   int64_t look_through() {
     parallel_for(static_cast<int64_t>(chunks_.size()), 1, [&](int64_t begin, int64_t end) {
       std::vector<float> found(static_cast<size_t>(kPiece + simd::kSlack));
       for (int64_t c = begin; c < end; ++c) {
         Chunk& chunk = chunks_[static_cast<size_t>(c)];
         chunk = Chunk{};
+        chunk.counts.largest = -kInfinity;
         for (int64_t first = c * kChunk; first < end_of(c) && chunk.nan < 0; first += kPiece) {
           const int64_t count = std::min(kPiece, end_of(c) - first);
-          bool nan = false;
-          const int64_t some =
-              isa_.collect_between(values_ + first, count, low_, high_, found.data(), &chunk.above,
-                                   &chunk.largest, &nan);
+          const int64_t some = isa_.collect_between(values_ + first, count, low_, high_,
+                                                    found.data(), &chunk.counts);
           chunk.between.insert(chunk.between.end(), found.begin(), found.begin() + some);
-          for (int64_t i = first; nan && chunk.nan < 0; ++i) {
+          for (int64_t i = first; chunk.counts.nan && chunk.nan < 0; ++i) {
             if (std::isnan(values_[i])) chunk.nan = i;
           }
         }
@@ -145,23 +145,39 @@ class Selection {
     });
     for (const Chunk& chunk : chunks_) {
       if (chunk.nan >= 0) return chunk.nan;
-      largest_ = std::max(largest_, chunk.largest);
+      largest_ = std::max(largest_, chunk.counts.largest);
     }
     return -1;
+  }
+
+  // The value of a rank, from 1, among those strictly inside the window.
+  float ranked_between(int64_t rank) const {
+    std::vector<float> between;
+    for (const Chunk& chunk : chunks_) {
+      between.insert(between.end(), chunk.between.begin(), chunk.between.end());
+    }
+    const auto at = between.begin() + (rank - 1);
+    std::nth_element(between.begin(), at, between.end(), std::greater<float>());
+    return *at;
   }
 
   // How many results each chunk has, so that all know where theirs start.
   void share_out() {
     int64_t ties = k_;
     for (Chunk& chunk : chunks_) {
-      chunk.above += std::count_if(chunk.between.begin(), chunk.between.end(),
-                                   [this](float value) { return value > threshold_; });
+      chunk.above = chunk.counts.above + (threshold_ < high_ ? chunk.counts.at_high : 0);
+      chunk.ties = threshold_ == high_  ? chunk.counts.at_high
+                   : threshold_ == low_ ? chunk.counts.at_low
+                                        : 0;
+      for (const float value : chunk.between) {
+        chunk.above += value > threshold_;
+        chunk.ties += value == threshold_;
+      }
       ties -= chunk.above;
     }
     int64_t begin = 0;
     for (Chunk& chunk : chunks_) {
-      const int64_t equal = std::count(chunk.between.begin(), chunk.between.end(), threshold_);
-      chunk.ties = std::min(ties, equal);
+      chunk.ties = std::min(ties, chunk.ties);
       ties -= chunk.ties;
       chunk.begin = begin;
       begin += chunk.above + chunk.ties;
