@@ -96,14 +96,19 @@ void stored_row(const simd::Primitives& isa, const StoreTable& table, int64_t in
   const int64_t row = slot < 0 ? index : table.num_embeddings + slot;
   const uint8_t* piece = table.store + row * table.row_bytes;
   const auto* scale = reinterpret_cast<const uint8_t*>(table.scales + row * table.scales_per_row);
+  const uint64_t held = held_layers(table, index, group);
+  if (geometry.layout == Layout::kPlanes) {  // all planes of a row lie one after another
+    const uint8_t* planes[kMaxBits];
+    for (int bit = 0; bit < kMaxBits; ++bit) planes[bit] = piece + bit * geometry.plane_bytes();
+    decode_planes_row(isa, geometry, table.centroids, planes, geometry.bits_of(held), scale, out);
+    return;
+  }
   RowPieces pieces;
-  pieces.held = held_layers(table, index, group);
+  pieces.held = held;
   for (int32_t layer = 0; layer < geometry.num_layers; ++layer) {
     pieces.pieces[layer] = piece;
-    pieces.scales[layer] = geometry.layout == Layout::kPlanes ? scale : scale + 2 * layer;
-    piece += geometry.layout == Layout::kPlanes
-                 ? geometry.layer_bits[layer] * geometry.plane_bytes()
-                 : geometry.layer_width(layer) * geometry.value_bytes();
+    pieces.scales[layer] = scale + 2 * layer;
+    piece += geometry.layer_width(layer) * geometry.value_bytes();
   }
   decode_row(isa, geometry, table.centroids, pieces, out);
 }

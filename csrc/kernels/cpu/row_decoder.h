@@ -25,6 +25,18 @@ inline float read_half(const uint8_t* at) {
   return half_to_float(half);
 }
 
+// Writes the row whose first `bits` planes and fp16 scale are given; zeros for no bits.
+inline void decode_planes_row(const simd::Primitives& isa, const Geometry& geometry,
+                              const float* centroids, const uint8_t* const* planes, int bits,
+                              const uint8_t* scale, float* out) {
+  if (bits > 0) {
+    isa.decode_planes(planes, bits, centroids + (int64_t{1} << bits) - 2, read_half(scale), out,
+                      geometry.dim);
+  } else {
+    std::memset(out, 0, static_cast<size_t>(geometry.dim) * sizeof(float));
+  }
+}
+
 // Writes geometry.dim values: the held part of the row, zero elsewhere. Values in pieces need no
 // alignment beyond that of their type.
 inline void decode_row(const simd::Primitives& isa, const Geometry& geometry,
@@ -37,12 +49,7 @@ inline void decode_row(const simd::Primitives& isa, const Geometry& geometry,
         planes[bits++] = row.pieces[layer] + bit * geometry.plane_bytes();
       }
     }
-    if (bits > 0) {
-      isa.decode_planes(planes, bits, centroids + (int64_t{1} << bits) - 2,
-                        read_half(row.scales[0]), out, geometry.dim);
-      return;
-    }
-    for (int64_t d = 0; d < geometry.dim; ++d) out[d] = 0.0f;
+    decode_planes_row(isa, geometry, centroids, planes, bits, row.scales[0], out);
     return;
   }
   for (int32_t layer = 0; layer < geometry.num_layers; ++layer) {
