@@ -172,7 +172,7 @@ void bind_gathered_score(Address weight, int64_t num_embeddings, int64_t dim, in
 int64_t bind_update_rows(int rule, Address weight, int64_t num_embeddings, int64_t dim,
                          int64_t weight_stride, Address indices, int64_t count, Address gradients,
                          int64_t gradient_stride, Address first, Address second, float step_size,
-                         float beta1, float beta2, float eps) {
+                         float rate1, float rate2, float eps) {
   const UpdateRows args{at<float>(weight),
                         num_embeddings,
                         dim,
@@ -184,8 +184,8 @@ int64_t bind_update_rows(int rule, Address weight, int64_t num_embeddings, int64
                         at<float>(first),
                         at<float>(second),
                         step_size,
-                        beta1,
-                        beta2,
+                        rate1,
+                        rate2,
                         eps};
   const py::gil_scoped_release release;
   return static_cast<UpdateRule>(rule) == UpdateRule::kAdam
@@ -300,7 +300,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("update_rows", &bind_update_rows, py::arg("rule"), py::arg("weight"),
         py::arg("num_embeddings"), py::arg("dim"), py::arg("weight_stride"), py::arg("indices"),
         py::arg("count"), py::arg("gradients"), py::arg("gradient_stride"), py::arg("first"),
-        py::arg("second"), py::arg("step_size"), py::arg("beta1"), py::arg("beta2"),
+        py::arg("second"), py::arg("step_size"), py::arg("rate1"), py::arg("rate2"),
         py::arg("eps"));
   py::class_<Pee>(m, "Pee")
       .def(py::init<const py::buffer&, const py::buffer&>(), py::arg("buffer"),

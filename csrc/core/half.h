@@ -1,4 +1,4 @@
-// IEEE binary16 to binary32, exact, without hardware.
+// IEEE binary16 to binary32, exact, without hardware; like hardware, it makes NaNs quiet.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@ static inline float half_to_float(uint16_t half) {
   uint32_t mantissa = half & 0x3ffu;
   uint32_t bits;
   if (exponent == 0x1f) {
-    bits = sign | 0x7f800000u | (mantissa << 13);
+    bits = sign | 0x7f800000u | (mantissa << 13) | (mantissa ? 0x00400000u : 0u);
   } else if (exponent != 0) {
     bits = sign | ((exponent + 112u) << 23) | (mantissa << 13);
   } else if (mantissa == 0) {

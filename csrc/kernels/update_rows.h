@@ -6,12 +6,15 @@
 //                    w[d] -= learning_rate * g[d] / (sqrt(sum[i]) + eps)
 //                    (Duchi et al., 2011, with one accumulator a row: Mudigere et al., 2021, sec.
 //                    3)
-//   kAdam            m[d] += (1 - beta1) * (g[d] - m[d]);  v[d] += (1 - beta2) * (g[d]^2 - v[d])
+//                    and nothing where sum[i] is zero, which its gradient then was
+//   kAdam            m[d] += rate1 * (g[d] - m[d]);  v[d] += rate2 * (g[d]^2 - v[d])
 //                    w[d] -= step_size * m[d] / (sqrt(v[d]) + eps)
 //                    (Kingma and Ba, 2015, "lazy": moments of other rows do not decay), with
-//                    step_size = learning_rate * sqrt(1 - beta2^t) / (1 - beta1^t).
+//                    rate = 1 - beta and step_size = learning_rate * sqrt(1 - beta2^t) / (1 -
+//                    beta1^t).
 // The same bits for every number of threads and instruction set. Empty input is legal. The caller
-// has checked shapes; indices are checked here, before any row is written.
+// has checked shapes, and that gradients, state and the rows of weight lie apart in memory; indices
+// are checked here, before any row is written.
 #pragma once
 
 #include <cstdint>
@@ -32,8 +35,8 @@ struct UpdateRows {
   float* first = nullptr;   // adagrad: sum [num_embeddings]; adam: m [num_embeddings, dim]
   float* second = nullptr;  // adam: v [num_embeddings, dim]
   float step_size = 0;      // adagrad: the learning rate
-  float beta1 = 0;
-  float beta2 = 0;
+  float rate1 = 0;
+  float rate2 = 0;
   float eps = 0;
 };
 

@@ -90,9 +90,9 @@ static inline void transpose_square(const float* const* rows, int64_t column, fl
 }
 
 static inline uint32_t reach(const float* values, float threshold) {
-  const __m256 below =
+  const __m256 not_below =
       _mm256_cmp_ps(_mm256_loadu_ps(values), _mm256_set1_ps(threshold), _CMP_NLT_UQ);
-  return static_cast<uint32_t>(_mm256_movemask_ps(below));
+  return static_cast<uint32_t>(_mm256_movemask_ps(not_below));
 }
 
 static inline uint32_t above(const float* values, float bound) {

@@ -272,19 +272,10 @@ static uint32_t bound_tile(const uint8_t* const* planes, int bits, int64_t plane
                            const uint8_t* steps, float step, float base, const float* scales,
                            float threshold) {
   Words even, odd;
-  switch (bits) {
-    case 1:
-      sum_steps<1>(planes, plane_bytes, steps, &even, &odd);
-      break;
-    case 2:
-      sum_steps<2>(planes, plane_bytes, steps, &even, &odd);
-      break;
-    case 3:
-      sum_steps<3>(planes, plane_bytes, steps, &even, &odd);
-      break;
-    default:
-      sum_steps<4>(planes, plane_bytes, steps, &even, &odd);
-  }
+  with_bits(bits, [&](auto width) {
+    constexpr int kBits = decltype(width)::value < kBoundBits ? decltype(width)::value : kBoundBits;
+    sum_steps<kBits>(planes, plane_bytes, steps, &even, &odd);
+  });
   float bounds[kTileRows];
   for (int i = 0; i < 16; ++i) {
     bounds[2 * i] = static_cast<float>(even[i]);

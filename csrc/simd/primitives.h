@@ -2,7 +2,7 @@
 //
 // A tile is kTileRows rows side by side: element e of all of them, then element e + 1. Elements are
 // floats, int8 values, or bytes of a bit plane (bit d % 8 of byte d / 8 belongs to coordinate d).
-// Where an array is a whole tile, lanes beyond the rows there are hold anything finite.
+// Where an array is a whole tile, lanes beyond the rows there are hold anything.
 #pragma once
 
 #include <cstdint>
@@ -68,17 +68,15 @@ struct Primitives {
 
   // ---- selection ----
 
-  // Writes the values strictly between `low` and `high` to `out`, in order, and returns how many;
-  // `out` has room for `count` values and kSlack more. The rest it counts.
+  // Writes the values strictly between `low` and `high` to `out` [count], in order, and returns how
+  // many. The rest it counts.
   int64_t (*collect_between)(const float* values, int64_t count, float low, float high, float* out,
                              WindowCounts* counts);
   // Writes the positions of the values above the threshold and of the first *ties equal to it to
-  // `out`, ascending, and returns how many; *ties becomes what is left of them. Room as above.
+  // `out` [count], ascending, and returns how many; *ties becomes what is left of them.
   int64_t (*collect_from)(const float* values, int64_t count, float threshold, int64_t* ties,
                           uint32_t* out);
 };
-
-constexpr int64_t kSlack = 16;
 
 // The best set this processor runs, or the one PEEL_ISA names. Throws std::invalid_argument when
 // PEEL_ISA names one that is unknown or cannot run here.

@@ -45,8 +45,8 @@ struct Problem {
     args.first = first.data();
     args.second = second.data();
     args.step_size = 0.1f;
-    args.beta1 = 0.9f;
-    args.beta2 = 0.99f;
+    args.rate1 = 0.1f;
+    args.rate2 = 0.01f;
     args.eps = 1e-8f;
     return args;
   }

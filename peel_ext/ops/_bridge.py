@@ -224,7 +224,7 @@ def update_rows(
     first: Tensor,
     second: Tensor | None,
     step_size: float,
-    betas: tuple[float, float],
+    rates: tuple[float, float],
     eps: float,
 ) -> None:
     """Steps weight [n, dim] of unit column stride in place; indices [m] and state are contiguous."""
@@ -241,7 +241,7 @@ def update_rows(
         _address(first),
         _address(second),
         step_size,
-        *betas,
+        *rates,
         eps,
     )
     if bad >= 0:

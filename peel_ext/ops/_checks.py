@@ -59,7 +59,9 @@ def is_traced(*tensors: Tensor | None) -> bool:
     if torch.compiler.is_compiling():
         return True
     for tensor in tensors:
-        if tensor is not None and type(tensor) not in (Tensor, torch.nn.Parameter):
+        if tensor is None:
+            continue
+        if tensor.is_meta or type(tensor) not in (Tensor, torch.nn.Parameter):
             return True
     # Not public: true while a torch.func transform is active.
     peek = getattr(torch._C._functorch, "peek_interpreter_stack", None)

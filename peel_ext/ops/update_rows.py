@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from peel_ext.ops import _bridge
-from peel_ext.ops._checks import check_int, check_shape, check_tensor, rows_with_unit_stride
+from peel_ext.ops._checks import (
+    check_int,
+    check_shape,
+    check_tensor,
+    is_traced,
+    rows_with_unit_stride,
+)
 
 _RULES = {"rowwise_adagrad": 0, "adam": 1}
 
@@ -22,12 +28,12 @@ def _update(
     second: Tensor | None,
     rule: int,
     step_size: float,
-    beta1: float,
-    beta2: float,
+    rate1: float,
+    rate2: float,
     eps: float,
 ) -> None:
     _bridge.update_rows(
-        rule, weight, indices, gradients, first, second, step_size, (beta1, beta2), eps
+        rule, weight, indices, gradients, first, second, step_size, (rate1, rate2), eps
     )
 
 
@@ -66,13 +72,13 @@ def update_rows(
       ``torch.optim.SparseAdam``.
 
     Args:
-        weight: float32 [num_embeddings, dim] with adjacent columns.
+        weight: float32 [num_embeddings, dim] with adjacent columns, rows that do not overlap.
         indices: int32 or int64 [m], in [0, num_embeddings), in any order, duplicates allowed.
-        gradients: float32 [m, dim].
+        gradients: float32 [m, dim], not in the memory of weight or state.
         state: rowwise_adagrad: one tensor, sum float32 [num_embeddings]; adam: two, float32
             [num_embeddings, dim], the moments of first and second order.
         rule: ``"rowwise_adagrad"`` or ``"adam"``.
-        learning_rate: above 0.
+        learning_rate: at least 0.
         eps: at least 0.
         betas: of adam, in [0, 1).
         step: of adam, how many steps this makes, from 1.
@@ -85,14 +91,19 @@ def update_rows(
     if rule not in _RULES:
         raise ValueError(f"rule must be 'rowwise_adagrad' or 'adam', got {rule!r}")
     check_tensor("weight", weight, (torch.float32,), 2)
-    if weight.shape[1] > 1 and weight.stride(1) != 1:
+    rows, dim = weight.shape
+    if (dim > 1 and weight.stride(1) != 1) or (rows > 1 and weight.stride(0) < dim):
         raise ValueError(
-            f"weight must have adjacent columns to be stepped in place, got strides {weight.stride()}"
+            "weight must have adjacent columns and rows apart to be stepped in place, got strides "
+            f"{weight.stride()}"
         )
     check_tensor("indices", indices, (torch.int32, torch.int64), 1)
     check_tensor("gradients", gradients, (torch.float32,), 2)
     check_shape("gradients", gradients, (len(indices), weight.shape[1]))
     first, second = _check_state(rule, state, weight)
+    _check_apart(
+        weight=weight, gradients=gradients, **{f"state[{i}]": t for i, t in enumerate(state)}
+    )
     for name, value in (("learning_rate", learning_rate), ("eps", eps)):
         if not 0 <= value < math.inf:
             raise ValueError(f"{name} must be finite and at least 0, got {value}")
@@ -102,7 +113,9 @@ def update_rows(
         if not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"betas must be in [0, 1), got {betas}")
         step_size *= math.sqrt(1 - betas[1] ** step) / (1 - betas[0] ** step)
-    arguments = (
+    traced = is_traced(weight, indices, gradients, *state)
+    update = _update_op if traced else _update
+    update(
         weight.detach(),
         indices.to(torch.int64).contiguous(),
         rows_with_unit_stride(gradients.detach()),
@@ -110,15 +123,24 @@ def update_rows(
         second,
         _RULES[rule],
         step_size,
-        *betas,
+        1 - betas[0],
+        1 - betas[1],
         eps,
     )
-    if torch.compiler.is_compiling():
-        _update_op(*arguments)
-    else:
-        _update(*arguments)
+    if not traced:
         for changed in (weight, *state):
             torch.autograd.graph.increment_version(changed)
+
+
+def _check_apart(**tensors: Tensor) -> None:
+    """Raises ValueError where two tensors share memory: one would change under the other."""
+    owner: dict[int, str] = {}
+    for name, tensor in tensors.items():
+        if tensor.numel() == 0 or tensor.device.type == "meta":
+            continue
+        other = owner.setdefault(tensor.untyped_storage()._cdata, name)
+        if other != name:
+            raise ValueError(f"{name} must not share memory with {other}")
 
 
 def _check_state(

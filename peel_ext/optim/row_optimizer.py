@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -55,8 +56,8 @@ class RowOptimizer(Optimizer, ABC):
 
 def check_numbers(lr: float, **others: float) -> None:
     """Raises ValueError unless lr is above 0 and all others are at least 0."""
-    if not lr > 0:
-        raise ValueError(f"lr must be above 0, got {lr}")
+    if not 0 < lr < math.inf:
+        raise ValueError(f"lr must be above 0 and finite, got {lr}")
     for name, value in others.items():
-        if not value >= 0:
-            raise ValueError(f"{name} must be at least 0, got {value}")
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be at least 0 and finite, got {value}")

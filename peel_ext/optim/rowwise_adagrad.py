@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
@@ -46,7 +45,7 @@ class RowwiseAdagrad(RowOptimizer):
         state = self.state[parameter]
         if not state:
             start = float(group["initial_accumulator_value"])
-            state["sum"] = torch.full((parameter.shape[0],), start)
+            state["sum"] = parameter.new_full((parameter.shape[0],), start)
         update_rows(
             parameter,
             indices,

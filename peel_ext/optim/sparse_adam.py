@@ -47,7 +47,6 @@ class SparseAdam(RowOptimizer):
             state["step"] = 0
             state["exp_avg"] = torch.zeros_like(parameter)
             state["exp_avg_sq"] = torch.zeros_like(parameter)
-        state["step"] += 1
         update_rows(
             parameter,
             indices,
@@ -57,5 +56,6 @@ class SparseAdam(RowOptimizer):
             learning_rate=float(group["lr"]),
             eps=group["eps"],
             betas=group["betas"],
-            step=int(state["step"]),
+            step=int(state["step"]) + 1,
         )
+        state["step"] += 1  # only now: an error must not count

@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from peel_ext import PersonalizedElasticEmbedding, _core, ops, reference
+from peel_ext import (
+    ElasticEmbedding,
+    PersonalizedElasticEmbedding,
+    _core,
+    ops,
+    reference,
+)
 from peel_ext.format import (
     ColumnsLayout,
     EncodedRows,
@@ -202,3 +208,18 @@ def test_opcheck() -> None:
     pee = make_packed(PlanesLayout(), torch.Generator().manual_seed(0))
     buffer = torch.from_numpy(pee.buffer.copy())
     torch.library.opcheck(op, (torch.rand(2, 20), buffer, 3, None, None, None))
+
+
+@pytest.mark.parametrize("size", [1e-44, 1e-38, 1e-30, 1.0, 1e30, 4.6e36])
+def test_bounds_hold_at_every_magnitude(size: float, generator) -> None:
+    weight = torch.randn(3000, 60, generator=generator)
+    for bits in (2, 4, 6, 8):
+        embedding = ElasticEmbedding.from_pretrained(weight, layout=PlanesLayout((bits,)))
+        pee = embedding.generate(0, 1 << 30)
+        users = torch.rand(5, 60, generator=generator) * size
+        # Five users at once are scored without bounds, one at a time with them.
+        together = ops.gathered_score(users, pee, 10)
+        for user in range(5):
+            alone = ops.gathered_score(users[user : user + 1], pee, 10)
+            assert torch.equal(alone[0][0], together[0][user])
+            assert torch.equal(alone[1][0], together[1][user])

@@ -97,7 +97,7 @@ def test_opcheck(rule: str, generator) -> None:
     torch.library.opcheck(
         torch.ops.peel_ext.update_rows.default,
         (arguments["weight"], arguments["indices"], arguments["gradients"], *state,
-         code, 0.1, 0.9, 0.999, 1e-8),
+         code, 0.1, 0.1, 0.001, 1e-8),
     )  # fmt: skip
 
 
@@ -116,6 +116,7 @@ def test_nothing_is_written_when_an_index_is_out_of_range(bad: int, generator) -
     [
         ({"weight": torch.zeros(5, 3).double()}, TypeError, "weight must be float32"),
         ({"weight": torch.zeros(3, 5).T}, ValueError, "weight must have adjacent columns"),
+        ({"weight": torch.zeros(1, 3).expand(5, 3)}, ValueError, "rows apart"),
         ({"indices": torch.zeros(4)}, TypeError, "indices must be int32 or int64"),
         ({"indices": torch.zeros(3, dtype=torch.int64)}, ValueError, "gradients must have shape"),
         ({"gradients": torch.zeros(4, 2)}, ValueError, "gradients must have shape"),
@@ -125,8 +126,9 @@ def test_nothing_is_written_when_an_index_is_out_of_range(bad: int, generator) -
         ({"rule": "sgd"}, ValueError, "rule must be"),
         ({"learning_rate": float("nan")}, ValueError, "learning_rate must be finite"),
         ({"eps": -1.0}, ValueError, "eps must be finite"),
-        ({"rule": "adam", "state": [torch.zeros(5, 3)] * 2, "step": 0}, ValueError, "step must"),
-        ({"rule": "adam", "state": [torch.zeros(5, 3)] * 2, "betas": (1.0, 0.9)}, ValueError,
+        ({"rule": "adam", "state": [torch.zeros(5, 3), torch.zeros(5, 3)], "step": 0}, ValueError, "step must"),
+        ({"rule": "adam", "state": [torch.zeros(5, 3), torch.zeros(5, 3)], "betas": (1.0, 0.9)},
+         ValueError,
          "betas must"),
     ],
 )  # fmt: skip
@@ -140,3 +142,43 @@ def test_bad_input_is_named(change, error, message, generator) -> None:
     }
     with pytest.raises(error, match=message):
         ops.update_rows(**arguments)
+
+
+def test_arguments_that_share_memory_are_refused(generator) -> None:
+    arguments = problem(generator, 5, 3, 5, "adam")
+    for change in (
+        {"gradients": arguments["weight"]},
+        {"state": [arguments["state"][0], arguments["state"][0]]},
+        {"state": [arguments["weight"], arguments["state"][0]]},
+    ):
+        with pytest.raises(ValueError, match="must not share memory"):
+            step(ops, arguments | change, "adam")
+
+
+def test_no_gradient_changes_nothing_even_without_eps() -> None:
+    weight = torch.ones(2, 3)
+    ops.update_rows(
+        weight, torch.tensor([1]), torch.zeros(1, 3), [torch.zeros(2)],
+        rule="rowwise_adagrad", learning_rate=0.1, eps=0.0,
+    )  # fmt: skip
+    assert torch.equal(weight, torch.ones(2, 3))
+
+
+def test_meta_tensors_are_stepped_by_nobody() -> None:
+    weight = torch.empty(4, 8, device="meta")
+    ops.update_rows(
+        weight, torch.zeros(1, dtype=torch.int64, device="meta"),
+        torch.zeros(1, 8, device="meta"), [torch.zeros(4, device="meta")],
+        rule="rowwise_adagrad", learning_rate=0.1, eps=1e-8,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("beta", [0.999, 0.999999, 0.99999999])
+def test_slow_moments_keep_their_digits(beta: float) -> None:
+    weight = torch.zeros(1, 4)
+    state = [torch.zeros(1, 4), torch.zeros(1, 4)]
+    ops.update_rows(
+        weight, torch.tensor([0]), torch.ones(1, 4), state,
+        rule="adam", learning_rate=1e-3, eps=1e-12, betas=(0.9, beta),
+    )  # fmt: skip
+    torch.testing.assert_close(weight, torch.full((1, 4), -1e-3), rtol=1e-5, atol=0)

@@ -99,15 +99,16 @@ void stored_row(const simd::Primitives& isa, const StoreTable& table, int64_t in
   const uint64_t held = held_layers(table, index, group);
   if (geometry.layout == Layout::kPlanes) {  // all planes of a row lie one after another
     const uint8_t* planes[kMaxBits];
-    for (int bit = 0; bit < kMaxBits; ++bit) planes[bit] = piece + bit * geometry.plane_bytes();
-    decode_planes_row(isa, geometry, table.centroids, planes, geometry.bits_of(held), scale, out);
+    const int bits = geometry.bits_of(held);
+    for (int bit = 0; bit < bits; ++bit) planes[bit] = piece + bit * geometry.plane_bytes();
+    decode_planes_row(isa, geometry, table.centroids, planes, bits, scale, out);
     return;
   }
   RowPieces pieces;
   pieces.held = held;
   for (int32_t layer = 0; layer < geometry.num_layers; ++layer) {
     pieces.pieces[layer] = piece;
-    pieces.scales[layer] = scale + 2 * layer;
+    if (geometry.value_type == ValueType::kInt8) pieces.scales[layer] = scale + 2 * layer;
     piece += geometry.layer_width(layer) * geometry.value_bytes();
   }
   decode_row(isa, geometry, table.centroids, pieces, out);
@@ -265,11 +266,11 @@ LookupResult grouped_lookup_backward(const StoreTable& table, const LookupPairs<
   const int64_t dim = table.geometry.dim;
   const RowRuns runs(targets, pairs.count, num_targets);
   runs.for_each(kGrain, [&](int64_t first, int64_t last) {
-    for (int64_t at = last; at < std::min(last + kAhead, runs.size()); ++at) {
-      prefetch(grad_out + runs.position(at) * dim, dim * static_cast<int64_t>(sizeof(float)));
-    }
     float* row = grad + runs.row(first) * dim;
     for (int64_t at = first; at < last; ++at) {
+      if (at + kAhead < runs.size()) {
+        prefetch(grad_out + runs.position(at + kAhead) * dim, dim * 4);
+      }
       add_held(table, pairs, runs.position(at), grad_out, row);
     }
     if (!mean_duplicates) return;

@@ -75,7 +75,7 @@ class Selection {
   template <typename Put>
   void collect(Put&& put) {
     parallel_for(static_cast<int64_t>(chunks_.size()), 1, [&](int64_t begin, int64_t end) {
-      std::vector<uint32_t> found(static_cast<size_t>(kPiece + simd::kSlack));
+      std::vector<uint32_t> found(static_cast<size_t>(kPiece));
       for (int64_t c = begin; c < end; ++c) {
         Chunk& chunk = chunks_[static_cast<size_t>(c)];
         int64_t at = chunk.begin;
@@ -101,7 +101,7 @@ class Selection {
   // The window around the k-th value of a sample that almost surely holds the one of all values:
   // four standard deviations of a binomial rank to either side.
   void guess_window() {
-    const int64_t size = std::clamp<int64_t>(n_ / 64, 1024, 65536);
+    const int64_t size = std::min(n_, std::clamp<int64_t>(n_ / 64, 1024, 65536));
     std::vector<float> sample;
     uint64_t state = 0x9e3779b97f4a7c15ull;
     const int64_t stride = n_ / size;
@@ -127,7 +127,7 @@ class Selection {
   // One pass over everything; returns the position of the first NaN, or -1.
   int64_t look_through() {
     parallel_for(static_cast<int64_t>(chunks_.size()), 1, [&](int64_t begin, int64_t end) {
-      std::vector<float> found(static_cast<size_t>(kPiece + simd::kSlack));
+      std::vector<float> found(static_cast<size_t>(kPiece));
       for (int64_t c = begin; c < end; ++c) {
         Chunk& chunk = chunks_[static_cast<size_t>(c)];
         chunk = Chunk{};

@@ -7,7 +7,7 @@
 namespace peel {
 namespace {
 
-constexpr int64_t kUsers = 4;     // from here on scoring decoded tiles is cheaper
+constexpr int64_t kUsers = 4;     // up to this many; for more, scoring decoded tiles is cheaper
 constexpr int64_t kRows = 256;    // with fewer, making the bounds costs more than they save
 constexpr int64_t kMaxDim = 256;  // so that 16 bits hold the sum of the steps
 constexpr int kCodes = 1 << simd::kBoundBits;
@@ -79,6 +79,12 @@ ScoreBounds::Bound ScoreBounds::make_bound(const PackedTable& table, const float
   // Room for the roundings of the score and of the bound, each at most 2^-24 of the magnitude.
   const double roundings = static_cast<double>(4 * dim + 64) * std::ldexp(1.0, -24);
   bound.base = static_cast<float>(base + roundings * magnitude);
+  // That holds where neither steps nor sums leave the range of normal floats, whatever the scale.
+  const double largest_scale = 65504;
+  if (magnitude != 0 && !(magnitude > 1e-30 && magnitude * largest_scale < 1e37)) {
+    bound.base = std::numeric_limits<float>::infinity();
+    bound.step = 0;
+  }
   return bound;
 }
 

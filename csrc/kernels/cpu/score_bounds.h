@@ -11,7 +11,8 @@ namespace peel {
 
 // For each of a few users and each number of bits a code can have, what a coordinate adds to the
 // score at most, given the first bits of its code, as 8-bit steps above a base. Empty, and then
-// every tile may reach, where bounding would cost more than scoring.
+// every tile may reach, where bounding would cost more than scoring. Centroids times scales must be
+// zero or normal floats, as the quantiser's are.
 class ScoreBounds {
  public:
   ScoreBounds(const PackedTiles& tiles, const float* users, int64_t num_users, int64_t user_stride);

@@ -100,9 +100,9 @@ int64_t topk_blocks(const TopkBlocks<Weight>& args) {
       return;
     }
   };
-  // Several groups are shared out whole; a single one shares out its own work.
-  if (args.num_groups == 1) {
-    run(0, 1);
+  // Many groups are shared out whole; each of a few large ones shares out its own work.
+  if (args.num_groups < num_threads() && args.n >= kLargestValues) {
+    run(0, args.num_groups);
   } else {
     parallel_for(args.num_groups, std::max<int64_t>(1, 16384 / std::max<int64_t>(args.n, 1)), run);
   }

@@ -39,7 +39,8 @@ struct Step<UpdateRule::kRowwiseAdagrad> {
   static void apply(const UpdateRows& args, int64_t row, const float* __restrict__ g) {
     float* __restrict__ w = args.weight + row * args.weight_stride;
     float& sum = args.first[row];
-    sum += mean_square(g, args.dim);
+    if (args.dim > 0) sum += mean_square(g, args.dim);
+    if (sum == 0) return;
     const float step = args.step_size / (std::sqrt(sum) + args.eps);
     for (int64_t d = 0; d < args.dim; ++d) w[d] -= step * g[d];
   }
@@ -55,10 +56,9 @@ struct Step<UpdateRule::kAdam> {
     float* __restrict__ w = args.weight + row * args.weight_stride;
     float* __restrict__ m = args.first + row * args.dim;
     float* __restrict__ v = args.second + row * args.dim;
-    const float keep1 = 1 - args.beta1, keep2 = 1 - args.beta2;
     for (int64_t d = 0; d < args.dim; ++d) {
-      m[d] += keep1 * (g[d] - m[d]);
-      v[d] += keep2 * (g[d] * g[d] - v[d]);
+      m[d] += args.rate1 * (g[d] - m[d]);
+      v[d] += args.rate2 * (g[d] * g[d] - v[d]);
       w[d] -= args.step_size * m[d] / (std::sqrt(v[d]) + args.eps);
     }
   }
@@ -75,16 +75,19 @@ int64_t update_rows(const UpdateRows& args) {
     return args.gradients + runs.position(at) * args.gradient_stride;
   };
   runs.for_each(kGrain, [&](int64_t first, int64_t last) {
-    for (int64_t at = first + kAhead; at < std::min(last + kAhead, runs.size()); ++at) {
+    const auto bring = [&](int64_t at) __attribute__((always_inline)) {
+      if (at >= runs.size()) return;
       prefetch(gradient(at), args.dim * 4);
       prefetch(args.weight + runs.row(at) * args.weight_stride, args.dim * 4);
       Step<kRule>::prefetch_state(args, runs.row(at));
-    }
+    };
+    bring(first + kAhead);
     const float* g = gradient(first);
     if (last - first > 1) {
       thread_local std::vector<float> sum;
       sum.assign(g, g + args.dim);
       for (int64_t at = first + 1; at < last; ++at) {
+        bring(at + kAhead);
         const float* more = gradient(at);
         for (int64_t d = 0; d < args.dim; ++d) sum[static_cast<size_t>(d)] += more[d];
       }
