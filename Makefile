@@ -40,9 +40,13 @@ wheel: build/.environment
 	rm -rf dist
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
+# BENCH chooses and sizes (-k topk, --large); APPEND names a file under bench/results to add rows to.
+# An OPENBLAS_CORETYPE meant for older builds would slow NumPy down.
 bench: build/.installed
-	$(BIN)/pytest bench --benchmark-only --benchmark-columns=median,iqr,rounds \
-	  --benchmark-group-by=group --benchmark-sort=mean
+	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(BIN)/pytest bench -q --benchmark-only \
+	  --benchmark-quiet --benchmark-disable-gc --benchmark-max-time=0.5 \
+	  --benchmark-json=build/kernels.json $(BENCH)
+	$(BIN)/python bench/report.py build/kernels.json $(if $(APPEND),--append $(APPEND))
 
 clean:
 	rm -rf build dist

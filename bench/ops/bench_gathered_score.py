@@ -1,32 +1,158 @@
-"""gathered_score beside matmul and topk."""
+"""gathered_score beside torch, NumPy, faiss, usearch and implicit."""
 
 from __future__ import annotations
 
+import functools
+
+import peers
 import pytest
 import torch
+from inputs import random_table, random_vectors
+from measurement import LIMIT, OURS, Case, Run
+from torch import Tensor
 
-from peel_ext import ElasticEmbedding, PlanesLayout, ops
+from peel_ext import ColumnsLayout, ElasticEmbedding, PersonalizedElasticEmbedding, PlanesLayout, ops
 
-ROWS, DIM, N = 100_000, 64, 20
+ROWS, DIM, N, BATCHES = 1_000_000, 64, 20, 8
+PERCENTS = (1, 10, 50, 100)
+GROWTH = (1_000, 10_000, 100_000, 1_000_000, pytest.param(10_000_000, marks=pytest.mark.large))
+EVERYTHING = 1 << 50  # a budget that keeps all blocks
+LAYOUTS = {
+    "columns, float32": ColumnsLayout(),
+    "columns, int8": ColumnsLayout(value_type="int8"),
+    "planes, 2 bits": PlanesLayout((2,)),
+    "planes, 3 bits": PlanesLayout((2, 1)),
+    "planes, 4 bits": PlanesLayout((2, 1, 1)),
+    "planes, 6 bits": PlanesLayout((2, 1, 1, 2)),
+    "planes, 8 bits": PlanesLayout((2, 1, 1, 2, 2)),
+}
+FLOAT32_PEERS = ("torch", "numpy", "faiss FlatIP", "usearch", "implicit")
+INT8_PEERS = ("numpy, int8", "faiss SQ8", "usearch, int8")
+ONE_USER = [
+    *(("dense", contender) for contender in (OURS, *FLOAT32_PEERS, LIMIT)),
+    *(("columns, float32", contender) for contender in (OURS, "torch", "faiss FlatIP", LIMIT)),
+    *(("columns, int8", contender) for contender in (OURS, *INT8_PEERS, LIMIT)),
+    *(
+        (name, contender)
+        for name in LAYOUTS
+        if name.startswith("planes")
+        for contender in (OURS, "faiss SQ8", *["faiss SQ4"] * (name == "planes, 4 bits"), LIMIT)
+    ),
+]
 
 
-@pytest.mark.parametrize("users", [1, 64])
-@pytest.mark.parametrize("contender", ["dense", "planes, 8 bits", "planes, 4 bits", "torch"])
-def bench_best_rows(benchmark, contender: str, users: int, threads: int, generator) -> None:
-    benchmark.group = f"gathered_score, {users} users, {ROWS} x {DIM}, {threads} threads"
-    table = torch.randn(ROWS, DIM, generator=generator)
-    vectors = torch.randn(users, DIM, generator=generator)
-    plain = torch.topk(vectors @ table.T, N)
-    if contender == "torch":
-        benchmark(lambda: torch.topk(vectors @ table.T, N))
+@functools.cache
+def embedding_of(held: str, rows: int) -> PersonalizedElasticEmbedding:
+    """All rows in one layout."""
+    module = ElasticEmbedding.from_pretrained(random_table(rows, DIM), layout=LAYOUTS[held])
+    return module.generate(0, EVERYTHING)
+
+
+@functools.cache
+def embeddings_by_percent(held: str, rows: int) -> dict[int, PersonalizedElasticEmbedding]:
+    """What budgets of some percent of the bytes of all rows keep."""
+    module = ElasticEmbedding.from_pretrained(random_table(rows, DIM), layout=LAYOUTS[held])
+    # Worth falls with rank as popularity does, so that a budget mixes rows of several widths.
+    module.set_row_values(1.0 / torch.arange(1, rows + 1)[None])
+    full = module.generate(0, EVERYTHING).nbytes
+    return {percent: module.generate(0, percent * full // 100) for percent in PERCENTS}
+
+
+@functools.cache
+def quantized(peer: str, bits: int, rows: int) -> tuple[Run, Tensor]:
+    return peers.load(peer).best_quantized_rows(random_table(rows, DIM), N, bits)
+
+
+def contender_of(contender: str, held: str, rows: int, threads: int) -> tuple[Run, Tensor, float]:
+    """A contender, the rows it holds, and by how much a score may be off."""
+    table = random_table(rows, DIM)
+    if contender == OURS and held == "dense":
+        return lambda users: ops.gathered_score(users, table, N), table, 1e-3
+    if contender == OURS:
+        pee = embedding_of(held, rows)
+        means = torch.from_numpy(pee.lookup(torch.arange(rows)))
+        return lambda users: ops.gathered_score(users, pee, N), means, 1e-3
+    if contender.startswith("faiss SQ"):
+        return *quantized("faiss", int(contender[-1]), rows), 1e-3
+    if contender == "numpy, int8":
+        return *peers.load("numpy").best_int8_rows(table, N), 1e-3
+    if contender == "usearch, int8":
+        return *peers.load("usearch").best_int8_rows(table, N, threads), 0.5
+    run = {
+        "torch": lambda: peers.load("torch").best_rows(table, N),
+        "numpy": lambda: peers.load("numpy").best_rows(table, N),
+        "faiss FlatIP": lambda: peers.load("faiss").best_rows(table, N),
+        "usearch": lambda: peers.load("usearch").best_rows(table, N, threads),
+        "implicit": lambda: peers.load("implicit").best_rows(table, N, threads),
+    }[contender]()
+    return run, table, 1e-3
+
+
+def compare(
+    measure, contender: str, held: str, num_users: int, rows: int, name: str
+) -> None:
+    num_bytes = 4 * rows * DIM if held == "dense" else embedding_of(held, rows).nbytes
+    case = Case("gathered_score", name, (num_users, rows, DIM, N), held, num_bytes, num_bytes)
+    if contender == LIMIT:
+        measure.limit(case)
         return
-    held: object = table
-    if contender != "dense":
-        bits = (4,) if "4" in contender else (8,)
-        module = ElasticEmbedding.from_pretrained(table, layout=PlanesLayout(bits))
-        held = module.generate(0, 1 << 30)
-    indices, _ = ops.gathered_score(vectors, held, N)
-    pairs = zip(indices.tolist(), plain.indices.tolist(), strict=True)
-    shared = sum(len(set(found) & set(expected)) for found, expected in pairs)
-    assert shared >= users * N * {"dense": 0.99, "planes, 8 bits": 0.9}.get(contender, 0.6)
-    benchmark(lambda: ops.gathered_score(vectors, held, N))
+    run, means, tolerance = contender_of(contender, held, rows, measure.threads)
+    check = check_best(means, tolerance)
+    measure(case, contender, run, random_vectors(num_users, DIM, BATCHES), check)
+
+
+def check_best(means: Tensor, tolerance: float):
+    """Holds the scores against the best ones of the rows held, and each against its own row."""
+
+    def check(users: Tensor, answer: tuple[Tensor, Tensor]) -> None:
+        indices, scores = answer
+        best = torch.topk(users @ means.T, N).values
+        assert torch.allclose(scores, best, rtol=0, atol=tolerance), "these are not the best rows"
+        own = (users[:, None] * means[indices]).sum(dim=2)
+        assert torch.allclose(scores, own, rtol=0, atol=tolerance), "a score is not its row's"
+        assert all(len(torch.unique(row)) == N for row in indices), "a row came twice"
+
+    return check
+
+
+@pytest.mark.parametrize(("held", "contender"), ONE_USER)
+def bench_one_user(measure, held: str, contender: str, sized) -> None:
+    compare(measure, contender, held, 1, sized(ROWS), f"{held}, 1 user")
+
+
+@pytest.mark.parametrize("contender", [OURS, *FLOAT32_PEERS, LIMIT])
+def bench_many_users(measure, contender: str, sized) -> None:
+    compare(measure, contender, "dense", 64, sized(ROWS), "dense, 64 users")
+
+
+@pytest.mark.parametrize("held", ["columns, int8", "planes, 8 bits"])
+@pytest.mark.parametrize("percent", PERCENTS)
+@pytest.mark.parametrize("contender", [OURS, LIMIT])
+def bench_budget(measure, held: str, percent: int, contender: str, sized) -> None:
+    rows = sized(ROWS)
+    pee = embeddings_by_percent(held, rows)[percent]
+    name = f"{held}, {percent}% of the bytes"
+    case = Case("gathered_score", name, (1, rows, DIM, N), held, pee.nbytes, pee.nbytes)
+    if contender == LIMIT:
+        measure.limit(case)
+        return
+    means = torch.full((rows, DIM), torch.nan)
+    means[pee.row_ids] = torch.from_numpy(pee.lookup(pee.row_ids))
+
+    def check(users: Tensor, answer: tuple[Tensor, Tensor]) -> None:
+        indices, scores = answer
+        best = torch.topk((users @ means.T).nan_to_num(-torch.inf), N).values
+        assert torch.allclose(scores, best, rtol=0, atol=1e-3), "these are not the best rows held"
+
+    def run(users: Tensor) -> tuple[Tensor, Tensor]:
+        return ops.gathered_score(users, pee, N)
+
+    measure(case, OURS, run, random_vectors(1, DIM, BATCHES), check)
+
+
+@pytest.mark.parametrize("threads", [1], indirect=True)
+@pytest.mark.parametrize("rows", GROWTH)
+@pytest.mark.parametrize("contender", [OURS, "torch", "faiss FlatIP", LIMIT])
+def bench_growth(measure, contender: str, rows: int, sized, reserve) -> None:
+    reserve(5 * rows * DIM * 4)
+    compare(measure, contender, "dense", 1, sized(rows), f"dense, 1 user, {rows:,} rows")

@@ -1,32 +1,108 @@
-"""grouped_lookup beside F.embedding."""
+"""grouped_lookup beside F.embedding, EmbeddingBag, NumPy and FBGEMM, dense and quantised."""
 
 from __future__ import annotations
 
+import functools
+
+import peers
 import pytest
 import torch
-from torch.nn import functional as F
+from inputs import mean_distinct, random_indices, random_table
+from measurement import LIMIT, OURS, Case, Run
+from torch import Tensor
 
-from peel_ext import ElasticEmbedding, PlanesLayout
+from peel_ext import ColumnsLayout, ElasticEmbedding, PlanesLayout, ops
+from peel_ext.format.quantizer import distortion
 
-ROWS, DIM, COUNT = 100_000, 64, 16_384
+ROWS, DIM, COUNT, BATCHES = 1_000_000, 64, 16_384, 16
+GROWTH = (1_000, 10_000, 100_000, 1_000_000, pytest.param(10_000_000, marks=pytest.mark.large))
+EVERYTHING = 1 << 50  # a budget that keeps all blocks
+LAYERS = {2: (2,), 3: (2, 1), 4: (2, 1, 1), 6: (2, 1, 1, 2), 8: (2, 1, 1, 2, 2)}
+PLANES = [f"planes, {bits} bits" for bits in LAYERS]
+DENSE_PEERS = ("F.embedding", "F.embedding_bag", "numpy.take", "FBGEMM")
+PAIRS = [
+    *(("dense", contender) for contender in (OURS, *DENSE_PEERS, LIMIT)),
+    *(("columns, float32", contender) for contender in (OURS, "F.embedding", LIMIT)),
+    *((name, contender) for name in PLANES for contender in (OURS, "F.embedding", LIMIT)),
+    *((f"planes, {bits} bits", f"FBGEMM, {bits} bits") for bits in (2, 4, 8)),
+]
+PAIRS.sort(key=lambda pair: ["dense", "columns, float32", *PLANES].index(pair[0]))
 
 
-@pytest.mark.parametrize("contender", ["dense", "planes, 8 bits", "planes, 4 bits", "F.embedding"])
-def bench_forward(benchmark, contender: str, threads: int, generator) -> None:
-    benchmark.group = f"grouped_lookup, {COUNT} of {ROWS} x {DIM}, {threads} threads"
-    weight = torch.randn(ROWS, DIM, generator=generator)
-    indices = torch.randint(0, ROWS, (COUNT,), generator=generator)
-    groups = torch.randint(0, 4, (COUNT,), generator=generator)
-    if contender == "F.embedding":
-        benchmark(lambda: F.embedding(indices, weight))
+@functools.cache
+def module_of(held: str, rows: int) -> ElasticEmbedding:
+    """All rows in one layout; under a budget of everything its forward decodes them."""
+    layout = ColumnsLayout()
+    if held.startswith("planes"):
+        layout = PlanesLayout(LAYERS[bits_of(held)])
+    return ElasticEmbedding.from_pretrained(random_table(rows, DIM), layout=layout)
+
+
+def bits_of(held: str) -> int:
+    return int(held.split()[1])
+
+
+def ours(held: str, rows: int) -> Run:
+    if held == "dense":
+        table = random_table(rows, DIM)
+        return lambda indices: ops.grouped_lookup(table, indices)
+    module = module_of(held, rows)
+
+    def run(indices: Tensor) -> Tensor:
+        with module.budget(EVERYTHING):
+            return module(indices)
+
+    return run
+
+
+def compare(measure, contender: str, held: str, distribution: str, rows: int, name: str) -> None:
+    batches = random_indices(distribution, rows, COUNT, BATCHES)
+    row_bytes = DIM * bits_of(held) // 8 + 2 if held.startswith("planes") else 4 * DIM
+    touched = mean_distinct(batches) * row_bytes + COUNT * (8 + 4 * DIM)
+    visited = len(torch.unique(torch.cat(batches))) * row_bytes
+    case = Case("grouped_lookup", name, (rows, DIM, COUNT), held, touched, max(visited, touched))
+    if contender == LIMIT:
+        measure.limit(case)
         return
-    bits = (4,) if "4" in contender else (8,)
-    module = ElasticEmbedding.from_pretrained(weight, num_groups=4, layout=PlanesLayout(bits))
-    if contender == "dense":
-        assert torch.equal(module(indices, groups), F.embedding(indices, weight))
-        benchmark(lambda: module(indices, groups))
-        return
-    with module.budget(1 << 30):
-        error = (module(indices, groups) - F.embedding(indices, weight)).square().mean()
-        assert error < (0.02 if bits == (4,) else 0.001)
-        benchmark(lambda: module(indices, groups))
+    table = random_table(rows, DIM)
+    means, error = table, 0.0  # the rows an answer is held against, and how far off on average
+    if contender == OURS:
+        run = ours(held, rows)
+        if held.startswith("planes"):
+            error = distortion(bits_of(held))
+    elif contender.startswith("FBGEMM, "):
+        fbgemm = peers.load("fbgemm")
+        run, means = fbgemm.quantized_embedding(table, COUNT, bits_of(held))
+    else:
+        run = {
+            "F.embedding": lambda: peers.load("torch").embedding(table),
+            "F.embedding_bag": lambda: peers.load("torch").embedding_bag(table, COUNT),
+            "numpy.take": lambda: peers.load("numpy").take(table),
+            "FBGEMM": lambda: peers.load("fbgemm").embedding(table, COUNT),
+        }[contender]()
+
+    def check(indices: Tensor, rows: Tensor) -> None:
+        if not error:
+            assert torch.equal(rows, means[indices])
+            return
+        found = torch.zeros_like(means).index_copy(0, indices, rows)
+        assert torch.equal(found[indices], rows), "equal indices gave different rows"
+        distinct = torch.unique(indices)
+        off = (found - means)[distinct].square().mean()
+        assert 0.8 * error < off < 1.2 * error, f"mean squared error {off}, not {error}"
+
+    measure(case, contender, run, batches, check)
+
+
+@pytest.mark.parametrize("distribution", ["uniform", "zipf"])
+@pytest.mark.parametrize(("held", "contender"), PAIRS)
+def bench_forward(measure, held: str, contender: str, distribution: str, sized) -> None:
+    compare(measure, contender, held, distribution, sized(ROWS), f"{held}, {distribution}")
+
+
+@pytest.mark.parametrize("threads", [1], indirect=True)
+@pytest.mark.parametrize("rows", GROWTH)
+@pytest.mark.parametrize("contender", [OURS, "F.embedding", "FBGEMM", LIMIT])
+def bench_growth(measure, contender: str, rows: int, sized, reserve) -> None:
+    reserve(4 * rows * DIM * 4)
+    compare(measure, contender, "dense", "uniform", sized(rows), f"dense, {rows:,} rows")

@@ -1,0 +1,59 @@
+"""faiss: flat and scalar-quantised exhaustive search by inner product."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import torch
+from threadpoolctl import threadpool_info
+from torch import Tensor
+
+Run = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+def _import_with_fast_blas() -> None:
+    """Imports faiss with the BLAS kernels that NumPy found best for this processor.
+
+    The OpenBLAS in faiss's wheel is older than many processors, and takes one it does not know for
+    an SSE3 machine; it reads this variable once, when it is loaded.
+    """
+    kernels = [each["architecture"] for each in threadpool_info() if "numpy" in each["filepath"]]
+    known = {"Haswell", "Zen", "SkylakeX", "Cooperlake", "NEOVERSEN1", "ARMV8"}
+    chosen = next((kernel for kernel in kernels if kernel in known), None)
+    if chosen is None or "OPENBLAS_CORETYPE" in os.environ:
+        import faiss  # noqa: F401
+    else:
+        os.environ["OPENBLAS_CORETYPE"] = chosen
+        try:
+            import faiss  # noqa: F401
+        finally:
+            del os.environ["OPENBLAS_CORETYPE"]
+
+
+_import_with_fast_blas()
+import faiss  # noqa: E402
+
+
+def _search(index: faiss.Index, n: int) -> Run:
+    def run(users: Tensor) -> tuple[Tensor, Tensor]:
+        scores, indices = index.search(users.numpy(), n)
+        return torch.from_numpy(indices), torch.from_numpy(scores)
+
+    return run
+
+
+def best_rows(table: Tensor, n: int) -> Run:
+    """Indices and scores [num_users, n] of users [num_users, dim]."""
+    index = faiss.IndexFlatIP(table.shape[1])
+    index.add(table.numpy())
+    return _search(index, n)
+
+
+def best_quantized_rows(table: Tensor, n: int, bits: int) -> tuple[Run, Tensor]:
+    """The same over SQ8 or SQ4 codes, and the rows they stand for."""
+    kind = {8: faiss.ScalarQuantizer.QT_8bit, 4: faiss.ScalarQuantizer.QT_4bit}[bits]
+    index = faiss.IndexScalarQuantizer(table.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
+    index.train(table.numpy())
+    index.add(table.numpy())
+    return _search(index, n), torch.from_numpy(index.reconstruct_n(0, len(table)))
