@@ -45,7 +45,10 @@ def pytest_benchmark_update_machine_info(config: Any, machine_info: dict[str, An
         for index in sorted(caches.glob("index*"))
         if (index / "type").read_text().strip() != "Instruction"
     }
-    machine_info["isa"] = {"peel_ext": _core.isa(), "torch": torch.backends.cpu.get_cpu_capability()}
+    machine_info["isa"] = {
+        "peel_ext": _core.isa(),
+        "torch": torch.backends.cpu.get_cpu_capability(),
+    }
     machine_info["blas"] = {
         Path(library["filepath"]).parent.name: library["architecture"]
         for library in threadpool_info()
@@ -53,9 +56,7 @@ def pytest_benchmark_update_machine_info(config: Any, machine_info: dict[str, An
     }
 
 
-def pytest_benchmark_update_json(
-    config: Any, benchmarks: Any, output_json: dict[str, Any]
-) -> None:
+def pytest_benchmark_update_json(config: Any, benchmarks: Any, output_json: dict[str, Any]) -> None:
     """Millions of single timings are more than a report needs."""
     for measured in output_json["benchmarks"]:
         measured["stats"].pop("data", None)

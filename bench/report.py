@@ -125,6 +125,7 @@ def print_table(rows: list[Row], run: dict[str, Any]) -> None:
     print(f"caches {where['machine']['caches']}, blas {where['machine']['blas']}")
     groups = groups_of(rows)
     met: list[bool] = []
+    unmeasured = list(TARGETS)
     kernel = None
     for key, group in groups.items():
         if key[0] != kernel:
@@ -144,8 +145,11 @@ def print_table(rows: list[Row], run: dict[str, Any]) -> None:
             if value is not None:
                 good, wanted = verdict(target, value)
                 met.append(good)
+                unmeasured = [other for other in unmeasured if other is not target]
                 word = "met" if good else "MISSED"
                 print(f"{'':4}{target['against']}: {value:.2f}, wanted {wanted}: {word}")
+    for target in unmeasured:
+        print(f"not measured: {target['kernel']}, {target['case']}, against {target['against']}")
     print(f"\n{sum(met)} of {len(met)} targets met")
 
 

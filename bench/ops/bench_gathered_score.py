@@ -11,7 +11,14 @@ from inputs import random_table, random_vectors
 from measurement import LIMIT, OURS, Case, Run
 from torch import Tensor
 
-from peel_ext import ColumnsLayout, ElasticEmbedding, PersonalizedElasticEmbedding, PlanesLayout, ops
+from peel_ext import (
+    ColumnsLayout,
+    ElasticEmbedding,
+    PersonalizedElasticEmbedding,
+    PlanesLayout,
+    ops,
+)
+from peel_ext.format.packing import unpack_embedding
 
 ROWS, DIM, N, BATCHES = 1_000_000, 64, 20, 8
 PERCENTS = (1, 10, 50, 100)
@@ -63,6 +70,15 @@ def quantized(peer: str, bits: int, rows: int) -> tuple[Run, Tensor]:
     return peers.load(peer).best_quantized_rows(random_table(rows, DIM), N, bits)
 
 
+def rows_held(pee: PersonalizedElasticEmbedding) -> Tensor:
+    """Decoded by the slow reader, float32 [num_embeddings, DIM]; NaN for rows not held."""
+    unpacked = unpack_embedding(pee.buffer)
+    held = unpacked.held != 0
+    rows = torch.full((pee.num_embeddings, DIM), torch.nan)
+    rows[torch.from_numpy(unpacked.ids[held])] = torch.from_numpy(unpacked.rows[held])
+    return rows
+
+
 def contender_of(contender: str, held: str, rows: int, threads: int) -> tuple[Run, Tensor, float]:
     """A contender, the rows it holds, and by how much a score may be off."""
     table = random_table(rows, DIM)
@@ -70,8 +86,7 @@ def contender_of(contender: str, held: str, rows: int, threads: int) -> tuple[Ru
         return lambda users: ops.gathered_score(users, table, N), table, 1e-3
     if contender == OURS:
         pee = embedding_of(held, rows)
-        means = torch.from_numpy(pee.lookup(torch.arange(rows)))
-        return lambda users: ops.gathered_score(users, pee, N), means, 1e-3
+        return lambda users: ops.gathered_score(users, pee, N), rows_held(pee), 1e-3
     if contender.startswith("faiss SQ"):
         return *quantized("faiss", int(contender[-1]), rows), 1e-3
     if contender == "numpy, int8":
@@ -88,9 +103,7 @@ def contender_of(contender: str, held: str, rows: int, threads: int) -> tuple[Ru
     return run, table, 1e-3
 
 
-def compare(
-    measure, contender: str, held: str, num_users: int, rows: int, name: str
-) -> None:
+def compare(measure, contender: str, held: str, num_users: int, rows: int, name: str) -> None:
     num_bytes = 4 * rows * DIM if held == "dense" else embedding_of(held, rows).nbytes
     case = Case("gathered_score", name, (num_users, rows, DIM, N), held, num_bytes, num_bytes)
     if contender == LIMIT:
@@ -106,7 +119,7 @@ def check_best(means: Tensor, tolerance: float):
 
     def check(users: Tensor, answer: tuple[Tensor, Tensor]) -> None:
         indices, scores = answer
-        best = torch.topk(users @ means.T, N).values
+        best = torch.topk((users @ means.T).nan_to_num(-torch.inf), N).values
         assert torch.allclose(scores, best, rtol=0, atol=tolerance), "these are not the best rows"
         own = (users[:, None] * means[indices]).sum(dim=2)
         assert torch.allclose(scores, own, rtol=0, atol=tolerance), "a score is not its row's"
@@ -136,17 +149,11 @@ def bench_budget(measure, held: str, percent: int, contender: str, sized) -> Non
     if contender == LIMIT:
         measure.limit(case)
         return
-    means = torch.full((rows, DIM), torch.nan)
-    means[pee.row_ids] = torch.from_numpy(pee.lookup(pee.row_ids))
-
-    def check(users: Tensor, answer: tuple[Tensor, Tensor]) -> None:
-        indices, scores = answer
-        best = torch.topk((users @ means.T).nan_to_num(-torch.inf), N).values
-        assert torch.allclose(scores, best, rtol=0, atol=1e-3), "these are not the best rows held"
 
     def run(users: Tensor) -> tuple[Tensor, Tensor]:
         return ops.gathered_score(users, pee, N)
 
+    check = check_best(rows_held(pee), 1e-3)
     measure(case, OURS, run, random_vectors(1, DIM, BATCHES), check)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
+import pytest
 import torch
 from threadpoolctl import threadpool_info
 from torch import Tensor
@@ -12,27 +12,21 @@ from torch import Tensor
 Run = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
-def _import_with_fast_blas() -> None:
-    """Imports faiss with the BLAS kernels that NumPy found best for this processor.
+def _kernels_of_numpy() -> str | None:
+    """The BLAS kernels that NumPy found best for this processor, if faiss's BLAS has them too.
 
     The OpenBLAS in faiss's wheel is older than many processors, and takes one it does not know for
     an SSE3 machine; it reads this variable once, when it is loaded.
     """
-    kernels = [each["architecture"] for each in threadpool_info() if "numpy" in each["filepath"]]
-    known = {"Haswell", "Zen", "SkylakeX", "Cooperlake", "NEOVERSEN1", "ARMV8"}
-    chosen = next((kernel for kernel in kernels if kernel in known), None)
-    if chosen is None or "OPENBLAS_CORETYPE" in os.environ:
-        import faiss  # noqa: F401
-    else:
-        os.environ["OPENBLAS_CORETYPE"] = chosen
-        try:
-            import faiss  # noqa: F401
-        finally:
-            del os.environ["OPENBLAS_CORETYPE"]
+    found = [each["architecture"] for each in threadpool_info() if "numpy" in each["filepath"]]
+    known = {"Haswell", "Zen", "SkylakeX", "Cooperlake", "ARMV8", "NEOVERSEN1"}
+    return next((kernel for kernel in found if kernel in known), None)
 
 
-_import_with_fast_blas()
-import faiss  # noqa: E402
+with pytest.MonkeyPatch.context() as environment:
+    if kernels := _kernels_of_numpy():
+        environment.setenv("OPENBLAS_CORETYPE", kernels)
+    import faiss
 
 
 def _search(index: faiss.Index, n: int) -> Run:

@@ -23,7 +23,9 @@ from torch import Tensor
 _QUANTIZED = {8: SparseType.INT8, 4: SparseType.INT4, 2: SparseType.INT2}
 
 
-def _trained_table(weight: Tensor, learning_rate: float, eps: float) -> tuple[torch.nn.Module, Tensor]:
+def _trained_table(
+    weight: Tensor, learning_rate: float, eps: float
+) -> tuple[torch.nn.Module, Tensor]:
     module = SplitTableBatchedEmbeddingBagsCodegen(
         [(*weight.shape, EmbeddingLocation.HOST, ComputeDevice.CPU)],
         optimizer=EmbOptimType.EXACT_ROWWISE_ADAGRAD,

@@ -10,9 +10,7 @@ from implicit.cpu.topk import topk
 from torch import Tensor
 
 
-def best_rows(
-    table: Tensor, n: int, threads: int
-) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+def best_rows(table: Tensor, n: int, threads: int) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """Indices and scores [num_users, n] of users [num_users, dim]."""
     rows = table.numpy()
 

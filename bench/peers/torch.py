@@ -44,9 +44,7 @@ def training_step(
     return step_of(module, optimizer([module.weight])), module.weight.detach()
 
 
-def step_of(
-    module: nn.Module, optimizer: torch.optim.Optimizer
-) -> Callable[[Batch], Tensor]:
+def step_of(module: nn.Module, optimizer: torch.optim.Optimizer) -> Callable[[Batch], Tensor]:
     """Forward, backward and update of any module over indices; the rows as answer."""
 
     def run(batch: Batch) -> Tensor:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from usearch.index import MetricKind, search
 
-
 Run = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
