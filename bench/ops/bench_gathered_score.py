@@ -7,32 +7,15 @@ import functools
 import peers
 import pytest
 import torch
-from inputs import random_table, random_vectors
+from inputs import EVERYTHING, PLANES_BITS, elastic_table, random_table, random_vectors
 from measurement import LIMIT, OURS, Case, Run
 from torch import Tensor
 
-from peel_ext import (
-    ColumnsLayout,
-    ElasticEmbedding,
-    PersonalizedElasticEmbedding,
-    PlanesLayout,
-    ops,
-)
+from peel_ext import PersonalizedElasticEmbedding, ops
 from peel_ext.format.packing import unpack_embedding
 
 ROWS, DIM, N, BATCHES = 1_000_000, 64, 20, 8
-PERCENTS = (1, 10, 50, 100)
 GROWTH = (1_000, 10_000, 100_000, 1_000_000, pytest.param(10_000_000, marks=pytest.mark.large))
-EVERYTHING = 1 << 50  # a budget that keeps all blocks
-LAYOUTS = {
-    "columns, float32": ColumnsLayout(),
-    "columns, int8": ColumnsLayout(value_type="int8"),
-    "planes, 2 bits": PlanesLayout((2,)),
-    "planes, 3 bits": PlanesLayout((2, 1)),
-    "planes, 4 bits": PlanesLayout((2, 1, 1)),
-    "planes, 6 bits": PlanesLayout((2, 1, 1, 2)),
-    "planes, 8 bits": PlanesLayout((2, 1, 1, 2, 2)),
-}
 FLOAT32_PEERS = ("torch", "numpy", "faiss FlatIP", "usearch", "implicit")
 MANY_USER_PEERS = ("torch", "numpy", "faiss FlatIP", "implicit")  # usearch: 64 times one user
 INT8_PEERS = ("numpy, int8", "faiss SQ8", "usearch, int8")
@@ -42,28 +25,18 @@ ONE_USER = [
     *(("columns, int8", contender) for contender in (OURS, *INT8_PEERS, LIMIT)),
     *(
         (name, contender)
-        for name in LAYOUTS
-        if name.startswith("planes")
+        for name in PLANES_BITS
         for contender in (OURS, "faiss SQ8", *["faiss SQ4"] * (name == "planes, 4 bits"), LIMIT)
     ),
 ]
 
 
 @functools.cache
-def embedding_of(held: str, rows: int) -> PersonalizedElasticEmbedding:
-    """All rows in one layout."""
-    module = ElasticEmbedding.from_pretrained(random_table(rows, DIM), layout=LAYOUTS[held])
-    return module.generate(0, EVERYTHING)
-
-
-@functools.cache
-def embeddings_by_percent(held: str, rows: int) -> dict[int, PersonalizedElasticEmbedding]:
-    """What budgets of some percent of the bytes of all rows keep."""
-    module = ElasticEmbedding.from_pretrained(random_table(rows, DIM), layout=LAYOUTS[held])
-    # Worth falls with rank as popularity does, so that a budget mixes rows of several widths.
-    module.set_row_values(1.0 / torch.arange(1, rows + 1)[None])
-    full = module.generate(0, EVERYTHING).nbytes
-    return {percent: module.generate(0, percent * full // 100) for percent in PERCENTS}
+def embedding_of(held: str, rows: int, percent: int = 100) -> PersonalizedElasticEmbedding:
+    """What a budget of some percent of the bytes of all rows keeps."""
+    module = elastic_table(held, rows, DIM)
+    full = module.generate(0, EVERYTHING)
+    return full if percent == 100 else module.generate(0, percent * full.nbytes // 100)
 
 
 @functools.cache
@@ -140,11 +113,11 @@ def bench_many_users(measure, contender: str, sized) -> None:
 
 
 @pytest.mark.parametrize("held", ["columns, int8", "planes, 8 bits"])
-@pytest.mark.parametrize("percent", PERCENTS)
+@pytest.mark.parametrize("percent", [1, 10, 50, 100])
 @pytest.mark.parametrize("contender", [OURS, LIMIT])
 def bench_budget(measure, held: str, percent: int, contender: str, sized) -> None:
     rows = sized(ROWS)
-    pee = embeddings_by_percent(held, rows)[percent]
+    pee = embedding_of(held, rows, percent)
     name = f"{held}, {percent}% of the bytes"
     case = Case("gathered_score", name, (1, rows, DIM, N), held, pee.nbytes, pee.nbytes)
     if contender == LIMIT:

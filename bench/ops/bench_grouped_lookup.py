@@ -2,51 +2,40 @@
 
 from __future__ import annotations
 
-import functools
-
 import peers
 import pytest
 import torch
-from inputs import mean_distinct, random_indices, random_table
+from inputs import (
+    EVERYTHING,
+    PLANES_BITS,
+    elastic_table,
+    mean_distinct,
+    random_indices,
+    random_table,
+)
 from measurement import LIMIT, OURS, Case, Run
 from torch import Tensor
 
-from peel_ext import ColumnsLayout, ElasticEmbedding, PlanesLayout, ops
+from peel_ext import ops
 from peel_ext.format.quantizer import distortion
 
 ROWS, DIM, COUNT, BATCHES = 1_000_000, 64, 16_384, 16
 GROWTH = (1_000, 10_000, 100_000, 1_000_000, pytest.param(10_000_000, marks=pytest.mark.large))
-EVERYTHING = 1 << 50  # a budget that keeps all blocks
-LAYERS = {2: (2,), 3: (2, 1), 4: (2, 1, 1), 6: (2, 1, 1, 2), 8: (2, 1, 1, 2, 2)}
-PLANES = [f"planes, {bits} bits" for bits in LAYERS]
 DENSE_PEERS = ("F.embedding", "F.embedding_bag", "numpy.take", "FBGEMM")
 PAIRS = [
     *(("dense", contender) for contender in (OURS, *DENSE_PEERS, LIMIT)),
     *(("columns, float32", contender) for contender in (OURS, "F.embedding", LIMIT)),
-    *((name, contender) for name in PLANES for contender in (OURS, "F.embedding", LIMIT)),
+    *((name, contender) for name in PLANES_BITS for contender in (OURS, "F.embedding", LIMIT)),
     *((f"planes, {bits} bits", f"FBGEMM, {bits} bits") for bits in (2, 4, 8)),
 ]
-PAIRS.sort(key=lambda pair: ["dense", "columns, float32", *PLANES].index(pair[0]))
-
-
-@functools.cache
-def module_of(held: str, rows: int) -> ElasticEmbedding:
-    """All rows in one layout; under a budget of everything its forward decodes them."""
-    layout = ColumnsLayout()
-    if held.startswith("planes"):
-        layout = PlanesLayout(LAYERS[bits_of(held)])
-    return ElasticEmbedding.from_pretrained(random_table(rows, DIM), layout=layout)
-
-
-def bits_of(held: str) -> int:
-    return int(held.split()[1])
+PAIRS.sort(key=lambda pair: ["dense", "columns, float32", *PLANES_BITS].index(pair[0]))
 
 
 def ours(held: str, rows: int) -> Run:
     if held == "dense":
         table = random_table(rows, DIM)
         return lambda indices: ops.grouped_lookup(table, indices)
-    module = module_of(held, rows)
+    module = elastic_table(held, rows, DIM)
 
     def run(indices: Tensor) -> Tensor:
         with module.budget(EVERYTHING):
@@ -57,7 +46,7 @@ def ours(held: str, rows: int) -> Run:
 
 def compare(measure, contender: str, held: str, distribution: str, rows: int, name: str) -> None:
     batches = random_indices(distribution, rows, COUNT, BATCHES)
-    row_bytes = DIM * bits_of(held) // 8 + 2 if held.startswith("planes") else 4 * DIM
+    row_bytes = DIM * PLANES_BITS[held] // 8 + 2 if held in PLANES_BITS else 4 * DIM
     touched = mean_distinct(batches) * row_bytes + COUNT * (8 + 4 * DIM)
     visited = len(torch.unique(torch.cat(batches))) * row_bytes
     case = Case("grouped_lookup", name, (rows, DIM, COUNT), held, touched, max(visited, touched))
@@ -68,11 +57,11 @@ def compare(measure, contender: str, held: str, distribution: str, rows: int, na
     means, error = table, 0.0  # the rows an answer is held against, and how far off on average
     if contender == OURS:
         run = ours(held, rows)
-        if held.startswith("planes"):
-            error = distortion(bits_of(held))
+        if held in PLANES_BITS:
+            error = distortion(PLANES_BITS[held])
     elif contender.startswith("FBGEMM, "):
         fbgemm = peers.load("fbgemm")
-        run, means = fbgemm.quantized_embedding(table, COUNT, bits_of(held))
+        run, means = fbgemm.quantized_embedding(table, COUNT, PLANES_BITS[held])
     else:
         run = {
             "F.embedding": lambda: peers.load("torch").embedding(table),
