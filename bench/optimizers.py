@@ -1,4 +1,4 @@
-"""The optimisers that a benchmark trains with, and what an update has to come to."""
+"""The optimisers that a benchmark steps rows with, and what a step has to come to."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 LEARNING_RATE, EPS = 0.01, 1e-8
+BETAS = (0.9, 0.999)
 
 
 def torch_adagrad(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -13,22 +14,37 @@ def torch_adagrad(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
 
 
 def torch_sparse_adam(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    return torch.optim.SparseAdam(parameters, lr=LEARNING_RATE)
+    return torch.optim.SparseAdam(parameters, lr=LEARNING_RATE, betas=BETAS, eps=EPS)
 
 
-class RowwiseAdagradReference:
-    """Adagrad with one accumulator a row, plainly: FBGEMM's EXACT_ROWWISE_ADAGRAD.
+class Steps:
+    """Steps of a copy of a table, plainly, on touched rows, with equal indices summed first.
 
-    ``state += mean(grad^2)``, then ``row -= lr * grad / (sqrt(state) + eps)``, with the gradients of
-    equal indices summed first.
+    Args:
+        weight: float32 [rows, dim].
+        rule: ``Adagrad``; ``rowwise Adagrad``, of one accumulator a row, FBGEMM's
+            EXACT_ROWWISE_ADAGRAD; or ``Adam``, as ``torch.optim.SparseAdam``.
     """
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, rule: str) -> None:
         self.weight = weight.clone()
-        self.state = torch.zeros(len(weight))
+        self.rule = rule
+        width = 1 if rule == "rowwise Adagrad" else weight.shape[1]
+        self.squares = torch.zeros(len(weight), width)
+        self.mean = torch.zeros_like(weight) if rule == "Adam" else None
+        self.count = 0
 
-    def update(self, indices: Tensor, grad: Tensor) -> None:
+    def step(self, indices: Tensor, grad: Tensor) -> None:
         rows, place = torch.unique(indices, return_inverse=True)
-        total = torch.zeros(len(rows), grad.shape[1]).index_add_(0, place, grad)
-        self.state[rows] += total.square().mean(dim=1)
-        self.weight[rows] -= LEARNING_RATE * total / (self.state[rows, None].sqrt() + EPS)
+        g = torch.zeros(len(rows), grad.shape[1]).index_add_(0, place, grad)
+        self.count += 1
+        if self.mean is None:
+            square = g.square()
+            narrow = self.squares.shape[1] < g.shape[1]
+            self.squares[rows] += square.mean(dim=1, keepdim=True) if narrow else square
+            self.weight[rows] -= LEARNING_RATE * g / (self.squares[rows].sqrt() + EPS)
+            return
+        self.mean[rows] = BETAS[0] * self.mean[rows] + (1 - BETAS[0]) * g
+        self.squares[rows] = BETAS[1] * self.squares[rows] + (1 - BETAS[1]) * g.square()
+        rate = LEARNING_RATE * (1 - BETAS[1] ** self.count) ** 0.5 / (1 - BETAS[0] ** self.count)
+        self.weight[rows] -= rate * self.mean[rows] / (self.squares[rows].sqrt() + EPS)

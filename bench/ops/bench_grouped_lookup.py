@@ -44,12 +44,14 @@ def ours(held: str, rows: int) -> Run:
     return run
 
 
-def compare(measure, contender: str, held: str, distribution: str, rows: int, name: str) -> None:
-    batches = random_indices(distribution, rows, COUNT, BATCHES)
+def compare(
+    measure, contender: str, held: str, distribution: str, rows: int, count: int, name: str
+) -> None:
+    batches = random_indices(distribution, rows, count, BATCHES)
     row_bytes = DIM * PLANES_BITS[held] // 8 + 2 if held in PLANES_BITS else 4 * DIM
-    touched = mean_distinct(batches) * row_bytes + COUNT * (8 + 4 * DIM)
+    touched = mean_distinct(batches) * row_bytes + count * (8 + 4 * DIM)
     visited = len(torch.unique(torch.cat(batches))) * row_bytes
-    case = Case("grouped_lookup", name, (rows, DIM, COUNT), held, touched, max(visited, touched))
+    case = Case("grouped_lookup", name, (rows, DIM, count), held, touched, max(visited, touched))
     if contender == LIMIT:
         measure.limit(case)
         return
@@ -61,13 +63,13 @@ def compare(measure, contender: str, held: str, distribution: str, rows: int, na
             error = distortion(PLANES_BITS[held])
     elif contender.startswith("FBGEMM, "):
         fbgemm = peers.load("fbgemm")
-        run, means = fbgemm.quantized_embedding(table, COUNT, PLANES_BITS[held])
+        run, means = fbgemm.quantized_embedding(table, count, PLANES_BITS[held])
     else:
         run = {
             "F.embedding": lambda: peers.load("torch").embedding(table),
-            "F.embedding_bag": lambda: peers.load("torch").embedding_bag(table, COUNT),
+            "F.embedding_bag": lambda: peers.load("torch").embedding_bag(table, count),
             "numpy.take": lambda: peers.load("numpy").take(table),
-            "FBGEMM": lambda: peers.load("fbgemm").embedding(table, COUNT),
+            "FBGEMM": lambda: peers.load("fbgemm").embedding(table, count),
         }[contender]()
 
     def check(indices: Tensor, rows: Tensor) -> None:
@@ -86,7 +88,9 @@ def compare(measure, contender: str, held: str, distribution: str, rows: int, na
 @pytest.mark.parametrize("distribution", ["uniform", "zipf"])
 @pytest.mark.parametrize(("held", "contender"), PAIRS)
 def bench_forward(measure, held: str, contender: str, distribution: str, sized) -> None:
-    compare(measure, contender, held, distribution, sized(ROWS), f"{held}, {distribution}")
+    compare(
+        measure, contender, held, distribution, sized(ROWS), sized(COUNT), f"{held}, {distribution}"
+    )
 
 
 @pytest.mark.parametrize("threads", [1], indirect=True)
@@ -94,4 +98,6 @@ def bench_forward(measure, held: str, contender: str, distribution: str, sized) 
 @pytest.mark.parametrize("contender", [OURS, "F.embedding", "FBGEMM", LIMIT])
 def bench_growth(measure, contender: str, rows: int, sized, reserve) -> None:
     reserve(4 * rows * DIM * 4)
-    compare(measure, contender, "dense", "uniform", sized(rows), f"dense, {rows:,} rows")
+    compare(
+        measure, contender, "dense", "uniform", sized(rows), sized(COUNT), f"dense, {rows:,} rows"
+    )

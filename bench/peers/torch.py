@@ -11,9 +11,9 @@ from torch.nn import functional as F
 Batch = tuple[Tensor, Tensor]  # indices [m], gradient [m, dim]
 
 
-def topk(k: int) -> Callable[[Tensor], Tensor]:
+def topk(k: int, in_order: bool = True) -> Callable[[Tensor], Tensor]:
     """Indices [num_groups, k] of weights [num_groups, n]."""
-    return lambda weights: torch.topk(weights, k, dim=1).indices
+    return lambda weights: torch.topk(weights, k, dim=1, sorted=in_order).indices
 
 
 def embedding(weight: Tensor) -> Callable[[Tensor], Tensor]:
