@@ -4,29 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import pytest
+import faiss
 import torch
-from threadpoolctl import threadpool_info
 from torch import Tensor
 
 Run = Callable[[Tensor], tuple[Tensor, Tensor]]
-
-
-def _kernels_of_numpy() -> str | None:
-    """The BLAS kernels that NumPy found best for this processor, if faiss's BLAS has them too.
-
-    The OpenBLAS in faiss's wheel is older than many processors, and takes one it does not know for
-    an SSE3 machine; it reads this variable once, when it is loaded.
-    """
-    found = [each["architecture"] for each in threadpool_info() if "numpy" in each["filepath"]]
-    known = {"Haswell", "Zen", "SkylakeX", "Cooperlake", "ARMV8", "NEOVERSEN1"}
-    return next((kernel for kernel in found if kernel in known), None)
-
-
-with pytest.MonkeyPatch.context() as environment:
-    if kernels := _kernels_of_numpy():
-        environment.setenv("OPENBLAS_CORETYPE", kernels)
-    import faiss
 
 
 def _search(index: faiss.Index, n: int) -> Run:
