@@ -6,6 +6,12 @@ import math
 from dataclasses import dataclass, field
 
 
+def _check_seed(seed: int) -> None:
+    """All random generators in use take these, so that no stage fails after the others have run."""
+    if not 0 <= seed < 1 << 32:
+        raise ValueError(f"seed must be at least 0 and below 2^32, got {seed}")
+
+
 @dataclass(frozen=True)
 class PretrainingConfig:
     """Settings of stage 1, the user and item vectors.
@@ -46,9 +52,10 @@ class PretrainingConfig:
         for name in ("embedding_dim", "steps_per_epoch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("num_layers", "epochs", "seed"):
+        for name in ("num_layers", "epochs"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        _check_seed(self.seed)
         for name in ("learning_rate", "final_learning_rate_share", "temperature", "start_scale"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be above 0 and finite, got {getattr(self, name)}")
@@ -67,6 +74,9 @@ class ClusteringConfig:
         max_groups: never more than this.
         max_iterations: of k-means.
         seed: of the start.
+
+    Raises:
+        ValueError: a number outside its range.
     """
 
     num_groups: int = 0
@@ -74,6 +84,17 @@ class ClusteringConfig:
     max_groups: int = 256
     max_iterations: int = 50
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("users_per_group", "max_groups", "max_iterations"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.num_groups <= self.max_groups:
+            raise ValueError(
+                f"num_groups must be between 0 and max_groups ({self.max_groups}), "
+                f"got {self.num_groups}"
+            )
+        _check_seed(self.seed)
 
 
 @dataclass(frozen=True)
@@ -86,6 +107,9 @@ class ExposureConfig:
         slope: how fast worth falls around the cutoff, in ranks.
         group_popularity_weight: share of one interaction of the group.
         popularity_weight: share of one interaction of anybody.
+
+    Raises:
+        ValueError: a number outside its range.
     """
 
     depth: int = 100
@@ -93,6 +117,17 @@ class ExposureConfig:
     slope: float = 5.0
     group_popularity_weight: float = 1e-3
     popularity_weight: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if self.depth < 1:
+            raise ValueError(f"depth must be at least 1, got {self.depth}")
+        if not 0 < self.slope < math.inf:
+            raise ValueError(f"slope must be above 0 and finite, got {self.slope}")
+        for name in ("cutoff", "group_popularity_weight", "popularity_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"{name} must be finite and not negative, got {getattr(self, name)}"
+                )
 
 
 @dataclass(frozen=True)
@@ -105,6 +140,9 @@ class SplitConfig:
             interactions and never look at the test ones.
         validation_share: of each user's training interactions, with target ``"validation"``.
         seed: of the split.
+
+    Raises:
+        ValueError: a setting outside its range.
     """
 
     test_share: float = 0.2
@@ -115,6 +153,10 @@ class SplitConfig:
     def __post_init__(self) -> None:
         if self.target not in ("test", "validation"):
             raise ValueError(f"target must be 'test' or 'validation', got {self.target!r}")
+        for name in ("test_share", "validation_share"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
+        _check_seed(self.seed)
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def parse_budgets(text: str) -> list[Budget]:
 
 
 def parse_count(text: str) -> int:
-    """Reads an integer of at least 1."""
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no integer of at least 1")
+    """Reads an integer from 1 to 2^31 - 1."""
+    if not re.fullmatch(r"0*[0-9]{1,10}", text) or not 1 <= int(text) < 1 << 31:
+        raise argparse.ArgumentTypeError(f"{text!r} is no integer from 1 to 2147483647")
     return int(text)

@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
         results = evaluate_known_users(
             trained,
             sizes,
-            options.n,
+            min(options.n, len(trained.items)),
             lambda done, total: narration.stage("evaluate", done, total, ""),
         )
     full = results[0].quality

@@ -42,8 +42,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("peel: interrupted; finished stages are kept", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 1
+    except OSError as error:
+        # Inputs and run folders name themselves; what is left is the output.
+        print(f"peel: cannot write the result: {error.strerror or error}", file=sys.stderr)
+        _discard_output()
+        return 1
+
+
+def _discard_output() -> None:
+    """Lets the interpreter's last flush of stdout go nowhere instead of failing again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -39,7 +39,8 @@ def run(options: argparse.Namespace) -> int:
 
     trained = TrainedRun.open(options.folder)
     vector, group, seen = _user(trained, options)
-    ids, scores, held = _recommend(trained, vector, group, seen, options.n, options.budget)
+    n = min(options.n, len(trained.items))
+    ids, scores, held = _recommend(trained, vector, group, seen, n, options.budget)
     found = [(item, float(score)) for item, score in zip(ids, scores, strict=True) if item >= 0]
     names = trained.items.to_ids([item for item, _ in found])
     items = [{"item": name, "score": score} for name, (_, score) in zip(names, found, strict=True)]

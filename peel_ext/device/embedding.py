@@ -32,12 +32,14 @@ class PersonalizedElasticEmbedding:
             aligned = np.empty((data.size + 7) // 8, dtype=np.uint64).view(np.uint8)[: data.size]
             aligned[:] = data
             data = aligned
+        # What was checked once must stay as it is.
+        data.setflags(write=False)
         self._buffer = data
         self._pee = _core.Pee(data, centroid_table())
 
     @property
     def buffer(self) -> NDArray[np.uint8]:
-        """The bytes uint8 [nbytes]."""
+        """The bytes uint8 [nbytes], read-only."""
         return self._buffer
 
     @property
@@ -81,7 +83,7 @@ class PersonalizedElasticEmbedding:
         status, position, rows = _bridge.lookup(self._pee, flat)
         if status:
             raise IndexError(
-                f"indices contain {flat[position]}, expected ids in [0, {self.num_embeddings})"
+                f"indices contain {ids.flat[position]}, expected ids in [0, {self.num_embeddings})"
             )
         return rows.reshape(*ids.shape, self.embedding_dim)
 
@@ -95,7 +97,7 @@ class PersonalizedElasticEmbedding:
 
         Args:
             users: [num_users, embedding_dim], in the space the table was encoded in.
-            n: rows to return, at least 1.
+            n: rows to return, from 1 to 2^31 - 1.
             exclude: for each user the ids not to return.
 
         Returns:
@@ -103,10 +105,15 @@ class PersonalizedElasticEmbedding:
             id; -1 and -inf where fewer rows are held.
 
         Raises:
-            ValueError: a wrong shape, n below 1, or users that are not finite.
+            TypeError: users that are not real numbers, excluded ids that are not integers.
+            ValueError: a wrong shape, n out of range, or users that are not finite.
             IndexError: an excluded id out of range.
         """
-        vectors = np.ascontiguousarray(users, dtype=np.float32)
+        given = np.asarray(users)
+        if given.dtype.kind not in "fiu":
+            raise TypeError(f"users must hold real numbers, got {given.dtype}")
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused below
+            vectors = np.ascontiguousarray(given, dtype=np.float32)
         if vectors.ndim != 2 or vectors.shape[1] != self.embedding_dim:
             raise ValueError(
                 f"users must have shape (num_users, {self.embedding_dim}), got {vectors.shape}"
@@ -114,8 +121,8 @@ class PersonalizedElasticEmbedding:
         if not np.isfinite(vectors).all():
             bad = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
             raise ValueError(f"users[{bad}] must be finite, got {vectors[bad]}")
-        if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
-            raise ValueError(f"n must be an integer of at least 1, got {n!r}")
+        if isinstance(n, bool) or not isinstance(n, int | np.integer) or not 1 <= n < 1 << 31:
+            raise ValueError(f"n must be an integer from 1 to 2147483647, got {n!r}")
         lists = None
         if exclude is not None:
             lists = exclusion_lists(exclude, len(vectors), self.num_embeddings)

@@ -50,9 +50,11 @@ def exclusion_lists(
 
     Raises:
         ValueError: not one list per user.
-        TypeError: ids that are not integers.
+        TypeError: not a sequence of lists, or ids that are not integers.
         IndexError: an id out of range.
     """
+    if not isinstance(exclude, Sequence | np.ndarray) or isinstance(exclude, str | bytes):
+        raise TypeError(f"exclude must hold one list of ids per user, got {exclude!r}")
     if len(exclude) != num_users:
         raise ValueError(
             f"exclude must hold one list of ids per user, expected {num_users}, got {len(exclude)}"
@@ -61,6 +63,11 @@ def exclusion_lists(
     for user, ids in enumerate(lists):
         if ids.size and ids.dtype.kind not in "iu":
             raise TypeError(f"exclude[{user}] must hold integers, got {ids.dtype}")
+        bad = ids[(ids < 0) | (ids >= num_embeddings)]
+        if bad.size:
+            raise IndexError(
+                f"exclude[{user}] holds {bad[0]}, expected ids in [0, {num_embeddings})"
+            )
     indptr = np.cumsum([0, *(ids.size for ids in lists)]).astype(np.int64)
     flat = np.concatenate([np.zeros(0, np.int64), *(ids.astype(np.int64) for ids in lists)])
     return check_exclusions(indptr, flat, num_users, num_embeddings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,22 +36,30 @@ def check_shape(name: str, value: Tensor, shape: tuple[int, ...]) -> None:
 
 
 def check_int(name: str, value: object, low: int, high: int | None = None) -> int:
-    """The value as an int within bounds.
+    """The value, a Python or NumPy integer, as an int within bounds.
 
     Raises:
         TypeError: not an integer.
         ValueError: out of bounds.
     """
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name} must be an integer, got {value!r}")
     if value < low or (high is not None and value > high):
         bounds = f"at least {low}" if high is None else f"between {low} and {high}"
         raise ValueError(f"{name} must be {bounds}, got {value}")
-    return value
+    return int(value)
 
 
 def rows_with_unit_stride(value: Tensor) -> Tensor:
-    """The matrix itself when its columns are adjacent in memory, else a contiguous copy."""
+    """The matrix itself when its columns are adjacent in memory, else a contiguous copy.
+
+    Raises:
+        ValueError: a meta tensor, which has no memory, among others that have.
+    """
+    if value.is_meta:
+        raise ValueError(
+            "expected all tensors on one device, got one on meta and others on the CPU"
+        )
     return value if value.stride(-1) == 1 or value.shape[-1] <= 1 else value.contiguous()
 
 
@@ -61,6 +70,7 @@ def is_traced(*tensors: Tensor | None) -> bool:
     for tensor in tensors:
         if tensor is None:
             continue
+        # A meta tensor has a shape and no memory, which only the registered fake kernels can bear.
         if tensor.is_meta or type(tensor) not in (Tensor, torch.nn.Parameter):
             return True
     # Not public: true while a torch.func transform is active.

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -113,8 +111,8 @@ def run_pipeline(
         progress(name, 1, 1, f"{remark}, {seconds:.1f} s" if remark else f"{seconds:.1f} s")
 
     def save_data() -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        folder.write_json("users.json", train.users.to_ids(np.arange(train.num_users)))
-        folder.write_json("items.json", train.items.to_ids(np.arange(train.num_items)))
+        folder.write_document("users.json", train.users.to_ids(np.arange(train.num_users)))
+        folder.write_document("items.json", train.items.to_ids(np.arange(train.num_items)))
         facts = {"users": train.num_users, "items": train.num_items}
         return split, {**facts, "train": len(item_rows), "test": len(test_rows)}
 
@@ -211,8 +209,8 @@ class TrainedRun:
         user_vectors = folder.load("pretraining")["users"]
         return cls(
             folder=folder,
-            users=_read_ids(folder.path / "users.json", len(user_vectors)),
-            items=_read_ids(folder.path / "items.json", embedding.num_embeddings),
+            users=_read_ids(folder, "users.json", len(user_vectors)),
+            items=_read_ids(folder, "items.json", embedding.num_embeddings),
             user_vectors=user_vectors,
             user_group=groups["user_group"],
             centroids=groups["centroids"],
@@ -221,11 +219,8 @@ class TrainedRun:
         )
 
 
-def _read_ids(path: Path, expected: int) -> IdMap:
-    try:
-        ids = IdMap.from_values(json.loads(path.read_text(encoding="utf-8")))[0]
-    except (OSError, ValueError, TypeError, DataError) as error:
-        raise RunError(f"{path}: not readable: {error}") from error
+def _read_ids(folder: RunFolder, name: str, expected: int) -> IdMap:
+    ids = IdMap.from_values(folder.read_document(name))[0]
     if len(ids) != expected:
-        raise RunError(f"{path}: expected {expected} distinct ids, found {len(ids)}")
+        raise RunError(f"{folder.path / name}: expected {expected} distinct ids, found {len(ids)}")
     return ids

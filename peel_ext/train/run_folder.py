@@ -1,11 +1,12 @@
 """The folder of a run: one JSON of settings and finished stages, one safetensors file per stage.
 
-Every file is written to a temporary name, flushed to disk and renamed, and a stage counts as
+The JSON also has the digest of every other file, so a damaged one is not taken for whole. Every file is written to a temporary name, flushed to disk and renamed, and a stage counts as
 finished only once the JSON says so, after its tensors are in place.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -19,13 +20,24 @@ from safetensors.numpy import load, save
 
 from peel_ext.errors import RunError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _INDEX = "run.json"
-_PARTS = {"config": dict, "data": str, "stages": dict}
+_PARTS = {"config": dict, "data": str, "stages": dict, "documents": dict}
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file so that at any moment the old or the new one is there, whole."""
+    """Writes a file so that at any moment the old or the new one is there, whole.
+
+    Raises:
+        RunError: it cannot be written; the old one, if any, is still there.
+    """
+    try:
+        _write_and_rename(path, data)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _write_and_rename(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -34,7 +46,8 @@ def write_atomically(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the first error is the one to tell
+            temporary.unlink(missing_ok=True)
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
@@ -120,6 +133,9 @@ class RunFolder:
                     f"{self.path} holds a run on other data: choose another folder, or remove "
                     "this one"
                 )
+            for left in self.path.glob(".*.tmp"):  # by a process killed while it wrote
+                with contextlib.suppress(OSError):
+                    left.unlink()
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -130,6 +146,7 @@ class RunFolder:
             "config": dict(config),
             "data": data_fingerprint,
             "stages": {},
+            "documents": {},
         }
         self._write_index()
 
@@ -155,18 +172,37 @@ class RunFolder:
             raise RunError(
                 f"{self.path}: stage '{stage}' is not finished: run 'peel train' again to go on"
             )
-        path = self.path / f"{stage}.safetensors"
+        digest = self.stages[stage].get("sha256")
+        return dict(load(self._read_whole(f"{stage}.safetensors", digest)))
+
+    def write_document(self, name: str, value: Any) -> None:
+        """Saves a JSON document beside the stages; it counts once the next stage is finished."""
+        data = _as_json(value)
+        write_atomically(self.path / name, data)
+        self._index["documents"][name] = hashlib.sha256(data).hexdigest()
+
+    def read_document(self, name: str) -> Any:
+        """A JSON document beside the stages.
+
+        Raises:
+            RunError: it is not there, or not the one written.
+        """
+        digest = self._index.get("documents", {}).get(name)
+        return json.loads(self._read_whole(name, digest))
+
+    def _read_whole(self, name: str, digest: str | None) -> bytes:
+        path = self.path / name
         try:
             data = path.read_bytes()
         except OSError as error:
             raise RunError(f"{path}: not readable: {error.strerror}") from error
-        if hashlib.sha256(data).hexdigest() != self.stages[stage].get("sha256"):
-            raise RunError(f"{path}: damaged: its contents are not what '{stage}' wrote")
-        return dict(load(data))
-
-    def write_json(self, name: str, value: Any) -> None:
-        """Saves a JSON document beside the stages."""
-        write_atomically(self.path / name, (json.dumps(value, indent=2) + "\n").encode())
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise RunError(f"{path}: damaged: its contents are not what 'peel train' wrote")
+        return data
 
     def _write_index(self) -> None:
-        self.write_json(_INDEX, self._index)
+        write_atomically(self.path / _INDEX, _as_json(self._index))
+
+
+def _as_json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()

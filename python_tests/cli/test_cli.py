@@ -90,11 +90,16 @@ def test_recommend_from_a_history(run: Path, capsys) -> None:
 
 
 def test_n_beyond_the_rows_held_returns_all_of_them(run: Path, capsys) -> None:
-    code, printed, _ = call(capsys, "recommend", run, "--user", 1, "-n", 10**6, "--json")
-    assert code == 0
     trained = TrainedRun.open(run)
     known = int(trained.train_indptr[2] - trained.train_indptr[1])
-    assert len(json.loads(printed)["items"]) == len(trained.items) - known
+    for limits in ((), ("--budget", "100%")):
+        arguments = ("recommend", run, "--user", 1, "-n", 2**31 - 1, "--json", *limits)
+        code, printed, _ = call(capsys, *arguments)
+        assert code == 0
+        assert len(json.loads(printed)["items"]) == len(trained.items) - known
+    code, printed, _ = call(capsys, "evaluate", run, "--budgets", "100%", "-n", 2**31 - 1, "--json")
+    assert code == 0
+    assert [row["recall"] for row in json.loads(printed)["rows"]] == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -110,6 +115,12 @@ def test_n_beyond_the_rows_held_returns_all_of_them(run: Path, capsys) -> None:
         (("train", "{tmp}/none.csv", "--out", "{tmp}/out"), "none.csv: no such file"),
         (("train", "{tmp}", "--out", "{tmp}/out"), "expected one data file"),
         (("train", "synthetic", "--out", "{tmp}/out", "--seed", "-1"), "seed must be at least 0"),
+        (("train", "synthetic", "--out", "{tmp}/out", "--seed", str(2**32)), "below 2^32, got 429"),
+        (
+            ("train", "synthetic", "--out", "{tmp}/out", "--groups", "257"),
+            "num_groups must be between 0 and max_groups (256), got 257",
+        ),
+        (("train", "synthetic", "--out", "/proc/none"), "/proc/none: cannot be made"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_1(
@@ -139,7 +150,9 @@ def test_a_malformed_file_is_named_with_its_line(tmp_path: Path, capsys) -> None
         ((), "arguments are required: VERB"),
         (("fly",), "invalid choice: 'fly'"),
         (("evaluate", "x", "--budgets", "ten"), "'ten' is no budget"),
-        (("evaluate", "x", "-n", "0"), "'0' is no integer of at least 1"),
+        (("evaluate", "x", "-n", "0"), "'0' is no integer from 1 to 2147483647"),
+        (("evaluate", "x", "-n", str(2**31)), "is no integer from 1 to 2147483647"),
+        (("evaluate", "x", "-n", "9" * 5000), "is no integer from 1 to 2147483647"),
         (("recommend", "x"), "one of the arguments --user --history is required"),
         (("train", "x"), "arguments are required: --out"),
         (("train", "x", "--out", "y", "--layout", "rows"), "invalid choice: 'rows'"),
@@ -175,6 +188,40 @@ def test_an_instruction_set_that_is_not_there_is_said_in_one_line() -> None:
     assert finished.returncode == 1
     assert "abacus" in finished.stderr
     assert finished.stderr.count("\n") == 1
+
+
+def test_output_that_cannot_be_written_is_said_in_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        finished = subprocess.run(
+            [sys.executable, "-P", "-m", "peel_ext.cli.main", "doctor", "--json"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert finished.returncode == 1
+    assert finished.stderr == "peel: cannot write the result: No space left on device\n"
+
+
+@pytest.mark.parametrize("limit", [100, 10_000, 100_000])
+def test_a_full_disk_is_said_in_one_line(tmp_path: Path, limit: int) -> None:
+    # A limit on the size of a file fails a write as a full disk does, in the middle.
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); "
+        "from peel_ext.cli.main import main; sys.exit(main())"
+    )
+    command = ["train", "synthetic", "--epochs", "1", "--quiet", "--out", str(tmp_path / "run")]
+    finished = subprocess.run(
+        [sys.executable, "-P", "-c", code, *command], capture_output=True, text=True, check=False
+    )
+    assert finished.returncode == 1
+    assert finished.stderr.count("\n") == 1
+    assert finished.stderr.startswith(f"peel: {tmp_path / 'run'}")
+    assert "cannot be written: File too large" in finished.stderr
+    assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".tmp")]
+    if limit == 10_000:  # with room again the run goes on
+        assert main(command) == 0
 
 
 def test_a_closed_pipe_is_no_error() -> None:

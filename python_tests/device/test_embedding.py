@@ -107,11 +107,36 @@ def test_the_buffer_outlives_its_maker() -> None:
         (
             lambda pee: pee.score(np.ones((1, 20)), 0),
             ValueError,
-            "n must be an integer of at least 1",
+            "n must be an integer from 1 to 2147483647, got 0",
         ),
         (lambda pee: pee.score(np.ones((1, 20)), 2.5), ValueError, "n must be an integer"),
+        (lambda pee: pee.score(np.ones((1, 20)), 1 << 70), ValueError, "n must be an integer from"),
+        (lambda pee: pee.score([["a"] * 20], 5), TypeError, "users must hold real numbers"),
+        (
+            lambda pee: pee.score(np.ones((1, 20)) * 1j, 5),
+            TypeError,
+            "users must hold real numbers",
+        ),
+        (lambda pee: pee.score(np.full((1, 20), 1e300), 5), ValueError, "users[0] must be finite"),
+        (
+            lambda pee: pee.lookup(np.array([1, 1 << 63], np.uint64)),
+            IndexError,
+            "indices contain 9223372036854775808",
+        ),
+        (lambda pee: pee.score(np.ones((1, 20)), 5, 7), TypeError, "exclude must hold one list"),
+        (lambda pee: pee.score(np.ones((1, 20)), 5, "7"), TypeError, "exclude must hold one list"),
+        (
+            lambda pee: pee.score(np.ones((2, 20)), 5, [[1, 2, 3], [5, -1]]),
+            IndexError,
+            "exclude[1] holds -1, expected ids in [0, 200)",
+        ),
+        (
+            lambda pee: pee.score(np.ones((1, 20)), 5, [np.array([1 << 63], np.uint64)]),
+            IndexError,
+            "exclude[0] holds 9223372036854775808",
+        ),
         (lambda pee: pee.score(np.ones((1, 20)), 5, []), ValueError, "one list of ids per user"),
-        (lambda pee: pee.score(np.ones((1, 20)), 5, [[200]]), IndexError, "exclude[0] is 200"),
+        (lambda pee: pee.score(np.ones((1, 20)), 5, [[200]]), IndexError, "exclude[0] holds 200"),
         (lambda pee: pee.score(np.ones((1, 20)), 5, [["a"]]), TypeError, "exclude[0] must hold"),
     ],
 )
@@ -120,6 +145,31 @@ def test_rejects(call, error: type[Exception], named: str) -> None:
     with pytest.raises(error) as caught:
         call(pee)
     assert named in str(caught.value)
+
+
+def test_takes_arrays_as_they_come() -> None:
+    pee = PersonalizedElasticEmbedding(make(PlanesLayout(), 0))
+    users = np.random.default_rng(0).normal(size=(3, 20)).astype(np.float32)
+    ids, scores = pee.score(users, np.int32(5))
+    frozen = users.copy()
+    frozen.setflags(write=False)
+    for same in (frozen, users.astype(np.float64), users.tolist(), np.asfortranarray(users)):
+        again = pee.score(same, 5)
+        assert np.array_equal(again[0], ids)
+        assert np.array_equal(again[1], scores)
+    whole = np.arange(60).reshape(3, 20) % 7
+    assert np.array_equal(pee.score(whole, 5)[0], pee.score(whole.astype(np.float32), 5)[0])
+    assert pee.score(users[:0], 5)[0].shape == (0, 5)
+    every, _ = pee.score(users, 200, np.zeros((3, 0), np.int64))
+    assert np.array_equal(every[:, :5], ids)
+
+
+def test_what_was_opened_cannot_be_changed() -> None:
+    bytes_of_mine = make(PlanesLayout(), 0)
+    pee = PersonalizedElasticEmbedding(bytes_of_mine)
+    with pytest.raises(ValueError, match="read-only"):
+        pee.buffer[70] = 1
+    assert bytes_of_mine.flags.writeable
 
 
 def test_exclusions_and_too_few_rows() -> None:
@@ -138,6 +188,13 @@ def test_fold_in_is_the_mean_direction() -> None:
     rows = np.array([[2.0, 0], [0, 5.0], [0, 0]])
     assert fold_in_mean(rows) == pytest.approx(np.array([1, 1]) / np.sqrt(2))
     assert fold_in_mean(np.zeros((2, 3))).tolist() == [0, 0, 0]
+
+
+def test_fold_in_refuses_what_has_no_mean() -> None:
+    with pytest.raises(ValueError, match="rows must have 2 dimensions"):
+        fold_in_mean(np.zeros(3))
+    with pytest.raises(ValueError, match=r"rows\[1\] must be finite"):
+        fold_in_mean([[1.0, 2.0], [np.nan, 1.0]])
     assert fold_in_mean(np.zeros((0, 3))).tolist() == [0, 0, 0]
     with pytest.raises(ValueError, match="rows must have 2 dimensions"):
         fold_in_mean(np.zeros(3))

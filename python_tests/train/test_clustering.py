@@ -12,7 +12,6 @@ from peel_ext.train.clustering import choose_num_groups, cluster_users, nearest_
     [
         (1000, ClusteringConfig(users_per_group=100), 10),
         (1000, ClusteringConfig(num_groups=7), 7),
-        (1000, ClusteringConfig(num_groups=7, max_groups=3), 3),
         (10, ClusteringConfig(), 1),
         (3, ClusteringConfig(num_groups=5), 3),
         (10**6, ClusteringConfig(), 256),

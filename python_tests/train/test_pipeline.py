@@ -106,12 +106,22 @@ def test_columns_layout_runs_too(data_file: Path, tmp_path: Path) -> None:
     assert run.embedding.generate(0, 4000).nbytes <= 4000
 
 
-def test_ids_that_do_not_belong_are_refused(data_file: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["users.json", "items.json"])
+def test_damaged_ids_are_refused(data_file: Path, tmp_path: Path, name: str) -> None:
     run_pipeline(data_file, tmp_path / "run", SMALL)
-    for text in ("[1, 2]", "{}", "[1.5]", "", "[" + "1," * 199 + "1]"):
-        (tmp_path / "run" / "items.json").write_text(text)
-        with pytest.raises(RunError, match=r"items\.json"):
+    path = tmp_path / "run" / name
+    whole = path.read_bytes()
+    digit = next(at for at, byte in enumerate(whole) if chr(byte).isdigit())
+    flipped = whole[:digit] + bytes([whole[digit] ^ 1]) + whole[digit + 1 :]
+    for damaged in (b"", b"[1, 2]", whole[:-2], flipped):
+        path.write_bytes(damaged)
+        with pytest.raises(RunError, match=f"{name}: damaged"):
             TrainedRun.open(tmp_path / "run")
+    path.unlink()
+    with pytest.raises(RunError, match=f"{name}: not readable"):
+        TrainedRun.open(tmp_path / "run")
+    path.write_bytes(whole)
+    TrainedRun.open(tmp_path / "run")
 
 
 def test_validation_never_sees_the_test_interactions(data_file: Path) -> None:

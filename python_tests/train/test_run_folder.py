@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -45,14 +46,14 @@ def test_other_settings_or_data_are_refused(tmp_path: Path) -> None:
         RunFolder(tmp_path).begin({"x": 1, "y": 2}, "others")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 2}', "\xff", "null", "3"])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}', "\xff", "null", "3"])
 def test_a_damaged_index_is_an_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(RunError, match=r"run\.json"):
         RunFolder(tmp_path)
 
 
-@pytest.mark.parametrize("missing", ["config", "stages", "data"])
+@pytest.mark.parametrize("missing", ["config", "stages", "data", "documents"])
 def test_an_index_without_a_part_is_an_error(tmp_path: Path, missing: str) -> None:
     RunFolder(tmp_path).begin({}, "data")
     index = json.loads((tmp_path / "run.json").read_text())
@@ -87,11 +88,11 @@ def test_a_write_that_fails_leaves_the_old_file(
     write_atomically(path, b"old")
 
     def fail(*_: object) -> None:
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     target = run_folder.os if call == "fsync" else Path
     monkeypatch.setattr(target, call, fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(RunError, match=r"file: cannot be written: No space left on device"):
         write_atomically(path, b"new and longer")
     monkeypatch.undo()
     assert path.read_bytes() == b"old"
@@ -111,6 +112,23 @@ def test_a_stage_is_marked_after_its_tensors(tmp_path: Path, monkeypatch) -> Non
     monkeypatch.setattr(run_folder, "write_atomically", note)
     folder.finish("first", TENSORS, {})
     assert written == ["first.safetensors", "run.json"]
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    RunFolder(tmp_path).begin({}, "data")
+    (tmp_path / ".first.safetensors.4711.tmp").write_bytes(b"half")
+    RunFolder(tmp_path).begin({}, "data")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_a_document_counts_with_the_next_stage(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.begin({}, "data")
+    folder.write_document("ids.json", ["a", "\u00e4"])
+    with pytest.raises(RunError, match="damaged"):
+        RunFolder(tmp_path).read_document("ids.json")
+    folder.finish("first", TENSORS, {})
+    assert RunFolder(tmp_path).read_document("ids.json") == ["a", "\u00e4"]
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
