@@ -2,11 +2,14 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <condition_variable>
+#include <cstdlib>
 #include <exception>
 #include <mutex>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -22,7 +25,21 @@ namespace {
 
 constexpr int kMaxThreads = 1024;
 
-int default_num_threads() {
+// PEEL_NUM_THREADS, or 0 where it is not set.
+int num_threads_asked_for() {
+  const char* text = std::getenv("PEEL_NUM_THREADS");
+  if (text == nullptr || *text == '\0') return 0;
+  char* end = nullptr;
+  errno = 0;
+  const long count = std::strtol(text, &end, 10);
+  if (errno != 0 || *end != '\0' || count < 1 || count > kMaxThreads) {
+    throw std::invalid_argument("PEEL_NUM_THREADS is '" + std::string(text) +
+                                "', expected an integer between 1 and 1024");
+  }
+  return static_cast<int>(count);
+}
+
+int num_processors() {
 #if defined(__linux__)
   cpu_set_t set;
   if (sched_getaffinity(0, sizeof(set), &set) == 0) {
@@ -37,27 +54,35 @@ int default_num_threads() {
 std::atomic<int> g_num_threads{0};
 thread_local bool t_inside = false;
 
+// Ranges are cut before anything runs and handed out in order; which thread takes which is of no
+// matter. The caller takes them like the workers, so a worker that is slow to wake up, or could not
+// be started, costs nothing but its help.
 class Pool {
  public:
-  ~Pool() { stop(); }
+  ~Pool() {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      stopping_ = true;
+    }
+    wake_.notify_all();
+    for (std::thread& thread : threads_) thread.join();
+  }
 
-  // Runs range r of `ranges` for every r; false when another caller holds the pool.
+  // Runs every range; false when another caller holds the pool.
   bool run(int64_t count, int ranges, RangeFunction function, void* context) {
     std::unique_lock<std::mutex> owner(owner_, std::try_to_lock);
     if (!owner.owns_lock()) return false;
     grow(ranges - 1);
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      job_ = Job{count, ranges, function, context};
-      next_ = 1;
-      pending_ = ranges - 1;
-      failure_ = nullptr;
-    }
-    wake_.notify_all();
-    std::exception_ptr own = run_range(job_, 0);
     std::unique_lock<std::mutex> lock(mutex_);
+    job_ = Job{count, ranges, function, context};
+    next_ = 0;
+    pending_ = ranges;
+    failure_ = nullptr;
+    for (int i = 1; i < ranges; ++i) wake_.notify_one();
+    while (next_ < ranges) run_next(lock);
     done_.wait(lock, [this] { return pending_ == 0; });
-    const std::exception_ptr failure = own ? own : failure_;
+    const std::exception_ptr failure = failure_;
+    failure_ = nullptr;
     lock.unlock();
     if (failure) std::rethrow_exception(failure);
     return true;
@@ -70,6 +95,20 @@ class Pool {
     RangeFunction function = nullptr;
     void* context = nullptr;
   };
+
+  // Takes the next range and runs it unlocked.
+  void run_next(std::unique_lock<std::mutex>& lock) {
+    const int range = next_++;
+    const Job job = job_;
+    lock.unlock();
+    const std::exception_ptr failure = run_range(job, range);
+    lock.lock();
+    if (failure && (!failure_ || range < failed_range_)) {
+      failure_ = failure;
+      failed_range_ = range;
+    }
+    if (--pending_ == 0) done_.notify_one();
+  }
 
   static std::exception_ptr run_range(const Job& job, int range) {
     const int64_t each = job.count / job.ranges;
@@ -89,7 +128,11 @@ class Pool {
 
   void grow(int workers) {
     while (static_cast<int>(threads_.size()) < workers) {
-      threads_.emplace_back([this] { work(); });
+      try {
+        threads_.emplace_back([this] { work(); });
+      } catch (const std::system_error&) {
+        return;  // no more threads to be had: those there are will do
+      }
     }
   }
 
@@ -98,35 +141,21 @@ class Pool {
     while (true) {
       wake_.wait(lock, [this] { return stopping_ || next_ < job_.ranges; });
       if (stopping_) return;
-      const int range = next_++;
-      const Job job = job_;
-      lock.unlock();
-      const std::exception_ptr failure = run_range(job, range);
-      lock.lock();
-      if (failure && !failure_) failure_ = failure;
-      if (--pending_ == 0) done_.notify_one();
+      run_next(lock);
     }
   }
 
-  void stop() {
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      stopping_ = true;
-    }
-    wake_.notify_all();
-    for (std::thread& thread : threads_) thread.join();
-  }
-
-  std::mutex owner_;  // held by the one caller whose job runs
+  std::mutex owner_;  // held by the one caller whose job runs; guards threads_
+  std::vector<std::thread> threads_;
   std::mutex mutex_;  // guards all below
   std::condition_variable wake_;
   std::condition_variable done_;
-  std::vector<std::thread> threads_;
   Job job_;
   int next_ = 0;
   int pending_ = 0;
   bool stopping_ = false;
   std::exception_ptr failure_;
+  int failed_range_ = 0;
 };
 
 std::atomic<Pool*> g_pool{nullptr};
@@ -138,14 +167,15 @@ void forget_pool() {
   t_inside = false;
 }
 
+#if defined(__unix__) || defined(__APPLE__)
+// As the library is loaded, so that no fork can come between the first pool and this.
+[[maybe_unused]] const int g_registered = pthread_atfork(nullptr, nullptr, forget_pool);
+#endif
+
 // Never destroyed: workers may outlive static destruction, and the process's end takes them.
 Pool& pool() {
   Pool* existing = g_pool.load(std::memory_order_acquire);
   if (existing) return *existing;
-#if defined(__unix__) || defined(__APPLE__)
-  static const int registered = pthread_atfork(nullptr, nullptr, forget_pool);
-  (void)registered;
-#endif
   Pool* fresh = new Pool;
   if (g_pool.compare_exchange_strong(existing, fresh)) return *fresh;
   delete fresh;
@@ -155,10 +185,12 @@ Pool& pool() {
 }  // namespace
 
 int num_threads() {
-  const int count = g_num_threads.load(std::memory_order_relaxed);
+  int count = g_num_threads.load(std::memory_order_relaxed);
   if (count > 0) return count;
-  static const int fallback = default_num_threads();
-  return fallback;
+  const int asked_for = num_threads_asked_for();
+  const int fallback = asked_for > 0 ? asked_for : num_processors();
+  // Another thread may have set a number in between: that one counts.
+  return g_num_threads.compare_exchange_strong(count, fallback) ? fallback : count;
 }
 
 void set_num_threads(int count) {
@@ -171,7 +203,8 @@ void set_num_threads(int count) {
 
 void parallel_for(int64_t count, int64_t grain, RangeFunction function, void* context) {
   if (count <= 0) return;
-  const int64_t most = (count + std::max<int64_t>(grain, 1) - 1) / std::max<int64_t>(grain, 1);
+  grain = std::max<int64_t>(grain, 1);
+  const int64_t most = std::max<int64_t>(count / grain, 1);
   const int ranges = static_cast<int>(std::min<int64_t>(num_threads(), most));
   if (ranges <= 1 || t_inside || !pool().run(count, ranges, function, context)) {
     function(context, 0, count);

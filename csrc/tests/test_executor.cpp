@@ -1,9 +1,15 @@
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
+#include <cstdlib>
+#include <mutex>
 #include <stdexcept>
+#include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "check.h"
@@ -21,10 +27,44 @@ void every_item_runs_once(int64_t count, int64_t grain) {
   for (const auto& times : seen) CHECK(times == 1);
 }
 
-void exceptions_reach_the_caller() {
+void ranges_are_as_promised(int threads, int64_t count, int64_t grain) {
+  std::mutex mutex;
+  std::vector<std::pair<int64_t, int64_t>> ranges;
+  peel::parallel_for(count, grain, [&](int64_t begin, int64_t end) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    ranges.emplace_back(begin, end);
+  });
+  std::sort(ranges.begin(), ranges.end());
+  CHECK(static_cast<int64_t>(ranges.size()) ==
+        std::min<int64_t>(threads, std::max<int64_t>(count / grain, 1)));
+  int64_t at = 0;
+  for (const auto& [begin, end] : ranges) {
+    CHECK(begin == at);
+    CHECK(end - begin >= grain || ranges.size() == 1);
+    at = end;
+  }
+  CHECK(at == count);
+}
+
+void exceptions_reach_the_caller(int threads) {
   CHECK_THROWS(peel::parallel_for(100, 1, [](int64_t, int64_t end) {
     if (end == 100) throw std::runtime_error("last range");
   }));
+  // All ranges run, and whichever throws first, that of the lowest arrives.
+  for (int repeat = 0; repeat < 50; ++repeat) {
+    std::atomic<int> ran{0};
+    std::string told;
+    try {
+      peel::parallel_for(100, 1, [&](int64_t begin, int64_t) {
+        ran++;
+        throw std::runtime_error(std::to_string(begin));
+      });
+    } catch (const std::runtime_error& error) {
+      told = error.what();
+    }
+    CHECK(ran == threads);
+    CHECK(told == "0");
+  }
   every_item_runs_once(100, 1);
 }
 
@@ -52,18 +92,108 @@ void callers_may_race() {
   CHECK(total == 4 * 200 * 50);
 }
 
+void the_number_of_threads_may_change_meanwhile(int threads) {
+  std::atomic<bool> stop{false};
+  std::thread changer([&] {
+    for (int i = 0; !stop; ++i) peel::set_num_threads(1 + i % 7);
+  });
+  std::vector<std::thread> callers;
+  for (int t = 0; t < 3; ++t) {
+    callers.emplace_back([] {
+      for (int i = 0; i < 300; ++i) every_item_runs_once(1 + i % 40, 1 + i % 3);
+    });
+  }
+  for (auto& caller : callers) caller.join();
+  stop = true;
+  changer.join();
+  peel::set_num_threads(threads);
+}
+
+// ThreadSanitizer cannot follow a fork of a process with threads.
 #if !defined(__SANITIZE_THREAD__)
-void a_forked_child_runs() {
-  every_item_runs_once(100, 1);  // the parent has workers now
+bool child_succeeds(pid_t child) {
+  int status = 0;
+  CHECK(waitpid(child, &status, 0) == child);
+  return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+pid_t fork_and_run() {
   const pid_t child = fork();
   if (child == 0) {
-    alarm(20);  // a hang must fail, not block
+    alarm(60);  // a hang must fail, not block
+    every_item_runs_once(100, 1);
     every_item_runs_once(100, 1);
     _exit(0);
   }
-  int status = 0;
-  CHECK(waitpid(child, &status, 0) == child);
-  CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  CHECK(child > 0);
+  return child;
+}
+
+void a_forked_child_runs() {
+  every_item_runs_once(100, 1);  // the parent has workers now
+  CHECK(child_succeeds(fork_and_run()));
+  every_item_runs_once(100, 1);
+}
+
+void a_child_forked_while_the_pool_is_busy_runs() {
+  std::atomic<bool> stop{false};
+  std::vector<std::thread> callers;
+  for (int t = 0; t < 2; ++t) {
+    callers.emplace_back([&] {
+      while (!stop) peel::parallel_for(50, 1, [](int64_t, int64_t) {});
+    });
+  }
+  for (int i = 0; i < 20; ++i) CHECK(child_succeeds(fork_and_run()));
+  stop = true;
+  for (auto& caller : callers) caller.join();
+  // From inside a range, too.
+  std::atomic<int> good{0};
+  peel::parallel_for(4, 1, [&](int64_t begin, int64_t) {
+    if (begin == 0) good += child_succeeds(fork_and_run());
+  });
+  CHECK(good == 1);
+}
+
+// In a child, because a process reads the environment once. Under sanitizers, whose start-up the
+// parent has seen to, only the variable is new.
+void the_environment_sets_the_number_of_threads() {
+  for (const auto& [text, expected] :
+       std::vector<std::pair<const char*, int>>{{"3", 3},
+                                                {"1024", 1024},
+                                                {"", 0},
+                                                {"0", -1},
+                                                {"1025", -1},
+                                                {"two", -1},
+                                                {"2x", -1},
+                                                {"99999999999999999999", -1}}) {
+    const pid_t child = fork();
+    if (child == 0) {
+      setenv("PEEL_NUM_THREADS", text, 1);
+      int found = -1;
+      try {
+        found = peel::num_threads();
+      } catch (const std::invalid_argument& error) {
+        if (std::string(error.what()).find(text) == std::string::npos) found = -2;
+      }
+      _exit(expected == 0 ? found < 1 : found != expected);
+    }
+    CHECK(child_succeeds(child));
+  }
+}
+
+// As where the system has no thread to spare; a child, because the limit cannot be raised again.
+void calls_run_without_workers() {
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(60);
+    const rlimit none{0, 0};
+    // The superuser's processes are not limited, so he becomes nobody first.
+    if (setrlimit(RLIMIT_NPROC, &none) != 0 || (getuid() == 0 && setuid(65534) != 0)) _exit(0);
+    peel::set_num_threads(4);
+    every_item_runs_once(100, 1);
+    _exit(0);
+  }
+  CHECK(child_succeeds(child));
 }
 #endif
 
@@ -80,17 +210,26 @@ void finds_what_is_out_of_range() {
 }  // namespace
 
 int main() {
+#if !defined(__SANITIZE_THREAD__)
+  the_environment_sets_the_number_of_threads();
+  calls_run_without_workers();
+#endif
   for (const int threads : {1, 2, 5}) {
     peel::set_num_threads(threads);
     CHECK(peel::num_threads() == threads);
     for (const int64_t count : {0, 1, 2, 7, 1000}) {
-      for (const int64_t grain : {1, 3, 5000}) every_item_runs_once(count, grain);
+      for (const int64_t grain : {1, 3, 5000}) {
+        every_item_runs_once(count, grain);
+        if (count > 0) ranges_are_as_promised(threads, count, grain);
+      }
     }
-    exceptions_reach_the_caller();
+    exceptions_reach_the_caller(threads);
     nested_calls_run();
     callers_may_race();
+    the_number_of_threads_may_change_meanwhile(threads);
 #if !defined(__SANITIZE_THREAD__)
     a_forked_child_runs();
+    a_child_forked_while_the_pool_is_busy_runs();
 #endif
   }
   CHECK_THROWS(peel::set_num_threads(0));
