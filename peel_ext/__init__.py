@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from peel_ext.format import ColumnsLayout as ColumnsLayout
     from peel_ext.format import PlanesLayout as PlanesLayout
     from peel_ext.nn import ElasticEmbedding as ElasticEmbedding
+    from peel_ext.threads import num_threads as num_threads
+    from peel_ext.threads import set_num_threads as set_num_threads
 
 __version__ = version("peel_ext")
 
@@ -22,9 +24,18 @@ _HOMES = {
     "ElasticEmbedding": "peel_ext.nn",
     "PersonalizedElasticEmbedding": "peel_ext.device",
     "PlanesLayout": "peel_ext.format",
+    "num_threads": "peel_ext.threads",
+    "set_num_threads": "peel_ext.threads",
 }
 
-__all__ = ["ColumnsLayout", "ElasticEmbedding", "PersonalizedElasticEmbedding", "PlanesLayout"]
+__all__ = [
+    "ColumnsLayout",
+    "ElasticEmbedding",
+    "PersonalizedElasticEmbedding",
+    "PlanesLayout",
+    "num_threads",
+    "set_num_threads",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import peel_ext
-from peel_ext import _core
+from peel_ext import _core, threads
 from peel_ext.cli.requirements import optional_packages
 
 
@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
         "compiler": _core.compiler,
         "instruction set": _core.isa(),
         "instruction sets": _core.isas(),
-        "threads": _core.num_threads(),
+        "threads": threads.num_threads(),
         "cuda": _core.cuda,
     }
     for distribution in optional_packages():

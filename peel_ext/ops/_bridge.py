@@ -6,16 +6,14 @@ found wrong inside the data into an error that names it. Shapes and dtypes were 
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from peel_ext import _core
+from peel_ext import _core, threads
 
-if "PEEL_NUM_THREADS" not in os.environ:
-    _core.set_num_threads(torch.get_num_threads())
+threads.follow(torch.get_num_threads())
 
 
 def _address(tensor: Tensor | None) -> int:

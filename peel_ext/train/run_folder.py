@@ -1,7 +1,8 @@
 """The folder of a run: one JSON of settings and finished stages, one safetensors file per stage.
 
-The JSON also has the digest of every other file, so a damaged one is not taken for whole. Every file is written to a temporary name, flushed to disk and renamed, and a stage counts as
-finished only once the JSON says so, after its tensors are in place.
+The JSON also has the digest of every other file, so that a damaged one is not taken for whole. Every
+file is written to a temporary name, flushed to disk and renamed, and a stage counts as finished only
+once the JSON says so, after its tensors are in place.
 """
 
 from __future__ import annotations
