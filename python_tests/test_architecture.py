@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,10 +22,11 @@ FLOORS = [
     {"ops", "reference"},
     {"device"},
     {"format", "data"},
-    {"errors", "config", "metrics", "_core", "__init__"},
+    {"errors", "config", "metrics", "threads", "__init__"},
+    {"_core"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-NO_TORCH = {"device", "format", "data", "errors", "config", "metrics"}
+NO_TORCH = {"device", "format", "data", "errors", "config", "metrics", "threads"}
 KERNELS = sorted(path.stem for path in (ROOT / "csrc" / "kernels").glob("*.h"))
 
 
@@ -118,6 +120,20 @@ def test_reference_has_the_signature_of_the_op(kernel: str) -> None:
         return [argument.arg for argument in every]
 
     assert arguments("ops") == arguments("reference")
+
+
+def test_every_native_source_is_built_and_every_native_test_runs() -> None:
+    recipe = (ROOT / "CMakeLists.txt").read_text()
+    sources = sorted(
+        path.relative_to(ROOT)
+        for path in (ROOT / "csrc").rglob("*.cpp")
+        if path.parent.name != "tests"
+    )
+    assert not [str(path) for path in sources if str(path) not in recipe]
+    names = re.search(r"foreach\(name ([^)]*)\)", recipe)
+    assert names is not None
+    tests = [path.stem.removeprefix("test_") for path in (ROOT / "csrc/tests").glob("test_*.cpp")]
+    assert sorted(names[1].split()) == sorted(tests)
 
 
 def test_native_layers_include_downward() -> None:
