@@ -7,7 +7,11 @@ RUN ?= build/runs/$(notdir $(abspath $(DATA)))
 BUDGETS ?= 10%,5%,2.5%,1%
 SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc peel_ext -type f -not -name '*.pyc')
 
-.PHONY: demo test ctest lint wheel bench clean
+NATIVE_TESTS := python_tests/ops python_tests/device
+SANITIZED_TESTS ?= $(NATIVE_TESTS)
+comma := ,
+
+.PHONY: demo test ctest tsan aarch64 asan isas lint wheel wheels bench clean
 
 demo: build/.installed
 	$(BIN)/peel train $(DATA) --out $(RUN)
@@ -20,12 +24,40 @@ demo: build/.installed
 test: build/.installed ctest
 	$(BIN)/pytest
 
-# The native core alone, under the address and undefined-behaviour sanitizers.
+# $(call run_ctest,FOLDER,OPTIONS): the native core alone, built with some options, and its tests.
+define run_ctest
+	$(BIN)/cmake -S . -B build/$(1) -DPEEL_BUILD_TESTS=ON -DPEEL_WERROR=ON $(2)
+	$(BIN)/cmake --build build/$(1) --parallel 2
+	cd build/$(1) && ../venv/bin/ctest --output-on-failure
+endef
+
+# Under the address and undefined-behaviour sanitizers.
 ctest: build/.environment
-	$(BIN)/cmake -S . -B build/ctest -DPEEL_BUILD_TESTS=ON -DPEEL_WERROR=ON \
-	  -DPEEL_SANITIZE=address,undefined
-	$(BIN)/cmake --build build/ctest --parallel 2
-	cd build/ctest && ../venv/bin/ctest --output-on-failure
+	$(call run_ctest,ctest,-DPEEL_SANITIZE=address$(comma)undefined)
+
+# Under the thread sanitizer.
+tsan: build/.environment
+	$(call run_ctest,tsan,-DPEEL_SANITIZE=thread)
+
+# For 64-bit ARM, under an emulator: needs g++-aarch64-linux-gnu and qemu-user.
+aarch64: build/.environment
+	$(call run_ctest,aarch64,-DCMAKE_TOOLCHAIN_FILE=cmake/aarch64-linux-gnu.cmake)
+	NM=aarch64-linux-gnu-nm $(BIN)/python .ci/check_symbols.py build/aarch64
+
+# The native module under the address and undefined-behaviour sanitizers, as Python calls it.
+asan: build/.installed
+	rm -rf build/asan
+	$(BIN)/pip install --quiet --no-deps --target build/asan \
+	  -Ccmake.define.PEEL_SANITIZE=address,undefined .
+	PYTHONPATH=build/asan PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
+	  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	  $(BIN)/pytest -p no:cacheprovider $(SANITIZED_TESTS)
+
+# The kernels on every instruction set of this machine but the best, which `make test` has run.
+isas: build/.installed
+	for isa in $$($(BIN)/python -P -c "from peel_ext import _core; print(*_core.isas()[1:])"); do \
+	  PEEL_ISA=$$isa $(BIN)/pytest -q $(NATIVE_TESTS) || exit 1; \
+	done
 
 lint: build/.installed
 	$(BIN)/ruff check .
@@ -33,12 +65,16 @@ lint: build/.installed
 	$(BIN)/mypy
 	$(BIN)/codespell
 	$(BIN)/clang-format --dry-run --Werror $$(find csrc -name '*.h' -o -name '*.cpp')
-	$(BIN)/python .ci/check_symbols.py build/ctest/libpeel_core.a
+	$(BIN)/python .ci/check_symbols.py build/ctest
 	$(BIN)/python .ci/check_stubs.py
 
 wheel: build/.environment
 	rm -rf dist
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+
+# The sdist, and from it a wheel for every Python, each tried in an environment of its own.
+wheels: build/.installed
+	.ci/check_wheels
 
 # BENCH chooses and sizes (-k topk, --large); APPEND names a file under bench/results to add rows to.
 # An OPENBLAS_CORETYPE meant for older builds would slow NumPy down.
@@ -51,7 +87,7 @@ bench: build/.installed
 clean:
 	rm -rf build dist
 
-build/.environment: constraints.txt pyproject.toml
+build/.environment: constraints.txt requirements-dev.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -c constraints.txt torch
 	$(BIN)/pip install --quiet -c constraints.txt -r requirements-dev.txt
