@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from peel_ext.nn import ElasticEmbedding as ElasticEmbedding
     from peel_ext.threads import num_threads as num_threads
     from peel_ext.threads import set_num_threads as set_num_threads
+    from peel_ext.nn import replace_embeddings as replace_embeddings
 
 __version__ = version("peel_ext")
 
@@ -26,6 +27,7 @@ _HOMES = {
     "PlanesLayout": "peel_ext.format",
     "num_threads": "peel_ext.threads",
     "set_num_threads": "peel_ext.threads",
+    "replace_embeddings": "peel_ext.nn",
 }
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "PlanesLayout",
     "num_threads",
     "set_num_threads",
+    "replace_embeddings",
 ]
 
 

@@ -1,5 +1,6 @@
 """The elastic embedding as a torch module."""
 
 from peel_ext.nn.elastic_embedding import ElasticEmbedding
+from peel_ext.nn.replacement import replace_embeddings
 
-__all__ = ["ElasticEmbedding"]
+__all__ = ["ElasticEmbedding", "replace_embeddings"]

@@ -1,4 +1,4 @@
-"""Which blocks a byte budget keeps, for all user groups at once."""
+"""What blocks cost, and which a byte budget keeps, for all user groups at once."""
 
 from __future__ import annotations
 
@@ -8,6 +8,30 @@ from torch import Tensor
 from peel_ext.errors import BudgetError
 from peel_ext.format import ColumnsLayout, Layout
 from peel_ext.ops import topk_blocks
+
+
+def block_costs(item_group: Tensor, layout: Layout, dim: int) -> Tensor:
+    """Bytes of every block, int64 [num_item_groups, num_layers].
+
+    Args:
+        item_group: int32 [num_groups or 1, num_embeddings].
+        layout: of the blocks.
+        dim: values of a row.
+    """
+    num_embeddings = item_group.shape[1]
+    sizes = layout.item_group_sizes(num_embeddings)
+    if not layout.nested:
+        sizes = torch.bincount(item_group[0].long(), minlength=len(sizes)).numpy()
+    costs = torch.from_numpy(layout.block_costs(sizes, dim, num_embeddings))
+    # An item group without rows still needs costs that selection can divide by.
+    return costs.clamp(min=1)
+
+
+def overhead_bytes(item_group: Tensor, layout: Layout, num_item_groups: int) -> int:
+    """Bytes a device holds whatever is kept; arguments as of :func:`block_costs`."""
+    which = item_group[0]
+    listed = not layout.nested and bool((which[1:] < which[:-1]).any())
+    return layout.overhead_bytes(num_item_groups, item_group.shape[1], listed)
 
 
 def select_blocks(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 
 def check_tensor(name: str, value: object, dtypes: tuple[torch.dtype, ...], ndim: int) -> Tensor:
@@ -63,16 +64,23 @@ def rows_with_unit_stride(value: Tensor) -> Tensor:
     return value if value.stride(-1) == 1 or value.shape[-1] <= 1 else value.contiguous()
 
 
+# Looked up once, for they are asked at every call. The second is not public, hence the way out:
+# without it, transforms are not recognised.
+_is_compiling = torch.compiler.is_compiling
+_innermost_transform = getattr(torch._C._functorch, "peek_interpreter_stack", lambda: None)
+
+
 def is_traced(*tensors: Tensor | None) -> bool:
     """Whether a call must go through the dispatcher instead of straight to the native core."""
-    if torch.compiler.is_compiling():
+    if _is_compiling() or _innermost_transform() is not None:
         return True
     for tensor in tensors:
-        if tensor is None:
-            continue
-        # A meta tensor has a shape and no memory, which only the registered fake kernels can bear.
-        if tensor.is_meta or type(tensor) not in (Tensor, torch.nn.Parameter):
+        kind = type(tensor)
+        if kind is not Tensor and kind is not Parameter and tensor is not None:
             return True
-    # Not public: true while a torch.func transform is active.
-    peek = getattr(torch._C._functorch, "peek_interpreter_stack", None)
-    return peek is not None and peek() is not None
+    return False
+
+
+def is_transformed() -> bool:
+    """Whether a torch.func transform (grad, vmap, jvp, ...) is active."""
+    return _innermost_transform() is not None

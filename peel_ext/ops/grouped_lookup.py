@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from peel_ext.format.layout import VALUE_TYPES, ColumnsLayout
 from peel_ext.format.store import BlockStore
@@ -15,11 +16,11 @@ from peel_ext.ops._checks import (
     check_shape,
     check_tensor,
     is_traced,
+    is_transformed,
     rows_with_unit_stride,
 )
 
 _INDEX = (torch.int32, torch.int64)
-_DENSE: tuple[int, int, int, list[int]] = (0, 0, 0, [])
 
 # The arguments of the registered ops are flat, because schemas are; `geometry` is the layout's code,
 # value type, block_dim and the bits of its layers.
@@ -62,6 +63,34 @@ _lookup_op = torch.library.custom_op(
 @_lookup_op.register_fake
 def _(weight: Tensor, indices: Tensor, *_: Any) -> Tensor:
     return weight.new_empty((indices.shape[0], weight.shape[1]))
+
+
+@_lookup_op.register_vmap
+def _(info: Any, in_dims: Any, weight: Tensor, *rest: Any) -> tuple[Tensor, int]:
+    indices, groups = unbatch_pairs(info.batch_size, in_dims, (weight, *rest))
+    rows: Tensor = _lookup_op(weight, indices, groups, *rest[2:])
+    return rows.reshape(info.batch_size, -1, weight.shape[1]), 0
+
+
+def unbatch_pairs(batch_size: int, in_dims: Any, args: tuple[Any, ...]) -> list[Tensor | None]:
+    """Indices and groups [batch_size * m] of an op under vmap, its second and third arguments.
+
+    Raises:
+        ValueError: vmap over anything else; one encoded table serves the whole batch.
+    """
+    for at, (arg, dim) in enumerate(zip(args, in_dims, strict=True)):
+        if isinstance(arg, Tensor) and dim is not None and at not in (1, 2):
+            raise ValueError(
+                "torch.func.vmap can map over indices and groups of encoded rows, not over the "
+                f"table itself; argument {at} is mapped over"
+            )
+    pairs: list[Tensor | None] = []
+    for arg, dim in zip(args[1:3], in_dims[1:3], strict=True):
+        if arg is not None:
+            batch_first = arg.expand(batch_size, -1) if dim is None else arg.movedim(dim, 0)
+            arg = batch_first.reshape(-1)
+        pairs.append(arg)
+    return pairs
 
 
 def _lookup_backward(
@@ -114,48 +143,60 @@ def _backward_of_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         counts.index_add_(0, targets.clamp(min=0), (targets >= 0).to(grad.dtype))
         gathered = gathered / counts[targets.clamp(min=0)].clamp(min=1)[:, None]
     if item_group is not None:
-        mask = _held_columns(ctx.geometry, ctx.dim, indices, groups, ctx.group, item_group, held)
-        gathered = gathered * mask
+        block_dim = ctx.geometry[2] if ctx.geometry[0] == ColumnsLayout.code else None
+        owner = groups if groups is not None else torch.full_like(indices, ctx.group)
+        gathered = gathered * held_values(block_dim, ctx.dim, indices, owner, item_group, held)
     return (gathered, *([None] * 11))
 
 
 _lookup_backward_op.register_autograd(_backward_of_backward, setup_context=_setup_backward)
 
 
-def _held_columns(
-    geometry: list[int], dim: int, indices: Tensor, groups: Tensor | None, group: int,
-    item_group: Tensor, held: Tensor,
+def held_values(
+    block_dim: int | None, dim: int, indices: Tensor, groups: Tensor, item_group: Tensor,
+    held: Tensor,
 ) -> Tensor:  # fmt: skip
-    """Which values of each pair's row are held, bool [m, dim] or [m, 1]."""
-    owner = torch.full_like(indices, group) if groups is None else groups
+    """Which values of each pair's row are held, bool [m, dim], or [m, 1] where all or none are.
+
+    Args:
+        block_dim: columns of a layer, or None in the planes layout.
+        dim: values of a row.
+        indices: integers [m].
+        groups: integers [m].
+        item_group: int32 [num_groups or 1, num_embeddings].
+        held: int64 [num_groups, num_item_groups].
+    """
     shared = item_group.shape[0] == 1
-    which = item_group[torch.zeros_like(owner) if shared else owner, indices].long()  # [m]
-    masks = torch.where(which < 0, 0, held[owner, which.clamp(min=0)])[:, None]
-    if geometry[0] != ColumnsLayout.code:
+    which = item_group[torch.zeros_like(groups) if shared else groups, indices].long()  # [m]
+    masks = torch.where(which < 0, 0, held[groups, which.clamp(min=0)])[:, None]
+    if block_dim is None:
         return masks & 1 != 0
-    return masks >> (torch.arange(dim) // geometry[2]) & 1 != 0
+    return masks >> (torch.arange(dim) // block_dim) & 1 != 0
 
 
 def _setup_lookup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     (weight, indices, groups, group, num_groups, refinement, refinement_slot, geometry, _, _,
      item_group, held, _, _, padding_idx, mean) = inputs  # fmt: skip
     ctx.save_for_backward(indices, groups, refinement_slot, item_group, held)
+    ctx.native = None
     ctx.group, ctx.num_groups, ctx.geometry = group, num_groups, geometry
     ctx.padding_idx, ctx.mean, ctx.sparse = padding_idx, mean, False
     ctx.num_embeddings = weight.shape[0]
     ctx.num_refined = None if refinement is None else refinement.shape[0]
 
 
-def _backward(ctx: Any, grad_rows: Tensor) -> tuple[Any, ...]:
+def _backward(ctx: Any, grad_rows: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of weight and refinement, straight through the decoding."""
     indices, groups, refinement_slot, item_group, held = ctx.saved_tensors
     grad_rows = grad_rows.contiguous()
-    traced = is_traced(grad_rows)
 
     def scatter(targets: Tensor, num_targets: int) -> Tensor:
         # The dispatcher is needed only where the gradient itself is to be differentiated.
-        op = _lookup_backward_op if torch.is_grad_enabled() or traced else _lookup_backward
-        grad: Tensor = op(
+        if ctx.native is not None and not (torch.is_grad_enabled() or is_traced(grad_rows)):
+            return _bridge.grouped_lookup_backward(
+                ctx.native, indices, groups, ctx.group, grad_rows, targets, num_targets, ctx.mean
+            )
+        grad: Tensor = _lookup_backward_op(
             grad_rows, indices, groups, ctx.group, ctx.num_groups, targets, num_targets, ctx.mean,
             ctx.num_embeddings, ctx.geometry, item_group, held,
         )  # fmt: skip
@@ -163,48 +204,141 @@ def _backward(ctx: Any, grad_rows: Tensor) -> tuple[Any, ...]:
 
     grad_weight = grad_refinement = None
     if ctx.needs_input_grad[0]:
-        targets = indices.long()
-        if ctx.sparse:
-            rows, targets = torch.unique(targets, return_inverse=True)
-        kept = targets
-        if ctx.padding_idx >= 0:
-            kept = torch.where(indices == ctx.padding_idx, -1, targets)
-        if ctx.sparse:
-            shape = (ctx.num_embeddings, grad_rows.shape[1])
-            grad_weight = torch.sparse_coo_tensor(
-                rows[None],
-                scatter(kept, len(rows)),
-                shape,
-                is_coalesced=True,
-                check_invariants=False,
-            )
+        if ctx.sparse and item_group is None and not ctx.mean:
+            grad_weight = _uncoalesced(ctx, indices.long(), grad_rows)
         else:
-            grad_weight = scatter(kept, ctx.num_embeddings)
-    if ctx.num_refined is not None and ctx.needs_input_grad[5]:
+            targets = indices.long()
+            if ctx.sparse:
+                rows, targets = torch.unique(targets, return_inverse=True)
+            kept = targets
+            if ctx.padding_idx >= 0:
+                kept = torch.where(indices == ctx.padding_idx, -1, targets)
+            if ctx.sparse:
+                shape = (ctx.num_embeddings, grad_rows.shape[1])
+                grad_weight = torch.sparse_coo_tensor(
+                    rows[None], scatter(kept, len(rows)), shape,
+                    is_coalesced=True, check_invariants=False,
+                )  # fmt: skip
+            else:
+                grad_weight = scatter(kept, ctx.num_embeddings)
+    if ctx.num_refined is not None and ctx.needs_input_grad[5 if ctx.native is None else 1]:
         owner = torch.full_like(indices, ctx.group) if groups is None else groups
         slots = refinement_slot[owner, indices].long()
         if ctx.padding_idx >= 0:
             slots = torch.where(indices == ctx.padding_idx, -1, slots)
         grad_refinement = scatter(slots, ctx.num_refined)
+    return grad_weight, grad_refinement
+
+
+def _uncoalesced(ctx: Any, rows: Tensor, grad_rows: Tensor) -> Tensor:
+    """The sparse gradient of whole rows: what came in, under the rows it belongs to.
+
+    Nothing is sorted or summed here; optimisers that want each row once coalesce.
+    """
+    shape = (ctx.num_embeddings, grad_rows.shape[1])
+    if ctx.padding_idx >= 0:
+        kept = rows != ctx.padding_idx
+        if not bool(kept.all()):
+            rows, grad_rows = rows[kept], grad_rows[kept]
+    return torch.sparse_coo_tensor(rows[None], grad_rows, shape, check_invariants=False)
+
+
+def _backward_of_op(ctx: Any, grad_rows: Tensor) -> tuple[Any, ...]:
+    grad_weight, grad_refinement = _backward(ctx, grad_rows)
     return (grad_weight, None, None, None, None, grad_refinement, *([None] * 10))
 
 
-_lookup_op.register_autograd(_backward, setup_context=_setup_lookup)
+_lookup_op.register_autograd(_backward_of_op, setup_context=_setup_lookup)
+
+
+class LookupTable:
+    """A table that was checked once, for many lookups in eager mode.
+
+    Reads the memory its tensors had when it was made, which it keeps alive. Whoever holds one makes
+    a new one when a tensor is replaced; what is written into the same memory is seen, except that
+    a weight whose columns are not adjacent, or another tensor that is not contiguous, was copied.
+
+    Args and errors are those of :func:`grouped_lookup`.
+    """
+
+    __slots__ = ("geometry", "native", "num_groups", "shape", "tensors")
+
+    def __init__(
+        self,
+        weight: Tensor,
+        *,
+        refinement: Tensor | None = None,
+        refinement_slot: Tensor | None = None,
+        blocks: BlockStore | None = None,
+        num_groups: int = 1,
+    ) -> None:
+        geometry, refinement_slot, *stored = _check_table(
+            weight, refinement, refinement_slot, blocks, num_groups
+        )
+        self.shape: tuple[int, int] = (weight.shape[0], weight.shape[1])
+        self.num_groups = num_groups
+        self.geometry: list[int] = geometry
+        self.tensors: tuple[Tensor | None, ...] = (
+            rows_with_unit_stride(weight.detach()),
+            None if refinement is None else refinement.detach().contiguous(),
+            refinement_slot,
+            *stored,
+        )
+        weight_memory, refinement_memory, slots, *rest = self.tensors
+        self.native = _bridge.store_table(
+            weight_memory, self.shape[0], self.shape[1], num_groups, refinement_memory, slots,
+            _split(geometry), *rest,
+        )  # fmt: skip
+
+    def lookup(
+        self,
+        weight: Tensor,
+        refinement: Tensor | None,
+        indices: Tensor,
+        groups: Tensor | int,
+        padding_idx: int | None = None,
+        scale_grad_by_freq: bool = False,
+        sparse: bool = False,
+    ) -> Tensor:
+        """Rows [*indices.shape, dim]; gradients go to ``weight`` and ``refinement``."""
+        flat, flat_groups, group = flatten_pairs(indices, groups)
+        if torch.is_grad_enabled() and (
+            weight.requires_grad or (refinement is not None and refinement.requires_grad)
+        ):
+            padding = -1 if padding_idx is None else padding_idx
+            call = (group, padding, scale_grad_by_freq, sparse)
+            rows: Tensor = _Lookup.apply(weight, refinement, self, flat, flat_groups, call)
+        else:
+            rows = self.gather(flat, flat_groups, group)
+        return rows if indices.ndim == 1 else rows.view(*indices.shape, self.shape[1])
+
+    def gather(self, indices: Tensor, groups: Tensor | None, group: int) -> Tensor:
+        """Rows [m, dim] of contiguous indices and groups [m] of one dtype."""
+        return _bridge.grouped_lookup(
+            self.native, indices, groups, group, self.shape[0], self.num_groups, self.shape[1]
+        )
 
 
 class _Lookup(torch.autograd.Function):
-    """The eager path: the same backward without the dispatcher's forward."""
+    """The eager path: the backward of the op without the dispatcher's forward."""
 
     @staticmethod
-    def forward(ctx: Any, *args: Any) -> Tensor:  # args: those of the op, then sparse
-        rows = _lookup(*args[:-1])
-        _setup_lookup(ctx, args[:-1], rows)
-        ctx.sparse = args[-1]
-        return rows
+    def forward(
+        ctx: Any, weight: Tensor, refinement: Tensor | None, table: LookupTable, indices: Tensor,
+        groups: Tensor | None, call: tuple[int, int, bool, bool],
+    ) -> Tensor:  # fmt: skip
+        ctx.group, ctx.padding_idx, ctx.mean, ctx.sparse = call
+        tensors = table.tensors
+        ctx.save_for_backward(indices, groups, tensors[2], tensors[5], tensors[6])
+        ctx.native, ctx.table = table.native, table  # the table keeps the memory of the native one
+        ctx.num_groups, ctx.geometry = table.num_groups, table.geometry
+        ctx.num_embeddings = table.shape[0]
+        ctx.num_refined = None if refinement is None else refinement.shape[0]
+        return table.gather(indices, groups, ctx.group)
 
     @staticmethod
     def backward(ctx: Any, grad_rows: Tensor) -> tuple[Any, ...]:
-        return (*_backward(ctx, grad_rows), None)
+        return (*_backward(ctx, grad_rows), None, None, None, None)
 
 
 def _split(geometry: list[int]) -> tuple[int, int, int, list[int]]:
@@ -243,54 +377,105 @@ def grouped_lookup(
         num_groups: number of user groups.
         padding_idx: this index gets no gradient.
         scale_grad_by_freq: divide a row's gradient by its occurrences.
-        sparse: make the gradient of ``weight`` a sparse tensor.
+        sparse: make the gradient of ``weight`` a sparse tensor, uncoalesced unless parts of rows
+            are dropped or scaled.
 
     Returns:
         float32 [*indices.shape, dim].
 
     Raises:
         TypeError: a wrong dtype.
-        ValueError: a wrong shape.
+        ValueError: a wrong shape; sparse under torch.compile, torch.export or torch.func.
         IndexError: an index or group out of range.
     """
-    check_tensor("weight", weight, (torch.float32,), 2)
-    if not isinstance(indices, Tensor) or indices.dtype not in _INDEX:
-        got = getattr(indices, "dtype", type(indices).__name__)
-        raise TypeError(f"indices must be an int32 or int64 tensor, got {got}")
-    check_int("num_groups", num_groups, 1)
-    flat = indices.reshape(-1).contiguous()  # [m]
-    flat_groups, group = _flatten_groups(groups, indices)
-    _check_refinement(weight, refinement, refinement_slot, num_groups)
-    geometry = [*_DENSE[:3]]
-    tensors: tuple[Tensor | None, ...] = (None,) * 6
-    if blocks is not None:
-        layout = blocks.layout
-        geometry = [layout.code, VALUE_TYPES.index(layout.value_type), layout.block_dim]
-        geometry += layout.layer_bits
-        tensors = _check_blocks(weight, refinement, blocks, num_groups)
-    args: tuple[Any, ...] = (
-        weight, flat, flat_groups, group, num_groups, refinement, refinement_slot, geometry,
-        *tensors, -1 if padding_idx is None else padding_idx, scale_grad_by_freq,
-    )  # fmt: skip
-    if is_traced(weight, indices):
-        if sparse:
-            raise ValueError("sparse=True is not supported under torch.compile or torch.func")
-        rows = _lookup_op(*args)
-    elif torch.is_grad_enabled() and (
-        weight.requires_grad or (refinement is not None and refinement.requires_grad)
-    ):
-        rows = _Lookup.apply(*args, sparse)
+    options = (padding_idx, scale_grad_by_freq, sparse)
+    if not is_traced(weight, indices):
+        table = LookupTable(
+            weight, refinement=refinement, refinement_slot=refinement_slot, blocks=blocks,
+            num_groups=num_groups,
+        )  # fmt: skip
+        return table.lookup(weight, refinement, indices, groups, *options)
+    geometry, refinement_slot, *stored = _check_table(
+        weight, refinement, refinement_slot, blocks, num_groups
+    )
+    if sparse:
+        raise ValueError("sparse=True is not supported under torch.compile or torch.func")
+    flat, flat_groups, group = flatten_pairs(indices, groups)
+    padding = -1 if padding_idx is None else padding_idx
+    tail = (geometry, *stored, padding, scale_grad_by_freq)
+    if not is_transformed():
+        rows = _lookup_op(
+            weight, flat, flat_groups, group, num_groups, refinement, refinement_slot, *tail
+        )
     else:
-        rows = _lookup(*args)
+        rows = plain_rows(
+            weight, flat, groups if flat_groups is None else flat_groups, refinement,
+            refinement_slot, padding_idx, scale_grad_by_freq,
+        )  # fmt: skip
+        if blocks is not None:
+            decoded = _lookup_op(
+                weight.detach(), flat, flat_groups, group, num_groups,
+                None if refinement is None else refinement.detach(), refinement_slot, *tail,
+            )  # fmt: skip
+            owner = torch.full_like(flat, group) if flat_groups is None else flat_groups
+            block_dim = None if blocks.layout.nested else blocks.layout.block_dim
+            known = held_values(block_dim, weight.shape[1], flat, owner, *stored[2:4])
+            rows = straight_through(rows, decoded, known)
     return rows.reshape(*indices.shape, weight.shape[1])
 
 
-def _flatten_groups(groups: Tensor | int, indices: Tensor) -> tuple[Tensor | None, int]:
-    """Groups [m] beside flattened indices, or None and the one group of all."""
+def plain_rows(
+    weight: Tensor,
+    indices: Tensor,
+    groups: Tensor | int,
+    refinement: Tensor | None,
+    refinement_slot: Tensor | None,
+    padding_idx: int | None,
+    scale_grad_by_freq: bool,
+) -> Tensor:
+    """Dense rows [m, dim] of pairs in plain torch, for other dtypes and function transforms."""
+    rows = F.embedding(indices, weight, padding_idx, scale_grad_by_freq=scale_grad_by_freq)
+    if refinement is None or refinement_slot is None:
+        return rows
+    owner = groups if isinstance(groups, Tensor) else torch.full_like(indices, groups)
+    slot = refinement_slot[owner, indices].long()  # [m]
+    refined = (slot >= 0)[:, None]
+    own = F.embedding(
+        torch.where(slot < 0, refinement.shape[0], slot),
+        F.pad(refinement, (0, 0, 0, 1)),  # a last row for those that have none
+        scale_grad_by_freq=scale_grad_by_freq,
+    )
+    if padding_idx is not None:
+        own = torch.where((indices == padding_idx)[:, None], own.detach(), own)
+    return torch.where(refined, rows + own, rows)
+
+
+def straight_through(rows: Tensor, decoded: Tensor, known: Tensor) -> Tensor:
+    """``decoded`` to the bit, with the gradient of ``rows`` where values are known."""
+    return decoded - torch.where(known, rows.detach() - rows, 0)
+
+
+def flatten_pairs(indices: Tensor, groups: Tensor | int) -> tuple[Tensor, Tensor | None, int]:
+    """Indices [m], and beside them groups [m] or None and the one group of all."""
+    if not isinstance(indices, Tensor) or indices.dtype not in _INDEX:
+        got = getattr(indices, "dtype", type(indices).__name__)
+        raise TypeError(f"indices must be an int32 or int64 tensor, got {got}")
+    flat = indices.reshape(-1).contiguous() if indices.ndim != 1 else indices.contiguous()
     if not isinstance(groups, Tensor):
         if isinstance(groups, bool) or not isinstance(groups, int):
             raise TypeError(f"groups must be an int or a tensor of integers, got {groups!r}")
-        return None, groups
+        return flat, None, groups
+    _check_groups_fit(groups, indices)
+    spread = groups if groups.dtype == indices.dtype else groups.to(indices.dtype)
+    if groups.ndim != indices.ndim:
+        trailing = (1,) * (indices.ndim - groups.ndim)
+        spread = spread.reshape(groups.shape + trailing).expand(indices.shape)
+    if spread.ndim != 1:
+        spread = spread.reshape(-1)
+    return flat, spread.contiguous(), 0
+
+
+def _check_groups_fit(groups: Tensor, indices: Tensor) -> None:
     if groups.dtype not in _INDEX:
         raise TypeError(f"groups must be int32 or int64, got {groups.dtype}")
     if groups.shape != indices.shape[: groups.ndim]:
@@ -298,22 +483,50 @@ def _flatten_groups(groups: Tensor | int, indices: Tensor) -> tuple[Tensor | Non
             f"groups must have the shape of indices {tuple(indices.shape)} or of its leading "
             f"dimensions, got {tuple(groups.shape)}"
         )
-    trailing = (1,) * (indices.ndim - groups.ndim)
-    spread = groups.to(indices.dtype).reshape(groups.shape + trailing)
-    return spread.expand(indices.shape).reshape(-1).contiguous(), 0  # [m]
 
 
-def _check_refinement(
-    weight: Tensor, refinement: Tensor | None, refinement_slot: Tensor | None, num_groups: int
-) -> None:
+def check_groups(groups: Tensor, indices: Tensor, num_groups: int) -> None:
+    """Raises unless every index has a user group; the errors are those of :func:`grouped_lookup`.
+
+    Values are not looked at while tracing, or where reading them would wait for a device.
+    """
+    if groups.dtype not in _INDEX or groups.shape != indices.shape:
+        _check_groups_fit(groups, indices)
+    if is_traced(groups) or not groups.is_cpu:
+        return
+    if groups.ndim != 1 or not groups.is_contiguous():
+        groups = groups.reshape(-1).contiguous()
+    position = _bridge.first_out_of_range(groups, num_groups)
+    if position >= 0:
+        raise IndexError(
+            f"groups contain {int(groups[position])}, expected values in [0, {num_groups})"
+        )
+
+
+def _check_table(
+    weight: Tensor,
+    refinement: Tensor | None,
+    refinement_slot: Tensor | None,
+    blocks: BlockStore | None,
+    num_groups: int,
+) -> tuple[Any, ...]:
+    """Geometry, refinement_slot, and the six tensors of the blocks, contiguous."""
+    check_tensor("weight", weight, (torch.float32,), 2)
+    check_int("num_groups", num_groups, 1)
     if (refinement is None) != (refinement_slot is None):
         raise ValueError("refinement and refinement_slot must be given together")
-    if refinement is None or refinement_slot is None:
-        return
-    check_tensor("refinement", refinement, (torch.float32,), 2)
-    check_shape("refinement", refinement, (-1, weight.shape[1]))
-    check_tensor("refinement_slot", refinement_slot, (torch.int32,), 2)
-    check_shape("refinement_slot", refinement_slot, (num_groups, weight.shape[0]))
+    if refinement is not None and refinement_slot is not None:
+        check_tensor("refinement", refinement, (torch.float32,), 2)
+        check_shape("refinement", refinement, (-1, weight.shape[1]))
+        check_tensor("refinement_slot", refinement_slot, (torch.int32,), 2)
+        check_shape("refinement_slot", refinement_slot, (num_groups, weight.shape[0]))
+        refinement_slot = refinement_slot.contiguous()
+    if blocks is None:
+        return [0, 0, 0], refinement_slot, None, None, None, None, None, None
+    layout = blocks.layout
+    geometry = [layout.code, VALUE_TYPES.index(layout.value_type), layout.block_dim]
+    geometry += layout.layer_bits
+    return geometry, refinement_slot, *_check_blocks(weight, refinement, blocks, num_groups)
 
 
 def _check_blocks(
