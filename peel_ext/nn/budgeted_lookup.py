@@ -142,7 +142,8 @@ def _budgeted_lookup_op(
         weight, refinement=refinement, refinement_slot=refinement_slot, blocks=blocks,
         num_groups=num_groups,
     )  # fmt: skip
-    return table.gather(indices, groups, group)
+    groups = None if groups is None else groups.contiguous()
+    return table.gather(indices.contiguous(), groups, group)
 
 
 @_budgeted_lookup_op.register_fake

@@ -133,11 +133,13 @@ class ElasticEmbedding(nn.Embedding):
         self._kept: dict[Any, Derived] = {}
         self._table: tuple[object, LookupTable] | None = None
         self._changed_state: set[str] = set()
-        self.register_parameter("refinement", None)
-        self.register_buffer("refinement_slot", None)
-        self.register_buffer("rotation", None)
         for name, value in self._even_blocks().items():
             self.register_buffer(name, value)
+        # After the others: torch.export takes the position of a buffer for its place among those
+        # that are not None.
+        self.register_buffer("rotation", None)
+        self.register_buffer("refinement_slot", None)
+        self.register_parameter("refinement", None)
 
     def _even_blocks(self) -> dict[str, Tensor]:
         """Item groups and weights of a table whose rows are all worth the same."""

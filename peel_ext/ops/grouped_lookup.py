@@ -51,7 +51,13 @@ def _lookup(
         _split(geometry), store, scales, item_group, held, centroids, rotation,
     )  # fmt: skip
     return _bridge.grouped_lookup(
-        table, indices, groups, group, weight.shape[0], num_groups, weight.shape[1]
+        table,
+        indices.contiguous(),
+        None if groups is None else groups.contiguous(),
+        group,
+        weight.shape[0],
+        num_groups,
+        weight.shape[1],
     )
 
 
@@ -88,7 +94,7 @@ def unbatch_pairs(batch_size: int, in_dims: Any, args: tuple[Any, ...]) -> list[
     for arg, dim in zip(args[1:3], in_dims[1:3], strict=True):
         if arg is not None:
             batch_first = arg.expand(batch_size, -1) if dim is None else arg.movedim(dim, 0)
-            arg = batch_first.reshape(-1)
+            arg = batch_first.reshape(-1).contiguous()  # a reshaped expansion may have stride 0
         pairs.append(arg)
     return pairs
 
@@ -112,7 +118,14 @@ def _lookup_backward(
         _split(geometry), None, None, item_group, held, None, None,
     )  # fmt: skip
     return _bridge.grouped_lookup_backward(
-        table, indices, groups, group, grad_rows.contiguous(), targets, num_targets, mean_duplicates
+        table,
+        indices.contiguous(),
+        None if groups is None else groups.contiguous(),
+        group,
+        grad_rows.contiguous(),
+        targets.contiguous(),
+        num_targets,
+        mean_duplicates,
     )
 
 

@@ -303,3 +303,18 @@ def test_compiles_with_gradients(generator) -> None:
     compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
     want = torch.autograd.grad(loss(weight), weight)[0]
     assert torch.equal(torch.autograd.grad(compiled(weight), weight)[0], want)
+
+
+def test_registered_ops_take_strided_pairs(generator) -> None:
+    weight, _ = make_table(None, generator)
+    pairs = torch.tensor([[5, 0], [7, 1], [9, 2]])
+    tail = (None, None, [0, 0, 0], *[None] * 6, -1, False)
+    op = torch.ops.peel_ext.grouped_lookup
+    assert torch.equal(op(weight, pairs[:, 0], pairs[:, 1], 0, 3, *tail), weight[[5, 7, 9]])
+    same = torch.tensor([5]).expand(3)  # stride 0
+    assert torch.equal(op(weight, same, None, 0, 3, *tail), weight[[5, 5, 5]])
+    grad = torch.ops.peel_ext.grouped_lookup_backward(
+        torch.ones(1, 10).expand(3, 10), same, None, 0, 3, same, 23, False, 23, [0, 0, 0], None, None
+    )
+    assert torch.equal(grad[5], torch.full((10,), 3.0))
+    assert grad.sum() == 30

@@ -1,0 +1,339 @@
+"""ElasticEmbedding under torch.compile, torch.export, torch.func and autocast."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, hessian, jvp, vmap
+from torch.nn import functional as F
+
+from peel_ext import ColumnsLayout, ElasticEmbedding, PlanesLayout
+from peel_ext.errors import BudgetError
+
+ROWS, DIM, GROUPS = 60, 12, 3
+INPUT = torch.tensor([[1, 3, 3, 59], [9, 40, 7, 3]])
+OWNERS = torch.tensor([1, 2])
+
+#: How a module may be made, and the budget that keeps some of its blocks and drops others.
+CASES = {
+    "planes": (PlanesLayout((2, 1, 1, 2, 2), rows_per_block=8), True, 700),
+    "planes, not rotated": (PlanesLayout((2, 1, 1, 2, 2), rows_per_block=8), False, 700),
+    "columns": (ColumnsLayout(5, "float32", 6), False, 1400),
+    "columns, int8": (ColumnsLayout(4, "int8", 6), False, 700),
+}
+
+
+def make(case: str, generator: torch.Generator, **options: object) -> ElasticEmbedding:
+    layout, rotated, _ = CASES[case]
+    module = ElasticEmbedding.from_pretrained(
+        torch.randn(ROWS, DIM, generator=generator), freeze=False, num_groups=GROUPS,
+        layout=layout, **options,
+    )  # fmt: skip
+    module.refine_rows(1, torch.tensor([3, 9]))
+    module.refine_rows(2, torch.tensor([3, 40]))
+    nn.init.normal_(module.refinement, generator=generator)
+    if rotated:
+        module.fit_rotation()
+    module.set_row_values(worth(generator))
+    return module
+
+
+def worth(generator: torch.Generator) -> Tensor:
+    """Row values under which the refined rows are always among those held."""
+    values = torch.rand(GROUPS, ROWS, generator=generator)
+    values[:, [3, 9, 40]] += 5
+    return values
+
+
+@contextmanager
+def maybe_under(module: ElasticEmbedding, budget: int | None) -> Iterator[None]:
+    if budget is None:
+        yield
+        return
+    with module.budget(budget):
+        yield
+
+
+def gradients(module: ElasticEmbedding, call: Callable[[], Tensor]) -> dict[str, Tensor]:
+    module.zero_grad()
+    out = call()
+    (out * torch.linspace(-1, 2, out.numel()).view(out.shape)).sum().backward()
+    return {
+        name: parameter.grad.clone()
+        for name, parameter in module.named_parameters()
+        if parameter.grad is not None
+    }
+
+
+def assert_same(got: dict[str, Tensor], want: dict[str, Tensor]) -> None:
+    assert got.keys() == want.keys()
+    for name in want:
+        torch.testing.assert_close(got[name], want[name])
+        assert want[name].abs().sum() > 0
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(params=[False, True], ids=["full table", "budget"])
+def budget(request: pytest.FixtureRequest, case: str) -> int | None:
+    return CASES[case][2] if request.param else None
+
+
+# ---- torch.compile ----
+
+
+def assert_compiles(module: ElasticEmbedding, budget: int | None, backend: str) -> None:
+    torch.compiler.reset()
+    compiled = torch.compile(module, fullgraph=True, backend=backend)
+    groups = (OWNERS, OWNERS[:, None].expand(INPUT.shape), 1) + (() if budget else (None,))
+    for owners in groups:
+        with maybe_under(module, budget):
+            want = gradients(module, lambda owners=owners: module(INPUT, owners))
+            assert_same(gradients(module, lambda owners=owners: compiled(INPUT, owners)), want)
+            assert torch.equal(compiled(INPUT, owners), module(INPUT, owners))
+            with torch.no_grad():
+                module.get_parameter("refinement").mul_(1.5)
+                dict(module.named_parameters())["weight"].mul_(-1.25)
+                assert torch.equal(compiled(INPUT, owners), module(INPUT, owners))
+
+
+def test_compiles(case: str, budget: int | None, generator) -> None:
+    assert_compiles(make(case, generator), budget, "aot_eager")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["planes"])
+@pytest.mark.parametrize("limit", [None, 700])
+def test_compiles_with_inductor(case: str, limit: int | None, generator) -> None:
+    assert_compiles(make(case, generator), limit, "inductor")
+
+
+@pytest.mark.parametrize("options", [dict(padding_idx=1), dict(scale_grad_by_freq=True)])
+@pytest.mark.parametrize("case", ["planes"])
+@pytest.mark.parametrize("limit", [None, 700])
+def test_compiles_with_options(options: dict, case: str, limit: int | None, generator) -> None:
+    assert_compiles(make(case, generator, **options), limit, "aot_eager")
+
+
+def test_contexts_may_lie_inside_what_is_compiled(case: str, generator) -> None:
+    module, budget = make(case, generator), CASES[case][2]
+
+    def forward(input: Tensor) -> tuple[Tensor, Tensor]:
+        with module.budget(budget), module.use_groups(2):
+            return module(input), module.weight @ module.weight.T
+
+    torch.compiler.reset()
+    got = torch.compile(forward, fullgraph=True, backend="aot_eager")(INPUT)
+    for one, other in zip(got, forward(INPUT), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_compiled_module_follows_its_budget_and_block_weights(generator) -> None:
+    module = make("planes", generator)
+    torch.compiler.reset()
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    seen = []
+    for budget in (500, 1000):
+        with module.budget(budget):
+            seen.append(compiled(INPUT, 1))
+            assert torch.equal(seen[-1], module(INPUT, 1))
+    assert not torch.equal(*seen)
+    with module.budget(500):
+        module.set_row_values(worth(generator).flip(1))
+        assert torch.equal(compiled(INPUT, 1), module(INPUT, 1))
+        assert not torch.equal(compiled(INPUT, 1), seen[0])
+        module.block_weights.zero_()
+        module.block_weights[:, -1] = 1.0
+        assert torch.equal(compiled(INPUT, 1), module(INPUT, 1))
+
+
+def test_errors_reach_the_caller_of_what_is_compiled(generator) -> None:
+    module = make("planes", generator)
+    torch.compiler.reset()
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    with module.budget(700):
+        with pytest.raises(IndexError, match="groups contain 3"):
+            compiled(INPUT, torch.tensor([0, 3]))
+        with pytest.raises(IndexError, match="indices contain 60"):
+            compiled(INPUT + 1, OWNERS)
+
+    def too_small(input: Tensor) -> Tensor:
+        with module.budget(70):
+            return module(input, 0)
+
+    with pytest.raises(BudgetError, match="needs at least"):
+        torch.compile(too_small, fullgraph=True, backend="aot_eager")(INPUT)
+    sparse = make("planes", generator, sparse=True)
+    with pytest.raises(Exception, match="sparse=True is not supported under torch.compile"):
+        torch.compile(sparse, fullgraph=True, backend="aot_eager")(INPUT, 1)
+
+
+# ---- torch.export ----
+
+
+def test_exports(case: str, budget: int | None, generator) -> None:
+    module = make(case, generator)
+    batch = torch.export.Dim("batch", min=1, max=64)
+    shapes = {"input": {0: batch}, "groups": {0: batch}}
+    with maybe_under(module, budget):
+        program = torch.export.export(module, (INPUT, OWNERS), dynamic_shapes=shapes)
+        want = module(INPUT.repeat(3, 1), OWNERS.repeat(3))
+    exported = program.module()
+    assert torch.equal(exported(INPUT.repeat(3, 1), OWNERS.repeat(3)), want)
+    assert {"weight", "refinement"} <= set(dict(exported.named_parameters()))
+
+
+def test_exports_as_an_embedding_of_torch_where_it_is_one() -> None:
+    program = torch.export.export(ElasticEmbedding(9, 4), (torch.tensor([1, 2]),))
+    calls = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert calls == {"aten.embedding.default"}
+
+
+# ---- torch.func ----
+
+
+def as_function(
+    module: ElasticEmbedding, owners: Tensor | int | None
+) -> Callable[[dict[str, Tensor], Tensor], Tensor]:
+    def loss(parameters: dict[str, Tensor], input: Tensor) -> Tensor:
+        out = functional_call(module, parameters, (input, owners))
+        return (out * torch.linspace(-1, 2, out.numel()).view(out.shape)).sum()
+
+    return loss
+
+
+@pytest.mark.parametrize("options", [{}, dict(padding_idx=3), dict(scale_grad_by_freq=True)])
+def test_gradients_of_functions(options: dict, case: str, budget: int | None, generator) -> None:
+    module = make(case, generator, **options)
+    parameters = dict(module.named_parameters())
+    for owners in (OWNERS, 1):
+        with maybe_under(module, budget):
+            want = gradients(module, lambda owners=owners: module(INPUT, owners))
+            assert_same(grad(as_function(module, owners))(parameters, INPUT), want)
+
+
+def test_functional_call_takes_other_parameters(case: str, budget: int | None, generator) -> None:
+    module = make(case, generator)
+    twin = make(case, generator)
+    twin.load_state_dict({**module.state_dict(), "weight": torch.randn(ROWS, DIM)})
+    other = {"weight": dict(twin.named_parameters())["weight"].detach()}
+    with maybe_under(module, budget), maybe_under(twin, budget):
+        before = module(INPUT, OWNERS)
+        got = functional_call(module, other, (INPUT, OWNERS))
+        assert torch.equal(got, twin(INPUT, OWNERS))
+        other["weight"].mul_(2)
+        assert torch.equal(
+            functional_call(module, other, (INPUT, OWNERS)), twin(INPUT, OWNERS)
+        )  # twin's own weight is that memory
+        assert torch.equal(module(INPUT, OWNERS), before)
+
+
+def test_maps_over_pairs(case: str, budget: int | None, generator) -> None:
+    module = make(case, generator)
+    with maybe_under(module, budget):
+        want = module(INPUT, OWNERS)
+        assert torch.equal(vmap(module)(INPUT, OWNERS), want)
+        assert torch.equal(vmap(module, in_dims=(1, None), out_dims=1)(INPUT, OWNERS), want)
+        assert torch.equal(vmap(lambda input: module(input, 1))(INPUT), module(INPUT, 1))
+        one = torch.tensor([5])
+        rows = vmap(lambda owner: module(one, owner))(torch.arange(3)[:, None])
+        assert torch.equal(rows, module(one.expand(3, 1), torch.arange(3)))
+
+
+def test_gradients_per_sample(case: str, budget: int | None, generator) -> None:
+    module = make(case, generator)
+    parameters = dict(module.named_parameters())
+
+    def loss(parameters: dict[str, Tensor], input: Tensor, owner: Tensor) -> Tensor:
+        return functional_call(module, parameters, (input, owner)).square().sum()
+
+    with maybe_under(module, budget):
+        each = vmap(grad(loss), in_dims=(None, 0, 0))(parameters, INPUT, OWNERS)
+        for sample in range(2):
+            alone = grad(loss)(parameters, INPUT[sample], OWNERS[sample])
+            for name, value in alone.items():
+                torch.testing.assert_close(each[name][sample], value)
+
+
+def test_forward_mode_and_second_derivatives(case: str, budget: int | None, generator) -> None:
+    module = make(case, generator)
+    parameters = dict(module.named_parameters())
+
+    def scaled(factor: Tensor) -> Tensor:
+        now = {name: value * factor for name, value in parameters.items()}
+        return functional_call(module, now, (INPUT, OWNERS)).square().sum()
+
+    one = torch.tensor(1.0)
+    with maybe_under(module, budget):
+        _, tangent = jvp(scaled, (one,), (one,))
+        torch.testing.assert_close(tangent, grad(scaled)(one))
+        assert hessian(scaled)(one) > 0
+
+
+def test_mapping_over_encoded_tables_is_refused(generator) -> None:
+    module = make("planes", generator)
+    weights = torch.randn(2, ROWS, DIM, generator=generator)
+
+    def call(weight: Tensor) -> Tensor:
+        return functional_call(module, {"weight": weight}, (INPUT, OWNERS))
+
+    assert torch.equal(vmap(call)(weights)[1], call(weights[1]))
+    with module.budget(700), pytest.raises(ValueError, match="not over the table itself"):
+        vmap(call)(weights)
+
+
+# ---- autocast ----
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_autocast_changes_rows_as_little_as_those_of_torch(
+    dtype: torch.dtype, compiled: bool, case: str, budget: int | None, generator
+) -> None:
+    module = make(case, generator)
+    call = module
+    if compiled:
+        torch.compiler.reset()
+        call = torch.compile(module, fullgraph=True, backend="aot_eager")
+    with maybe_under(module, budget):
+        want = gradients(module, lambda: module(INPUT, OWNERS))
+        rows = module(INPUT, OWNERS)
+        with torch.no_grad():
+            dict(module.named_parameters())["weight"].add_(0)  # what was derived is derived anew
+        with torch.autocast("cpu", dtype):
+            assert F.embedding(INPUT, torch.rand(60, 4)).dtype == torch.float32
+            assert torch.equal(call(INPUT, OWNERS), rows)
+            assert (call(INPUT, OWNERS) @ torch.rand(DIM, 2)).dtype == dtype
+            assert_same(gradients(module, lambda: call(INPUT, OWNERS)), want)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_refined_rows_of_other_dtypes(dtype: torch.dtype, compiled: bool, generator) -> None:
+    module = make("columns", generator, padding_idx=3).to(dtype)
+    call = module
+    if compiled:
+        torch.compiler.reset()
+        call = torch.compile(module, fullgraph=True, backend="aot_eager")
+    rows = call(INPUT, OWNERS)
+    assert rows.dtype == dtype
+    want = module.weight[INPUT]
+    slots = module.refinement_slot[OWNERS[:, None], INPUT]
+    want = torch.where((slots < 0)[..., None], want, want + module.refinement[slots.clamp(min=0)])
+    assert torch.equal(rows, want)
+    found = gradients(module, lambda: call(INPUT, OWNERS))
+    assert found["weight"][3].abs().sum() == 0
+    assert found["refinement"][0].abs().sum() == 0  # of row 3, the padding
+    assert found["refinement"][3].abs().sum() > 0
+    if not compiled:
+        with pytest.raises(IndexError, match="groups contain 3"):
+            module(INPUT, torch.tensor([0, 3]))
+        with pytest.raises(IndexError, match="group must be in"):
+            module(INPUT, 3)
