@@ -55,9 +55,10 @@ class ElasticEmbedding(nn.Embedding):
         layout: ``"planes"``, ``"columns"``, or a layout object with its options.
 
     Attributes:
-        weight: Parameter [num_embeddings, embedding_dim]. Inside :meth:`budget` it reads as the
-            table under that budget (:meth:`table`), so that code which uses the weight itself sees
-            what a device would; the Parameter is in ``parameters()`` as ever.
+        weight: Parameter [num_embeddings, embedding_dim]. Inside :meth:`budget` and
+            :meth:`use_groups` it reads as the table seen there (:meth:`table`), so that code which
+            uses the weight itself sees what a device would; the Parameter is in ``parameters()``
+            as ever.
         refinement: Parameter float32 [num_refined, embedding_dim] or None; see :meth:`refine_rows`.
         refinement_slot: int32 [num_groups, num_embeddings] or None.
         block_weights: buffer float32 [num_groups, num_item_groups, num_layers].
@@ -379,9 +380,8 @@ class ElasticEmbedding(nn.Embedding):
             ValueError: several user groups in force.
         """
         groups = self._groups if group is None else group
-        if isinstance(groups, Tensor) or (
-            groups is None and self.num_groups > 1 and self._elastic()
-        ):
+        needed = self._budget_bytes is not None and self.num_groups > 1
+        if isinstance(groups, Tensor) or (groups is None and needed):
             raise ValueError(
                 f"the whole table is that of one user group and there are {self.num_groups}: name "
                 f"one with use_groups(group), got {groups}"
@@ -391,15 +391,16 @@ class ElasticEmbedding(nn.Embedding):
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
-        """The Parameter, or the table under the budget in force."""
+        """The Parameter, or the table of the user group and under the budget in force."""
         weight: Tensor | None = self._parameters.get("weight")
         if weight is None:
             raise AttributeError("weight")
-        return self.table() if self._elastic() else weight
-
-    def _elastic(self) -> bool:
-        """Whether a budget is in force; while the module is being made none is."""
-        return self.__dict__.get("_budget_bytes") is not None
+        state = self.__dict__  # without a budget while the module is being made
+        if state.get("_budget_bytes") is not None or (
+            state.get("_groups") is not None and self._parameters["refinement"] is not None
+        ):
+            return self.table()
+        return weight
 
     def _parameter(self, name: str) -> Tensor:
         """A parameter itself, whatever budget is in force."""
