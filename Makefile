@@ -96,5 +96,7 @@ build/.environment: constraints.txt requirements-dev.txt pyproject.toml
 build/.installed: build/.environment $(SOURCES)
 	$(MAKE) wheel
 	$(BIN)/pip install --quiet --force-reinstall --no-deps dist/*.whl
-	$(BIN)/pip install --quiet -c constraints.txt "$$(ls dist/*.whl)[train,test,bench]"
+	$(BIN)/pip install --quiet -c constraints.txt "$$(ls dist/*.whl)[train,test,bench,interop]"
+	# RecTools asks for NumPy 1 below Python 3.13 and for NumPy 2 above; it is the same code.
+	$(BIN)/pip install --quiet --no-deps -c constraints.txt rectools
 	touch $@
