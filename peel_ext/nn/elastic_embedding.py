@@ -583,7 +583,7 @@ class ElasticEmbedding(nn.Embedding):
     def _current_table(self, weight: Tensor, budget_bytes: int | None = None) -> LookupTable:
         """The table of an eager lookup, made anew when anything it was made of has changed."""
         parameters, buffers = self._parameters, self._buffers
-        now = budget_bytes, stamp(
+        now = budget_bytes, weight.shape, stamp(
             weight, parameters["refinement"], buffers["refinement_slot"], buffers["rotation"],
             buffers["block_weights"], buffers["item_group"],
         )  # fmt: skip

@@ -200,60 +200,57 @@ def _setup_lookup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad_rows: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of weight and refinement, straight through the decoding."""
-    indices, groups, refinement_slot, item_group, held = ctx.saved_tensors
+    indices, groups, refinement_slot, _, _ = ctx.saved_tensors
     grad_rows = grad_rows.contiguous()
-
-    def scatter(targets: Tensor, num_targets: int) -> Tensor:
-        # The dispatcher is needed only where the gradient itself is to be differentiated.
-        if ctx.native is not None and not (torch.is_grad_enabled() or is_traced(grad_rows)):
-            return _bridge.grouped_lookup_backward(
-                ctx.native, indices, groups, ctx.group, grad_rows, targets, num_targets, ctx.mean
-            )
-        grad: Tensor = _lookup_backward_op(
-            grad_rows, indices, groups, ctx.group, ctx.num_groups, targets, num_targets, ctx.mean,
-            ctx.num_embeddings, ctx.geometry, item_group, held,
-        )  # fmt: skip
-        return grad
-
     grad_weight = grad_refinement = None
     if ctx.needs_input_grad[0]:
-        if ctx.sparse and item_group is None and not ctx.mean:
-            grad_weight = _uncoalesced(ctx, indices.long(), grad_rows)
-        else:
-            targets = indices.long()
-            if ctx.sparse:
-                rows, targets = torch.unique(targets, return_inverse=True)
-            kept = targets
-            if ctx.padding_idx >= 0:
-                kept = torch.where(indices == ctx.padding_idx, -1, targets)
-            if ctx.sparse:
-                shape = (ctx.num_embeddings, grad_rows.shape[1])
-                grad_weight = torch.sparse_coo_tensor(
-                    rows[None], scatter(kept, len(rows)), shape,
-                    is_coalesced=True, check_invariants=False,
-                )  # fmt: skip
-            else:
-                grad_weight = scatter(kept, ctx.num_embeddings)
+        grad_weight = _gradient(ctx, grad_rows, indices.long(), ctx.num_embeddings)
     if ctx.num_refined is not None and ctx.needs_input_grad[5 if ctx.native is None else 1]:
         owner = torch.full_like(indices, ctx.group) if groups is None else groups
         slots = refinement_slot[owner, indices].long()
-        if ctx.padding_idx >= 0:
-            slots = torch.where(indices == ctx.padding_idx, -1, slots)
-        grad_refinement = scatter(slots, ctx.num_refined)
+        grad_refinement = _gradient(ctx, grad_rows, slots, ctx.num_refined)
     return grad_weight, grad_refinement
 
 
-def _uncoalesced(ctx: Any, rows: Tensor, grad_rows: Tensor) -> Tensor:
-    """The sparse gradient of whole rows: what came in, under the rows it belongs to.
-
-    Nothing is sorted or summed here; optimisers that want each row once coalesce.
-    """
-    shape = (ctx.num_embeddings, grad_rows.shape[1])
+def _gradient(ctx: Any, grad_rows: Tensor, targets: Tensor, num_targets: int) -> Tensor:
+    """Gradient [num_targets, dim] of the rows that targets [m] name, -1 for none."""
+    indices, groups, _, item_group, held = ctx.saved_tensors
     if ctx.padding_idx >= 0:
-        kept = rows != ctx.padding_idx
-        if not bool(kept.all()):
-            rows, grad_rows = rows[kept], grad_rows[kept]
-    return torch.sparse_coo_tensor(rows[None], grad_rows, shape, check_invariants=False)
+        targets = torch.where(indices == ctx.padding_idx, -1, targets)
+    if not ctx.sparse:
+        return _scatter(ctx, grad_rows, targets, num_targets)
+    whole = ctx.geometry[0] != ColumnsLayout.code and not ctx.mean
+    if whole and item_group is not None:
+        owner = torch.full_like(indices, ctx.group) if groups is None else groups
+        some = held_values(None, grad_rows.shape[1], indices, owner, item_group, held)[:, 0]
+        targets = torch.where(some, targets, -1)
+    kept = targets >= 0
+    all_kept = bool(kept.all())
+    if whole:
+        # What came in is the gradient, under the rows it belongs to: nothing to sort or to sum.
+        # Optimisers that want each row once coalesce.
+        rows, values = (targets, grad_rows) if all_kept else (targets[kept], grad_rows[kept])
+    else:
+        rows, inverse = torch.unique(targets[kept], return_inverse=True)
+        values = _scatter(ctx, grad_rows, targets.masked_scatter(kept, inverse), len(rows))
+    return torch.sparse_coo_tensor(
+        rows[None], values, (num_targets, grad_rows.shape[1]),
+        is_coalesced=not whole, check_invariants=False,
+    )  # fmt: skip
+
+
+def _scatter(ctx: Any, grad_rows: Tensor, targets: Tensor, num_targets: int) -> Tensor:
+    indices, groups, _, item_group, held = ctx.saved_tensors
+    # The dispatcher is needed only where the gradient itself is to be differentiated.
+    if ctx.native is not None and not (torch.is_grad_enabled() or is_traced(grad_rows)):
+        return _bridge.grouped_lookup_backward(
+            ctx.native, indices, groups, ctx.group, grad_rows, targets, num_targets, ctx.mean
+        )
+    grad: Tensor = _lookup_backward_op(
+        grad_rows, indices, groups, ctx.group, ctx.num_groups, targets, num_targets, ctx.mean,
+        ctx.num_embeddings, ctx.geometry, item_group, held,
+    )  # fmt: skip
+    return grad
 
 
 def _backward_of_op(ctx: Any, grad_rows: Tensor) -> tuple[Any, ...]:
@@ -390,8 +387,8 @@ def grouped_lookup(
         num_groups: number of user groups.
         padding_idx: this index gets no gradient.
         scale_grad_by_freq: divide a row's gradient by its occurrences.
-        sparse: make the gradient of ``weight`` a sparse tensor, uncoalesced unless parts of rows
-            are dropped or scaled.
+        sparse: make the gradients sparse tensors of the rows that took part, uncoalesced unless
+            parts of rows are dropped or scaled.
 
     Returns:
         float32 [*indices.shape, dim].

@@ -91,20 +91,47 @@ def test_gradients_equal_those_of_the_reference(layout: str, rotated: bool, gene
         assert results[0][1].abs().sum() > 0
 
 
-def test_sparse_gradient_is_the_dense_one(generator) -> None:
-    weight, table = make_table(PlanesLayout(), generator)
+@pytest.mark.parametrize("layout", ["dense", "planes", "columns-int8"])
+@pytest.mark.parametrize("options", [{}, dict(padding_idx=2), dict(scale_grad_by_freq=True)])
+def test_sparse_gradient_is_the_dense_one(layout: str, options: dict, generator) -> None:
+    weight, table = make_table(LAYOUTS[layout], generator)
     weight.requires_grad_()
-    indices = torch.tensor([4, 4, 2, 11, 4])
-    groups = torch.tensor([0, 1, 1, 2, 1])
-    dense, sparse = (
+    indices = torch.tensor([4, 4, 2, 11, 4, 1, 5, 5])
+    groups = torch.tensor([0, 1, 1, 2, 1, 0, 0, 0])
+    if layout != "dense":  # of row 1 nothing is held, of row 5 something
+        table["blocks"].held[0] = 1
+    leaves = weight, table["refinement"].requires_grad_()
+    both = [
         torch.autograd.grad(
-            ops.grouped_lookup(weight, indices, groups, **table, padding_idx=2, sparse=flag).square()
-            .sum(), weight,
-        )[0]
+            ops.grouped_lookup(weight, indices, groups, **table, **options, sparse=flag)
+            .square().sum(), leaves,
+        )
         for flag in (False, True)
-    )  # fmt: skip
-    assert sparse.is_sparse
-    assert torch.equal(sparse.to_dense(), dense)
+    ]  # fmt: skip
+    for dense, sparse in zip(*both, strict=True):
+        assert sparse.is_sparse
+        assert torch.equal(sparse.to_dense(), dense)
+        assert dense.abs().sum() > 0
+    if layout == "planes" and not options:  # of row 1 nothing is held
+        assert 1 not in both[1][0]._indices()
+
+
+def test_sparse_gradient_of_whole_rows_is_what_came_in(generator) -> None:
+    weight, table = make_table(None, generator)
+    weight.requires_grad_()
+    indices = torch.tensor([[4, 4], [2, 11]])
+    rows = ops.grouped_lookup(weight, indices, torch.tensor([0, 2]), **table, sparse=True)
+    upstream = torch.randn(2, 2, 10, generator=generator)
+    (sparse,) = torch.autograd.grad(rows, weight, upstream)
+    assert not sparse.is_coalesced()
+    assert sparse._values().data_ptr() == upstream.data_ptr()
+    assert sparse._indices().tolist() == [[4, 4, 2, 11]]
+    like_torch = torch.nn.functional.embedding(indices, weight, sparse=True)
+    (theirs,) = torch.autograd.grad(like_torch, weight, upstream)
+    assert torch.equal(theirs._indices(), sparse._indices())
+    assert torch.equal(theirs._values(), sparse._values())
+    empty = ops.grouped_lookup(weight, indices[:0], 0, **table, sparse=True)
+    assert torch.autograd.grad(empty.sum(), weight)[0]._nnz() == 0
 
 
 def test_second_derivative(generator) -> None:
@@ -314,7 +341,18 @@ def test_registered_ops_take_strided_pairs(generator) -> None:
     same = torch.tensor([5]).expand(3)  # stride 0
     assert torch.equal(op(weight, same, None, 0, 3, *tail), weight[[5, 5, 5]])
     grad = torch.ops.peel_ext.grouped_lookup_backward(
-        torch.ones(1, 10).expand(3, 10), same, None, 0, 3, same, 23, False, 23, [0, 0, 0], None, None
+        torch.ones(1, 10).expand(3, 10),
+        same,
+        None,
+        0,
+        3,
+        same,
+        23,
+        False,
+        23,
+        [0, 0, 0],
+        None,
+        None,
     )
     assert torch.equal(grad[5], torch.full((10,), 3.0))
     assert grad.sum() == 30

@@ -1,0 +1,207 @@
+"""What a module keeps is never older than what it was derived from."""
+
+from __future__ import annotations
+
+import copy
+import gc
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from peel_ext import ColumnsLayout, ElasticEmbedding, PlanesLayout
+from peel_ext.format import Layout
+from peel_ext.nn.derived import Derived, derive
+from peel_ext.optim import RowwiseAdagrad
+
+BUDGET = 600
+EVERY = torch.arange(64)
+LAYOUTS = [PlanesLayout(rows_per_block=8), ColumnsLayout(4, "int8", 8)]
+
+
+def make(layout: Layout, generator: torch.Generator, sparse: bool = True) -> ElasticEmbedding:
+    module = ElasticEmbedding.from_pretrained(
+        torch.randn(64, 8, generator=generator), freeze=False, num_groups=2, layout=layout,
+        sparse=sparse,
+    )  # fmt: skip
+    module.refine_rows(1, torch.tensor([3, 9]))
+    nn.init.normal_(module.refinement, generator=generator)
+    if layout.nested:
+        module.fit_rotation()
+    values = torch.rand(2, 64, generator=generator)
+    values[:, [3, 9]] += 1
+    module.set_row_values(values)
+    return module
+
+
+def seen(module: ElasticEmbedding) -> list[Tensor]:
+    """What every kind of call sees."""
+    with torch.no_grad():
+        full = [module(EVERY), module(EVERY, 1), module(EVERY, EVERY % 2)]
+        with module.budget(BUDGET):
+            held = [module(EVERY, 0), module(EVERY, 1), module.table(1)]
+        decoded = torch.from_numpy(module.generate(1, BUDGET).lookup(EVERY.numpy()))
+        if module.rotation is not None:
+            decoded = decoded @ module.rotation.T
+        torch.testing.assert_close(held[1], decoded)
+        return [*full, *held]
+
+
+def optimizer_step(module: ElasticEmbedding, optimizer: torch.optim.Optimizer) -> None:
+    module(EVERY, 1).square().sum().backward()
+    if not isinstance(optimizer, RowwiseAdagrad):
+        for parameter in module.parameters():
+            parameter.grad = parameter.grad.to_dense()
+    optimizer.step()
+
+
+def replace_data(module: ElasticEmbedding) -> None:
+    module.weight.data = module.weight.data * 2
+
+
+def unseen_edit(module: ElasticEmbedding) -> None:
+    module.weight.data.mul_(2)
+    torch.autograd.graph.increment_version(module.weight)
+
+
+def load(module: ElasticEmbedding) -> None:
+    state = module.state_dict()
+    module.load_state_dict({**state, "weight": state["weight"] * 2})
+
+
+@torch.no_grad()
+def write_in_place(module: ElasticEmbedding) -> None:
+    module.weight[3].add_(1)
+
+
+@torch.inference_mode()
+def write_in_inference_mode(module: ElasticEmbedding) -> None:
+    module.weight[3].add_(1)
+
+
+CHANGES: dict[str, Callable[[ElasticEmbedding], object]] = {
+    "in place": write_in_place,
+    "in inference mode": write_in_inference_mode,
+    "load_state_dict": load,
+    "Adam": lambda m: optimizer_step(m, torch.optim.Adam(m.parameters(), lr=0.1)),
+    "foreach Adagrad": lambda m: optimizer_step(
+        m, torch.optim.Adagrad(m.parameters(), lr=0.1, foreach=True)
+    ),
+    "RowwiseAdagrad": lambda m: optimizer_step(m, RowwiseAdagrad(m.parameters(), lr=0.1)),
+    "new Parameter": lambda m: setattr(m, "weight", nn.Parameter(m.weight.detach() * 2)),
+    "other memory": replace_data,
+    "unseen edit, then told": unseen_edit,
+    "conversion there and back": lambda m: m.to(torch.bfloat16).to(torch.float32),
+    "refinement": lambda m: nn.init.zeros_(m.refinement),
+    "more refinements": lambda m: m.refine_rows(0, torch.tensor([3])) or nn.init.ones_(m.refinement),
+    "block weights": lambda m: m.block_weights.copy_(m.block_weights.flip(0, 1)),
+    "row values": lambda m: m.set_row_values(torch.arange(128.0).view(2, 64)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("change", CHANGES)
+def test_follows_every_change(change: str, layout: Layout, generator) -> None:
+    module = make(layout, generator)
+    before = [one.clone() for one in seen(module)]
+    CHANGES[change](module)
+    now = seen(module)
+    assert any(not torch.equal(one, other) for one, other in zip(now, before, strict=True))
+    fresh = copy.deepcopy(module)  # keeps nothing of what was derived
+    assert not fresh._kept
+    for one, other in zip(now, seen(fresh), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_follows_changes_inside_a_context(generator) -> None:
+    module = make(LAYOUTS[0], generator)
+    with module.budget(BUDGET):
+        for change in ("in place", "more refinements", "block weights", "row values"):
+            before = module.table(1)
+            CHANGES[change](module) if change != "in place" else _double(module)
+            after = module.table(1)
+            assert not torch.equal(before, after)
+            assert torch.equal(after, copy.deepcopy(module).table(1))
+
+
+@torch.no_grad()
+def _double(module: ElasticEmbedding) -> None:
+    dict(module.named_parameters())["weight"].mul_(2)
+
+
+def test_a_smaller_table_in_the_same_memory(generator) -> None:
+    module = ElasticEmbedding.from_pretrained(torch.randn(64, 8, generator=generator), num_groups=2)
+    many = torch.zeros(5000, dtype=torch.int64)  # enough to be looked up by the kernel
+    module(many)
+    module.weight.data = module.weight.data[:10]
+    many[17] = 10
+    with pytest.raises(IndexError):
+        module(many)
+
+
+def test_memory_that_is_used_again_is_not_taken_for_the_old(generator) -> None:
+    module = make(LAYOUTS[0], generator)
+    twin = copy.deepcopy(module)
+    for _ in range(20):
+        values = torch.randn(64, 8, generator=generator)
+        module.weight = None
+        gc.collect()
+        module.weight = nn.Parameter(values.clone())
+        twin.load_state_dict({**twin.state_dict(), "weight": values})
+        with module.budget(BUDGET), twin.budget(BUDGET):
+            assert torch.equal(module.table(0), twin.table(0))
+
+
+def test_inference_tensors_are_never_kept(generator) -> None:
+    with torch.inference_mode():
+        module = make(LAYOUTS[0], generator)
+        first = seen(module)
+        module.weight.mul_(3)
+        assert not torch.equal(seen(module)[3], first[3])
+        assert torch.equal(seen(module)[0], 3 * first[0])
+
+
+def test_unchanged_is_not_computed_again(generator, monkeypatch) -> None:
+    module = make(LAYOUTS[0], generator, sparse=False)
+    calls = []
+    encode = PlanesLayout.encode
+    monkeypatch.setattr(
+        PlanesLayout, "encode", lambda self, rows: calls.append(1) or encode(self, rows)
+    )
+    for budget in (BUDGET, BUDGET + 500, BUDGET):
+        with module.budget(budget):
+            module(EVERY, 1)
+            compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+            with torch.no_grad():
+                compiled(EVERY, 1)
+        module.generate(0, budget)
+    assert len(calls) == 1
+    _double(module)
+    with module.budget(BUDGET):
+        module(EVERY, 1)
+        module(EVERY, 0)
+    assert len(calls) == 2
+
+
+def test_values_live_as_long_as_their_owner() -> None:
+    source = torch.zeros(3)
+    calls: list[int] = []
+
+    def compute() -> int:
+        calls.append(1)
+        return len(calls)
+
+    assert [derive("a", (source,), compute) for _ in range(2)] == [1, 2]  # nobody keeps it
+    owner: dict[object, Derived] = {}
+    assert [derive("a", (source,), compute, owner) for _ in range(2)] == [3, 3]
+    assert derive("a", (source, None), compute) == 4
+    assert derive("b", (source,), compute) == 5
+    assert derive("a", (source,), compute) == 3  # found where it is kept
+    source.add_(1)
+    assert derive("a", (source,), compute) == 6  # and brought up to date there
+    assert derive("a", (source,), compute, owner) == 6
+    assert derive("a", (source[:2],), compute) == 7
+    owner.clear()
+    gc.collect()
+    assert derive("a", (source,), compute) == 8
