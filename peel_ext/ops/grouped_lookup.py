@@ -219,24 +219,24 @@ def _gradient(ctx: Any, grad_rows: Tensor, targets: Tensor, num_targets: int) ->
         targets = torch.where(indices == ctx.padding_idx, -1, targets)
     if not ctx.sparse:
         return _scatter(ctx, grad_rows, targets, num_targets)
-    whole = ctx.geometry[0] != ColumnsLayout.code and not ctx.mean
-    if whole and item_group is not None:
-        owner = torch.full_like(indices, ctx.group) if groups is None else groups
-        some = held_values(None, grad_rows.shape[1], indices, owner, item_group, held)[:, 0]
-        targets = torch.where(some, targets, -1)
-    kept = targets >= 0
-    all_kept = bool(kept.all())
-    if whole:
-        # What came in is the gradient, under the rows it belongs to: nothing to sort or to sum.
-        # Optimisers that want each row once coalesce.
-        rows, values = (targets, grad_rows) if all_kept else (targets[kept], grad_rows[kept])
-    else:
+    shape = (num_targets, grad_rows.shape[1])
+    if ctx.geometry[0] == ColumnsLayout.code or ctx.mean:
+        kept = targets >= 0
         rows, inverse = torch.unique(targets[kept], return_inverse=True)
         values = _scatter(ctx, grad_rows, targets.masked_scatter(kept, inverse), len(rows))
-    return torch.sparse_coo_tensor(
-        rows[None], values, (num_targets, grad_rows.shape[1]),
-        is_coalesced=not whole, check_invariants=False,
-    )  # fmt: skip
+        return torch.sparse_coo_tensor(
+            rows[None], values, shape, is_coalesced=True, check_invariants=False
+        )
+    # Whole rows: what came in is the gradient, under the rows it belongs to. Nothing is sorted or
+    # summed; optimisers that want each row once coalesce.
+    if item_group is not None:
+        owner = torch.full_like(indices, ctx.group) if groups is None else groups
+        some = held_values(None, shape[1], indices, owner, item_group, held)[:, 0]
+        targets = torch.where(some, targets, -1)
+    if targets is not indices and len(targets) and int(targets.min()) < 0:
+        kept = targets >= 0
+        targets, grad_rows = targets[kept], grad_rows[kept]
+    return torch.sparse_coo_tensor(targets[None], grad_rows, shape, check_invariants=False)
 
 
 def _scatter(ctx: Any, grad_rows: Tensor, targets: Tensor, num_targets: int) -> Tensor:

@@ -131,9 +131,9 @@ def test_subclasses_keep_their_own_ways() -> None:
     model = nn.Sequential(Scaled(5, 4))
     assert replace_embeddings(model) == {}
     assert replace_embeddings(nn.Linear(3, 3)) == {}
-    with pytest.raises(TypeError, match="'0' must be exactly a torch.nn.Embedding.*is a Scaled"):
+    with pytest.raises(TypeError, match=r"'0' must be exactly a torch.nn.Embedding.*is a Scaled"):
         replace_embeddings(model, ["0"])
-    with pytest.raises(TypeError, match="must be exactly a torch.nn.Embedding, got Scaled"):
+    with pytest.raises(TypeError, match=r"must be exactly a torch.nn.Embedding, got Scaled"):
         ElasticEmbedding.adopt(model[0])
 
 

@@ -171,7 +171,7 @@ def test_errors_reach_the_caller_of_what_is_compiled(generator) -> None:
     with pytest.raises(BudgetError, match="needs at least"):
         torch.compile(too_small, fullgraph=True, backend="aot_eager")(INPUT)
     sparse = make("planes", generator, sparse=True)
-    with pytest.raises(Exception, match="sparse=True is not supported under torch.compile"):
+    with pytest.raises(Exception, match=r"sparse=True is not supported under torch.compile"):
         torch.compile(sparse, fullgraph=True, backend="aot_eager")(INPUT, 1)
 
 
