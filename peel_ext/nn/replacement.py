@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from torch import nn
 
 from peel_ext.format import Layout
-from peel_ext.nn.elastic_embedding import ElasticEmbedding, check_geometry
+from peel_ext.nn.block_table import check_geometry
+from peel_ext.nn.elastic_embedding import ElasticEmbedding
 
 
 def replace_embeddings(

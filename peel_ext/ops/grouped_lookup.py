@@ -475,7 +475,8 @@ def flatten_pairs(indices: Tensor, groups: Tensor | int) -> tuple[Tensor, Tensor
         if isinstance(groups, bool) or not isinstance(groups, int):
             raise TypeError(f"groups must be an int or a tensor of integers, got {groups!r}")
         return flat, None, groups
-    _check_groups_fit(groups, indices)
+    if groups.dtype not in _INDEX or groups.shape != indices.shape:
+        _check_groups_fit(groups, indices)
     spread = groups if groups.dtype == indices.dtype else groups.to(indices.dtype)
     if groups.ndim != indices.ndim:
         trailing = (1,) * (indices.ndim - groups.ndim)
