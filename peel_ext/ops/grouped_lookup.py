@@ -94,7 +94,7 @@ def unbatch_pairs(batch_size: int, in_dims: Any, args: tuple[Any, ...]) -> list[
     for arg, dim in zip(args[1:3], in_dims[1:3], strict=True):
         if arg is not None:
             batch_first = arg.expand(batch_size, -1) if dim is None else arg.movedim(dim, 0)
-            arg = batch_first.reshape(-1).contiguous()  # a reshaped expansion may have stride 0
+            arg = batch_first.reshape(-1)
         pairs.append(arg)
     return pairs
 

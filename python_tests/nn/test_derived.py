@@ -132,7 +132,7 @@ def _double(module: ElasticEmbedding) -> None:
 
 def test_a_smaller_table_in_the_same_memory(generator) -> None:
     module = ElasticEmbedding.from_pretrained(torch.randn(64, 8, generator=generator), num_groups=2)
-    many = torch.zeros(5000, dtype=torch.int64)  # enough to be looked up by the kernel
+    many = torch.zeros(20_000, dtype=torch.int64)  # enough to be looked up by the kernel
     module(many)
     module.weight.data = module.weight.data[:10]
     many[17] = 10
@@ -182,6 +182,27 @@ def test_unchanged_is_not_computed_again(generator, monkeypatch) -> None:
         module(EVERY, 1)
         module(EVERY, 0)
     assert len(calls) == 2
+
+
+def test_keeps_the_memory_of_what_it_was_derived_from() -> None:
+    owner: dict[object, Derived] = {}
+    source = torch.zeros(1000)
+    where = source.data_ptr()
+    derive("a", (source,), lambda: 1, owner)
+    del source
+    assert where not in [one.data_ptr() for one in [torch.zeros(1000) for _ in range(50)]]
+    owner.clear()
+    gc.collect()
+
+
+def test_conversions_leave_the_worth_of_blocks_exact(generator) -> None:
+    module = make(LAYOUTS[0], generator)
+    worth, rotation = module.block_weights.clone(), module.rotation.clone()
+    for dtype in (torch.bfloat16, torch.float16, torch.float64, torch.float32):
+        assert module.to(dtype).weight.dtype == dtype
+        assert module.refinement.dtype == dtype
+        assert torch.equal(module.block_weights, worth)
+        assert torch.equal(module.rotation, rotation)
 
 
 def test_values_live_as_long_as_their_owner() -> None:
