@@ -84,8 +84,7 @@ class ElasticEmbedding(BlockTable):
         """
         _check_budget(budget_bytes)
         if not is_traced():  # what cannot be had fails here, not at the first lookup
-            self._held(int(budget_bytes))
-            self._encoded()
+            self._current_table(self._parameter("weight"), int(budget_bytes))
         before = self._budget_bytes
         self._budget_bytes = int(budget_bytes)
         try:

@@ -503,7 +503,7 @@ def check_groups(groups: Tensor, indices: Tensor, num_groups: int) -> None:
     """
     if groups.dtype not in _INDEX or groups.shape != indices.shape:
         _check_groups_fit(groups, indices)
-    if is_traced(groups) or not groups.is_cpu:
+    if not groups.is_cpu or is_traced(groups):
         return
     if groups.ndim != 1 or not groups.is_contiguous():
         groups = groups.reshape(-1).contiguous()
