@@ -20,7 +20,7 @@ from peel_ext.format.quantizer import centroid_table
 from peel_ext.format.store import BlockStore
 from peel_ext.nn.derived import Derived, derive
 from peel_ext.nn.selection import block_costs, overhead_bytes, select_blocks
-from peel_ext.ops.grouped_lookup import LookupTable, unbatch_pairs
+from peel_ext.ops.grouped_lookup import LookupTable, register_shapes
 
 _Owner = dict[Any, Derived]
 
@@ -146,16 +146,7 @@ def _budgeted_lookup_op(
     return table.gather(indices.contiguous(), groups, group)
 
 
-@_budgeted_lookup_op.register_fake
-def _(weight: Tensor, indices: Tensor, *_: Any) -> Tensor:
-    return weight.new_empty((indices.shape[0], weight.shape[1]))
-
-
-@_budgeted_lookup_op.register_vmap
-def _(info: Any, in_dims: Any, weight: Tensor, *rest: Any) -> tuple[Tensor, int]:
-    indices, groups = unbatch_pairs(info.batch_size, in_dims, (weight, *rest))
-    rows: Tensor = _budgeted_lookup_op(weight, indices, groups, *rest[2:])
-    return rows.reshape(info.batch_size, -1, weight.shape[1]), 0
+register_shapes(_budgeted_lookup_op)
 
 
 def budgeted_lookup(

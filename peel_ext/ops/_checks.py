@@ -75,12 +75,11 @@ def is_traced(*tensors: Tensor | None) -> bool:
     if _is_compiling() or _innermost_transform() is not None:
         return True
     for tensor in tensors:
+        if tensor is None:
+            continue
         kind = type(tensor)
-        if kind is not Tensor and kind is not Parameter:
-            if tensor is not None:
-                return True
         # A meta tensor has a shape and no memory, which only the registered fake kernels can bear.
-        elif tensor.is_meta:
+        if (kind is not Tensor and kind is not Parameter) or tensor.is_meta:
             return True
     return False
 

@@ -66,20 +66,25 @@ _lookup_op = torch.library.custom_op(
 )
 
 
-@_lookup_op.register_fake
-def _(weight: Tensor, indices: Tensor, *_: Any) -> Tensor:
-    return weight.new_empty((indices.shape[0], weight.shape[1]))
+def register_shapes(op: Any) -> None:
+    """Says what an op (weight, indices, groups, ...) -> rows [m, dim] does to shapes and vmap."""
+
+    @op.register_fake  # type: ignore[untyped-decorator]
+    def _(weight: Tensor, indices: Tensor, *_: Any) -> Tensor:
+        return weight.new_empty((indices.shape[0], weight.shape[1]))
+
+    @op.register_vmap  # type: ignore[untyped-decorator]
+    def _(info: Any, in_dims: Any, weight: Tensor, *rest: Any) -> tuple[Tensor, int]:
+        indices, groups = _unbatch_pairs(info.batch_size, in_dims, (weight, *rest))
+        rows: Tensor = op(weight, indices, groups, *rest[2:])
+        return rows.reshape(info.batch_size, -1, weight.shape[1]), 0
 
 
-@_lookup_op.register_vmap
-def _(info: Any, in_dims: Any, weight: Tensor, *rest: Any) -> tuple[Tensor, int]:
-    indices, groups = unbatch_pairs(info.batch_size, in_dims, (weight, *rest))
-    rows: Tensor = _lookup_op(weight, indices, groups, *rest[2:])
-    return rows.reshape(info.batch_size, -1, weight.shape[1]), 0
+register_shapes(_lookup_op)
 
 
-def unbatch_pairs(batch_size: int, in_dims: Any, args: tuple[Any, ...]) -> list[Tensor | None]:
-    """Indices and groups [batch_size * m] of an op under vmap, its second and third arguments.
+def _unbatch_pairs(batch_size: int, in_dims: Any, args: tuple[Any, ...]) -> list[Tensor | None]:
+    """Indices and groups [batch_size * m] of an op under vmap.
 
     Raises:
         ValueError: vmap over anything else; one encoded table serves the whole batch.
