@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -477,9 +478,9 @@ def flatten_pairs(indices: Tensor, groups: Tensor | int) -> tuple[Tensor, Tensor
         raise TypeError(f"indices must be an int32 or int64 tensor, got {got}")
     flat = indices.reshape(-1).contiguous() if indices.ndim != 1 else indices.contiguous()
     if not isinstance(groups, Tensor):
-        if isinstance(groups, bool) or not isinstance(groups, int):
+        if isinstance(groups, bool) or not isinstance(groups, int | np.integer):
             raise TypeError(f"groups must be an int or a tensor of integers, got {groups!r}")
-        return flat, None, groups
+        return flat, None, int(groups)
     if groups.dtype not in _INDEX or groups.shape != indices.shape:
         _check_groups_fit(groups, indices)
     spread = groups if groups.dtype == indices.dtype else groups.to(indices.dtype)

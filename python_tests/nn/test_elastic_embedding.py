@@ -374,6 +374,8 @@ def test_groups_are_required_under_a_budget(generator) -> None:
         pytest.raises(ValueError, match="groups must be given under a budget when there are 3"),
     ):
         module(torch.tensor([1]))
+    with module.budget(5000):
+        assert torch.equal(module(torch.tensor([1]), np.int64(2)), module(torch.tensor([1]), 2))
     single = ElasticEmbedding(20, 8)
     with single.budget(5000):
         assert single(torch.tensor([1])).shape == (1, 8)

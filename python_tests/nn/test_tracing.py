@@ -133,6 +133,10 @@ def test_contexts_may_lie_inside_what_is_compiled(case: str, generator) -> None:
     got = torch.compile(forward, fullgraph=True, backend="aot_eager")(INPUT)
     for one, other in zip(got, forward(INPUT), strict=True):
         assert torch.equal(one, other)
+    read = torch.compile(lambda: module.weight * 2, fullgraph=True, backend="aot_eager")
+    assert torch.equal(read(), module.weight * 2)
+    with module.use_groups(2):
+        assert torch.equal(read(), module.table(2) * 2)
 
 
 def test_a_compiled_module_follows_its_budget_and_block_weights(generator) -> None:
