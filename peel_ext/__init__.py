@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from peel_ext.format import ColumnsLayout as ColumnsLayout
     from peel_ext.format import PlanesLayout as PlanesLayout
     from peel_ext.nn import ElasticEmbedding as ElasticEmbedding
+    from peel_ext.nn import replace_embeddings as replace_embeddings
     from peel_ext.threads import num_threads as num_threads
     from peel_ext.threads import set_num_threads as set_num_threads
-    from peel_ext.nn import replace_embeddings as replace_embeddings
 
 __version__ = version("peel_ext")
 
@@ -36,8 +36,8 @@ __all__ = [
     "PersonalizedElasticEmbedding",
     "PlanesLayout",
     "num_threads",
-    "set_num_threads",
     "replace_embeddings",
+    "set_num_threads",
 ]
 
 
