@@ -127,7 +127,7 @@ def grouped_lookup(
     dim: int,
 ) -> Tensor:
     """Rows float32 [m, dim] for contiguous indices [m] and groups [m] of the same dtype."""
-    rows = torch.empty((indices.shape[0], dim))
+    rows = torch.empty(indices.shape[0], dim)
     result = _core.grouped_lookup(
         table,
         indices.shape[0],
@@ -153,7 +153,7 @@ def grouped_lookup_backward(
     mean_duplicates: bool,
 ) -> Tensor:
     """Gradient float32 [num_targets, dim] of contiguous grad_rows [m, dim], targets int64 [m]."""
-    grad = torch.zeros((num_targets, grad_rows.shape[1]))
+    grad = torch.zeros(num_targets, grad_rows.shape[1])
     _core.grouped_lookup_backward(
         table,
         indices.shape[0],
