@@ -132,30 +132,49 @@ class ExposureConfig:
 
 @dataclass(frozen=True)
 class SplitConfig:
-    """How interactions are split when no test file is given.
+    """What is trained on and what is measured on; see :mod:`peel_ext.data.splits`.
 
     Attributes:
-        test_share: of each user's interactions.
+        method: how a target is carved: ``"random"`` items of each user, the ``"last"`` of each user,
+            or all after one moment, ``"time"``. A given test file is taken as it is.
+        test_share: of each user's interactions, or of all with method ``"time"``.
         target: ``"test"``, or ``"validation"`` to carve the target of evaluation from the training
             interactions and never look at the test ones.
-        validation_share: of each user's training interactions, with target ``"validation"``.
+        validation_share: the same share with target ``"validation"``.
+        new_user_share: of the users, held out of every stage of training, for the protocols that
+            measure on users the model has never seen.
+        k_core: users and items of fewer interactions are left out first, over and over until none
+            is; 0 keeps all.
         seed: of the split.
 
     Raises:
         ValueError: a setting outside its range.
     """
 
+    method: str = "random"
     test_share: float = 0.2
     target: str = "test"
     validation_share: float = 0.1
+    new_user_share: float = 0.0
+    k_core: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.target not in ("test", "validation"):
-            raise ValueError(f"target must be 'test' or 'validation', got {self.target!r}")
+        for name, choices in (
+            ("method", ("random", "last", "time")),
+            ("target", ("test", "validation")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}"
+                )
         for name in ("test_share", "validation_share"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
+        if not 0 <= self.new_user_share < 1:
+            raise ValueError(f"new_user_share must lie in [0, 1), got {self.new_user_share}")
+        if self.k_core < 0:
+            raise ValueError(f"k_core must be at least 0, got {self.k_core}")
         _check_seed(self.seed)
 
 

@@ -2,15 +2,29 @@
 
 from peel_ext.data.interactions import IdMap, Interactions
 from peel_ext.data.readers import read_interactions, read_split
-from peel_ext.data.splits import split_random
+from peel_ext.data.splits import (
+    Split,
+    core_rows,
+    split_interactions,
+    split_last,
+    split_random,
+    split_time,
+    split_users,
+)
 from peel_ext.data.synthetic import SyntheticConfig, make_interactions
 
 __all__ = [
     "IdMap",
     "Interactions",
+    "Split",
     "SyntheticConfig",
+    "core_rows",
     "make_interactions",
     "read_interactions",
     "read_split",
+    "split_interactions",
+    "split_last",
     "split_random",
+    "split_time",
+    "split_users",
 ]

@@ -105,8 +105,8 @@ class Interactions:
     """Who interacted with what.
 
     Attributes:
-        user_rows: int64 [m].
-        item_rows: int64 [m].
+        user_rows: int32 or int64 [m].
+        item_rows: int32 or int64 [m].
         timestamps: float64 [m] or None, in the unit of the data.
         users: ids of the users.
         items: ids of the items.
@@ -115,8 +115,8 @@ class Interactions:
         ValueError: arrays of different length, or rows outside their map.
     """
 
-    user_rows: NDArray[np.int64]
-    item_rows: NDArray[np.int64]
+    user_rows: NDArray[np.integer]
+    item_rows: NDArray[np.integer]
     timestamps: NDArray[np.float64] | None
     users: IdMap
     items: IdMap
@@ -151,7 +151,7 @@ class Interactions:
 
     def csr(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Each user's distinct items: indptr int64 [num_users + 1], and items ascending per user."""
-        pairs = np.unique(self.user_rows * max(self.num_items, 1) + self.item_rows)
+        pairs = np.unique(self._pairs())
         owners, items = np.divmod(pairs, max(self.num_items, 1))
         counts = np.bincount(owners, minlength=self.num_users)
         return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), items
@@ -165,5 +165,43 @@ class Interactions:
 
     def deduplicated(self) -> Interactions:
         """The first interaction of every (user, item) pair, in the order they came."""
-        pairs = self.user_rows * max(self.num_items, 1) + self.item_rows
-        return self.select(np.sort(np.unique(pairs, return_index=True)[1]))
+        first = np.unique(self._pairs(), return_index=True)[1]
+        return self if len(first) == len(self) else self.select(np.sort(first))
+
+    def restrict(
+        self, users: NDArray[np.int64] | None = None, items: NDArray[np.int64] | None = None
+    ) -> Interactions:
+        """The interactions between some users and items, whose maps become theirs alone.
+
+        Args:
+            users: ascending rows, or None for all.
+            items: the same of items.
+        """
+        which = np.ones(len(self), dtype=bool)
+        user_rows, user_map, kept = _renumber(self.user_rows, self.users, users)
+        which &= kept
+        item_rows, item_map, kept = _renumber(self.item_rows, self.items, items)
+        which &= kept
+        if which.all():
+            return Interactions(user_rows, item_rows, self.timestamps, user_map, item_map)
+        times = None if self.timestamps is None else self.timestamps[which]
+        return Interactions(user_rows[which], item_rows[which], times, user_map, item_map)
+
+    def _pairs(self) -> NDArray[np.int64]:
+        """One number for each (user, item) pair, int64 [m]."""
+        pairs = self.user_rows.astype(np.int64)
+        pairs *= max(self.num_items, 1)
+        pairs += self.item_rows
+        return pairs
+
+
+def _renumber(
+    rows: NDArray[np.integer], ids: IdMap, wanted: NDArray[np.int64] | None
+) -> tuple[NDArray[np.integer], IdMap, NDArray[np.bool_]]:
+    """Rows in the map of the wanted ones alone, that map, and a mask of those that are in it."""
+    if wanted is None or len(wanted) == len(ids):
+        return rows, ids, np.ones(len(rows), dtype=bool)
+    row_of = np.full(len(ids), -1, dtype=rows.dtype)
+    row_of[wanted] = np.arange(len(wanted))
+    renumbered = row_of[rows]
+    return renumbered, IdMap(ids.ids[wanted]), renumbered >= 0

@@ -1,10 +1,15 @@
-"""Splitting interactions into what is trained on and what is to be found."""
+"""Splitting interactions into what is trained on, what is to be found, and users held out."""
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
+from peel_ext.config import SplitConfig
 from peel_ext.data.interactions import Interactions
+from peel_ext.errors import DataError
 
 
 def split_random(
@@ -26,17 +31,207 @@ def split_random(
     Raises:
         ValueError: a share outside (0, 1).
     """
-    if not 0 < test_share < 1:
-        raise ValueError(f"test_share must lie between 0 and 1, got {test_share}")
+    _check_share("test_share", test_share)
     distinct = interactions.deduplicated()
-    draw = np.random.default_rng(seed).random(len(distinct))
-    order = np.lexsort((draw, distinct.user_rows))  # by user, at random within one
+    draw = np.random.default_rng(seed).random(len(distinct), dtype=np.float32)
+    return _split_first(distinct, np.lexsort((draw, distinct.user_rows)), test_share)
+
+
+def split_last(
+    interactions: Interactions, *, test_share: float
+) -> tuple[Interactions, Interactions]:
+    """Splits off each user's latest items; a share near 0 leaves one out.
+
+    How many is the rule of :func:`split_random`, but at least 1 of two items or more; of equal times
+    the one that comes later in the data is the later.
+
+    Raises:
+        DataError: interactions without timestamps.
+        ValueError: a share outside (0, 1).
+    """
+    _check_share("test_share", test_share)
+    distinct = interactions.deduplicated()
+    times = _timestamps(distinct)[::-1]
+    order = len(distinct) - 1 - np.lexsort((-times, distinct.user_rows[::-1]))
+    return _split_first(distinct, order, test_share, at_least_from=2)
+
+
+def split_time(
+    interactions: Interactions, *, test_share: float
+) -> tuple[Interactions, Interactions]:
+    """Splits at one moment for everybody: the latest interactions, equal times on the same side.
+
+    Args:
+        interactions: what to split; of repeated pairs the first in the data counts.
+        test_share: of all interactions, in (0, 1).
+
+    Raises:
+        DataError: interactions without timestamps, or all at one time.
+        ValueError: a share outside (0, 1).
+    """
+    _check_share("test_share", test_share)
+    distinct = interactions.deduplicated()
+    times = _timestamps(distinct)
+    if len(times) == 0:
+        return distinct, distinct
+    cut = np.quantile(times, 1 - test_share, method="higher")
+    late = times >= cut
+    if late.all():  # a cut inside the first moment: all of it stays to train on
+        late = times > cut
+    if not late.any():
+        raise DataError("interactions cannot be split by time: all have the same timestamp")
+    return distinct.select(~late), distinct.select(late)
+
+
+def split_users(
+    interactions: Interactions, *, share: float, seed: int
+) -> tuple[Interactions, Interactions]:
+    """Splits by user, at random: those to train on, and a share of the users held out.
+
+    Only users with interactions are drawn from; ``round(share * users)`` are held out, at least one
+    and never all.
+
+    Raises:
+        DataError: fewer than two users with interactions.
+        ValueError: a share outside (0, 1).
+    """
+    _check_share("share", share)
+    users = np.flatnonzero(np.bincount(interactions.user_rows, minlength=interactions.num_users))
+    if len(users) < 2:
+        raise DataError(f"users cannot be held out of {len(users)}: expected at least 2 users")
+    count = min(max(1, round(share * len(users))), len(users) - 1)
+    held_out = np.zeros(interactions.num_users, dtype=bool)
+    held_out[np.random.default_rng(seed).choice(users, count, replace=False)] = True
+    new = held_out[interactions.user_rows]
+    return interactions.select(~new), interactions.select(new)
+
+
+def core_rows(interactions: Interactions, k: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of the users and items of the k-core, ascending.
+
+    The k-core is the largest set of interactions in which every user and every item has at least
+    ``k`` distinct ones; it may be empty.
+
+    Raises:
+        ValueError: k below 1.
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    left = interactions.deduplicated()
+    users, items = left.user_rows, left.item_rows
+    while True:
+        of_user = np.bincount(users, minlength=left.num_users)
+        of_item = np.bincount(items, minlength=left.num_items)
+        stay = (of_user[users] >= k) & (of_item[items] >= k)
+        if stay.all():
+            return np.flatnonzero(of_user), np.flatnonzero(of_item)
+        users, items = users[stay], items[stay]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """What a run trains on and is measured on; all parts share the map of items.
+
+    Attributes:
+        train: of the known users; its map of users holds those with training interactions.
+        target: what known users are to be shown; same maps.
+        history: what new users did before; its map of users holds those with a history, and none of
+            them is in ``train``. In the order of time, or at random without timestamps.
+        history_target: what new users are to be shown; same maps as ``history``.
+    """
+
+    train: Interactions
+    target: Interactions
+    history: Interactions
+    history_target: Interactions
+
+
+def split_interactions(
+    interactions: Interactions, test: Interactions | None, config: SplitConfig
+) -> Split:
+    """Carves the parts of a run.
+
+    With target ``"validation"`` neither the test interactions nor the users held out for testing
+    are looked at: target and new users are carved from what is left.
+
+    Args:
+        interactions: all, or those of the training file.
+        test: those of the test file with the same maps, or None to carve them.
+        config: how.
+
+    Raises:
+        DataError: nothing is left to train on, or a split by time without timestamps.
+    """
+    train = interactions.deduplicated()
+    if config.k_core:
+        kept = core_rows(train, config.k_core)
+        train = train.restrict(*kept)
+        test = None if test is None else test.restrict(*kept)
+    seeds = [config.seed, config.seed + 1]
+    if test is None:
+        train, test = _carve(train, config.method, config.test_share, seeds[0])
+    new = train.select(np.zeros(len(train), dtype=bool))
+    if config.new_user_share > 0:
+        train, new = split_users(train, share=config.new_user_share, seed=seeds[0])
+    if config.target == "validation":
+        train, test = _carve(train, config.method, config.validation_share, seeds[1])
+        if config.new_user_share > 0:
+            train, new = split_users(train, share=config.new_user_share, seed=seeds[1])
+    if len(train) == 0:
+        core = f" in the {config.k_core}-core" if config.k_core else ""
+        raise DataError(f"no interactions to train on{core}")
+    known, fresh = _users_of(train), _users_of(new)
+    return Split(
+        train=train.restrict(known),
+        target=test.restrict(known),
+        history=_in_order(new.restrict(fresh), config.seed),
+        history_target=test.restrict(fresh),
+    )
+
+
+def _carve(
+    interactions: Interactions, method: str, share: float, seed: int
+) -> tuple[Interactions, Interactions]:
+    if method == "last":
+        return split_last(interactions, test_share=share)
+    if method == "time":
+        return split_time(interactions, test_share=share)
+    return split_random(interactions, test_share=share, seed=seed)
+
+
+def _check_share(name: str, share: float) -> None:
+    if not 0 < share < 1:
+        raise ValueError(f"{name} must lie between 0 and 1, got {share}")
+
+
+def _timestamps(interactions: Interactions) -> NDArray[np.float64]:
+    if interactions.timestamps is None:
+        raise DataError("a split by time needs timestamps, and these interactions have none")
+    return interactions.timestamps
+
+
+def _split_first(
+    distinct: Interactions, order: NDArray[np.int64], share: float, at_least_from: int = 5
+) -> tuple[Interactions, Interactions]:
+    """Puts the first items of each user in an order [m] by user on the test side."""
     counts = np.bincount(distinct.user_rows, minlength=distinct.num_users)
-    wanted = np.round(test_share * counts).astype(np.int64)
-    wanted = np.minimum(np.maximum(wanted, counts >= 5), np.maximum(counts - 1, 0))
+    wanted = np.round(share * counts).astype(np.int64)
+    wanted = np.minimum(np.maximum(wanted, counts >= at_least_from), np.maximum(counts - 1, 0))
     starts = np.cumsum(counts) - counts
-    owners = distinct.user_rows[order]
-    place = np.arange(len(distinct)) - starts[owners]
+    taken = np.concatenate([[0], np.cumsum(wanted)])
+    places = np.arange(taken[-1]) + np.repeat(starts - taken[:-1], wanted)
     in_test = np.zeros(len(distinct), dtype=bool)
-    in_test[order] = place < wanted[owners]
+    in_test[order[places]] = True
     return distinct.select(~in_test), distinct.select(in_test)
+
+
+def _users_of(interactions: Interactions) -> NDArray[np.int64]:
+    return np.flatnonzero(np.bincount(interactions.user_rows, minlength=interactions.num_users))
+
+
+def _in_order(interactions: Interactions, seed: int) -> Interactions:
+    """By user, and within one by time, or at random without timestamps."""
+    times = interactions.timestamps
+    if times is None:
+        times = np.random.default_rng(seed).random(len(interactions))
+    return interactions.select(np.lexsort((times, interactions.user_rows)))

@@ -14,7 +14,14 @@ import torch
 from numpy.typing import NDArray
 
 from peel_ext.config import PipelineConfig, SplitConfig
-from peel_ext.data import IdMap, Interactions, make_interactions, read_split, split_random
+from peel_ext.data import (
+    IdMap,
+    Interactions,
+    Split,
+    make_interactions,
+    read_split,
+    split_interactions,
+)
 from peel_ext.errors import DataError, RunError
 from peel_ext.nn import ElasticEmbedding
 from peel_ext.train.clustering import cluster_users
@@ -33,31 +40,40 @@ def _silent(stage: str, done: int, total: int, remark: str) -> None:
     """Reports nothing."""
 
 
-def split_interactions(
-    data: str | os.PathLike[str], config: SplitConfig
-) -> tuple[Interactions, Interactions]:
-    """Training and target interactions of a file or folder.
-
-    A given test file is the target; otherwise a share of each user's interactions, at random. With
-    ``target="validation"`` the target is carved from the training interactions instead.
+def load_split(data: str | os.PathLike[str], config: SplitConfig) -> Split:
+    """The interactions of a file or folder, split; a given test file is the target.
 
     Raises:
-        DataError: nothing is left to train on.
+        DataError: the data cannot be read or split, or nothing is left to train on.
     """
-    train: Interactions
+    interactions: Interactions
     test: Interactions | None
     if data == SYNTHETIC:
-        train, test = make_interactions(), None
+        interactions, test = make_interactions(), None
     else:
-        train, test = read_split(data)
-    if test is None:
-        train, test = split_random(train, test_share=config.test_share, seed=config.seed)
-    train = train.deduplicated()
-    if config.target == "validation":
-        train, test = split_random(train, test_share=config.validation_share, seed=config.seed + 1)
-    if len(train) == 0:
-        raise DataError(f"{data}: no interactions to train on")
-    return train, test
+        interactions, test = read_split(data)
+    try:
+        return split_interactions(interactions, test, config)
+    except DataError as error:
+        raise DataError(f"{data}: {error}") from None
+
+
+def split_arrays(split: Split) -> dict[str, NDArray[np.int64]]:
+    """The four parts of a split in CSR form, by the names they have in a :class:`TrainedRun`."""
+    train_indptr, train_items = split.train.csr()
+    test_indptr, test_items = split.target.csr()
+    target_indptr, target_items = split.history_target.csr()
+    lengths = np.bincount(split.history.user_rows, minlength=split.history.num_users)
+    return {
+        "train_indptr": train_indptr,
+        "train_items": train_items,
+        "test_indptr": test_indptr,
+        "test_items": test_items,
+        "history_indptr": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        "history_items": split.history.item_rows.astype(np.int64),  # by user, then in order
+        "history_test_indptr": target_indptr,
+        "history_test_items": target_items,
+    }
 
 
 def run_pipeline(
@@ -85,15 +101,11 @@ def run_pipeline(
     """
     config = config or PipelineConfig()
     progress("data", 0, 0, str(data))
-    train, test = split_interactions(data, config.split)
-    indptr, item_rows = train.csr()
-    test_indptr, test_rows = test.csr()
-    split = {
-        "train_indptr": indptr,
-        "train_items": item_rows,
-        "test_indptr": test_indptr,
-        "test_items": test_rows,
-    }
+    parts = load_split(data, config.split)
+    split = split_arrays(parts)
+    indptr, item_rows = split["train_indptr"], split["train_items"]
+    users, items, new_users = parts.train.users, parts.train.items, parts.history.users
+    del parts  # memory that training needs
     folder = RunFolder(out)
     folder.begin(dataclasses.asdict(config), fingerprint(split))
 
@@ -111,17 +123,17 @@ def run_pipeline(
         progress(name, 1, 1, f"{remark}, {seconds:.1f} s" if remark else f"{seconds:.1f} s")
 
     def save_data() -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        folder.write_document("users.json", train.users.to_ids(np.arange(train.num_users)))
-        folder.write_document("items.json", train.items.to_ids(np.arange(train.num_items)))
-        facts = {"users": train.num_users, "items": train.num_items}
-        return split, {**facts, "train": len(item_rows), "test": len(test_rows)}
+        for name, ids in (("users", users), ("items", items), ("new_users", new_users)):
+            folder.write_document(f"{name}.json", ids.to_ids(np.arange(len(ids))))
+        facts = {"users": len(users), "items": len(items), "new_users": len(new_users)}
+        return split, {**facts, "train": len(item_rows), "test": len(split["test_items"])}
 
     def train_vectors() -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         def on_progress(done: int, total: int, loss: float) -> None:
             progress("pretraining", done, total, f"loss {loss:.4f}")
 
         vectors = pretrain(
-            indptr, item_rows, train.num_items, config.pretraining, on_progress=on_progress
+            indptr, item_rows, len(items), config.pretraining, on_progress=on_progress
         )
         return dict(zip(("users", "items"), vectors, strict=True)), {}
 
@@ -171,6 +183,11 @@ class TrainedRun:
         train_items: their items, ascending for each user.
         test_indptr: the same of the target interactions.
         test_items: their items.
+        new_users: ids of the users held out of every stage.
+        history_indptr: int64 [num_new_users + 1], what they did before, in CSR form.
+        history_items: their items, for each user in the order of time where there is time.
+        history_test_indptr: the same of their target interactions.
+        history_test_items: their items.
     """
 
     folder: RunFolder
@@ -184,6 +201,11 @@ class TrainedRun:
     train_items: NDArray[np.int64]
     test_indptr: NDArray[np.int64]
     test_items: NDArray[np.int64]
+    new_users: IdMap
+    history_indptr: NDArray[np.int64]
+    history_items: NDArray[np.int64]
+    history_test_indptr: NDArray[np.int64]
+    history_test_items: NDArray[np.int64]
 
     @property
     def full_bytes(self) -> int:
@@ -207,6 +229,7 @@ class TrainedRun:
         )
         embedding.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
         user_vectors = folder.load("pretraining")["users"]
+        data = folder.load("data")
         return cls(
             folder=folder,
             users=_read_ids(folder, "users.json", len(user_vectors)),
@@ -215,7 +238,8 @@ class TrainedRun:
             user_group=groups["user_group"],
             centroids=groups["centroids"],
             embedding=embedding,
-            **folder.load("data"),
+            new_users=_read_ids(folder, "new_users.json", len(data["history_indptr"]) - 1),
+            **data,
         )
 
 

@@ -17,7 +17,7 @@ import torch
 from peel_ext.config import PipelineConfig, PretrainingConfig, SplitConfig
 from peel_ext.data import SyntheticConfig, make_interactions
 from peel_ext.errors import DataError, RunError
-from peel_ext.train.pipeline import TrainedRun, run_pipeline, split_interactions
+from peel_ext.train.pipeline import TrainedRun, load_split, run_pipeline
 from peel_ext.train.run_folder import RunFolder
 
 SMALL = PipelineConfig(pretraining=PretrainingConfig(embedding_dim=16, epochs=2, steps_per_epoch=4))
@@ -41,11 +41,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_a_run_holds_what_it_was_given(data_file: Path, tmp_path: Path) -> None:
     run = run_pipeline(data_file, tmp_path / "run", SMALL)
     assert list(run.folder.stages) == STAGES
-    train, test = split_interactions(data_file, SMALL.split)
+    parts = load_split(data_file, SMALL.split)
     assert run.items.to_ids(np.arange(3)) == [0, 7, 14]
     assert run.users.to_ids([0]) == ["u0"]
-    assert np.array_equal(run.train_items, train.csr()[1])
-    assert np.array_equal(run.test_items, test.csr()[1])
+    assert np.array_equal(run.train_items, parts.train.csr()[1])
+    assert np.array_equal(run.test_items, parts.target.csr()[1])
     assert run.user_vectors.shape == (150, 16)
     assert run.embedding.num_groups == len(run.centroids) == 2
     assert run.folder.config == dataclasses.asdict(SMALL) | {"layout": "planes"}
@@ -125,23 +125,23 @@ def test_damaged_ids_are_refused(data_file: Path, tmp_path: Path, name: str) -> 
 
 
 def test_validation_never_sees_the_test_interactions(data_file: Path) -> None:
-    train, test = split_interactions(data_file, SplitConfig())
-    inner, target = split_interactions(data_file, SplitConfig(target="validation"))
+    outer = load_split(data_file, SplitConfig())
+    inner = load_split(data_file, SplitConfig(target="validation"))
 
     def pairs(data) -> set[tuple[int, int]]:
         return set(zip(data.user_rows.tolist(), data.item_rows.tolist(), strict=True))
 
-    assert pairs(inner) | pairs(target) == pairs(train)
-    assert not pairs(inner) & pairs(target)
-    assert not pairs(target) & pairs(test)
-    assert len(target) == pytest.approx(0.1 * len(train), rel=0.2)
+    assert pairs(inner.train) | pairs(inner.target) == pairs(outer.train)
+    assert not pairs(inner.train) & pairs(inner.target)
+    assert not pairs(inner.target) & pairs(outer.target)
+    assert len(inner.target) == pytest.approx(0.1 * len(outer.train), rel=0.2)
 
 
 def test_one_interaction_to_train_on(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("user,item\n1,2\n")
     (tmp_path / "test.csv").write_text("user,item\n1,2\n")
-    train, test = split_interactions(tmp_path, SplitConfig())
-    assert (len(train), len(test)) == (1, 1)
+    parts = load_split(tmp_path, SplitConfig())
+    assert (len(parts.train), len(parts.target)) == (1, 1)
     run = run_pipeline(tmp_path, tmp_path / "run", SMALL)
     assert len(run.users) == len(run.items) == 1
 
@@ -150,14 +150,42 @@ def test_an_empty_training_file(tmp_path: Path) -> None:
     table = pyarrow.table({"user_id": pyarrow.array([], pyarrow.int64()), "item_id": [1][:0]})
     pyarrow.parquet.write_table(table, tmp_path / "train.parquet")
     with pytest.raises(DataError, match=r"train\.parquet: no interactions"):
-        split_interactions(tmp_path / "train.parquet", SplitConfig())
+        load_split(tmp_path / "train.parquet", SplitConfig())
 
 
 def test_users_and_items_of_the_test_file_alone(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("user,item\na,2\n")
     (tmp_path / "test.csv").write_text("user,item\nb,3\n")
     run = run_pipeline(tmp_path, tmp_path / "run", SMALL)
-    assert len(run.users) == len(run.items) == 2
+    # A user without training interactions is none of the run; items may appear later.
+    assert run.users.to_ids([0]) == ["a"]
+    assert run.items.to_ids([0, 1]) == [2, 3]
+    assert len(run.test_items) == 0
+
+
+def test_new_users_take_no_part_in_training(data_file: Path, tmp_path: Path) -> None:
+    config = dataclasses.replace(SMALL, split=SplitConfig(new_user_share=0.2, seed=3))
+    run = run_pipeline(data_file, tmp_path / "run", config)
+    assert (len(run.users), len(run.new_users)) == (120, 30)
+    assert not set(run.users.ids) & set(run.new_users.ids)
+    assert len(run.user_vectors) == len(run.user_group) == 120
+    assert len(run.history_indptr) == len(run.history_test_indptr) == 31
+    assert np.diff(run.history_indptr).min() > 0
+    # Training on a file without them gives the same bits.
+    parts = load_split(data_file, config.split)
+    pairs = zip(
+        parts.train.users.to_ids(parts.train.user_rows),
+        parts.train.items.to_ids(parts.train.item_rows),
+        strict=True,
+    )
+    lines = [f"{user},{item}\n" for user, item in pairs]
+    (tmp_path / "train.csv").write_text("user,item\n" + "".join(lines))
+    every = "".join(f"nobody,{item}\n" for item in run.items.ids)
+    (tmp_path / "test.csv").write_text("user,item\n" + every)
+    without = run_pipeline(tmp_path, tmp_path / "without", SMALL)
+    assert np.array_equal(without.train_items, run.train_items)
+    assert np.array_equal(without.user_vectors, run.user_vectors)
+    assert torch.equal(without.embedding.weight, run.embedding.weight)
 
 
 @pytest.mark.parametrize("deadly", [signal.SIGINT, signal.SIGKILL])
