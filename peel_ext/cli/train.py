@@ -31,6 +31,23 @@ def add_parser(verbs: Any) -> None:
         default="test",
         help="what 'peel evaluate' will measure on; validation is carved from the training data",
     )
+    parser.add_argument(
+        "--split",
+        choices=("random", "last", "time"),
+        default="random",
+        help="which interactions are the target: random ones or the last of each user, or all after "
+        "one moment; a given test file is taken as it is",
+    )
+    parser.add_argument(
+        "--new-user-share",
+        type=float,
+        default=0.0,
+        help="share of the users to hold out of training, for 'peel evaluate --protocol offline' "
+        "and 'new' (for example 0.1)",
+    )
+    parser.add_argument(
+        "--k-core", type=int, default=0, help="leave out users and items of fewer interactions"
+    )
     parser.add_argument("--quiet", action="store_true", help="say nothing on the way")
     parser.set_defaults(run=run)
 
@@ -45,7 +62,14 @@ def run(options: argparse.Namespace) -> int:
     if options.epochs is not None:
         pretraining["epochs"] = options.epochs
     config = PipelineConfig(
-        split=dataclasses.replace(base.split, target=options.target, seed=options.seed),
+        split=dataclasses.replace(
+            base.split,
+            method=options.split,
+            target=options.target,
+            new_user_share=options.new_user_share,
+            k_core=options.k_core,
+            seed=options.seed,
+        ),
         pretraining=dataclasses.replace(base.pretraining, **pretraining),
         clustering=dataclasses.replace(
             base.clustering, num_groups=options.groups or 0, seed=options.seed
