@@ -1,6 +1,17 @@
 """What runs on the device: NumPy and the native core, no torch."""
 
 from peel_ext.device.embedding import PersonalizedElasticEmbedding
-from peel_ext.device.fold_in import fold_in_mean
+from peel_ext.device.fold_in import (
+    continue_vectors,
+    fold_in_mean,
+    fold_in_softmax,
+    fold_in_users,
+)
 
-__all__ = ["PersonalizedElasticEmbedding", "fold_in_mean"]
+__all__ = [
+    "PersonalizedElasticEmbedding",
+    "continue_vectors",
+    "fold_in_mean",
+    "fold_in_softmax",
+    "fold_in_users",
+]

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+#: Upper limit of one matrix of scores while many users are folded in at once.
+_CHUNK_BYTES = 16 * 2**20
 
 
 def fold_in_mean(rows: ArrayLike) -> NDArray[np.float32]:
@@ -25,8 +30,181 @@ def fold_in_mean(rows: ArrayLike) -> NDArray[np.float32]:
     if not np.isfinite(matrix).all():
         bad = int(np.flatnonzero(~np.isfinite(matrix).all(axis=1))[0])
         raise ValueError(f"rows[{bad}] must be finite, got {matrix[bad]}")
-    lengths = np.linalg.norm(matrix, axis=1, keepdims=True)
-    units = np.divide(matrix, lengths, out=np.zeros_like(matrix), where=lengths > 0)
-    mean = units.sum(axis=0)
-    length = np.linalg.norm(mean)
-    return mean / length if length > 0 else mean
+    return _unit(_unit(matrix).sum(axis=0))
+
+
+def fold_in_softmax(
+    rows: ArrayLike,
+    history: ArrayLike,
+    *,
+    steps: int = 20,
+    step_size: float = 0.03,
+    temperature: float = 0.1,
+) -> NDArray[np.float32]:
+    """The vector that explains a history best under a softmax over the rows at hand.
+
+    With v_j the unit vector of row j, H the history and t the temperature, the vector u starts at
+    the normalised mean of v_i over H and takes ``steps`` times
+
+        u <- normalise(u - step_size * gradient),
+        gradient = (sum_j softmax_j(<u, v_j> / t) v_j - mean_{i in H} v_i) / t,
+
+    the gradient of the cross-entropy ``log(sum_j exp(<u, v_j> / t)) - mean_{i in H} <u, v_i> / t``,
+    which is the loss of pretraining for this user alone.
+
+    Args:
+        rows: [n, dim], all rows at hand; zero rows (items not held) are no part of the softmax.
+        history: integers [m] in [0, n), the rows of the user's items; zero rows among them count for
+            nothing, one that occurs twice counts twice.
+        steps: gradient steps after the mean; 0 leaves the mean.
+        step_size: length of a step, as a multiple of the gradient.
+        temperature: divides the cosines; that of pretraining.
+
+    Returns:
+        float32 [dim], of length 1, or zero when no row of the history is at hand.
+
+    Raises:
+        ValueError: arguments of the wrong shape, or a setting out of range.
+        TypeError: a history that is not integers.
+        IndexError: a history out of range.
+    """
+    items = np.asarray(history)
+    if items.ndim != 1:
+        raise ValueError(f"history must have 1 dimension, got shape {items.shape}")
+    return fold_in_users(
+        rows, [0, len(items)], items, steps=steps, step_size=step_size, temperature=temperature
+    )[0]
+
+
+def fold_in_users(
+    rows: ArrayLike,
+    indptr: ArrayLike,
+    histories: ArrayLike,
+    *,
+    steps: int = 20,
+    step_size: float = 0.03,
+    temperature: float = 0.1,
+) -> NDArray[np.float32]:
+    """:func:`fold_in_softmax` of many users over the same rows, as matrix products.
+
+    Args:
+        rows: [n, dim], all rows at hand.
+        indptr: integers [num_users + 1], from 0 and not descending.
+        histories: integers [indptr[-1]], user u's are ``histories[indptr[u] : indptr[u + 1]]``.
+        steps: as there.
+        step_size: as there.
+        temperature: as there.
+
+    Returns:
+        float32 [num_users, dim].
+
+    Raises:
+        ValueError: arguments of the wrong shape, or a setting out of range.
+        TypeError: histories that are not integers.
+        IndexError: an item out of range.
+    """
+    _check_settings(steps, step_size, temperature)
+    matrix = np.asarray(rows, dtype=np.float32)
+    ends, items = _check_histories(matrix, indptr, histories)
+    units = _unit(matrix)  # [n, dim]
+    held = np.any(units, axis=1)  # [n]
+    owners = np.repeat(np.arange(len(ends) - 1), np.diff(ends))
+    owners, items = owners[held[items]], items[held[items]]
+    counts = np.bincount(owners, minlength=len(ends) - 1)  # [num_users]
+    means = np.zeros((len(counts), matrix.shape[1]), dtype=np.float32)
+    np.add.at(means, owners, units[items])
+    means /= np.maximum(counts, 1)[:, None].astype(np.float32)
+    vectors = _unit(means)
+    candidates = units[held]  # [num_held, dim]
+    active = np.flatnonzero(counts)
+    chunk = max(1, _CHUNK_BYTES // (4 * max(1, len(candidates))))
+    for start in range(0, len(active), chunk):
+        users = active[start : start + chunk]
+        for _ in range(steps):
+            gradient = _expected_rows(vectors[users], candidates, temperature) - means[users]
+            gradient /= np.float32(temperature)
+            vectors[users] = _unit(vectors[users] - np.float32(step_size) * gradient)
+    return vectors
+
+
+def continue_vectors(
+    vectors: ArrayLike, folded: ArrayLike, new_share: ArrayLike
+) -> NDArray[np.float32]:
+    """Vectors made of the whole history so far, brought up to date with what came after.
+
+    ``u <- normalise((1 - w) u + w f)``, u the vector as it was, f the fold-in of the new items alone
+    and w their share of all items: a mean over the old and the new items, as if each counted once.
+
+    Args:
+        vectors: [..., dim], of length 1.
+        folded: [..., dim], of length 1; where it is zero (none of the new items is held) the vector
+            stays as it was.
+        new_share: [...], in [0, 1]: new items over all items.
+
+    Returns:
+        float32 [..., dim], of length 1, or zero where both are.
+
+    Raises:
+        ValueError: shapes that do not fit, or a share outside [0, 1].
+    """
+    before, new = np.asarray(vectors, dtype=np.float32), np.asarray(folded, dtype=np.float32)
+    share = np.asarray(new_share, dtype=np.float32)
+    if before.ndim == 0 or before.shape != new.shape or share.shape != before.shape[:-1]:
+        raise ValueError(
+            "vectors and folded must have one shape and new_share that shape without the last "
+            f"dimension, got {before.shape}, {new.shape} and {share.shape}"
+        )
+    if not bool(((share >= 0) & (share <= 1)).all()):
+        raise ValueError(f"new_share must lie in [0, 1], got {share}")
+    weight = (share * new.any(axis=-1))[..., None]
+    return _unit((np.float32(1) - weight) * before + weight * new)
+
+
+def _expected_rows(
+    vectors: NDArray[np.float32], candidates: NDArray[np.float32], temperature: float
+) -> NDArray[np.float32]:
+    """The mean [num_users, dim] of the candidates [num_held, dim] under each user's softmax."""
+    shares = vectors @ (candidates / np.float32(temperature)).T  # [num_users, num_held]
+    shares -= shares.max(axis=1, keepdims=True)
+    np.exp(shares, out=shares)
+    total = shares.sum(axis=1, keepdims=True)
+    return np.asarray(shares @ candidates / total, dtype=np.float32)
+
+
+def _check_settings(steps: int, step_size: float, temperature: float) -> None:
+    if steps < 0:
+        raise ValueError(f"steps must be at least 0, got {steps}")
+    for name, value in (("step_size", step_size), ("temperature", temperature)):
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} must be above 0 and finite, got {value}")
+
+
+def _check_histories(
+    rows: NDArray[np.float32], indptr: ArrayLike, histories: ArrayLike
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    ends, items = np.asarray(indptr), np.asarray(histories)
+    if rows.ndim != 2:
+        raise ValueError(f"rows must have 2 dimensions, got shape {rows.shape}")
+    if ends.ndim != 1 or items.ndim != 1:
+        raise ValueError(
+            f"indptr and histories must be vectors, got shapes {ends.shape} and {items.shape}"
+        )
+    for name, values in (("indptr", ends), ("histories", items)):
+        if values.size and values.dtype.kind not in "iu":
+            raise TypeError(f"{name} must be integers, got {values.dtype}")
+    ends, items = ends.astype(np.int64), items.astype(np.int64)
+    rises = len(ends) > 0 and ends[0] == 0 and not bool((np.diff(ends) < 0).any())
+    if not rises or ends[-1] != len(items):
+        raise ValueError(f"indptr must rise from 0 to the {len(items)} items of the histories")
+    outside = (items < 0) | (items >= len(rows))
+    if outside.any():
+        raise IndexError(
+            f"histories contain {items[np.argmax(outside)]}, expected rows in [0, {len(rows)})"
+        )
+    return ends, items
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Vectors [..., dim] scaled to length 1; zero ones stay zero."""
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
