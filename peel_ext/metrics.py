@@ -51,9 +51,15 @@ class UserQuality:
     def mean(self) -> RankingQuality:
         """Means over the users; NaN when there are none."""
         if len(self.users) == 0:
-            return RankingQuality(*[float("nan")] * 4, num_users=0)
-        means = (float(values.mean()) for values in (self.recall, self.ndcg, self.hit_rate, self.mrr))
-        return RankingQuality(*means, num_users=len(self.users))
+            nothing = float("nan")
+            return RankingQuality(nothing, nothing, nothing, nothing, 0)
+        return RankingQuality(
+            recall=float(self.recall.mean()),
+            ndcg=float(self.ndcg.mean()),
+            hit_rate=float(self.hit_rate.mean()),
+            mrr=float(self.mrr.mean()),
+            num_users=len(self.users),
+        )
 
 
 def measure_users(
@@ -90,13 +96,13 @@ def measure_users(
     hits = _hits(indices[users, :n], np.repeat(np.arange(len(users)), counts), targets)
     discounts = 1 / np.log2(np.arange(n) + 2)
     ideal = np.concatenate([[0.0], np.cumsum(discounts)])[np.minimum(counts, n)]
-    found = hits.any(axis=1)
+    found = np.asarray(hits.any(axis=1))
     first = np.where(found, hits.argmax(axis=1) if n else 0, 0) + 1.0
     return UserQuality(
         users=users,
         recall=hits.sum(axis=1) / counts,
         ndcg=np.divide(hits @ discounts, ideal, out=np.zeros(len(users)), where=ideal > 0),
-        hit_rate=found.astype(np.float64),
+        hit_rate=np.asarray(found, dtype=np.float64),
         mrr=found / first,
     )
 

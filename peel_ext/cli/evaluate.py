@@ -1,15 +1,26 @@
-"""``peel evaluate``: quality per byte of a trained run."""
+"""``peel evaluate``: quality per byte of a trained run, beside the rivals."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peel_ext.cli.arguments import Budget, parse_budgets, parse_count
 from peel_ext.cli.narration import Narration
 from peel_ext.cli.requirements import require_train
+
+if TYPE_CHECKING:
+    from peel_ext.evaluation import Evaluation, Measurement
+    from peel_ext.train.pipeline import TrainedRun
+
+_PROTOCOLS = {
+    "known": "known users, full ranking, training items excluded",
+    "new": "new users, folded in from their history by the server, full ranking",
+    "offline": "new users, half of the history after the download and on the device alone",
+    "time": "known users, all that came after one moment, full ranking",
+}
 
 
 def add_parser(verbs: Any) -> None:
@@ -17,12 +28,23 @@ def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser("evaluate", help="measure quality per byte", description=__doc__)
     parser.add_argument("folder", help="run folder of 'peel train'")
     parser.add_argument(
+        "--protocol",
+        choices=tuple(_PROTOCOLS),
+        default="known",
+        help="; ".join(f"{name}: {what}" for name, what in _PROTOCOLS.items()),
+    )
+    parser.add_argument(
         "--budgets",
         type=parse_budgets,
         default=parse_budgets("10%,5%,2.5%,1%"),
         help="comma-separated, in bytes (65536, 64KiB) or shares of the float32 table (1%%)",
     )
     parser.add_argument("-n", type=parse_count, default=20, help="items recommended")
+    parser.add_argument(
+        "--rivals",
+        action="store_true",
+        help="measure other ways of making the table small under the same bytes too",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--quiet", action="store_true", help="say nothing on the way")
     parser.set_defaults(run=run)
@@ -31,67 +53,167 @@ def add_parser(verbs: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Runs the verb."""
     require_train()
-    from peel_ext.evaluation import evaluate_known_users
+    from peel_ext.evaluation import evaluate_run
     from peel_ext.train.pipeline import TrainedRun
 
     trained = TrainedRun.open(options.folder)
     budgets: list[Budget] = options.budgets
     sizes = [budget.resolve(trained.full_bytes) for budget in budgets]
     with Narration(options.quiet) as narration:
-        results = evaluate_known_users(
+        evaluation = evaluate_run(
             trained,
+            options.protocol,
             sizes,
-            min(options.n, len(trained.items)),
-            lambda done, total: narration.stage("evaluate", done, total, ""),
+            n=min(options.n, len(trained.items)),
+            with_rivals=options.rivals,
+            on_progress=lambda done, total: narration.stage("evaluate", done, total, ""),
         )
-    full = results[0].quality
-    rows = [
-        {
-            "budget": name,
-            "budget_bytes": result.budget_bytes,
-            "max_bytes": result.max_bytes,
-            "mean_rows": round(result.mean_rows, 1),
-            "recall": result.quality.recall,
-            "ndcg": result.quality.ndcg,
-            "recall_share": _share(result.quality.recall, full.recall),
-            "ndcg_share": _share(result.quality.ndcg, full.ndcg),
-        }
-        for name, result in zip(["full", *(b.text for b in budgets)], results, strict=True)
-    ]
-    summary = {
-        "protocol": "known users, full ranking, training items excluded",
-        "target": trained.folder.config["split"]["target"],
-        "n": options.n,
-        "users": full.num_users,
+        for reason in evaluation.left_out:
+            print(f"peel: left out: {reason}", file=sys.stderr)
+    names = dict(zip(sizes, (budget.text for budget in budgets), strict=True))
+    if options.json:
+        json.dump(summarise(trained, evaluation, names), sys.stdout, indent=2)
+        print()
+    else:
+        _print_tables(trained, evaluation, names)
+    return 0
+
+
+def summarise(trained: TrainedRun, evaluation: Evaluation, names: dict[int, str]) -> dict[str, Any]:
+    """All figures as plain values.
+
+    Args:
+        trained: the run.
+        evaluation: what was measured on it.
+        names: of the budgets, as they were asked for.
+    """
+    split = trained.folder.config["split"]
+    ceiling = evaluation.ceiling
+    methods = [ceiling, *evaluation.curve]
+
+    def lines(measurements: list[Measurement]) -> list[dict[str, Any]]:
+        return [_line(evaluation, each, names) for each in measurements]
+
+    return {
+        "protocol": evaluation.protocol,
+        "target": split["target"],
+        "split": trained.folder.stages["data"]["split"],
+        "new_user_share": split["new_user_share"],
+        "n": evaluation.n,
+        "users": len(ceiling.users.users),
         "items": len(trained.items),
         "groups": len(trained.centroids),
         "seed": trained.folder.config["pretraining"]["seed"],
         "training_seconds": round(sum(s["seconds"] for s in trained.folder.stages.values()), 1),
-        "rows": rows,
+        "rows": lines(methods),
+        "floor": None if evaluation.floor is None else _line(evaluation, evaluation.floor, names),
+        "others": lines(evaluation.others),
+        "rivals": lines(evaluation.rivals),
+        "left_out": evaluation.left_out,
     }
-    if options.json:
-        json.dump(summary, sys.stdout, indent=2)
-        print()
-    else:
-        _print_table(summary)
-    return 0
+
+
+def _line(
+    evaluation: Evaluation, measurement: Measurement, names: dict[int, str]
+) -> dict[str, Any]:
+    from peel_ext.evaluation import lead
+
+    quality, full = measurement.users.mean(), evaluation.ceiling.users.mean()
+    budget = measurement.budget_bytes
+    line: dict[str, Any] = {
+        "method": measurement.method,
+        "variant": measurement.variant,
+        "per_group": measurement.per_group,
+        "budget": "full" if budget is None else names[budget],
+        "budget_bytes": budget,
+        "max_bytes": measurement.max_bytes,
+        "mean_rows": round(measurement.mean_rows, 1),
+        "recall": quality.recall,
+        "ndcg": quality.ndcg,
+        "hit_rate": quality.hit_rate,
+        "mrr": quality.mrr,
+        "recall_share": _share(quality.recall, full.recall),
+        "ndcg_share": _share(quality.ndcg, full.ndcg),
+    }
+    if evaluation.floor is not None:
+        line["gap_recovered"] = evaluation.gap_recovered(measurement)
+    if measurement in evaluation.rivals:
+        ours = next(each for each in evaluation.curve if each.budget_bytes == budget)
+        for metric in ("recall", "ndcg"):
+            difference = lead(ours, measurement, metric)
+            line[f"{metric}_lead"] = [difference.mean, difference.low, difference.high]
+    return line
 
 
 def _share(value: float, full: float) -> float | None:
     return value / full if full > 0 else None
 
 
-def _print_table(summary: dict[str, Any]) -> None:
-    n = summary["n"]
+def _print_tables(trained: TrainedRun, evaluation: Evaluation, names: dict[int, str]) -> None:
+    target = trained.folder.config["split"]["target"]
     print(
-        f"{summary['protocol']}; {summary['users']} users, {summary['items']} items, "
-        f"{summary['groups']} groups, {summary['target']} interactions"
+        f"{_PROTOCOLS[evaluation.protocol]}; {len(evaluation.ceiling.users.users)} users, "
+        f"{len(trained.items)} items, {len(trained.centroids)} groups, {target} interactions"
     )
+    _print_curve(evaluation, names)
+    if evaluation.rivals:
+        print()
+        _print_rivals(evaluation, names)
+
+
+def _print_curve(evaluation: Evaluation, names: dict[int, str]) -> None:
+    n = evaluation.n
+    gap = "" if evaluation.floor is None else f" {'of the gap':>11}"
     print(f"{'budget':>8} {'bytes held':>11} {'rows':>8} {f'Recall@{n}':>10} {f'NDCG@{n}':>9} "
-          f"{'of full':>8}")  # fmt: skip
-    for row in summary["rows"]:
-        share = f"{row['recall_share']:.1%}" if row["recall_share"] is not None else "-"
-        print(
-            f"{row['budget']:>8} {row['max_bytes']:>11,} {row['mean_rows']:>8,.0f} "
-            f"{row['recall']:>10.4f} {row['ndcg']:>9.4f} {share:>8}"
+          f"{'of full':>8}{gap}")  # fmt: skip
+    rows = [evaluation.ceiling, *evaluation.curve, *evaluation.others]
+    if evaluation.floor is not None:
+        rows.insert(1, evaluation.floor)
+    method = "PEE"
+    for measurement in rows:
+        if measurement in evaluation.others and measurement.method != method:
+            method = measurement.method
+            print(f"{method}:")
+        line = _line(evaluation, measurement, names)
+        share = "-" if line["recall_share"] is None else f"{line['recall_share']:.1%}"
+        name = "shipped" if measurement is evaluation.floor else line["budget"]
+        text = (
+            f"{name:>8} {line['max_bytes']:>11,} {line['mean_rows']:>8,.0f} "
+            f"{line['recall']:>10.4f} {line['ndcg']:>9.4f} {share:>8}"
         )
+        if line.get("gap_recovered") is not None:
+            text += f" {line['gap_recovered']:>11.1%}"
+        print(text)
+
+
+def _print_rivals(evaluation: Evaluation, names: dict[int, str]) -> None:
+    """Recall under each budget, one line a method; of a rival its best variant."""
+    from peel_ext.evaluation import lead
+
+    budgets = [each.budget_bytes for each in evaluation.curve if each.budget_bytes is not None]
+    ours = dict(zip(budgets, evaluation.curve, strict=True))
+    best = {budget: evaluation.best_rivals(budget) for budget in budgets}
+    families = list(dict.fromkeys(rival.method for rival in evaluation.rivals))
+    width = max(map(len, families))
+    head = " ".join(f"{names[budget]:>8}" for budget in budgets)
+    print(f"{f'Recall@{evaluation.n} at the same bytes':<{width}} {head}")
+    print(f"{'PEE':<{width}} " + _cells([ours[budget].users.recall.mean() for budget in budgets]))
+    for family in families:
+        found = [[each for each in best[budget] if each.method == family] for budget in budgets]
+        values = [each[0].users.recall.mean() if each else None for each in found]
+        print(f"{family:<{width}} " + _cells(values))
+    print("Of each rival the best variant, chosen on the users measured; PEE minus the best rival "
+          "with one table for all, 95% interval:")  # fmt: skip
+    for budget in budgets:
+        shared = [each for each in best[budget] if not each.per_group]
+        if shared:
+            rival = max(shared, key=lambda each: float(each.users.recall.mean()))
+            found_lead = lead(ours[budget], rival)
+            print(
+                f"{names[budget]:>8} {found_lead.mean:+.4f} ({found_lead.low:+.4f} to "
+                f"{found_lead.high:+.4f}) over {rival.method}, {rival.variant}"
+            )
+
+
+def _cells(values: list[Any]) -> str:
+    return " ".join(f"{'-':>8}" if value is None else f"{value:>8.4f}" for value in values)

@@ -138,12 +138,14 @@ class Split:
         history: what new users did before; its map of users holds those with a history, and none of
             them is in ``train``. In the order of time, or at random without timestamps.
         history_target: what new users are to be shown; same maps as ``history``.
+        method: how the targets came about: ``"given"``, or a method of :class:`SplitConfig`.
     """
 
     train: Interactions
     target: Interactions
     history: Interactions
     history_target: Interactions
+    method: str
 
 
 def split_interactions(
@@ -168,6 +170,7 @@ def split_interactions(
         train = train.restrict(*kept)
         test = None if test is None else test.restrict(*kept)
     seeds = [config.seed, config.seed + 1]
+    given = test is not None and config.target == "test"
     if test is None:
         train, test = _carve(train, config.method, config.test_share, seeds[0])
     new = train.select(np.zeros(len(train), dtype=bool))
@@ -186,6 +189,7 @@ def split_interactions(
         target=test.restrict(known),
         history=_in_order(new.restrict(fresh), config.seed),
         history_target=test.restrict(fresh),
+        method="given" if given else config.method,
     )
 
 

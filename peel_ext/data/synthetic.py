@@ -1,12 +1,19 @@
-"""Interactions that look like those of a small shop: Zipf popularity times tastes."""
+"""Interactions that look like those of a shop: Zipf popularity, latent tastes, drift over time."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from peel_ext.data.interactions import IdMap, Interactions
+
+#: Moments at which popularity and tastes are drawn anew; between them they stand still.
+_MOMENTS = 12
+
+#: Draws that hit an item the user has already are made again this often, then given up.
+_ROUNDS = 12
 
 
 @dataclass(frozen=True)
@@ -17,55 +24,124 @@ class SyntheticConfig:
         num_users: users.
         num_items: items.
         mean_interactions: distinct items of a user, on average, about.
-        num_tastes: every item belongs to one; a user mixes a few.
+        num_tastes: every item belongs to a few of them; a user likes a few.
+        drift: how far popularity and tastes move over the whole time, from 0 (they stand still) to
+            1 (an item has its day and is forgotten, a user likes something else at the end).
         seed: of everything.
+
+    Raises:
+        ValueError: a number outside its range.
     """
 
     num_users: int = 2000
     num_items: int = 3000
     mean_interactions: int = 40
-    num_tastes: int = 12
+    num_tastes: int = 40
+    drift: float = 0.5
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("num_users", "num_items", "mean_interactions", "num_tastes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.drift <= 1:
+            raise ValueError(f"drift must lie in [0, 1], got {self.drift}")
 
 
 def make_interactions(config: SyntheticConfig | None = None) -> Interactions:
-    """Draws interactions: how often an item is chosen is its popularity times how the user likes it.
+    """Draws interactions, in the order of time.
+
+    A user's activity is log-normal, its liking of tastes a sparse Dirichlet mixture that moves from
+    one to another over time. To interact it picks a moment, a taste by liking, and an item of the
+    taste by popularity, which follows Zipf's law and rises and falls around a day of the item's own.
+    Memory and time are in proportion to interactions, and to items times a dozen moments.
 
     Args:
         config: size and shape.
 
     Returns:
-        Interactions with ids equal to rows and timestamps that rise for each user.
+        Distinct interactions with ids equal to rows and timestamps in [0, 1), ascending.
     """
     config = config or SyntheticConfig()
     rng = np.random.default_rng(config.seed)
-    popularity = 1 / (np.arange(config.num_items) + 10) ** 0.8
-    popularity = rng.permutation(popularity)
-    taste = rng.integers(config.num_tastes, size=config.num_items)
-    liking = rng.dirichlet(np.full(config.num_tastes, 0.15), size=config.num_users)
-    length = np.clip(
+    shelves = _Shelves(config, rng)
+    wanted = np.clip(
         rng.lognormal(np.log(config.mean_interactions) - 0.25, 0.7, config.num_users),
         min(5, config.num_items), max(config.num_items // 2, 1),
     ).astype(np.int64)  # fmt: skip
-    users, items = [], []
-    for user in range(config.num_users):
-        # The largest of log weight plus Gumbel noise: a weighted draw without repetition.
-        weight = np.log(popularity) + np.log(liking[user, taste] + 0.003)
-        keys = weight + rng.gumbel(size=config.num_items)
-        chosen = np.argsort(-keys)[: length[user]]
-        users.append(np.full(len(chosen), user))
-        items.append(rng.permutation(chosen))
-    user_rows = np.concatenate(users)
-    item_rows = np.concatenate(items)
+    likings = rng.dirichlet(
+        np.full(config.num_tastes, 3 / config.num_tastes), (2, config.num_users)
+    )
+    pairs, times = np.zeros(0, np.int64), np.zeros(0)
+    missing = wanted
+    for _ in range(_ROUNDS):
+        users = np.repeat(np.arange(config.num_users), missing)
+        moments = rng.random(len(users))
+        late = rng.random(len(users)) < config.drift * moments
+        tastes = _choose_tastes(likings, late * config.num_users + users, rng)
+        items = shelves.draw((moments * _MOMENTS).astype(np.int64), tastes, rng)
+        drawn = np.concatenate([pairs, users * config.num_items + items])
+        pairs, first = np.unique(drawn, return_index=True)
+        times = np.concatenate([times, moments])[first]
+        held = np.bincount(pairs // config.num_items, minlength=config.num_users)
+        missing = wanted - held
+        if not missing.any():
+            break
+    order = np.argsort(times, kind="stable")
+    user_rows, item_rows = np.divmod(pairs[order], config.num_items)
     return Interactions(
-        user_rows.astype(np.int64),
-        item_rows.astype(np.int64),
-        np.arange(len(user_rows), dtype=np.float64),
+        user_rows.astype(np.int32),
+        item_rows.astype(np.int32),
+        times[order],
         IdMap(np.arange(config.num_users)),
         IdMap(np.arange(config.num_items)),
     )
+
+
+class _Shelves:
+    """The items of every taste, with their popularity at every moment."""
+
+    def __init__(self, config: SyntheticConfig, rng: np.random.Generator) -> None:
+        rank = rng.permutation(config.num_items)
+        popularity = 1 / (rank + 10) ** 0.8
+        day = rng.random(config.num_items)
+        middle = (np.arange(_MOMENTS) + 0.5) / _MOMENTS
+        # An item stands on three shelves, on the first in full and on the others a little.
+        tastes = rng.integers(config.num_tastes, size=(config.num_items, 3))
+        shares = np.array([1.0, 0.3, 0.1])
+        self._items = np.argsort(tastes, axis=None, kind="stable") // 3  # by taste
+        places = np.argsort(tastes, axis=None, kind="stable")
+        self._edges = np.searchsorted(tastes.ravel()[places], np.arange(config.num_tastes + 1))
+        weight = popularity[self._items] * shares[places % 3]
+        bell = np.exp(-(((middle[:, None] - day[self._items]) / 0.15) ** 2))
+        current = weight * (1 - config.drift + config.drift * 4 * bell)  # [moments, places]
+        self._sums = np.concatenate([np.zeros((_MOMENTS, 1)), current.cumsum(axis=1)], axis=1)
+
+    def draw(
+        self, moments: NDArray[np.int64], tastes: NDArray[np.int64], rng: np.random.Generator
+    ) -> NDArray[np.int64]:
+        """An item [m] for each moment and taste [m]; of an empty taste, any."""
+        places = np.empty(len(moments), dtype=np.int64)
+        for moment in range(_MOMENTS):
+            which = np.flatnonzero(moments == moment)
+            sums = self._sums[moment]
+            low = sums[self._edges[tastes[which]]]
+            high = sums[self._edges[tastes[which] + 1]]
+            empty = high <= low
+            low, high = np.where(empty, 0, low), np.where(empty, sums[-1], high)
+            points = low + rng.random(len(which)) * (high - low)
+            places[which] = np.searchsorted(sums, points, side="right") - 1
+        return np.asarray(self._items[np.minimum(places, len(self._items) - 1)])
+
+
+def _choose_tastes(
+    likings: NDArray[np.float64], owners: NDArray[np.int64], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """A taste [m] from the liking [..., num_tastes] of each owner [m]."""
+    num_tastes = likings.shape[-1]
+    # One ascending line of sums over all owners, so that a single search serves every draw.
+    sums = likings.reshape(-1, num_tastes).cumsum(axis=1)
+    sums /= sums[:, -1:]
+    line = (sums + np.arange(len(sums))[:, None]).ravel()
+    place = np.searchsorted(line, owners + rng.random(len(owners)), side="right")
+    return np.asarray(np.clip(place - owners * num_tastes, 0, num_tastes - 1))

@@ -1,5 +1,5 @@
-"""Protocols that measure quality per byte."""
+"""Protocols that measure quality per byte, and rivals."""
 
-from peel_ext.evaluation.known_users import BudgetQuality, evaluate_known_users
+from peel_ext.evaluation.curves import PROTOCOLS, Evaluation, Measurement, evaluate_run, lead
 
-__all__ = ["BudgetQuality", "evaluate_known_users"]
+__all__ = ["PROTOCOLS", "Evaluation", "Measurement", "evaluate_run", "lead"]

@@ -105,6 +105,7 @@ def run_pipeline(
     split = split_arrays(parts)
     indptr, item_rows = split["train_indptr"], split["train_items"]
     users, items, new_users = parts.train.users, parts.train.items, parts.history.users
+    method = parts.method
     del parts  # memory that training needs
     folder = RunFolder(out)
     folder.begin(dataclasses.asdict(config), fingerprint(split))
@@ -126,7 +127,8 @@ def run_pipeline(
         for name, ids in (("users", users), ("items", items), ("new_users", new_users)):
             folder.write_document(f"{name}.json", ids.to_ids(np.arange(len(ids))))
         facts = {"users": len(users), "items": len(items), "new_users": len(new_users)}
-        return split, {**facts, "train": len(item_rows), "test": len(split["test_items"])}
+        sizes = {"train": len(item_rows), "test": len(split["test_items"])}
+        return split, {**facts, **sizes, "split": method}
 
     def train_vectors() -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         def on_progress(done: int, total: int, loss: float) -> None:

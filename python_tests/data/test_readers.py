@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow
+import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
@@ -42,6 +45,7 @@ EXPECTED = list(zip(USERS, ITEMS, TIMES, strict=True))
             "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
             "u1\t7\t5\t3\nu2\t7\t1\t1.5\nu1\t9\t2\t2\n",
         ),
+        ("a.dat", "u1::7::5::3\r\nu2::7::1::1.5\r\n\r\nu1::9::2::2\r\n"),
     ],
 )
 def test_text_formats(tmp_path: Path, name: str, text: str) -> None:
@@ -58,6 +62,117 @@ def test_parquet(tmp_path: Path, kind: str) -> None:
     )
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
     assert rows_of(read_interactions(tmp_path / "a.parquet")) == EXPECTED
+
+
+def test_lightgcn_lines(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.txt", "0 5 7 5\n\n2\n1  6 \n")
+    assert rows_of(read_interactions(path)) == [
+        (0, 5, None), (0, 7, None), (0, 5, None), (1, 6, None),
+    ]  # fmt: skip
+
+
+def test_ids_with_spaces_and_of_any_script_come_back(tmp_path: Path) -> None:
+    names = ["Ada Lovelace", " x ", "\u96ea", "e\u0301", "\u00e9", "\U0001f600", "-", "NaN", "1e3"]
+    path = write(tmp_path, "a.csv", "user,item\n" + "".join(f"{name},{name}\n" for name in names))
+    data = read_interactions(path)
+    assert rows_of(data) == [(name, name, None) for name in names]
+    pyarrow.parquet.write_table(
+        pyarrow.table({"user": names, "item": names}), tmp_path / "a.parquet"
+    )
+    assert rows_of(read_interactions(tmp_path / "a.parquet")) == rows_of(data)
+
+
+@pytest.mark.parametrize("times", [[-5.0, -1e300], [0.0, 4e18], [1e-300, 0.0]])
+def test_any_finite_time_is_taken(tmp_path: Path, times: list[float]) -> None:
+    lines = [f"{user},1,{time!r}\n" for user, time in enumerate(times)]
+    path = write(tmp_path, "a.csv", "user,item,time\n" + "".join(lines))
+    assert [time for _, _, time in rows_of(read_interactions(path))] == times
+
+
+def test_columns_of_a_file_without_a_header_have_no_names(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.txt", "1 2\n")
+    with pytest.raises(DataError, match=r"a\.txt: columns of a \.txt file have no names"):
+        read_interactions(path, user_column="user")
+
+
+@pytest.mark.parametrize("kind", ["csv", "txt", "dat", "parquet"])
+@pytest.mark.parametrize("textual", [False, True])
+def test_pieces_make_a_whole(
+    kind: str, textual: bool, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(seed)
+    users = [f"{'u' * textual}{user}" for user in rng.integers(-50, 50, 300)]
+    items = [f"{'i' * textual}{item}" for item in rng.integers(10**12, 10**12 + 40, 300)]
+    times = rng.random(300).tolist()
+    path = tmp_path / f"a.{kind}"
+    if kind == "csv":
+        rows = zip(users, items, times, strict=True)
+        path.write_text("user,item,time\n" + "".join(f"{u},{i},{t!r}\n" for u, i, t in rows))
+    elif kind == "txt":
+        times = [None] * 300
+        path.write_text("".join(f"{u} {i}\n" for u, i in zip(users, items, strict=True)))
+    elif kind == "dat":
+        rows = zip(users, items, times, strict=True)
+        path.write_text("".join(f"{u}::{i}::1::{t!r}\n" for u, i, t in rows))
+    else:
+        cast = (lambda ids: ids) if textual else (lambda ids: [int(each) for each in ids])
+        table = pyarrow.table({"user": cast(users), "item": cast(items), "time": times})
+        pyarrow.parquet.write_table(table, path, row_group_size=90)
+    for module in ("parquet_files", "text_files"):
+        monkeypatch.setattr(f"peel_ext.data.{module}.PIECE_ROWS", 7)
+    data = read_interactions(path)
+    assert data.users.holds_integers == data.items.holds_integers == (not textual)
+    found = [(str(user), str(item), time) for user, item, time in rows_of(data)]
+    assert found == list(zip(users, items, times, strict=True))
+    assert len(data.users) == len(set(users))
+
+
+def test_integers_of_one_file_and_strings_of_another(tmp_path: Path) -> None:
+    table = pyarrow.table({"user": [3, 1], "item": pyarrow.array([250, 7], pyarrow.uint8())})
+    pyarrow.parquet.write_table(table, tmp_path / "train.parquet")
+    write(tmp_path, "test.csv", "user,item\n1,7\n2,x\n")
+    train, test = read_split(tmp_path)
+    assert test is not None
+    assert rows_of(train) == [(3, "250", None), (1, "7", None)]
+    assert rows_of(test) == [(1, "7", None), (2, "x", None)]
+
+
+def test_integers_beyond_64_bits_are_refused(tmp_path: Path) -> None:
+    table = pyarrow.table({"user": pyarrow.array([1 << 63], pyarrow.uint64()), "item": [1]})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="ids must be below 2"):
+        read_interactions(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.slow
+def test_a_large_file_takes_few_bytes_an_interaction(kind: str, tmp_path: Path) -> None:
+    """100 million interactions are to fit in 8 GB, training data of the run included."""
+    count = 3_000_000
+    rng = np.random.default_rng(0)
+    users, items = rng.integers(0, 200_000, count), rng.zipf(1.3, count) % 50_000
+    path = tmp_path / f"a.{kind}"
+    table = pyarrow.table({"user": users, "item": items, "time": rng.random(count)})
+    if kind == "csv":
+        pyarrow.csv.write_csv(table, path)
+    else:
+        pyarrow.parquet.write_table(table, path)
+    code = (
+        "import resource, sys\n"
+        "from peel_ext.config import SplitConfig\n"
+        "from peel_ext.data import read_interactions, split_interactions\n"
+        "import pyarrow.parquet, numpy\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
+        "before = peak()\n"
+        "data = read_interactions(sys.argv[1])\n"
+        "split = split_interactions(data, None, SplitConfig())\n"
+        "del data\n"
+        "split.train.csr()\n"
+        "print((peak() - before) / float(sys.argv[2]))\n"
+    )
+    command = [sys.executable, "-P", "-c", code, str(path), str(count)]
+    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    assert float(printed) < 75
 
 
 def test_quoted_fields_may_hold_anything(tmp_path: Path) -> None:
@@ -96,7 +211,7 @@ def test_columns_by_name(tmp_path: Path) -> None:
     ("name", "text", "message"),
     [
         ("a.csv", "", "a.csv: empty, expected a header line"),
-        ("a.csv", "user,item\n", "a.csv: no interactions after the header"),
+        ("a.csv", "user,item\n", "a.csv: no interactions"),
         ("a.csv", "user,thing\n1,2\n", "a.csv: no column item_id or .*; columns are user, thing"),
         ("a.csv", "user,item\n1,2\n1,2,3\n", r"a.csv:3: expected 2 fields, got 3"),
         ("a.csv", "user,item\n1,2\n1\n", r"a.csv:3: expected 2 fields, got 1"),
@@ -111,7 +226,15 @@ def test_columns_by_name(tmp_path: Path) -> None:
         ("a.inter", "user_id:token\n1\n", "no column item_id"),
         ("a.parquet", b"PAR1 it is not", "not a readable Parquet file"),
         ("a.parquet", b"", "not a readable Parquet file"),
-        ("a.txt", "1 2", "expected a file ending in .parquet, .csv, .tsv, .inter"),
+        ("a.json", "1 2", "expected a file ending in .parquet, .csv, .tsv, .inter, .txt, .dat"),
+        ("a.txt", "", "a.txt: no interactions"),
+        ("a.txt", "1\n2\n", "a.txt: no interactions"),
+        ("a.txt", b"1 2\n\xff 3\n", r"a.txt:2: not UTF-8"),
+        ("a.dat", "1::2::5::978300760\n1::2::5\n", r"a.dat:2: expected 4 fields, got 3"),
+        ("a.dat", "1,2,5,978300760\n", r"a.dat:1: expected 4 fields, got 1"),
+        ("a.dat", "1::::5::978300760\n", r"a.dat:1: empty item id"),
+        ("a.dat", "1::2::5::noon\n", r"a.dat:1: timestamp 'noon' is not a finite"),
+        ("a.dat", "\n\n", "a.dat: no interactions"),
     ],
 )
 def test_bad_files_are_named_with_the_line(
@@ -129,7 +252,7 @@ def test_bad_files_are_named_with_the_line(
     [
         ({"user_id": [1.5], "item_id": [1]}, "column user_id is double, expected integers or strings"),
         ({"user_id": [1], "item_id": [None]}, "column item_id"),
-        ({"user_id": [1, None], "item_id": [1, 2]}, "column user_id holds 1 nulls"),
+        ({"user_id": [1, None], "item_id": [1, 2]}, "column user_id holds a null at row 1, expected ids"),
         ({"user_id": ["a", ""], "item_id": [1, 2]}, "column user_id holds an empty id at row 1"),
         ({"user_id": [1], "item_id": [1], "time": [float("nan")]}, "no finite number at row 0"),
         ({"user_id": [1], "item_id": [1], "time": ["x"]}, "column time is string, expected times"),

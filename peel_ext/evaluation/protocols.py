@@ -1,0 +1,133 @@
+"""Whom a protocol recommends to: known users, new users, and new users who go on without a network.
+
+All of them rank every item a user has not had yet. They take arrays and functions, not a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from peel_ext.device.fold_in import continue_vectors
+from peel_ext.evaluation.ranking import Audience, Lists, take_lists
+
+#: Vectors float32 [num_users, dim] of histories in CSR form, from rows float32 [num_items, dim] of
+#: which some may be zero, as :func:`peel_ext.device.fold_in.fold_in_users`.
+FoldIn = Callable[[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
+
+#: The group int64 [num_users] of each vector [num_users, dim].
+AssignGroups = Callable[[NDArray[np.float32]], NDArray[np.int64]]
+
+
+def known_users(
+    vectors: NDArray[np.float32], groups: NDArray[np.int64], seen: Lists, targets: Lists
+) -> Audience:
+    """Users of the training part, who are to find their target items.
+
+    Args:
+        vectors: float32 [num_users, dim].
+        groups: int64 [num_users].
+        seen: training items in CSR form, ascending for each user; they are masked.
+        targets: target items in CSR form.
+    """
+    return Audience(vectors, groups, seen, targets)
+
+
+def new_users(
+    items: NDArray[np.float32],
+    histories: Lists,
+    targets: Lists,
+    fold_in: FoldIn,
+    assign_groups: AssignGroups,
+) -> Audience:
+    """Users the model has never seen, folded in by the server with the full table.
+
+    Args:
+        items: float32 [num_items, dim], the full table.
+        histories: what they did before, in CSR form; masked.
+        targets: in CSR form.
+        fold_in: makes vectors of histories.
+        assign_groups: says to which group a vector belongs.
+    """
+    vectors = fold_in(items, *histories)
+    return Audience(vectors, assign_groups(vectors), histories, targets)
+
+
+def fold_on_device(audience: Audience, histories: Lists, fold_in: FoldIn) -> Audience:
+    """The same users, folded in again on the device from the rows it holds."""
+
+    def update(
+        rows: NDArray[np.float32], shipped: NDArray[np.float32], members: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        return fold_in(rows, *take_lists(*histories, members))
+
+    return replace(audience, update=update)
+
+
+@dataclass(frozen=True, eq=False)
+class OfflineUsers:
+    """New users whose second half of the history happens on the device alone.
+
+    Attributes:
+        server: folded in by the server with the whole history: the ceiling.
+        stale: with the vector and group of the download; with the full table this is the list
+            shipped then, without what the user has had since: the floor.
+        device: the same, but the device brings the vector up to date with the rows it holds.
+    """
+
+    server: Audience
+    stale: Audience
+    device: Audience
+
+
+def offline_users(
+    items: NDArray[np.float32],
+    histories: Lists,
+    targets: Lists,
+    fold_in: FoldIn,
+    assign_groups: AssignGroups,
+) -> OfflineUsers:
+    """The offline protocol.
+
+    At download the server folds in the first half of a history, picks the group and ships the
+    vector. Then the device folds in the items of the second half that it holds, and continues the
+    vector with them. Users with fewer than two items in their history take no part.
+
+    Args:
+        items: float32 [num_items, dim], the full table.
+        histories: in CSR form, in the order of time for each user.
+        targets: in CSR form.
+        fold_in: makes vectors of histories.
+        assign_groups: says to which group a vector belongs.
+    """
+    taking_part = np.flatnonzero(np.diff(histories[0]) >= 2)
+    histories = take_lists(*histories, taking_part)
+    targets = take_lists(*targets, taking_part)
+    before, after = halve(histories)
+    server = new_users(items, histories, targets, fold_in, assign_groups)
+    shipped = fold_in(items, *before)
+    stale = replace(server, vectors=shipped, groups=assign_groups(shipped))
+    new_share = (np.diff(after[0]) / np.maximum(np.diff(histories[0]), 1)).astype(np.float32)
+
+    def update(
+        rows: NDArray[np.float32], shipped: NDArray[np.float32], members: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        folded = fold_in(rows, *take_lists(*after, members))
+        return continue_vectors(shipped, folded, new_share[members])
+
+    return OfflineUsers(server, stale, replace(stale, update=update))
+
+
+def halve(histories: Lists) -> tuple[Lists, Lists]:
+    """The first and the second half of each user's history; of an odd one the second has more."""
+    indptr, items = histories
+    counts = np.diff(indptr)
+    place = np.arange(len(items)) - np.repeat(indptr[:-1], counts)
+    early = place < np.repeat(counts // 2, counts)
+    starts = [
+        np.concatenate([[0], np.cumsum(part)]) for part in (counts // 2, counts - counts // 2)
+    ]
+    return (starts[0], items[early]), (starts[1], items[~early])

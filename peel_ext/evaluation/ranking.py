@@ -1,0 +1,173 @@
+"""Full ranking for many users: with a whole table, with what a device holds, and with rivals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from peel_ext.device import PersonalizedElasticEmbedding
+from peel_ext.evaluation.rivals import Rival
+from peel_ext.nn import ElasticEmbedding
+from peel_ext.ops import gathered_score
+
+Lists = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+#: Users' vectors on the device [m, dim], from the rows it has [num_items, dim], zero where not held,
+#: the users' shipped vectors [m, dim] in the space of those rows, and their positions [m].
+DeviceUpdate = Callable[
+    [NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]], NDArray[np.float32]
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Audience:
+    """Users to recommend to, what they are not to be shown, and what they should be shown.
+
+    Attributes:
+        vectors: float32 [num_users, dim], in the space of the item rows.
+        groups: int64 [num_users].
+        exclude: items not to return, in CSR form: indptr int64 [num_users + 1], and items.
+        targets: items to be found, in CSR form, distinct for each user.
+        update: what the device makes of the vectors; None where it uses them as they are.
+    """
+
+    vectors: NDArray[np.float32]
+    groups: NDArray[np.int64]
+    exclude: Lists
+    targets: Lists
+    update: DeviceUpdate | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class RankedLists:
+    """Lists and what they took.
+
+    Attributes:
+        indices: int64 [num_users, n], best first, -1 for none.
+        max_bytes: of the largest table held by a user of the audience, everything counted.
+        mean_rows: rows held, averaged over users.
+    """
+
+    indices: NDArray[np.int64]
+    max_bytes: int
+    mean_rows: float
+
+
+def rank_full(audience: Audience, items: NDArray[np.float32], n: int) -> RankedLists:
+    """Lists of the full table [num_items, dim] in float32 with the audience's vectors."""
+    indices = _rank(audience.vectors, torch.from_numpy(items), n, audience.exclude)
+    return RankedLists(indices, items.nbytes, float(len(items)))
+
+
+def rank_elastic(
+    audiences: Sequence[Audience], embedding: ElasticEmbedding, budget_bytes: int, n: int
+) -> list[RankedLists]:
+    """Lists of each user from the Personalized Elastic Embedding of its group, as a device has it.
+
+    Only rows held are candidates. Groups without users are not generated.
+
+    Args:
+        audiences: of the same users in the same groups; what is generated serves all.
+        embedding: the item table.
+        budget_bytes: of each group.
+        n: items returned.
+
+    Raises:
+        BudgetError: a budget too small for a group with users; names the minimum.
+    """
+    rotated = [
+        embedding.rotate(torch.from_numpy(audience.vectors)).numpy() for audience in audiences
+    ]
+    collectors = [_Collector(audience, n) for audience in audiences]
+    every = np.arange(embedding.num_embeddings)
+    for group, members in _groups(audiences[0]):
+        pee = embedding.generate(group, budget_bytes)
+        for audience, shipped, collector in zip(audiences, rotated, collectors, strict=True):
+            vectors = shipped[members]
+            if audience.update is not None:
+                vectors = audience.update(pee.lookup(every), vectors, members)
+            indices = _rank(vectors, pee, n, take_lists(*audience.exclude, members))
+            collector.add(members, indices, pee.nbytes, len(pee.row_ids))
+    return [collector.lists() for collector in collectors]
+
+
+def rank_rival(audience: Audience, rival: Rival, budget_bytes: int, n: int) -> RankedLists:
+    """Lists of each user from the rows that a rival holds under the same budget.
+
+    Raises:
+        BudgetError: a budget the rival cannot serve; names the minimum.
+    """
+    collected = _Collector(audience, n)
+    everybody = [(0, np.arange(len(audience.vectors)))]
+    for group, members in _groups(audience) if rival.per_group else everybody:
+        held = rival.hold(budget_bytes, group)
+        table = held.rows
+        vectors = audience.vectors[members] if held.vectors is None else held.vectors[members]
+        if audience.update is not None:
+            vectors = audience.update(table, vectors, members)
+        exclude = take_lists(*audience.exclude, members)
+        candidates = torch.from_numpy(held.ids)
+        indices = _rank(vectors, torch.from_numpy(table), n, exclude, candidates)
+        collected.add(members, indices, held.nbytes, len(held.ids))
+    return collected.lists()
+
+
+def take_lists(
+    indptr: NDArray[np.int64], values: NDArray[np.int64], members: NDArray[np.int64]
+) -> Lists:
+    """The CSR lists of some users, in their order."""
+    counts = indptr[members + 1] - indptr[members]
+    taken = np.concatenate([[0], np.cumsum(counts)])
+    at = np.arange(taken[-1]) + np.repeat(indptr[members] - taken[:-1], counts)
+    return taken, values[at]
+
+
+class _Collector:
+    """Puts the lists of groups together."""
+
+    def __init__(self, audience: Audience, n: int) -> None:
+        self._indices = np.full((len(audience.vectors), n), -1, dtype=np.int64)
+        self._max_bytes = 0
+        self._rows = 0
+
+    def add(
+        self, members: NDArray[np.int64], indices: NDArray[np.int64], nbytes: int, rows: int
+    ) -> None:
+        self._indices[members] = indices
+        self._max_bytes = max(self._max_bytes, nbytes)
+        self._rows += rows * len(members)
+
+    def lists(self) -> RankedLists:
+        mean_rows = self._rows / max(len(self._indices), 1)
+        return RankedLists(self._indices, self._max_bytes, mean_rows)
+
+
+def _groups(audience: Audience) -> list[tuple[int, NDArray[np.int64]]]:
+    """Every group that has users, and their positions."""
+    order = np.argsort(audience.groups, kind="stable")
+    found, starts = np.unique(audience.groups[order], return_index=True)
+    parts = np.split(order, starts[1:]) if len(found) else []
+    return list(zip(found.tolist(), parts, strict=True))
+
+
+def _rank(
+    vectors: NDArray[np.float32],
+    table: torch.Tensor | PersonalizedElasticEmbedding,
+    n: int,
+    exclude: Lists,
+    candidates: torch.Tensor | None = None,
+) -> NDArray[np.int64]:
+    indices, _ = gathered_score(
+        torch.from_numpy(np.ascontiguousarray(vectors)),
+        table,
+        n,
+        candidates=candidates,
+        exclude_indptr=torch.from_numpy(exclude[0]),
+        exclude=torch.from_numpy(exclude[1]),
+    )
+    lists: NDArray[np.int64] = indices.numpy()
+    return lists

@@ -1,0 +1,77 @@
+"""The most popular items, of everybody or of the user group, in float32 or in few bits."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from peel_ext.errors import BudgetError
+from peel_ext.evaluation.rivals.encodings import Encoding, index_bytes
+from peel_ext.evaluation.rivals.rival import HeldRows
+
+
+class PopularRows:
+    """Holds as many of the most popular rows as fit.
+
+    Args:
+        popularity: [num_items], or [num_groups, num_items] for a table per user group; of equals the
+            lower id comes first.
+        decoded: for each encoding in use what it makes of every row, float32 [num_items, dim]; the
+            first fills ``first_share`` of the budget with the most popular rows, the second the rest.
+        first_share: 1 for one encoding.
+    """
+
+    def __init__(
+        self,
+        popularity: NDArray[np.float64],
+        decoded: list[tuple[Encoding, NDArray[np.float32]]],
+        first_share: float = 1.0,
+    ) -> None:
+        self.per_group = popularity.ndim == 2
+        self.family = "group popularity" if self.per_group else "global popularity"
+        names = [encoding.name for encoding, _ in decoded]
+        self.name = names[0] if len(names) == 1 else f"{first_share:.0%} {names[0]}, {names[1]}"
+        self._popularity = np.atleast_2d(popularity)
+        self._decoded = decoded
+        self._first_share = first_share
+
+    def hold(self, budget_bytes: int, group: int) -> HeldRows:
+        """The rows of a budget; see :class:`peel_ext.evaluation.rivals.Rival`."""
+        worth = self._popularity[group if self.per_group else 0]
+        order = np.argsort(-worth, kind="stable")
+        num_items, dim = self._decoded[0][1].shape
+        rows = np.zeros((num_items, dim), dtype=np.float32)
+        parts: list[tuple[int, int]] = []  # rows and bytes of a row, of each encoding
+        start = 0
+        for at, (encoding, decoded) in enumerate(self._decoded):
+            share = self._first_share if at == 0 else 1.0
+            width = encoding.row_bytes(dim)
+            count = _most_rows(int(budget_bytes * share), parts, width, num_items)
+            chosen = order[start : start + count]
+            rows[chosen] = decoded[chosen]
+            parts.append((len(chosen), width))
+            start += len(chosen)
+        if start == 0:
+            minimum = min(encoding.row_bytes(dim) for encoding, _ in self._decoded)
+            minimum += index_bytes(1, num_items)
+            raise BudgetError(
+                f"budget_bytes is {budget_bytes}, but one row needs {minimum}", minimum
+            )
+        return HeldRows(np.sort(order[:start]), rows, _total(parts, num_items))
+
+
+def _total(parts: list[tuple[int, int]], num_items: int) -> int:
+    held = sum(count for count, _ in parts)
+    return sum(count * width for count, width in parts) + index_bytes(held, num_items)
+
+
+def _most_rows(budget_bytes: int, before: list[tuple[int, int]], width: int, num_items: int) -> int:
+    """The largest number of further rows of a width that fits beside those before."""
+    low, high = 0, num_items - sum(count for count, _ in before)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if _total([*before, (middle, width)], num_items) <= budget_bytes:
+            low = middle
+        else:
+            high = middle - 1
+    return low

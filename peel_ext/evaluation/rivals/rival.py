@@ -1,0 +1,48 @@
+"""What a rival is: another way to make an item table small."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class HeldRows:
+    """What a device would hold of the item table, decoded.
+
+    Attributes:
+        ids: int64 [m], the items held, ascending.
+        rows: float32 [num_items, dim], zero where not held.
+        nbytes: of values, scales, codebooks and ids; rivals are charged no header.
+        vectors: float32 [num_users, dim] of the audience in the space of these rows, None where it
+            is that of the items.
+    """
+
+    ids: NDArray[np.int64]
+    rows: NDArray[np.float32]
+    nbytes: int
+    vectors: NDArray[np.float32] | None = None
+
+
+class Rival(Protocol):
+    """One way, with its options settled.
+
+    Attributes:
+        family: rivals of one kind, of which a table shows the best.
+        name: this one.
+        per_group: whether each user group has a table of its own.
+    """
+
+    family: str
+    name: str
+    per_group: bool
+
+    def hold(self, budget_bytes: int, group: int) -> HeldRows:
+        """What is held under a budget, by a group where that matters.
+
+        Raises:
+            BudgetError: too few bytes; names the minimum.
+        """

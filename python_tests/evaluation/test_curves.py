@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from peel_ext.config import PipelineConfig, SplitConfig
+from peel_ext.device.fold_in import continue_vectors, fold_in_users
+from peel_ext.errors import BudgetError, DataError
+from peel_ext.evaluation import evaluate_run, lead
+from peel_ext.metrics import RankingQuality, rank_quality
+from peel_ext.train.clustering import nearest_group
+from peel_ext.train.pipeline import TrainedRun, run_pipeline
+
+BUDGETS = [1200, 4000]
+
+
+def plain_lists(
+    tables: list[np.ndarray], held: list[np.ndarray], vectors: np.ndarray,
+    group_of: np.ndarray, seen: list[np.ndarray],
+) -> np.ndarray:  # fmt: skip
+    """Full ranking, ten items, with NumPy alone, from the rows each group holds."""
+    lists = np.full((len(vectors), 10), -1)
+    for user, vector in enumerate(vectors):
+        group = group_of[user]
+        scores = (tables[group] @ vector)[held[group]]
+        scores[np.isin(held[group], seen[user])] = -np.inf
+        best = np.argsort(-scores, kind="stable")[:10]
+        best = best[np.isfinite(scores[best])]
+        lists[user, : len(best)] = held[group][best]
+    return lists
+
+
+def tables_of(run: TrainedRun, budget: int | None) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Decoded rows in the space of the model, and ids, of every group."""
+    num_groups = len(run.centroids)
+    if budget is None:
+        every = run.embedding.weight.detach().numpy()
+        return [every] * num_groups, [np.arange(len(every))] * num_groups
+    pees = [run.embedding.generate(group, budget) for group in range(num_groups)]
+    rotation = run.embedding.rotate(torch.eye(16)).numpy()
+    return (
+        [pee.lookup(np.arange(len(run.items))) @ rotation.T for pee in pees],
+        [np.sort(pee.row_ids) for pee in pees],
+    )
+
+
+def lists_of(indptr: np.ndarray, values: np.ndarray) -> list[np.ndarray]:
+    return np.split(values, indptr[1:-1])
+
+
+def assert_close(found: RankingQuality, plain: RankingQuality) -> None:
+    assert found.num_users == plain.num_users > 0
+    for name in ("recall", "ndcg", "hit_rate", "mrr"):
+        # The order of additions differs, which may swap near ties.
+        assert getattr(found, name) == pytest.approx(getattr(plain, name), abs=2e-3)
+
+
+def test_known_users_equal_a_plain_full_ranking(run: TrainedRun) -> None:
+    found = evaluate_run(run, "known", BUDGETS, n=10)
+    seen = lists_of(run.train_indptr, run.train_items)
+    for budget, row in zip([None, *BUDGETS], [found.ceiling, *found.curve], strict=True):
+        lists = plain_lists(*tables_of(run, budget), run.user_vectors, run.user_group, seen)
+        assert_close(row.users.mean(), rank_quality(lists, run.test_indptr, run.test_items))
+    assert found.floor is None
+    assert found.gap_recovered(found.curve[0]) is None
+
+
+def test_new_users_equal_a_plain_full_ranking(run: TrainedRun) -> None:
+    found = evaluate_run(run, "new", BUDGETS, n=10)
+    histories = lists_of(run.history_indptr, run.history_items)
+    targets = (run.history_test_indptr, run.history_test_items)
+    items = run.embedding.weight.detach().numpy()
+    vectors = fold_in_users(items, run.history_indptr, run.history_items)
+    groups = nearest_group(vectors, run.centroids)
+    assert len(vectors) == len(run.new_users) == 80
+    rows = [found.ceiling, *found.curve]
+    for budget, row in zip([None, *BUDGETS], rows, strict=True):
+        lists = plain_lists(*tables_of(run, budget), vectors, groups, histories)
+        assert_close(row.users.mean(), rank_quality(lists, *targets))
+    for budget, row in zip(BUDGETS, found.others, strict=True):
+        tables, held = tables_of(run, budget)
+        folded = np.stack(
+            [
+                fold_in_users(tables[group], [0, len(history)], history)[0]
+                for group, history in zip(groups, histories, strict=True)
+            ]
+        )
+        lists = plain_lists(tables, held, folded, groups, histories)
+        assert_close(row.users.mean(), rank_quality(lists, *targets))
+
+
+def test_the_offline_protocol_equals_a_plain_one(run: TrainedRun) -> None:
+    found = evaluate_run(run, "offline", BUDGETS, n=10)
+    histories = lists_of(run.history_indptr, run.history_items)
+    targets = (run.history_test_indptr, run.history_test_items)
+    items = run.embedding.weight.detach().numpy()
+    before = [history[: len(history) // 2] for history in histories]
+    after = [history[len(history) // 2 :] for history in histories]
+    shipped = np.stack([fold_in_users(items, [0, len(part)], part)[0] for part in before])
+    groups = nearest_group(shipped, run.centroids)
+    fresh = fold_in_users(items, run.history_indptr, run.history_items)
+
+    def quality(budget: int | None, vectors: np.ndarray) -> RankingQuality:
+        lists = plain_lists(*tables_of(run, budget), vectors, groups, histories)
+        return rank_quality(lists, *targets)
+
+    assert found.floor is not None
+    assert_close(found.ceiling.users.mean(), quality(None, fresh))
+    assert_close(found.floor.users.mean(), quality(None, shipped))
+    for at, budget in enumerate(BUDGETS):
+        assert_close(found.others[at].users.mean(), quality(budget, shipped))
+        tables, _ = tables_of(run, budget)
+        continued = []
+        for user, group in enumerate(groups):
+            folded = fold_in_users(tables[group], [0, len(after[user])], after[user])[0]
+            share = len(after[user]) / len(histories[user])
+            continued.append(continue_vectors(shipped[user], folded, share))
+        assert_close(found.curve[at].users.mean(), quality(budget, np.stack(continued)))
+    gap = found.ceiling.users.recall.mean() - found.floor.users.recall.mean()
+    expected = (found.curve[0].users.recall.mean() - found.floor.users.recall.mean()) / gap
+    assert found.gap_recovered(found.curve[0]) == pytest.approx(expected)
+    assert found.gap_recovered(found.ceiling) == 1
+    assert found.gap_recovered(found.floor) == 0
+
+
+def test_bytes_never_exceed_the_budget(run: TrainedRun) -> None:
+    budgets = [1200, 1301, 4000, 10**6]
+    found = evaluate_run(run, "known", budgets)
+    rows = [row.mean_rows for row in found.curve]
+    assert rows == sorted(rows)
+    assert rows[-1] == len(run.items)
+    for budget, row in zip(budgets, found.curve, strict=True):
+        assert row.budget_bytes == budget
+        assert 0 < row.max_bytes <= budget
+    assert found.ceiling.max_bytes == run.full_bytes == len(run.items) * 16 * 4
+
+
+def test_every_budget_is_checked_before_the_first_is_measured(run: TrainedRun) -> None:
+    passes: list[int] = []
+    with pytest.raises(BudgetError, match="budget_bytes is 9, but user group") as caught:
+        evaluate_run(run, "new", [1200, 9], on_progress=lambda done, total: passes.append(done))
+    assert passes == []
+    least = caught.value.minimum_bytes
+    evaluate_run(run, "new", [least])
+    with pytest.raises(BudgetError):
+        evaluate_run(run, "new", [least - 1])
+
+
+def test_rivals_get_the_same_bytes_and_the_best_is_picked(run: TrainedRun) -> None:
+    passes: list[tuple[int, int]] = []
+    found = evaluate_run(
+        run, "new", BUDGETS, with_rivals=True, on_progress=lambda *at: passes.append(at)
+    )
+    assert found.left_out == []
+    assert {rival.method for rival in found.rivals} == {
+        "global popularity", "group popularity", "smaller dimension (PCA)", "magnitude pruning",
+        "column blocks (PEEL, plain)", "product quantisation",
+    }  # fmt: skip
+    for rival in found.rivals:
+        assert rival.budget_bytes is not None
+        assert 0 < rival.max_bytes <= rival.budget_bytes
+    assert len({(r.method, r.variant, r.budget_bytes) for r in found.rivals}) == len(found.rivals)
+    for best in found.best_rivals(4000):
+        same = [r for r in found.rivals if (r.method, r.budget_bytes) == (best.method, 4000)]
+        assert best.users.recall.mean() == max(r.users.recall.mean() for r in same)
+    shared = next(rival for rival in found.rivals if rival.budget_bytes == 1200)
+    difference = lead(found.curve[0], shared)
+    ours, theirs = found.curve[0].users.recall, shared.users.recall
+    assert difference.mean == pytest.approx(ours.mean() - theirs.mean())
+    assert difference.low < difference.mean < difference.high
+    assert [done for done, _ in passes[:-1]] == list(range(1, passes[-1][1] + 1))
+    assert passes[-1][0] == passes[-1][1]
+
+
+def test_what_cannot_be_measured_is_said(
+    tmp_path: Path, run: TrainedRun, small_config: PipelineConfig
+) -> None:
+    (tmp_path / "a.csv").write_text("user,item\n1,2\n2,2\n")
+    config = dataclasses.replace(small_config, split=SplitConfig())
+    lonely = run_pipeline(tmp_path / "a.csv", tmp_path / "run", config)
+    with pytest.raises(DataError, match="no test interactions to measure on"):
+        evaluate_run(lonely, "known", [])
+    for protocol in ("new", "offline"):
+        with pytest.raises(DataError, match=r"no users were held out .*--new-user-share 0\.1"):
+            evaluate_run(lonely, protocol, [])
+    with pytest.raises(DataError, match=r"not later .*\(split: random\); train with --split time"):
+        evaluate_run(run, "time", [])
+    with pytest.raises(
+        ValueError, match="protocol must be one of known, new, offline, time, got 'x'"
+    ):
+        evaluate_run(run, "x", [])
+
+
+def test_a_run_split_by_time(tmp_path: Path, small_config: PipelineConfig, shop: Path) -> None:
+    split = SplitConfig(method="time", new_user_share=0.2)
+    config = dataclasses.replace(small_config, split=split)
+    timed = run_pipeline(shop, tmp_path / "run", config)
+    found = evaluate_run(timed, "time", [4000])
+    assert 0 < found.curve[0].users.recall.mean() <= 1
+    assert found.ceiling.users.users.tolist() == np.flatnonzero(np.diff(timed.test_indptr)).tolist()
+    assert evaluate_run(timed, "offline", [4000]).floor is not None
+
+
+def test_groups_without_users_are_passed_over(run: TrainedRun) -> None:
+    crowded = dataclasses.replace(run, user_group=np.full_like(run.user_group, 3))
+    found = evaluate_run(crowded, "known", [4000], with_rivals=True)
+    assert found.curve[0].max_bytes == run.embedding.generate(3, 4000).nbytes

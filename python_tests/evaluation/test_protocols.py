@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from peel_ext.evaluation.protocols import halve, offline_users
+
+
+def fold_in(rows: np.ndarray, indptr: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """Sums of rows: easy to follow."""
+    parts = [rows[items[a:b]].sum(axis=0) for a, b in itertools.pairwise(indptr)]
+    return np.array(parts, dtype=np.float32).reshape(-1, rows.shape[1])
+
+
+@pytest.mark.parametrize(
+    ("counts", "early"), [([], []), ([0, 1, 2, 3, 4], [0, 0, 1, 1, 2]), ([7], [3])]
+)
+def test_histories_are_halved_in_order(counts: list[int], early: list[int]) -> None:
+    indptr = np.cumsum([0, *counts])
+    items = np.arange(indptr[-1]) * 3 % 7
+    (first_indptr, first), (second_indptr, second) = halve((indptr, items))
+    assert np.diff(first_indptr).tolist() == early
+    for user, start in enumerate(indptr[:-1]):
+        whole = items[start : indptr[user + 1]].tolist()
+        parts = first[first_indptr[user] : first_indptr[user + 1]].tolist()
+        parts += second[second_indptr[user] : second_indptr[user + 1]].tolist()
+        assert parts == whole
+
+
+def test_the_device_knows_what_came_after_only_through_its_rows() -> None:
+    rows = np.eye(4, dtype=np.float32)
+    histories = (np.array([0, 1, 3, 7]), np.array([0, 1, 2, 0, 1, 2, 3]))
+    targets = (np.array([0, 1, 2, 3]), np.array([3, 3, 3]))
+    asked: list[int] = []
+
+    def assign(vectors: np.ndarray) -> np.ndarray:
+        asked.append(len(vectors))
+        return vectors.argmax(axis=1)
+
+    offline = offline_users(rows, histories, targets, fold_in, assign)
+    # The first user has one item and no offline life.
+    assert len(offline.server.vectors) == 2
+    assert offline.server.vectors.tolist() == [[0, 1, 1, 0], [1, 1, 1, 1]]
+    assert offline.stale.vectors.tolist() == [[0, 1, 0, 0], [1, 1, 0, 0]]
+    assert offline.stale.groups.tolist() == [1, 0]
+    assert offline.stale.update is None
+    assert offline.device.exclude[1].tolist() == [1, 2, 0, 1, 2, 3]
+    assert offline.device.update is not None
+    held = rows * np.array([[1], [1], [1], [0]], dtype=np.float32)  # item 3 is not held
+    updated = offline.device.update(held, offline.device.vectors[[1]], np.array([1]))
+    expected = 0.5 * np.array([1, 1, 0, 0]) + 0.5 * np.array([0, 0, 1, 0])
+    assert updated[0] == pytest.approx(expected / np.linalg.norm(expected))

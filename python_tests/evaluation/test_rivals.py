@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from peel_ext.errors import BudgetError, DependencyError
+from peel_ext.evaluation.rivals import Rival, build_rivals
+from peel_ext.evaluation.rivals.columns import ColumnBlocks
+from peel_ext.evaluation.rivals.dimensions import (
+    PrincipalDimensions,
+    TrainedDimensions,
+    affordable_dim,
+)
+from peel_ext.evaluation.rivals.encodings import Encoding, index_bytes, quantise
+from peel_ext.evaluation.rivals.popularity import PopularRows
+from peel_ext.evaluation.rivals.product_quantisation import ProductCodes
+from peel_ext.evaluation.rivals.pruning import LargestValues
+
+NUM_ITEMS, DIM = 400, 8
+
+
+@pytest.fixture
+def rng(seed: int) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+@pytest.fixture
+def items(rng: np.random.Generator) -> np.ndarray:
+    scales = 2.0 ** -np.arange(DIM)
+    return (rng.normal(size=(NUM_ITEMS, DIM)) * scales).astype(np.float32)
+
+
+@pytest.fixture
+def popularity(rng: np.random.Generator) -> np.ndarray:
+    return rng.integers(0, 50, size=(3, NUM_ITEMS)).astype(np.float64)
+
+
+def smallest_budget(rival: Rival, budget: int) -> int | None:
+    """What a rival says it needs, or None where the budget will do."""
+    try:
+        rival.hold(budget, 1)
+    except BudgetError as error:
+        return error.minimum_bytes
+    return None
+
+
+@pytest.mark.parametrize("budget", [40, 137, 1000, 4096, 10**6])
+def test_every_rival_keeps_the_budget_or_says_what_it_needs(
+    items: np.ndarray, popularity: np.ndarray, budget: int
+) -> None:
+    rivals, left_out = build_rivals(items, popularity, popularity)
+    assert left_out == []
+    assert len({(rival.family, rival.name) for rival in rivals}) == len(rivals)
+    for rival in rivals:
+        minimum = smallest_budget(rival, budget)
+        if minimum is not None:
+            assert minimum > budget
+            rival.hold(minimum, 1)
+            assert smallest_budget(rival, minimum - 1) == minimum
+            continue
+        held = rival.hold(budget, 1)
+        assert 0 < held.nbytes <= budget
+        assert held.rows.shape == items.shape
+        assert held.rows.dtype == np.float32
+        assert np.array_equal(held.ids, np.unique(held.ids))
+        rest = np.delete(held.rows, held.ids, axis=0)
+        assert not rest.any()
+        if budget == 10**6 and rival.family != "product quantisation":
+            assert len(held.ids) == NUM_ITEMS
+            assert np.abs(held.rows - items).max() < 0.5 * np.abs(items).max()
+
+
+@pytest.mark.parametrize("bits", [32, 8, 4])
+@pytest.mark.parametrize("rotated", [False, True])
+def test_popular_rows_are_the_most_popular_ones_and_bytes_add_up(
+    items: np.ndarray, popularity: np.ndarray, bits: int, rotated: bool
+) -> None:
+    encoding = Encoding(bits, rotated)
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(DIM, DIM)))[0].astype(np.float32)
+    decoded = encoding.decoded(items, turn)
+    rival = PopularRows(popularity[0], [(encoding, decoded)])
+    width = {32: 4 * DIM, 8: DIM + 2, 4: DIM // 2 + 2}[bits]
+    for count in (1, 7, 25):
+        held = rival.hold(count * (width + 2), 0)
+        assert len(held.ids) == count
+        assert held.nbytes == count * (width + 2)
+        order = np.argsort(-popularity[0], kind="stable")
+        assert set(held.ids) == set(order[:count])
+        assert np.array_equal(held.rows[held.ids], decoded[held.ids])
+    # Beyond one id in sixteen a bitmap is shorter than a list, and all need neither.
+    assert index_bytes(26, NUM_ITEMS) == 50
+    assert rival.hold(NUM_ITEMS * width, 0).nbytes == NUM_ITEMS * width
+
+
+def test_groups_hold_their_own(items: np.ndarray, popularity: np.ndarray) -> None:
+    rival = PopularRows(popularity, [(Encoding(32), items)])
+    assert rival.per_group
+    kept = [set(rival.hold(500, group).ids) for group in range(3)]
+    for group in range(3):
+        best = np.argsort(-popularity[group], kind="stable")
+        assert kept[group] == set(best[: len(kept[group])])
+    assert kept[0] != kept[1]
+
+
+def test_mixed_rows_give_the_most_popular_more_bits(
+    items: np.ndarray, popularity: np.ndarray
+) -> None:
+    fine, coarse = items + 1, items + 2
+    rival = PopularRows(popularity[0], [(Encoding(8), fine), (Encoding(4), coarse)], 0.5)
+    held = rival.hold(600, 0)
+    order = np.argsort(-popularity[0], kind="stable")
+    num_fine = 600 // 2 // (DIM + 2 + 2)
+    is_fine = np.array([np.array_equal(held.rows[i], fine[i]) for i in order[: len(held.ids)]])
+    assert is_fine[:num_fine].all()
+    assert not is_fine[num_fine:].any()
+    assert held.nbytes <= 600
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_quantised_values_are_few_and_near(items: np.ndarray, bits: int, axis: int) -> None:
+    coded = quantise(items, bits, axis)
+    lines = coded if axis == 1 else coded.T
+    assert max(len(np.unique(line)) for line in lines) <= (1 << bits) - 1
+    error = np.square(coded - items).mean()
+    top = (1 << bits - 1) - 1
+    step = np.abs(items).max(axis=axis, keepdims=True) / top
+    plain = np.clip(np.rint(items / step), -top, top) * step
+    assert error <= np.square(plain - items).mean() * 1.01
+    assert not quantise(np.zeros((3, 2), np.float32), bits, axis).any()
+
+
+def test_principal_dimensions_lose_least(items: np.ndarray) -> None:
+    dim, nbytes = affordable_dim(NUM_ITEMS * 4 * 3 + 5, NUM_ITEMS, DIM, 32)
+    assert (dim, nbytes) == (3, NUM_ITEMS * 12)
+    held = PrincipalDimensions(items, 32).hold(nbytes, 0)
+    left, values, right = np.linalg.svd(items, full_matrices=False)
+    assert held.rows == pytest.approx((left[:, :3] * values[:3]) @ right[:3], abs=1e-5)
+
+
+def test_trained_dimensions_ask_for_what_fits(rng: np.random.Generator) -> None:
+    asked: list[int] = []
+
+    def train(dim: int) -> tuple[np.ndarray, np.ndarray]:
+        asked.append(dim)
+        made = rng.normal(size=(NUM_ITEMS + 6, dim)).astype(np.float32)
+        return made[:6], made[6:]
+
+    held = TrainedDimensions(train, NUM_ITEMS, 64, 32).hold(NUM_ITEMS * 20, 0)
+    assert asked == [5]
+    assert held.vectors is not None
+    assert held.vectors.shape == (6, 5)
+    assert held.rows.shape == (NUM_ITEMS, 5)
+    assert TrainedDimensions(train, NUM_ITEMS, 64, 4).hold(NUM_ITEMS * 20, 0).nbytes <= 8000
+    assert asked == [5, 39]
+
+
+@pytest.mark.parametrize("principal", [False, True])
+def test_pruning_keeps_the_largest_values(items: np.ndarray, principal: bool) -> None:
+    rival = LargestValues(items, 32, principal)
+    for budget in (100, 1000, 5000):
+        held = rival.hold(budget, 0)
+        axes = np.eye(DIM)
+        if principal:
+            axes = np.linalg.eigh(items.T.astype(np.float64) @ items)[1]
+        values, kept = items @ axes, held.rows @ axes
+        is_kept = np.abs(kept) > 1e-6
+        assert np.abs(values[is_kept]).min() > np.abs(values[~is_kept]).max() - 1e-4
+        count, rows = int(is_kept.sum()), len(held.ids)
+        places = min(NUM_ITEMS * DIM // 8, NUM_ITEMS + count, 3 * rows + count)
+        assert held.nbytes == 4 * count + places <= budget
+
+
+def test_column_blocks_follow_popularity_and_lose_least(
+    items: np.ndarray, popularity: np.ndarray
+) -> None:
+    rival = ColumnBlocks(items, popularity.sum(axis=0), popularity, "popularity", 20)
+    held = rival.hold(NUM_ITEMS // 20 * DIM * 4 * 2, 0)  # two blocks of all eight columns
+    order = np.argsort(-popularity.sum(axis=0), kind="stable")
+    runs = {int(np.flatnonzero(order == item)[0]) // 20 for item in held.ids}
+    assert len(runs) == 2
+    assert len(held.ids) == 40
+    assert held.rows[held.ids] == pytest.approx(items[held.ids], abs=1e-5)
+
+
+@pytest.mark.parametrize("rotated", [False, True])
+def test_product_codes_are_as_good_as_faiss_says(items: np.ndarray, rotated: bool) -> None:
+    rival = ProductCodes(items, rotated)
+    small, large = (rival.hold(budget, 0) for budget in (600, 4000))
+    errors = [np.square(held.rows - items).sum() for held in (small, large)]
+    assert errors[1] < errors[0] < np.square(items - items.mean(axis=0)).sum()
+    assert small.nbytes == (NUM_ITEMS * 4 + 7) // 8 + 2 * DIM * 16  # one code of 4 bits
+
+
+def test_without_faiss_the_rest_is_measured_and_it_is_said(
+    items: np.ndarray, popularity: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "faiss", None)
+    with pytest.raises(DependencyError, match=r"pip install 'peel_ext\[rivals\]'"):
+        ProductCodes(items, rotated=False)
+    rivals, left_out = build_rivals(items, popularity, popularity)
+    assert len(left_out) == 1
+    assert "faiss" in left_out[0]
+    assert "product quantisation" not in {rival.family for rival in rivals}
