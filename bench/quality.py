@@ -1,54 +1,123 @@
-"""Quality per byte of the known-users protocol, over several seeds: rows for ``bench/results``."""
+"""Quality per byte under one protocol, over several seeds: rows for ``bench/results``."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import functools
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 import peel_ext
+from peel_ext.cli.arguments import parse_budgets
+from peel_ext.cli.evaluate import summarise
+from peel_ext.config import PretrainingConfig
+from peel_ext.evaluation import PROTOCOLS, Evaluation, Measurement, evaluate_run
+from peel_ext.evaluation.curves import Ship
+from peel_ext.evaluation.rivals import Rival
+from peel_ext.evaluation.rivals.dimensions import TrainedDimensions
+from peel_ext.metrics import paired_bootstrap
+from peel_ext.train.pipeline import TrainedRun
+from peel_ext.train.pretraining import pretrain
 
-BUDGETS = "10%,5%,2.5%,1%,0.5%,0.25%"
+BUDGETS = "10%,5%,2.5%,1%,0.5%,0.25%,0.1%"
+NEW_USER_SHARE = 0.1
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, help="file or folder of interactions")
+    parser.add_argument("--protocol", choices=PROTOCOLS, default="known")
     parser.add_argument("--seeds", type=int, default=3, help="how many")
     parser.add_argument("--budgets", default=BUDGETS, help="as of 'peel evaluate'")
     parser.add_argument("--target", choices=("test", "validation"), default="test")
+    parser.add_argument("--rivals", action="store_true", help="as of 'peel evaluate'")
+    parser.add_argument(
+        "--retrain", action="store_true", help="train models of fewer dimensions as a rival too"
+    )
     parser.add_argument("--append", type=Path, help="JSON lines file to add one row per seed to")
     options = parser.parse_args()
-    runs = [measure(options, seed) for seed in range(options.seeds)]
-    if options.append:
-        with options.append.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(run) + "\n" for run in runs)
-    print_table(runs)
+    evaluations, rows = [], []
+    for seed in range(options.seeds):
+        evaluation, row = measure(options, seed)
+        evaluations.append(evaluation)
+        rows.append(row)
+        if options.append:  # what was measured stays if a later seed fails
+            with options.append.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+    print_curve(rows)
+    if options.rivals or options.retrain:
+        print_rivals(rows, evaluations)
 
 
-def measure(options: argparse.Namespace, seed: int) -> dict[str, Any]:
-    """Trains and evaluates with one seed, as a user would."""
+def measure(options: argparse.Namespace, seed: int) -> tuple[Evaluation, dict[str, Any]]:
+    """Trains with one seed as a user would, and evaluates."""
+    arguments: list[object] = ["--seed", seed, "--target", options.target]
+    if options.protocol in ("new", "offline"):
+        arguments += ["--new-user-share", NEW_USER_SHARE]
+    if options.protocol == "time":
+        arguments += ["--split", "time"]
     with tempfile.TemporaryDirectory() as folder:
-        out = str(Path(folder) / "run")
+        out = Path(folder) / "run"
+        command = [sys.executable, "-P", "-m", "peel_ext.cli.main", "train", options.data]
+        command += ["--out", out, *arguments]
         began = time.perf_counter()
-        peel("train", options.data, "--out", out, "--seed", seed, "--target", options.target)
+        subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
         wall = time.perf_counter() - began
-        summary = json.loads(peel("evaluate", out, "--budgets", options.budgets, "--json"))
-    return {
+        run = TrainedRun.open(out)
+        names = {
+            budget.resolve(run.full_bytes): budget.text for budget in parse_budgets(options.budgets)
+        }
+        evaluation = evaluate_run(
+            run,
+            options.protocol,
+            list(names),
+            with_rivals=options.rivals,
+            more_rivals=functools.partial(retrained, run) if options.retrain else None,
+        )
+        summary = summarise(run, evaluation, names)
+    return evaluation, {
         "data": options.data.name,
         **summary,
         "train_wall_seconds": round(wall, 1),
+        # The largest of the children so far, so of one seed or an earlier one.
+        "train_peak_bytes": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024,
+        **circumstances(),
+    }
+
+
+def retrained(run: TrainedRun, ship: Ship) -> Sequence[Rival]:
+    """Models of the same kind with fewer dimensions, each trained once."""
+    settings = PretrainingConfig(**run.folder.config["pretraining"])
+
+    @functools.cache
+    def train(dim: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        small = dataclasses.replace(settings, embedding_dim=dim)
+        users, items = pretrain(run.train_indptr, run.train_items, len(run.items), small)
+        return ship(users, items), items
+
+    return [
+        TrainedDimensions(train, len(run.items), settings.embedding_dim, bits)
+        for bits in (32, 8, 4)
+    ]
+
+
+def circumstances() -> dict[str, Any]:
+    return {
         "date": date.today().isoformat(),
         "commit": commit(),
         "machine": {
@@ -63,11 +132,6 @@ def measure(options: argparse.Namespace, seed: int) -> dict[str, Any]:
             "numpy": np.__version__,
         },
     }
-
-
-def peel(*arguments: object) -> str:
-    command = [sys.executable, "-P", "-m", "peel_ext.cli.main", *map(str, arguments)]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def commit() -> str:
@@ -89,22 +153,64 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def print_table(runs: list[dict[str, Any]]) -> None:
+def print_curve(rows: list[dict[str, Any]]) -> None:
     """Means over the seeds, and the distance of the farthest seed from them."""
-    print(f"{runs[0]['data']}: {len(runs)} seeds, target {runs[0]['target']}, training took up to "
-          f"{max(run['train_wall_seconds'] for run in runs):.0f} s")  # fmt: skip
-    print("| budget | bytes held | Recall@20 | NDCG@20 | of the full Recall |")
-    print("|---|---|---|---|---|")
-    for at, row in enumerate(runs[0]["rows"]):
-        same = [run["rows"][at] for run in runs]
-        cells = [row["budget"], f"{max(each['max_bytes'] for each in same):,}"]
-        for name in ("recall", "ndcg"):
-            values = np.array([each[name] for each in same])
-            spread = np.abs(values - values.mean()).max()
-            cells.append(f"{values.mean():.4f} ± {spread:.4f}")
-        full = np.mean([run["rows"][0]["recall"] for run in runs])
-        cells.append(f"{np.mean([each['recall'] for each in same]) / full:.1%}")
+    first = rows[0]
+    print(f"{first['data']}, {first['protocol']} users: {len(rows)} seeds, target "
+          f"{first['target']}, training took up to "
+          f"{max(row['train_wall_seconds'] for row in rows):.0f} s and "
+          f"{max(row['train_peak_bytes'] for row in rows) / 1e9:.1f} GB")  # fmt: skip
+    has_gap = first["floor"] is not None
+    gap = " of the gap |" if has_gap else ""
+    print(f"| method | budget | bytes held | Recall@20 | NDCG@20 | of full |{gap}")
+    print(f"|---|---|---|---|---|---|{'---|' if has_gap else ''}")
+    parts = [[*row["rows"], *([row["floor"]] if has_gap else []), *row["others"]] for row in rows]
+    full = np.mean([part[0]["recall"] for part in parts])
+    for lines in zip(*parts, strict=True):
+        cells = [lines[0]["method"], lines[0]["budget"]]
+        cells.append(f"{max(line['max_bytes'] for line in lines):,}")
+        cells += [spread([line[name] for line in lines]) for name in ("recall", "ndcg")]
+        cells.append(f"{np.mean([line['recall'] for line in lines]) / full:.1%}")
+        if has_gap:
+            cells.append(f"{np.mean([line['gap_recovered'] for line in lines]):.1%}")
         print(f"| {' | '.join(cells)} |")
+
+
+def spread(values: list[float]) -> str:
+    mean = np.mean(values)
+    return f"{mean:.4f} ± {np.abs(np.array(values) - mean).max():.4f}"
+
+
+def print_rivals(rows: list[dict[str, Any]], evaluations: list[Evaluation]) -> None:
+    """Each rival's variant with the best mean recall over the seeds, and our lead on it."""
+    print("\n| budget | rival | best variant | bytes held | Recall@20 | lead, 95% interval |")
+    print("|---|---|---|---|---|---|")
+    for ours in zip(*(evaluation.curve for evaluation in evaluations), strict=True):
+        budget = ours[0].budget_bytes
+        name = next(row["budget"] for row in rows[0]["rows"] if row["budget_bytes"] == budget)
+        found: dict[tuple[str, str], list[Measurement]] = {}
+        for evaluation in evaluations:
+            for rival in evaluation.rivals:
+                if rival.budget_bytes == budget:
+                    found.setdefault((rival.method, rival.variant), []).append(rival)
+        best: dict[str, list[Measurement]] = {}
+        for (method, _), seeds in found.items():
+            if method not in best or recall(seeds) > recall(best[method]):
+                best[method] = seeds
+        for method, seeds in best.items():
+            lead = paired_bootstrap(
+                np.concatenate([each.users.recall for each in ours]),
+                np.concatenate([each.users.recall for each in seeds]),
+            )
+            whose = "" if seeds[0].per_group else " (one table for all)"
+            print(f"| {name} | {method}{whose} | {seeds[0].variant} | "
+                  f"{max(each.max_bytes for each in seeds):,} | "
+                  f"{spread([float(each.users.recall.mean()) for each in seeds])} | "
+                  f"{lead.mean:+.4f} ({lead.low:+.4f} to {lead.high:+.4f}) |")  # fmt: skip
+
+
+def recall(seeds: list[Measurement]) -> float:
+    return float(np.mean([each.users.recall.mean() for each in seeds]))
 
 
 if __name__ == "__main__":

@@ -34,6 +34,10 @@ from peel_ext.train.pipeline import TrainedRun
 
 PROTOCOLS = ("known", "new", "offline", "time")
 
+#: The vectors a server would ship to the audience of a protocol if the model were another one, of
+#: which it gets the vectors of the known users [num_users, dim] and the item rows [num_items, dim].
+Ship = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
+
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
@@ -118,7 +122,7 @@ def evaluate_run(
     *,
     n: int = 20,
     with_rivals: bool = False,
-    more_rivals: Callable[[FoldIn], Sequence[Rival]] | None = None,
+    more_rivals: Callable[[Ship], Sequence[Rival]] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Measures a run under each budget.
@@ -133,7 +137,7 @@ def evaluate_run(
         budgets: bytes.
         n: items returned.
         with_rivals: whether to measure those of :mod:`peel_ext.evaluation.rivals` too.
-        more_rivals: makes further ones.
+        more_rivals: makes further ones, such as models trained anew.
         on_progress: called with the number of passes done and in all.
 
     Raises:
@@ -146,8 +150,9 @@ def evaluate_run(
         with run.embedding.budget(budget):
             pass
     rivals, left_out = build_rivals(*_rival_inputs(run)) if with_rivals else ([], [])
-    rivals += more_rivals(_fold_in(run)) if more_rivals is not None else []
-    steps = _Steps(2 + len(budgets) * (1 + len(rivals)), on_progress)
+    rivals += more_rivals(plan.ship) if more_rivals is not None else []
+    full_passes = 1 if plan.floor is None else 2
+    steps = _Steps(full_passes + len(budgets) * (1 + len(rivals)), on_progress)
     items = run.embedding.weight.detach().numpy()
 
     def measured(
@@ -161,11 +166,12 @@ def evaluate_run(
 
     full = rank_full(plan.ceiling, items, n)
     ceiling = measured(plan.ceiling_name, "", plan.ceiling, None, full, per_group=False)
+    steps.advance()
     floor = None
     if plan.floor is not None:
         stale = rank_full(plan.floor, items, n)
         floor = measured("list shipped at download", "", plan.floor, None, stale, per_group=False)
-    steps.advance()
+        steps.advance()
     methods = [("PEE", plan.device), *plan.others]
     audiences = [audience for _, audience in methods]
     curves: list[list[Measurement]] = [[] for _ in methods]
@@ -185,7 +191,6 @@ def evaluate_run(
             lines.append(
                 measured(rival.family, rival.name, plan.device, budget, lists, rival.per_group)
             )
-    steps.finish()
     others = [each for curve in curves[1:] for each in curve]
     return Evaluation(protocol, n, ceiling, floor, curves[0], others, lines, left_out)
 
@@ -199,6 +204,7 @@ class _Plan:
     floor: Audience | None
     device: Audience
     others: list[tuple[str, Audience]]
+    ship: Ship
 
     @classmethod
     def of_run(cls, run: TrainedRun, protocol: str) -> _Plan:
@@ -216,7 +222,7 @@ class _Plan:
             seen = (run.train_indptr, run.train_items)
             targets = (run.test_indptr, run.test_items)
             audience = known_users(run.user_vectors, run.user_group, seen, targets)
-            return cls("full table", audience, None, audience, [])
+            return cls("full table", audience, None, audience, [], lambda users, _: users)
         if len(run.new_users) == 0:
             raise DataError(
                 f"{place}: no users were held out of training; train with --new-user-share 0.1"
@@ -231,11 +237,17 @@ class _Plan:
             audience = new_users(items, histories, targets, fold_in, assign)
             on_device = fold_on_device(audience, histories, fold_in)
             others = [("PEE, folded in on the device", on_device)]
-            return cls("full table", audience, None, audience, others)
+            return cls(
+                "full table", audience, None, audience, others,
+                lambda _, rows: fold_in(rows, *histories),
+            )  # fmt: skip
         offline = offline_users(items, histories, targets, fold_in, assign)
         _check_targets(run, offline.server.targets[1], " of new users with a history of 2 or more")
         others = [("PEE, vector never updated", offline.stale)]
-        return cls("fresh server", offline.server, offline.stale, offline.device, others)
+        return cls(
+            "fresh server", offline.server, offline.stale, offline.device, others,
+            lambda _, rows: fold_in(rows, *offline.before),
+        )  # fmt: skip
 
 
 def _check_targets(run: TrainedRun, items: NDArray[np.int64], whose: str) -> None:
@@ -272,12 +284,5 @@ class _Steps:
 
     def advance(self) -> None:
         self._done += 1
-        self._tell()
-
-    def finish(self) -> None:
-        self._done = self._total
-        self._tell()
-
-    def _tell(self) -> None:
         if self._on_progress is not None:
             self._on_progress(self._done, self._total)

@@ -76,11 +76,13 @@ class OfflineUsers:
         stale: with the vector and group of the download; with the full table this is the list
             shipped then, without what the user has had since: the floor.
         device: the same, but the device brings the vector up to date with the rows it holds.
+        before: the histories known at download, in CSR form.
     """
 
     server: Audience
     stale: Audience
     device: Audience
+    before: Lists
 
 
 def offline_users(
@@ -118,7 +120,7 @@ def offline_users(
         folded = fold_in(rows, *take_lists(*after, members))
         return continue_vectors(shipped, folded, new_share[members])
 
-    return OfflineUsers(server, stale, replace(stale, update=update))
+    return OfflineUsers(server, stale, replace(stale, update=update), before)
 
 
 def halve(histories: Lists) -> tuple[Lists, Lists]:
