@@ -17,8 +17,8 @@ def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser("train", help="train on interactions", description=__doc__)
     parser.add_argument(
         "data",
-        help="a .parquet, .csv, .tsv or .inter file, or a folder with one, or with train and test "
-        "files; 'synthetic' makes a small data set",
+        help="a .parquet, .csv, .tsv, .inter, .txt (LightGCN) or .dat (MovieLens) file, or a folder "
+        "with one, or with train and test files; 'synthetic' makes a small data set",
     )
     parser.add_argument("--out", required=True, help="run folder")
     parser.add_argument("--groups", type=parse_count, help="user groups (default: from the users)")

@@ -16,7 +16,7 @@ from peel_ext.evaluation.rivals.popularity import PopularRows
 from peel_ext.evaluation.rivals.product_quantisation import ProductCodes
 from peel_ext.evaluation.rivals.pruning import LargestValues
 
-NUM_ITEMS, DIM = 400, 8
+NUM_ITEMS, DIM = 300, 8
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def smallest_budget(rival: Rival, budget: int) -> int | None:
     return None
 
 
-@pytest.mark.parametrize("budget", [40, 137, 1000, 4096, 10**6])
+@pytest.mark.parametrize("budget", [40, 137, 1000, 10**6])
 def test_every_rival_keeps_the_budget_or_says_what_it_needs(
     items: np.ndarray, popularity: np.ndarray, budget: int
 ) -> None:
@@ -80,7 +80,7 @@ def test_popular_rows_are_the_most_popular_ones_and_bytes_add_up(
     decoded = encoding.decoded(items, turn)
     rival = PopularRows(popularity[0], [(encoding, decoded)])
     width = {32: 4 * DIM, 8: DIM + 2, 4: DIM // 2 + 2}[bits]
-    for count in (1, 7, 25):
+    for count in (1, 7, 18):
         held = rival.hold(count * (width + 2), 0)
         assert len(held.ids) == count
         assert held.nbytes == count * (width + 2)
@@ -88,7 +88,7 @@ def test_popular_rows_are_the_most_popular_ones_and_bytes_add_up(
         assert set(held.ids) == set(order[:count])
         assert np.array_equal(held.rows[held.ids], decoded[held.ids])
     # Beyond one id in sixteen a bitmap is shorter than a list, and all need neither.
-    assert index_bytes(26, NUM_ITEMS) == 50
+    assert index_bytes(20, NUM_ITEMS) == 38
     assert rival.hold(NUM_ITEMS * width, 0).nbytes == NUM_ITEMS * width
 
 
@@ -152,7 +152,7 @@ def test_trained_dimensions_ask_for_what_fits(rng: np.random.Generator) -> None:
     assert held.vectors.shape == (6, 5)
     assert held.rows.shape == (NUM_ITEMS, 5)
     assert TrainedDimensions(train, NUM_ITEMS, 64, 4).hold(NUM_ITEMS * 20, 0).nbytes <= 8000
-    assert asked == [5, 39]
+    assert asked == [5, 39]  # 39 columns of half a byte and a scale each
 
 
 @pytest.mark.parametrize("principal", [False, True])

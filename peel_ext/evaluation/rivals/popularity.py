@@ -68,6 +68,8 @@ def _total(parts: list[tuple[int, int]], num_items: int) -> int:
 def _most_rows(budget_bytes: int, before: list[tuple[int, int]], width: int, num_items: int) -> int:
     """The largest number of further rows of a width that fits beside those before."""
     low, high = 0, num_items - sum(count for count, _ in before)
+    if _total([*before, (high, width)], num_items) <= budget_bytes:
+        return high  # all rows, which need no ids
     while low < high:
         middle = (low + high + 1) // 2
         if _total([*before, (middle, width)], num_items) <= budget_bytes:

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from peel_ext.cli.main import main
+from peel_ext.data import SyntheticConfig, make_interactions
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = make_interactions(SyntheticConfig(200, 300, 12, num_tastes=8))
+    pairs = zip(made.user_rows.tolist(), made.item_rows.tolist(), strict=True)
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "a.csv").write_text("user,item\n" + "".join(f"{u},{i}\n" for u, i in pairs))
+    command = ["train", str(folder / "a.csv"), "--out", str(folder / "run"), "--epochs", "1"]
+    assert main([*command, "--groups", "4", "--new-user-share", "0.2", "--quiet"]) == 0
+    return folder / "run"
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    capsys.readouterr()
+    code = main([str(argument) for argument in arguments])
+    streams = capsys.readouterr()
+    return code, streams.out, streams.err
+
+
+@pytest.mark.parametrize("protocol", ["known", "new", "offline"])
+def test_json_and_the_tables_say_the_same(run: Path, capsys, protocol: str) -> None:
+    arguments = ("evaluate", run, "--protocol", protocol, "--budgets", "10%,2KiB", "--rivals")
+    code, printed, _ = call(capsys, *arguments, "--json")
+    assert code == 0
+    summary = json.loads(printed)
+    assert summary["protocol"] == protocol
+    assert summary["users"] == (160 if protocol == "known" else 40)
+    assert summary["new_user_share"] == 0.2
+    lines = [*summary["rows"], *summary["others"], *summary["rivals"]]
+    assert len(lines) > 40
+    for line in lines:
+        assert line["budget_bytes"] is None or 0 < line["max_bytes"] <= line["budget_bytes"]
+        assert 0 <= line["ndcg"] <= 1
+        assert 0 <= line["mrr"] <= line["hit_rate"] <= 1
+    code, tables, _ = call(capsys, *arguments)
+    assert code == 0
+    for row in summary["rows"]:
+        assert f"{row['recall']:>10.4f} {row['ndcg']:>9.4f}" in tables
+    for family in {rival["method"] for rival in summary["rivals"]}:
+        best = [
+            max(
+                (
+                    r["recall"]
+                    for r in summary["rivals"]
+                    if (r["method"], r["budget"]) == (family, b)
+                ),
+                default=None,
+            )
+            for b in ("10%", "2KiB")
+        ]
+        cells = " ".join(f"{'-':>8}" if value is None else f"{value:>8.4f}" for value in best)
+        assert any(t.startswith(family) and t.endswith(cells) for t in tables.splitlines())
+    ours = {row["budget"]: row for row in summary["rows"]}
+    for rival in summary["rivals"]:
+        mean, low, high = rival["recall_lead"]
+        assert mean == pytest.approx(ours[rival["budget"]]["recall"] - rival["recall"])
+        assert low <= mean <= high
+
+
+def test_the_offline_table_tells_of_the_gap(run: Path, capsys) -> None:
+    arguments = ("evaluate", run, "--protocol", "offline", "--budgets", "10%")
+    summary = json.loads(call(capsys, *arguments, "--json")[1])
+    full, held = summary["rows"]
+    assert (full["gap_recovered"], summary["floor"]["gap_recovered"]) == (1, 0)
+    gap = full["recall"] - summary["floor"]["recall"]
+    if gap > 0:
+        expected = (held["recall"] - summary["floor"]["recall"]) / gap
+        assert held["gap_recovered"] == pytest.approx(expected)
+    assert summary["others"][0]["method"] == "PEE, vector never updated"
+    tables = call(capsys, *arguments)[1]
+    assert "of the gap" in tables
+    assert "shipped" in tables
+
+
+def test_what_a_run_cannot_be_asked(run: Path, capsys) -> None:
+    code, printed, told = call(capsys, "evaluate", run, "--protocol", "time")
+    assert (code, printed) == (1, "")
+    assert told.splitlines()[-1].endswith("train with --split time")
