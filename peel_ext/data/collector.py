@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from peel_ext.data.interactions import IdMap
 from peel_ext.errors import DataError
 
+#: Distinct integers of recent pieces are put together when there are so many more than before.
+_MERGE_AT = 1 << 20
+
 _PLAIN_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 
 
@@ -25,7 +28,8 @@ class IdCollector:
         self._pieces: list[NDArray[Any]] = []
         self._are_codes: list[bool] = []
         self._code_of: dict[str, int] = {}
-        self._integers: list[NDArray[np.int64]] = []
+        self._distinct = np.zeros(0, np.int64)
+        self._recent: list[NDArray[np.int64]] = []
 
     def add_integers(self, ids: NDArray[Any]) -> None:
         """Adds integers [m] of any width.
@@ -37,7 +41,9 @@ class IdCollector:
             raise DataError(f"ids must be below 2^63, got {int(ids.max())}")
         self._pieces.append(ids)
         self._are_codes.append(False)
-        self._integers.append(np.unique(ids).astype(np.int64))
+        self._recent.append(np.unique(ids).astype(np.int64))
+        if sum(map(len, self._recent)) > len(self._distinct) + _MERGE_AT:
+            self._merge()
 
     def add_strings(self, ids: list[str]) -> None:
         """Adds strings [m]."""
@@ -60,7 +66,8 @@ class IdCollector:
 
         Takes the pieces apart to save memory, so it can be called once.
         """
-        integers = np.unique(np.concatenate([np.zeros(0, np.int64), *self._integers]))
+        self._merge()
+        integers = self._distinct
         names = list(self._code_of)
         if all(map(_PLAIN_INTEGER.fullmatch, names)):
             values = np.array(names, dtype=np.int64)
@@ -76,6 +83,10 @@ class IdCollector:
             ids = np.empty(len(distinct), dtype=object)
             ids[:] = distinct
         return IdMap(ids), self._rows(integers, of_code, of_integer)
+
+    def _merge(self) -> None:
+        self._distinct = np.unique(np.concatenate([self._distinct, *self._recent]))
+        self._recent = []
 
     def _rows(
         self,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from peel_ext.data.collector import IdCollector
 from peel_ext.data.interactions import Interactions
@@ -94,33 +95,34 @@ def read_split(path: str | os.PathLike[str]) -> tuple[Interactions, Interactions
 def _read_files(files: list[Path], names: ColumnNames) -> list[Interactions]:
     """Interactions of several files with common id maps."""
     users, items = IdCollector(), IdCollector()
-    lengths, times = [], []
+    lengths: list[int] = []
+    times: list[list[NDArray[np.float64]]] = []
     for file in files:
-        length, stamps = 0, []
+        length = 0
+        stamps: list[NDArray[np.float64]] = []
         try:
             for piece in _pieces(file, names):
                 _collect(users, piece.users)
                 _collect(items, piece.items)
                 length += len(piece.users)
-                stamps.append(piece.timestamps)
+                if piece.timestamps is not None:
+                    stamps.append(piece.timestamps)
         except FileNotFoundError:
             raise DataError(f"{file}: no such file") from None
         except OSError as error:
             raise DataError(f"{file}: cannot be read: {error.strerror or error}") from error
         if length == 0:
             raise DataError(f"{file}: no interactions")
-        known = [part for part in stamps if part is not None]
-        times.append(np.concatenate(known) if known else None)
+        times.append(stamps)
         lengths.append(length)
     user_map, user_rows = users.finish()
     item_map, item_rows = items.finish()
-    ends = np.cumsum(lengths)
-    return [
-        Interactions(
-            user_rows[end - length : end], item_rows[end - length : end], stamps, user_map, item_map
-        )
-        for end, length, stamps in zip(ends, lengths, times, strict=True)
-    ]
+    parts = []
+    for end, length, stamps in zip(np.cumsum(lengths), lengths, times, strict=True):
+        own = slice(end - length, end)
+        joined = np.concatenate(stamps) if stamps else None
+        parts.append(Interactions(user_rows[own], item_rows[own], joined, user_map, item_map))
+    return parts
 
 
 def _pieces(file: Path, names: ColumnNames) -> Iterator[Piece]:

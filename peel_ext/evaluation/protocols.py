@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peel_ext.device.fold_in import continue_vectors
-from peel_ext.evaluation.ranking import Audience, Lists, take_lists
+from peel_ext.evaluation.ranking import Audience, Lists, held_lists, take_lists
 
-#: Vectors float32 [num_users, dim] of histories in CSR form, from rows float32 [num_items, dim] of
-#: which some may be zero, as :func:`peel_ext.device.fold_in.fold_in_users`.
+#: Vectors float32 [num_users, dim] of histories in CSR form, which hold positions in the rows float32
+#: [n, dim] at hand; as :func:`peel_ext.device.fold_in.fold_in_users`.
 FoldIn = Callable[[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
 
 #: The group int64 [num_users] of each vector [num_users, dim].
@@ -60,9 +60,12 @@ def fold_on_device(audience: Audience, histories: Lists, fold_in: FoldIn) -> Aud
     """The same users, folded in again on the device from the rows it holds."""
 
     def update(
-        rows: NDArray[np.float32], shipped: NDArray[np.float32], members: NDArray[np.int64]
+        ids: NDArray[np.int64],
+        rows: NDArray[np.float32],
+        shipped: NDArray[np.float32],
+        members: NDArray[np.int64],
     ) -> NDArray[np.float32]:
-        return fold_in(rows, *take_lists(*histories, members))
+        return fold_in(rows, *held_lists(take_lists(*histories, members), ids))
 
     return replace(audience, update=update)
 
@@ -115,9 +118,12 @@ def offline_users(
     new_share = (np.diff(after[0]) / np.maximum(np.diff(histories[0]), 1)).astype(np.float32)
 
     def update(
-        rows: NDArray[np.float32], shipped: NDArray[np.float32], members: NDArray[np.int64]
+        ids: NDArray[np.int64],
+        rows: NDArray[np.float32],
+        shipped: NDArray[np.float32],
+        members: NDArray[np.int64],
     ) -> NDArray[np.float32]:
-        folded = fold_in(rows, *take_lists(*after, members))
+        folded = fold_in(rows, *held_lists(take_lists(*after, members), ids))
         return continue_vectors(shipped, folded, new_share[members])
 
     return OfflineUsers(server, stale, replace(stale, update=update), before)

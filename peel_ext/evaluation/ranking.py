@@ -16,10 +16,11 @@ from peel_ext.ops import gathered_score
 
 Lists = tuple[NDArray[np.int64], NDArray[np.int64]]
 
-#: Users' vectors on the device [m, dim], from the rows it has [num_items, dim], zero where not held,
-#: the users' shipped vectors [m, dim] in the space of those rows, and their positions [m].
+#: Users' vectors on the device [m, dim], from the ids it holds [h], ascending, and their rows
+#: [h, dim], the users' shipped vectors [m, dim] in the space of those rows, and their positions [m].
 DeviceUpdate = Callable[
-    [NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]], NDArray[np.float32]
+    [NDArray[np.int64], NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]],
+    NDArray[np.float32],
 ]
 
 
@@ -83,13 +84,13 @@ def rank_elastic(
         embedding.rotate(torch.from_numpy(audience.vectors)).numpy() for audience in audiences
     ]
     collectors = [_Collector(audience, n) for audience in audiences]
-    every = np.arange(embedding.num_embeddings)
     for group, members in _groups(audiences[0]):
         pee = embedding.generate(group, budget_bytes)
         for audience, shipped, collector in zip(audiences, rotated, collectors, strict=True):
             vectors = shipped[members]
             if audience.update is not None:
-                vectors = audience.update(pee.lookup(every), vectors, members)
+                ids = pee.row_ids
+                vectors = audience.update(ids, pee.lookup(ids), vectors, members)
             indices = _rank(vectors, pee, n, take_lists(*audience.exclude, members))
             collector.add(members, indices, pee.nbytes, len(pee.row_ids))
     return [collector.lists() for collector in collectors]
@@ -105,13 +106,12 @@ def rank_rival(audience: Audience, rival: Rival, budget_bytes: int, n: int) -> R
     everybody = [(0, np.arange(len(audience.vectors)))]
     for group, members in _groups(audience) if rival.per_group else everybody:
         held = rival.hold(budget_bytes, group)
-        table = held.rows
         vectors = audience.vectors[members] if held.vectors is None else held.vectors[members]
         if audience.update is not None:
-            vectors = audience.update(table, vectors, members)
+            vectors = audience.update(held.ids, held.rows[held.ids], vectors, members)
         exclude = take_lists(*audience.exclude, members)
         candidates = torch.from_numpy(held.ids)
-        indices = _rank(vectors, torch.from_numpy(table), n, exclude, candidates)
+        indices = _rank(vectors, torch.from_numpy(held.rows), n, exclude, candidates)
         collected.add(members, indices, held.nbytes, len(held.ids))
     return collected.lists()
 
@@ -124,6 +124,16 @@ def take_lists(
     taken = np.concatenate([[0], np.cumsum(counts)])
     at = np.arange(taken[-1]) + np.repeat(indptr[members] - taken[:-1], counts)
     return taken, values[at]
+
+
+def held_lists(lists: Lists, ids: NDArray[np.int64]) -> Lists:
+    """What of CSR lists is held, as positions in the ascending ids held [h]."""
+    indptr, items = lists
+    if len(ids) == 0:
+        return np.zeros_like(indptr), items[:0]
+    at = np.minimum(np.searchsorted(ids, items), len(ids) - 1)
+    held = ids[at] == items
+    return np.concatenate([[0], np.cumsum(held)])[indptr], at[held]
 
 
 class _Collector:

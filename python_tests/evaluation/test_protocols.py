@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from peel_ext.evaluation.protocols import halve, offline_users
+from peel_ext.evaluation.ranking import held_lists
 
 
 def fold_in(rows: np.ndarray, indptr: np.ndarray, items: np.ndarray) -> np.ndarray:
@@ -29,6 +30,17 @@ def test_histories_are_halved_in_order(counts: list[int], early: list[int]) -> N
         assert parts == whole
 
 
+@pytest.mark.parametrize("ids", [[], [4], [0, 2, 3, 5], list(range(9))])
+def test_held_lists_point_at_what_is_held(ids: list[int]) -> None:
+    lists = [[3, 1, 8], [], [2], [5, 5, 0]]
+    indptr = np.cumsum([0, *map(len, lists)])
+    items = np.array(list(itertools.chain(*lists)), dtype=np.int64)
+    found_indptr, found = held_lists((indptr, items), np.array(ids, dtype=np.int64))
+    for user, wanted in enumerate(lists):
+        own = found[found_indptr[user] : found_indptr[user + 1]].tolist()
+        assert [ids[at] for at in own] == [item for item in wanted if item in ids]
+
+
 def test_the_device_knows_what_came_after_only_through_its_rows() -> None:
     rows = np.eye(4, dtype=np.float32)
     histories = (np.array([0, 1, 3, 7]), np.array([0, 1, 2, 0, 1, 2, 3]))
@@ -48,7 +60,7 @@ def test_the_device_knows_what_came_after_only_through_its_rows() -> None:
     assert offline.stale.update is None
     assert offline.device.exclude[1].tolist() == [1, 2, 0, 1, 2, 3]
     assert offline.device.update is not None
-    held = rows * np.array([[1], [1], [1], [0]], dtype=np.float32)  # item 3 is not held
-    updated = offline.device.update(held, offline.device.vectors[[1]], np.array([1]))
+    shipped, ids = offline.device.vectors[[1]], np.array([0, 1, 2])  # item 3 is not held
+    updated = offline.device.update(ids, rows[ids], shipped, np.array([1]))
     expected = 0.5 * np.array([1, 1, 0, 0]) + 0.5 * np.array([0, 0, 1, 0])
     assert updated[0] == pytest.approx(expected / np.linalg.norm(expected))
