@@ -153,46 +153,65 @@ def evaluate_run(
     rivals += more_rivals(plan.ship) if more_rivals is not None else []
     full_passes = 1 if plan.floor is None else 2
     steps = _Steps(full_passes + len(budgets) * (1 + len(rivals)), on_progress)
-    items = run.embedding.weight.detach().numpy()
+    table = run.embedding.weight.detach().numpy()
 
-    def measured(
-        method: str, variant: str, audience: Audience, budget: int | None, lists: RankedLists,
-        per_group: bool = True,
-    ) -> Measurement:  # fmt: skip
-        users = measure_users(lists.indices, *audience.targets)
-        return Measurement(
-            method, variant, budget, lists.max_bytes, lists.mean_rows, users, per_group
-        )
-
-    full = rank_full(plan.ceiling, items, n)
-    ceiling = measured(plan.ceiling_name, "", plan.ceiling, None, full, per_group=False)
-    steps.advance()
-    floor = None
-    if plan.floor is not None:
-        stale = rank_full(plan.floor, items, n)
-        floor = measured("list shipped at download", "", plan.floor, None, stale, per_group=False)
+    def full(name: str, audience: Audience) -> Measurement:
+        lists = rank_full(audience, table, n)
         steps.advance()
+        return _measured(name, audience, lists, per_group=False)
+
+    ceiling = full(plan.ceiling_name, plan.ceiling)
+    floor = None if plan.floor is None else full("list shipped at download", plan.floor)
+    curve, *others = _elastic_curves(run, plan, budgets, n, steps)
+    lines = _rival_lines(rivals, plan.device, budgets, n, steps)
+    return Evaluation(
+        protocol, n, ceiling, floor, curve, [each for other in others for each in other], lines,
+        left_out,
+    )  # fmt: skip
+
+
+def _measured(
+    method: str,
+    audience: Audience,
+    lists: RankedLists,
+    budget: int | None = None,
+    variant: str = "",
+    per_group: bool = True,
+) -> Measurement:
+    users = measure_users(lists.indices, *audience.targets)
+    return Measurement(method, variant, budget, lists.max_bytes, lists.mean_rows, users, per_group)
+
+
+def _elastic_curves(
+    run: TrainedRun, plan: _Plan, budgets: Sequence[int], n: int, steps: _Steps
+) -> list[list[Measurement]]:
+    """One measurement for each budget, of the device first and then of each other use."""
     methods = [("PEE", plan.device), *plan.others]
-    audiences = [audience for _, audience in methods]
     curves: list[list[Measurement]] = [[] for _ in methods]
     for budget in budgets:
-        made = rank_elastic(audiences, run.embedding, budget, n)
+        made = rank_elastic([audience for _, audience in methods], run.embedding, budget, n)
         for (name, audience), lists, curve in zip(methods, made, curves, strict=True):
-            curve.append(measured(name, "", audience, budget, lists))
+            curve.append(_measured(name, audience, lists, budget))
         steps.advance()
-    lines: list[Measurement] = []
+    return curves
+
+
+def _rival_lines(
+    rivals: Sequence[Rival], audience: Audience, budgets: Sequence[int], n: int, steps: _Steps
+) -> list[Measurement]:
+    """Each rival under each budget it can be had under."""
+    lines = []
     for rival in rivals:
         for budget in budgets:
             steps.advance()
             try:
-                lists = rank_rival(plan.device, rival, budget, n)
+                lists = rank_rival(audience, rival, budget, n)
             except BudgetError:
-                continue  # a rival that cannot be had at this size has no line there
+                continue
             lines.append(
-                measured(rival.family, rival.name, plan.device, budget, lists, rival.per_group)
+                _measured(rival.family, audience, lists, budget, rival.name, rival.per_group)
             )
-    others = [each for curve in curves[1:] for each in curve]
-    return Evaluation(protocol, n, ceiling, floor, curves[0], others, lines, left_out)
+    return lines
 
 
 @dataclass(frozen=True, eq=False)

@@ -206,6 +206,19 @@ def test_a_run_split_by_time(tmp_path: Path, small_config: PipelineConfig, shop:
     assert evaluate_run(timed, "offline", [4000]).floor is not None
 
 
+def test_few_users_and_few_items(tmp_path: Path, small_config: PipelineConfig) -> None:
+    lines = ["a,x", "b,x", "b,y", "c,y", "c,z", "d,x", "d,z"]
+    (tmp_path / "train.csv").write_text("user,item\n" + "\n".join(lines))
+    (tmp_path / "test.csv").write_text("user,item\n" + "a,y\nb,z\nc,x\nd,y\n")
+    config = dataclasses.replace(small_config, split=SplitConfig(new_user_share=0.25))
+    few = run_pipeline(tmp_path, tmp_path / "run", config)
+    for protocol in ("known", "new"):
+        found = evaluate_run(few, protocol, [10**4], with_rivals=True)
+        # Nobody has more than two items to choose from, and all are returned.
+        assert found.ceiling.users.recall.min() == found.curve[0].users.recall.min() == 1
+        assert {rival.users.recall.min() for rival in found.rivals} == {1}
+
+
 def test_groups_without_users_are_passed_over(run: TrainedRun) -> None:
     crowded = dataclasses.replace(run, user_group=np.full_like(run.user_group, 3))
     found = evaluate_run(crowded, "known", [4000], with_rivals=True)

@@ -202,3 +202,14 @@ def test_without_faiss_the_rest_is_measured_and_it_is_said(
     assert len(left_out) == 1
     assert "faiss" in left_out[0]
     assert "product quantisation" not in {rival.family for rival in rivals}
+
+
+@pytest.mark.parametrize("num_items", [1, 2, 3])
+def test_a_tiny_catalogue(num_items: int, rng: np.random.Generator) -> None:
+    few = rng.normal(size=(num_items, DIM)).astype(np.float32)
+    rivals, left_out = build_rivals(few, np.ones((2, num_items)), np.zeros((2, num_items)))
+    assert left_out == [f"product quantisation needs at least 16 items, got {num_items}"]
+    for rival in rivals:
+        held = rival.hold(10**6, 0)
+        assert held.ids.tolist() == list(range(num_items))
+        assert held.nbytes <= 4 * DIM * num_items + DIM * num_items

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from peel_ext.errors import BudgetError, DependencyError
+from peel_ext.errors import BudgetError, DataError, DependencyError
 from peel_ext.evaluation.rivals.rival import HeldRows
 
 _BITS = (4, 6, 8)
@@ -25,6 +25,7 @@ class ProductCodes:
 
     Raises:
         DependencyError: faiss is missing.
+        DataError: fewer rows than the smallest codebook has entries.
     """
 
     family = "product quantisation"
@@ -32,6 +33,10 @@ class ProductCodes:
 
     def __init__(self, items: NDArray[np.float32], rotated: bool) -> None:
         self._faiss = require_faiss()
+        if len(items) < 1 << _BITS[0]:
+            raise DataError(
+                f"product quantisation needs at least {1 << _BITS[0]} items, got {len(items)}"
+            )
         self.name = "rotated" if rotated else "plain"
         self._items, self._rotated = np.ascontiguousarray(items), rotated
         self._made: dict[tuple[int, int], NDArray[np.float32]] = {}
@@ -46,7 +51,7 @@ class ProductCodes:
         }
         fitting = [shape for shape, nbytes in sizes.items() if nbytes <= budget_bytes]
         if not fitting:
-            minimum = min(sizes.values(), default=budget_bytes + 1)
+            minimum = min(sizes.values())
             raise BudgetError(
                 f"budget_bytes is {budget_bytes}, but product codes need at least {minimum}",
                 minimum,

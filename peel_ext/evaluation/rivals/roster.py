@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from peel_ext.errors import DependencyError
+from peel_ext.errors import DataError, DependencyError
 from peel_ext.evaluation.rivals.columns import ColumnBlocks
 from peel_ext.evaluation.rivals.dimensions import PrincipalDimensions
 from peel_ext.evaluation.rivals.encodings import Encoding
@@ -62,7 +62,7 @@ def build_rivals(
     left_out = []
     try:
         rivals += [ProductCodes(items, rotated) for rotated in (False, True)]
-    except DependencyError as error:
+    except (DependencyError, DataError) as error:
         left_out.append(str(error))
     return rivals, left_out
 
