@@ -164,7 +164,7 @@ def _expected_rows(
     vectors: NDArray[np.float32], candidates: NDArray[np.float32], temperature: float
 ) -> NDArray[np.float32]:
     """The mean [num_users, dim] of the candidates [num_held, dim] under each user's softmax."""
-    shares = vectors @ (candidates / np.float32(temperature)).T  # [num_users, num_held]
+    shares = (vectors / np.float32(temperature)) @ candidates.T  # [num_users, num_held]
     shares -= shares.max(axis=1, keepdims=True)
     np.exp(shares, out=shares)
     total = shares.sum(axis=1, keepdims=True)
