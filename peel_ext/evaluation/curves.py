@@ -13,7 +13,7 @@ from peel_ext.config import ExposureConfig
 from peel_ext.device.fold_in import fold_in_users
 from peel_ext.errors import BudgetError, DataError
 from peel_ext.evaluation.protocols import (
-    FoldIn,
+    FoldHistories,
     fold_on_device,
     known_users,
     new_users,
@@ -275,7 +275,7 @@ def _check_targets(run: TrainedRun, items: NDArray[np.int64], whose: str) -> Non
         raise DataError(f"{run.folder.path}: no {target} interactions{whose} to measure on")
 
 
-def _fold_in(run: TrainedRun) -> FoldIn:
+def _fold_in(run: TrainedRun) -> FoldHistories:
     temperature = run.folder.config["pretraining"]["temperature"]
     return functools.partial(fold_in_users, temperature=temperature)
 

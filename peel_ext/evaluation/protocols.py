@@ -16,7 +16,9 @@ from peel_ext.evaluation.ranking import Audience, Lists, held_lists, take_lists
 
 #: Vectors float32 [num_users, dim] of histories in CSR form, which hold positions in the rows float32
 #: [n, dim] at hand; as :func:`peel_ext.device.fold_in.fold_in_users`.
-FoldIn = Callable[[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
+FoldHistories = Callable[
+    [NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]
+]
 
 #: The group int64 [num_users] of each vector [num_users, dim].
 AssignGroups = Callable[[NDArray[np.float32]], NDArray[np.int64]]
@@ -40,7 +42,7 @@ def new_users(
     items: NDArray[np.float32],
     histories: Lists,
     targets: Lists,
-    fold_in: FoldIn,
+    fold_in: FoldHistories,
     assign_groups: AssignGroups,
 ) -> Audience:
     """Users the model has never seen, folded in by the server with the full table.
@@ -56,7 +58,7 @@ def new_users(
     return Audience(vectors, assign_groups(vectors), histories, targets)
 
 
-def fold_on_device(audience: Audience, histories: Lists, fold_in: FoldIn) -> Audience:
+def fold_on_device(audience: Audience, histories: Lists, fold_in: FoldHistories) -> Audience:
     """The same users, folded in again on the device from the rows it holds."""
 
     def update(
@@ -92,7 +94,7 @@ def offline_users(
     items: NDArray[np.float32],
     histories: Lists,
     targets: Lists,
-    fold_in: FoldIn,
+    fold_in: FoldHistories,
     assign_groups: AssignGroups,
 ) -> OfflineUsers:
     """The offline protocol.
