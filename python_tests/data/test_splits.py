@@ -246,7 +246,7 @@ def test_nothing_left_to_train_on() -> None:
         ({"validation_share": 0}, "validation_share must lie between 0 and 1, got 0"),
         ({"new_user_share": 1.0}, r"new_user_share must lie in \[0, 1\), got 1.0"),
         ({"k_core": -1}, "k_core must be at least 0, got -1"),
-        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"seed": -1}, "seed must be at least 0 and below .*, got -1"),
     ],
 )
 def test_settings_out_of_range(setting: dict, message: str) -> None:
