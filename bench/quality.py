@@ -102,12 +102,14 @@ def measure(options: argparse.Namespace, seed: int) -> tuple[Evaluation, dict[st
 
 def retrained(run: TrainedRun, ship: Ship) -> Sequence[Rival]:
     """Models of the same kind with fewer dimensions, each trained once."""
-    settings = PretrainingConfig(**run.folder.config["pretraining"])
+    settings = PretrainingConfig(
+        **run.folder.config["pretraining"] | {"temperature": run.temperature}
+    )
 
     @functools.cache
     def train(dim: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         small = dataclasses.replace(settings, embedding_dim=dim)
-        users, items = pretrain(run.train_indptr, run.train_items, len(run.items), small)
+        users, items, _ = pretrain(run.train_indptr, run.train_items, len(run.items), small)
         return ship(users, items), items
 
     return [

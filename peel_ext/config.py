@@ -4,12 +4,70 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
+
+
+def _check_at_least(config: Any, **minima: float) -> None:
+    for name, minimum in minima.items():
+        if not getattr(config, name) >= minimum:
+            raise ValueError(f"{name} must be at least {minimum}, got {getattr(config, name)}")
+
+
+def _check_positive(config: Any, *names: str) -> None:
+    for name in names:
+        if not 0 < getattr(config, name) < math.inf:
+            raise ValueError(f"{name} must be above 0 and finite, got {getattr(config, name)}")
+
+
+def _check_choice(config: Any, **choices: tuple[str, ...]) -> None:
+    for name, allowed in choices.items():
+        if getattr(config, name) not in allowed:
+            raise ValueError(
+                f"{name} must be one of {', '.join(allowed)}, got {getattr(config, name)!r}"
+            )
 
 
 def _check_seed(seed: int) -> None:
     """All random generators in use take these, so that no stage fails after the others have run."""
     if not 0 <= seed < 1 << 32:
         raise ValueError(f"seed must be at least 0 and below 2^32, got {seed}")
+
+
+@dataclass(frozen=True)
+class TuningConfig:
+    """What is chosen on validation interactions before training; see :mod:`peel_ext.train.tuning`.
+
+    Attributes:
+        temperatures: candidates for :attr:`PretrainingConfig.temperature`.
+        validation_share: of each user's training interactions, held out for the choice.
+        epochs: of each candidate's short training.
+        n: length of the lists whose recall decides.
+        max_users: users whose lists are made; a random sample of more.
+        seed: of the draws.
+
+    Raises:
+        ValueError: a setting outside its range.
+    """
+
+    temperatures: tuple[float, ...] = (0.1, 0.2)
+    validation_share: float = 0.1
+    epochs: int = 3
+    n: int = 20
+    max_users: int = 10_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "temperatures", tuple(self.temperatures))
+        if not self.temperatures or not all(0 < each < math.inf for each in self.temperatures):
+            raise ValueError(
+                f"temperatures must be above 0 and finite, and at least one, got {self.temperatures}"
+            )
+        if not 0 < self.validation_share < 1:
+            raise ValueError(
+                f"validation_share must lie between 0 and 1, got {self.validation_share}"
+            )
+        _check_at_least(self, epochs=1, n=1, max_users=1)
+        _check_seed(self.seed)
 
 
 @dataclass(frozen=True)
@@ -24,7 +82,12 @@ class PretrainingConfig:
             them makes a step, so that small data sets get as many steps as large ones.
         learning_rate: of Adam, at the first step.
         final_learning_rate_share: the learning rate at the last step, as a share of the first.
-        temperature: divides the cosines under the softmax.
+        temperature: divides the cosines under the softmax; None leaves the choice to the tuning
+            stage.
+        softmax: ``"full"``, over all items; ``"sampled"``, over a sample of them; ``"auto"`` takes
+            the full one while an epoch has at most ``max_full_scores`` scores.
+        max_full_scores: users times items up to which the full softmax is affordable.
+        num_negatives: items drawn for every 512 users of the sampled softmax.
         user_weight_exponent: a user's loss is weighted by its number of interactions to this power.
         item_popularity_exponent: an item's final vector has the length
             ``(number of interactions / 10) ** item_popularity_exponent``.
@@ -33,32 +96,32 @@ class PretrainingConfig:
         seed: of the start and of the order of the users.
 
     Raises:
-        ValueError: a number outside its range.
+        ValueError: a setting outside its range.
     """
 
     embedding_dim: int = 64
     num_layers: int = 2
     epochs: int = 10
     steps_per_epoch: int = 16
-    learning_rate: float = 1e-2
+    learning_rate: float = 4e-2
     final_learning_rate_share: float = 0.1
-    temperature: float = 0.1
+    temperature: float | None = None
+    softmax: str = "auto"
+    max_full_scores: int = 1 << 32
+    num_negatives: int = 8192
     user_weight_exponent: float = 0.5
     item_popularity_exponent: float = 0.05
     start_scale: float = 0.1
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("embedding_dim", "steps_per_epoch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("num_layers", "epochs"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        _check_at_least(self, embedding_dim=1, steps_per_epoch=1, num_negatives=1)
+        _check_at_least(self, num_layers=0, epochs=0, max_full_scores=0)
+        _check_positive(self, "learning_rate", "final_learning_rate_share", "start_scale")
+        if self.temperature is not None:
+            _check_positive(self, "temperature")
         _check_seed(self.seed)
-        for name in ("learning_rate", "final_learning_rate_share", "temperature", "start_scale"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be above 0 and finite, got {getattr(self, name)}")
+        _check_choice(self, softmax=("auto", "full", "sampled"))
         for name in ("user_weight_exponent", "item_popularity_exponent"):
             if not math.isfinite(getattr(self, name)):
                 raise ValueError(f"{name} must be finite, got {getattr(self, name)}")
@@ -72,23 +135,24 @@ class ClusteringConfig:
         num_groups: how many; 0 derives it from ``users_per_group``.
         users_per_group: users a group should have on average.
         max_groups: never more than this.
+        max_cells: never more groups than keep groups times items below this; every cell costs the
+            server some 30 bytes of memory.
         max_iterations: of k-means.
         seed: of the start.
 
     Raises:
-        ValueError: a number outside its range.
+        ValueError: a setting outside its range.
     """
 
     num_groups: int = 0
     users_per_group: int = 64
-    max_groups: int = 256
+    max_groups: int = 512
+    max_cells: int = 1 << 26
     max_iterations: int = 50
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("users_per_group", "max_groups", "max_iterations"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        _check_at_least(self, users_per_group=1, max_groups=1, max_cells=1, max_iterations=1)
         if not 0 <= self.num_groups <= self.max_groups:
             raise ValueError(
                 f"num_groups must be between 0 and max_groups ({self.max_groups}), "
@@ -107,9 +171,12 @@ class ExposureConfig:
         slope: how fast worth falls around the cutoff, in ranks.
         group_popularity_weight: share of one interaction of the group.
         popularity_weight: share of one interaction of anybody.
+        max_scores: users times items that are scored; beyond it a random share of every group's users
+            stands for all.
+        seed: of the draw of users.
 
     Raises:
-        ValueError: a number outside its range.
+        ValueError: a setting outside its range.
     """
 
     depth: int = 100
@@ -117,17 +184,84 @@ class ExposureConfig:
     slope: float = 5.0
     group_popularity_weight: float = 1e-3
     popularity_weight: float = 1e-6
+    max_scores: int = 1 << 34
+    seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.depth < 1:
-            raise ValueError(f"depth must be at least 1, got {self.depth}")
-        if not 0 < self.slope < math.inf:
-            raise ValueError(f"slope must be above 0 and finite, got {self.slope}")
+        _check_at_least(self, depth=1, max_scores=1)
+        _check_positive(self, "slope")
         for name in ("cutoff", "group_popularity_weight", "popularity_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(
                     f"{name} must be finite and not negative, got {getattr(self, name)}"
                 )
+        _check_seed(self.seed)
+
+
+@dataclass(frozen=True)
+class RefinementConfig:
+    """Stage 3, rows of each group's own; see :mod:`peel_ext.train.refinement`.
+
+    Attributes:
+        steps: of Adam; 0 leaves every group with the global table.
+        rows_per_group: rows that are refined, those of the largest exposure.
+        learning_rate: of Adam.
+        anchor: weight of the mean squared distance to the global table.
+        diversity: weight of the regulariser that keeps the blocks of an item, or in the planes
+            layout the coordinates of the table, from saying the same.
+
+    Raises:
+        ValueError: a setting outside its range.
+    """
+
+    steps: int = 0
+    rows_per_group: int = 1024
+    learning_rate: float = 1e-3
+    anchor: float = 10.0
+    diversity: float = 0.01
+
+    def __post_init__(self) -> None:
+        _check_at_least(self, steps=0, rows_per_group=1, anchor=0, diversity=0)
+        _check_positive(self, "learning_rate")
+
+
+@dataclass(frozen=True)
+class ControlConfig:
+    """Stage 4, what decides the weights of blocks; see :mod:`peel_ext.train.control`.
+
+    Attributes:
+        controller: ``"exposure"``, the exposure of rows as it is; ``"regression"``, hits of held-out
+            interactions foretold from it and other features; ``"bilevel"``, the paper's loop.
+        held_out_share: of each user's interactions, what a controller learns from.
+        max_users: users whose held-out interactions count; a random sample of more.
+        hit_depth: length of the lists in which a held-out interaction is a hit.
+        hidden_dim: width of the controller's two hidden layers.
+        steps: of the controller's Adam.
+        batch_size: rows in a step of the regression.
+        learning_rate: of the controller's Adam.
+        seed: of the draws.
+
+    Raises:
+        ValueError: a setting outside its range.
+    """
+
+    controller: str = "exposure"
+    held_out_share: float = 0.2
+    max_users: int = 10_000
+    hit_depth: int = 30
+    hidden_dim: int = 32
+    steps: int = 600
+    batch_size: int = 32_768
+    learning_rate: float = 5e-3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_choice(self, controller=("exposure", "regression", "bilevel"))
+        if not 0 < self.held_out_share < 1:
+            raise ValueError(f"held_out_share must lie between 0 and 1, got {self.held_out_share}")
+        _check_at_least(self, max_users=1, hit_depth=1, hidden_dim=1, steps=0, batch_size=1)
+        _check_seed(self.seed)
+        _check_positive(self, "learning_rate")
 
 
 @dataclass(frozen=True)
@@ -160,21 +294,13 @@ class SplitConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, choices in (
-            ("method", ("random", "last", "time")),
-            ("target", ("test", "validation")),
-        ):
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}"
-                )
+        _check_choice(self, method=("random", "last", "time"), target=("test", "validation"))
         for name in ("test_share", "validation_share"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
         if not 0 <= self.new_user_share < 1:
             raise ValueError(f"new_user_share must lie in [0, 1), got {self.new_user_share}")
-        if self.k_core < 0:
-            raise ValueError(f"k_core must be at least 0, got {self.k_core}")
+        _check_at_least(self, k_core=0)
         _check_seed(self.seed)
 
 
@@ -187,7 +313,10 @@ class PipelineConfig:
     """
 
     split: SplitConfig = field(default_factory=SplitConfig)
+    tuning: TuningConfig = field(default_factory=TuningConfig)
     pretraining: PretrainingConfig = field(default_factory=PretrainingConfig)
     clustering: ClusteringConfig = field(default_factory=ClusteringConfig)
     exposure: ExposureConfig = field(default_factory=ExposureConfig)
+    refinement: RefinementConfig = field(default_factory=RefinementConfig)
+    control: ControlConfig = field(default_factory=ControlConfig)
     layout: str = "planes"

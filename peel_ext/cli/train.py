@@ -10,6 +10,7 @@ from peel_ext.cli.arguments import parse_count
 from peel_ext.cli.narration import Narration
 from peel_ext.cli.requirements import require_train
 from peel_ext.config import PipelineConfig
+from peel_ext.errors import DependencyError
 
 
 def add_parser(verbs: Any) -> None:
@@ -22,7 +23,29 @@ def add_parser(verbs: Any) -> None:
     )
     parser.add_argument("--out", required=True, help="run folder")
     parser.add_argument("--groups", type=parse_count, help="user groups (default: from the users)")
+    parser.add_argument(
+        "--model",
+        choices=("lightgcn", "matrix-factorisation"),
+        default="lightgcn",
+        help="what pretraining trains",
+    )
     parser.add_argument("--epochs", type=parse_count, help="of pretraining")
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        help="of the softmax (default: chosen on held-out interactions)",
+    )
+    parser.add_argument(
+        "--refinement-steps",
+        type=parse_count,
+        help="refine the rows of each group in so many steps (default: not at all)",
+    )
+    parser.add_argument(
+        "--controller",
+        choices=("exposure", "regression", "bilevel"),
+        default="exposure",
+        help="what decides which blocks a budget keeps",
+    )
     parser.add_argument("--layout", choices=("planes", "columns"), default="planes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
@@ -48,6 +71,18 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument(
         "--k-core", type=int, default=0, help="leave out users and items of fewer interactions"
     )
+    parser.add_argument(
+        "--user-embeddings",
+        help="vectors of another model in place of pretraining, with --item-embeddings: a .npy file "
+        "or a .safetensors file with one tensor, a row for each user in ascending order of ids",
+    )
+    parser.add_argument("--item-embeddings", help="the same for the items")
+    parser.add_argument(
+        "--redo",
+        action="store_true",
+        help="repeat the stages that changed settings or data make invalid",
+    )
+    parser.add_argument("--tensorboard", metavar="FOLDER", help="write the losses there as well")
     parser.add_argument("--quiet", action="store_true", help="say nothing on the way")
     parser.set_defaults(run=run)
 
@@ -56,12 +91,35 @@ def run(options: argparse.Namespace) -> int:
     """Runs the verb."""
     require_train()
     from peel_ext.train.pipeline import run_pipeline
+    from peel_ext.train.vectors import VectorPair, read_vectors
 
+    paths = (options.user_embeddings, options.item_embeddings)
+    if (paths[0] is None) != (paths[1] is None):
+        raise ValueError("--user-embeddings and --item-embeddings must be given together")
+    vectors = None if paths[0] is None else VectorPair(*map(read_vectors, paths))
+    with Narration(options.quiet) as narration, LossWriter(options.tensorboard) as losses:
+        run_pipeline(
+            options.data,
+            options.out,
+            config_of(options),
+            narration.stage,
+            vectors=vectors,
+            redo=options.redo,
+            on_loss=losses.write,
+        )
+    print(options.out)
+    return 0
+
+
+def config_of(options: argparse.Namespace) -> PipelineConfig:
+    """The settings that the options change."""
     base = PipelineConfig()
-    pretraining = {"seed": options.seed}
+    pretraining = {"seed": options.seed, "temperature": options.temperature}
     if options.epochs is not None:
         pretraining["epochs"] = options.epochs
-    config = PipelineConfig(
+    if options.model == "matrix-factorisation":
+        pretraining["num_layers"] = 0
+    return PipelineConfig(
         split=dataclasses.replace(
             base.split,
             method=options.split,
@@ -70,13 +128,47 @@ def run(options: argparse.Namespace) -> int:
             k_core=options.k_core,
             seed=options.seed,
         ),
+        tuning=dataclasses.replace(base.tuning, seed=options.seed),
         pretraining=dataclasses.replace(base.pretraining, **pretraining),
         clustering=dataclasses.replace(
             base.clustering, num_groups=options.groups or 0, seed=options.seed
         ),
+        refinement=dataclasses.replace(base.refinement, steps=options.refinement_steps or 0),
+        control=dataclasses.replace(base.control, controller=options.controller, seed=options.seed),
         layout=options.layout,
     )
-    with Narration(options.quiet) as narration:
-        run_pipeline(options.data, options.out, config, narration.stage)
-    print(options.out)
-    return 0
+
+
+class LossWriter:
+    """Writes losses for TensorBoard, or nowhere; a context manager.
+
+    Args:
+        folder: for TensorBoard; None writes nothing.
+
+    Raises:
+        DependencyError: TensorBoard is wanted and not installed.
+    """
+
+    def __init__(self, folder: str | None) -> None:
+        self._writer: Any = None
+        if folder is None:
+            return
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise DependencyError(
+                "--tensorboard needs tensorboard: install it with pip install tensorboard"
+            ) from error
+        self._writer = SummaryWriter(folder)
+
+    def __enter__(self) -> LossWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def write(self, stage: str, step: int, loss: float) -> None:
+        """Notes the loss of a step."""
+        if self._writer is not None:
+            self._writer.add_scalar(f"{stage}/loss", loss, step)

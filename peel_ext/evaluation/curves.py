@@ -276,8 +276,7 @@ def _check_targets(run: TrainedRun, items: NDArray[np.int64], whose: str) -> Non
 
 
 def _fold_in(run: TrainedRun) -> FoldHistories:
-    temperature = run.folder.config["pretraining"]["temperature"]
-    return functools.partial(fold_in_users, temperature=temperature)
+    return functools.partial(fold_in_users, temperature=run.temperature)
 
 
 def _rival_inputs(

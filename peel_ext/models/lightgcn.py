@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from peel_ext.models.tables import tables_of
+
 
 class LightGCN(nn.Module):
     """Light graph convolution (He et al., 2020, arXiv 2002.02126).
@@ -16,7 +18,7 @@ class LightGCN(nn.Module):
     With A the user by item matrix of ones, its rows and columns divided by the square roots of
     their sums, layer k + 1 is ``users = A @ items, items = A.T @ users`` of layer k (equation 3),
     layer 0 the embeddings themselves. The result is the mean of all layers (equation 4, weights
-    1 / (num_layers + 1)). There are no other parameters. No layers make it matrix factorisation.
+    1 / (num_layers + 1)). There are no other parameters.
 
     Args:
         user_embedding: a module with a ``weight`` of shape [num_users, dim].
@@ -45,12 +47,7 @@ class LightGCN(nn.Module):
         super().__init__()
         if num_layers < 0:
             raise ValueError(f"num_layers must be at least 0, got {num_layers}")
-        users, items = _table(user_embedding), _table(item_embedding)
-        if users.shape[1] != items.shape[1] or users.dtype != items.dtype:
-            raise ValueError(
-                "both embeddings must have the same width and dtype, got "
-                f"{tuple(users.shape)} {users.dtype} and {tuple(items.shape)} {items.dtype}"
-            )
+        users, items = tables_of(user_embedding, item_embedding)
         if indptr.shape != (len(users) + 1,):
             raise ValueError(
                 f"indptr must have shape ({len(users) + 1},), got {tuple(indptr.shape)}"
@@ -64,7 +61,7 @@ class LightGCN(nn.Module):
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """The vectors of everybody and everything, [num_users, dim] and [num_items, dim]."""
-        users, items = _table(self.user_embedding), _table(self.item_embedding)
+        users, items = tables_of(self.user_embedding, self.item_embedding)
         user_sum, item_sum = users, items
         for _ in range(self.num_layers):
             users, items = (
@@ -140,12 +137,3 @@ class _SparseProduct(torch.autograd.Function):
 def _sparse_product(matrix: Tensor, transposed: Tensor, dense: Tensor) -> Tensor:
     product: Tensor = _SparseProduct.apply(matrix, transposed, dense)
     return product
-
-
-def _table(embedding: nn.Module) -> Tensor:
-    weight = getattr(embedding, "weight", None)
-    if not isinstance(weight, Tensor) or weight.ndim != 2:
-        raise ValueError(
-            f"an embedding needs a weight of shape [n, dim], {type(embedding).__name__} has none"
-        )
-    return weight

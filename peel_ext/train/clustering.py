@@ -12,14 +12,15 @@ from sklearn.exceptions import ConvergenceWarning
 from peel_ext.config import ClusteringConfig
 
 
-def choose_num_groups(num_users: int, config: ClusteringConfig) -> int:
-    """``config.num_groups``, or as many as give about ``users_per_group`` users each."""
-    wanted = config.num_groups or round(num_users / config.users_per_group)
-    return max(1, min(wanted, config.max_groups, num_users))
+def choose_num_groups(num_users: int, num_items: int, config: ClusteringConfig) -> int:
+    """``config.num_groups``, or about one for every ``users_per_group`` users, within the limits."""
+    affordable = config.max_cells // max(num_items, 1)
+    fitting = min(round(num_users / config.users_per_group), config.max_groups, affordable)
+    return max(1, min(config.num_groups or fitting, num_users))
 
 
 def cluster_users(
-    user_vectors: NDArray[np.float32], config: ClusteringConfig
+    user_vectors: NDArray[np.float32], config: ClusteringConfig, num_items: int = 0
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Clusters unit vectors by cosine.
 
@@ -30,11 +31,12 @@ def cluster_users(
     Args:
         user_vectors: [num_users, dim]; zero vectors are allowed.
         config: how many groups.
+        num_items: of the catalogue, which limits their number.
 
     Returns:
         centroids float32 [num_groups, dim] of length 1, and the group of each user [num_users].
     """
-    num_groups = choose_num_groups(len(user_vectors), config)
+    num_groups = choose_num_groups(len(user_vectors), num_items, config)
     units = normalise_rows(user_vectors)
     kmeans = KMeans(num_groups, n_init=1, max_iter=config.max_iterations, random_state=config.seed)
     with warnings.catch_warnings():

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from peel_ext.config import ExposureConfig
-from peel_ext.ops import gathered_score
+from peel_ext.train.held_out import Lists, rank_unseen, take_users
 
 
 def measure_exposure(
@@ -37,27 +36,77 @@ def measure_exposure(
     Returns:
         float64 [num_groups, num_items].
     """
-    num_users, num_items = len(user_vectors), len(item_vectors)
-    depth = min(config.depth, num_items)
-    indices, _ = gathered_score(
-        torch.from_numpy(user_vectors),
-        torch.from_numpy(item_vectors),
-        depth,
-        exclude_indptr=torch.from_numpy(indptr),
-        exclude=torch.from_numpy(item_rows),
+    num_items = len(item_vectors)
+    users = draw_members(
+        user_group, num_groups, config.max_scores // max(num_items, 1), config.seed
     )
-    ranks = np.arange(1, depth + 1)
-    worth = 1 / (1 + np.exp((ranks - config.cutoff) / config.slope))
-    lists = indices.numpy()  # [num_users, depth]
-    cells = (user_group[:, None] * num_items + lists)[lists >= 0]
-    shares = np.broadcast_to(worth, lists.shape)[lists >= 0]
-    size = num_groups * num_items
-    values = np.bincount(cells, weights=shares, minlength=size).reshape(num_groups, num_items)
-    owner = np.repeat(np.arange(num_users), np.diff(indptr))
-    popularity = np.bincount(user_group[owner] * num_items + item_rows, minlength=size)
-    in_group = popularity.reshape(num_groups, num_items)
+    seen = take_users((indptr, item_rows), users)
+    lists = rank_unseen(user_vectors[users], item_vectors, seen, config.depth)
+    values = sum_exposure(lists, user_group[users], num_groups, num_items, config)
+    sizes, drawn = (
+        np.bincount(groups, minlength=num_groups) for groups in (user_group, user_group[users])
+    )
+    values *= (sizes / np.maximum(drawn, 1))[:, None]
+    in_group = count_popularity((indptr, item_rows), user_group, num_groups, num_items)
     return np.asarray(
         values
         + config.group_popularity_weight * in_group
         + config.popularity_weight * in_group.sum(axis=0)
     )
+
+
+def draw_members(
+    user_group: NDArray[np.int64], num_groups: int, max_users: int, seed: int
+) -> NDArray[np.int64]:
+    """Everybody, or the same random share of every group but at least one of each, ascending.
+
+    Args:
+        user_group: [num_users].
+        num_groups: number of groups.
+        max_users: how many are wanted; the ones that rounding up adds come on top.
+        seed: of the draw.
+    """
+    num_users = len(user_group)
+    if num_users <= max_users:
+        return np.arange(num_users)
+    shuffled = np.random.default_rng(seed).permutation(num_users)
+    by_group = shuffled[np.argsort(user_group[shuffled], kind="stable")]
+    sizes = np.bincount(user_group, minlength=num_groups)
+    place = np.arange(num_users) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    wanted = np.ceil(sizes * (max(max_users, 1) / num_users)).astype(np.int64)
+    return np.sort(by_group[place < np.repeat(wanted, sizes)])
+
+
+def sum_exposure(
+    lists: NDArray[np.int64],
+    user_group: NDArray[np.int64],
+    num_groups: int,
+    num_items: int,
+    config: ExposureConfig,
+) -> NDArray[np.float64]:
+    """Exposure of each item in each group [num_groups, num_items], popularity left out.
+
+    Args:
+        lists: [num_users, depth], as of :func:`rank_unseen`.
+        user_group: [num_users].
+        num_groups: number of groups.
+        num_items: number of items.
+        config: the constants of the formula.
+    """
+    ranks = np.arange(1, lists.shape[1] + 1)
+    worth = 1 / (1 + np.exp((ranks - config.cutoff) / config.slope))
+    cells = (user_group[:, None] * num_items + lists)[lists >= 0]
+    shares = np.broadcast_to(worth, lists.shape)[lists >= 0]
+    size = num_groups * num_items
+    summed = np.bincount(cells, weights=shares, minlength=size)
+    return np.asarray(summed.reshape(num_groups, num_items), dtype=np.float64)
+
+
+def count_popularity(
+    lists: Lists, user_group: NDArray[np.int64], num_groups: int, num_items: int
+) -> NDArray[np.int64]:
+    """Interactions of each group's users with each item [num_groups, num_items]."""
+    owner = np.repeat(np.arange(len(user_group)), np.diff(lists[0]))
+    cells = user_group[owner] * num_items + lists[1]
+    counts = np.bincount(cells, minlength=num_groups * num_items)
+    return np.asarray(counts.reshape(num_groups, num_items))

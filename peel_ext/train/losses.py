@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -56,10 +57,93 @@ def full_softmax_loss(
     _check(users, items, indptr, positives, temperature, weights)
     if weights is None:
         weights = users.new_ones(len(users))
-    loss: Tensor = _FullSoftmaxLoss.apply(
-        users, items, indptr, positives, temperature, weights / weights.sum(), chunk_bytes
+    chunk = max(1, chunk_bytes // (max(1, len(items)) * items.element_size()))
+    loss: Tensor = _SoftmaxLoss.apply(
+        users, items, indptr, positives, temperature, weights / weights.sum(), chunk, None
     )
     return loss
+
+
+def sampled_softmax_loss(
+    users: Tensor,
+    items: Tensor,
+    indptr: Tensor,
+    positives: Tensor,
+    temperature: float,
+    weights: Tensor | None = None,
+    *,
+    num_negatives: int,
+    generator: torch.Generator,
+    chunk_users: int = 512,
+) -> Tensor:
+    """:func:`full_softmax_loss` with the sum over all items estimated from some of them.
+
+    For each chunk of users the candidates are all positives of the chunk, which count as they are,
+    and the distinct ones of ``num_negatives`` items drawn uniformly, which stand for all the others:
+    with P positives and m others among the candidates of N items, their exponentials are multiplied
+    by (N - P) / m. The estimate of the sum is unbiased, and exact once every item is drawn (sampled
+    softmax, Jean et al., 2015, arXiv 1412.2007, with the positives as a stratum of their own).
+    Memory is bounded by chunk_users times candidates, whatever the number of items.
+
+    Args:
+        users: as there.
+        items: as there.
+        indptr: as there.
+        positives: as there.
+        temperature: as there.
+        weights: as there.
+        num_negatives: items drawn for each chunk, at least 1; as many as there are items or more
+            take them all.
+        generator: of the draws.
+        chunk_users: users who share their candidates.
+
+    Returns:
+        The loss, a scalar.
+
+    Raises:
+        ValueError: as there, or fewer than one negative.
+    """
+    _check(users, items, indptr, positives, temperature, weights)
+    if num_negatives < 1:
+        raise ValueError(f"num_negatives must be at least 1, got {num_negatives}")
+    if weights is None:
+        weights = users.new_ones(len(users))
+
+    def draw(chunk_positives: Tensor) -> tuple[Tensor, Tensor]:
+        return draw_candidates(chunk_positives, len(items), num_negatives, generator)
+
+    loss: Tensor = _SoftmaxLoss.apply(
+        users, items, indptr, positives, temperature, weights / weights.sum(), chunk_users, draw
+    )
+    return loss
+
+
+def draw_candidates(
+    positives: Tensor, num_items: int, num_negatives: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """The candidates of :func:`sampled_softmax_loss` and what each stands for.
+
+    Args:
+        positives: int64 [num_positives].
+        num_items: items to draw from.
+        num_negatives: how many to draw.
+        generator: of the draws.
+
+    Returns:
+        Ascending ids int64 [num_candidates], and float32 [num_candidates]: how many items each
+        stands for, 1 for positives.
+    """
+    if num_negatives >= num_items:
+        drawn = torch.arange(num_items)
+    else:
+        drawn = torch.randint(num_items, (num_negatives,), generator=generator)
+    candidates = torch.unique(torch.cat([positives, drawn]))
+    is_positive = torch.isin(candidates, positives)
+    num_positives = int(is_positive.sum())
+    num_others = len(candidates) - num_positives
+    counts = torch.full((len(candidates),), (num_items - num_positives) / max(num_others, 1))
+    counts[is_positive] = 1
+    return candidates, counts
 
 
 def _check(
@@ -108,8 +192,8 @@ class _Targets:
         return cls(rows, columns, counts.to(dtype).reciprocal()[rows])
 
 
-class _FullSoftmaxLoss(torch.autograd.Function):
-    """The loss, with both gradients computed on the way forward."""
+class _SoftmaxLoss(torch.autograd.Function):
+    """Either loss, with both gradients computed on the way forward; ``draw`` None: all items."""
 
     @staticmethod
     def forward(
@@ -120,28 +204,37 @@ class _FullSoftmaxLoss(torch.autograd.Function):
         positives: Tensor,
         temperature: float,
         weights: Tensor,
-        chunk_bytes: int,
+        chunk: int,
+        draw: Callable[[Tensor], tuple[Tensor, Tensor]] | None,
     ) -> Tensor:
         users, items = users.detach() / temperature, items.detach()
         wants_gradients = any(ctx.needs_input_grad[:2])
-        chunk = max(1, chunk_bytes // (max(1, len(items)) * items.element_size()))
         # Written over again by every chunk: fresh pages for each would cost more than the sums.
-        scores = users.new_empty(min(chunk, len(users)), len(items))
-        shares = torch.empty_like(scores)
+        scores, shares = users.new_empty(0), users.new_empty(0)
         losses = users.new_empty(len(users))
         user_gradient, item_gradient = torch.empty_like(users), torch.zeros_like(items)
         for start in range(0, len(users), chunk):
             stop = min(start + chunk, len(users))
             targets = _Targets.of_users(start, stop, indptr, positives, users.dtype)
-            part = shares[: stop - start]
-            losses[start:stop] = _score_chunk(
-                users[start:stop], items, targets, scores[: stop - start], part
-            )
-            if wants_gradients:
-                # softmax - target is the gradient with respect to the scores.
-                part.index_put_((targets.rows, targets.columns), -targets.shares, accumulate=True)
-                torch.mm(part, items, out=user_gradient[start:stop])
-                item_gradient.addmm_(part.T, users[start:stop] * weights[start:stop, None])
+            rows, offsets, candidates = items, None, None
+            if draw is not None:
+                candidates, counts = draw(targets.columns)
+                rows, offsets = items[candidates], counts.log().to(users.dtype)
+                targets = replace(targets, columns=torch.searchsorted(candidates, targets.columns))
+            for buffer in (scores, shares):
+                buffer.resize_(stop - start, len(rows))
+            part = users[start:stop]
+            losses[start:stop] = _score_chunk(part, rows, targets, scores, shares, offsets)
+            if not wants_gradients:
+                continue
+            # softmax - target is the gradient with respect to the scores.
+            shares.index_put_((targets.rows, targets.columns), -targets.shares, accumulate=True)
+            torch.mm(shares, rows, out=user_gradient[start:stop])
+            weighted = part * weights[start:stop, None]
+            if candidates is None:
+                item_gradient.addmm_(shares.T, weighted)
+            else:
+                item_gradient.index_add_(0, candidates, shares.T @ weighted)
         user_gradient *= weights[:, None] / temperature
         ctx.save_for_backward(user_gradient, item_gradient)
         return losses @ weights
@@ -150,14 +243,24 @@ class _FullSoftmaxLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         user_gradient, item_gradient = ctx.saved_tensors  # type: ignore[attr-defined]
-        return gradient * user_gradient, gradient * item_gradient, None, None, None, None, None
+        return gradient * user_gradient, gradient * item_gradient, *(None,) * 6
 
 
 def _score_chunk(
-    users: Tensor, items: Tensor, targets: _Targets, scores: Tensor, shares: Tensor
+    users: Tensor,
+    items: Tensor,
+    targets: _Targets,
+    scores: Tensor,
+    shares: Tensor,
+    offsets: Tensor | None = None,
 ) -> Tensor:
-    """Losses [chunk] of users already divided by the temperature; fills both [chunk, num_items]."""
+    """Losses [chunk] of users already divided by the temperature; fills both [chunk, num_items].
+
+    Offsets [num_items] are added to the scores, and must be 0 for every positive.
+    """
     torch.mm(users, items.T, out=scores)
+    if offsets is not None:
+        scores += offsets
     torch.softmax(scores, dim=1, out=shares)
     # The best item's share is exp(best score) / sum, which spares a second pass of exponentials.
     log_sum = scores.amax(dim=1) - shares.amax(dim=1).log()

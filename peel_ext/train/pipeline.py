@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,10 +23,9 @@ from peel_ext.data import (
 )
 from peel_ext.errors import DataError, RunError
 from peel_ext.nn import ElasticEmbedding
-from peel_ext.train.clustering import cluster_users
-from peel_ext.train.exposure import measure_exposure
-from peel_ext.train.pretraining import pretrain
 from peel_ext.train.run_folder import RunFolder, fingerprint
+from peel_ext.train.stages import DEPENDS, Made, Stages
+from peel_ext.train.vectors import VectorPair, check_vectors
 
 #: In the place of a path: a small data set the package makes itself.
 SYNTHETIC = "synthetic"
@@ -81,92 +79,84 @@ def run_pipeline(
     out: str | os.PathLike[str],
     config: PipelineConfig | None = None,
     progress: Progress = _silent,
+    *,
+    vectors: VectorPair | None = None,
+    redo: bool = False,
+    on_loss: Callable[[str, int, float], None] | None = None,
 ) -> TrainedRun:
     """Trains on the interactions of a file or folder, and saves every stage in a run folder.
 
-    A stage that the folder has finished is not repeated, so an interrupted run goes on where it was.
+    A stage that the folder has finished is not repeated, and one that was interrupted goes on from
+    its last checkpoint: the result is the same, bit for bit, as without the interruption.
 
     Args:
         data: a data file, or a folder with one, or with train and test files.
         out: the run folder.
         config: all settings.
         progress: told of every step.
+        vectors: user and item vectors of another model, in place of pretraining; one row for each
+            user and item in ascending order of their ids, users held out included or not.
+        redo: drop the stages that other settings or data make invalid instead of refusing.
+        on_loss: told the stage, the step and the loss of every step of training.
 
     Returns:
         The trained run.
 
     Raises:
-        DataError: the data cannot be read or used.
-        RunError: the folder holds a run with other settings or data.
+        DataError: the data or the vectors cannot be read or used.
+        RunError: the folder holds stages of other settings or data, or another process trains there.
     """
     config = config or PipelineConfig()
     progress("data", 0, 0, str(data))
     parts = load_split(data, config.split)
     split = split_arrays(parts)
-    indptr, item_rows = split["train_indptr"], split["train_items"]
-    users, items, new_users = parts.train.users, parts.train.items, parts.history.users
+    ids = {
+        "users": parts.train.users,
+        "items": parts.train.items,
+        "new_users": parts.history.users,
+    }
     method = parts.method
     del parts  # memory that training needs
+    settings = dataclasses.asdict(config)
+    if vectors is not None:
+        vectors = check_vectors(_of_trained(vectors, ids), len(ids["users"]), len(ids["items"]))
+        settings["vectors"] = fingerprint(vectors._asdict())
+
+    def on_step(stage: str, done: int, total: int, loss: float) -> None:
+        progress(stage, done, total, f"loss {loss:.4f}")
+        if on_loss is not None:
+            on_loss(stage, done, loss)
+
     folder = RunFolder(out)
-    folder.begin(dataclasses.asdict(config), fingerprint(split))
-
-    def stage(
-        name: str, make: Callable[[], tuple[dict[str, NDArray[Any]], dict[str, Any]]]
-    ) -> None:
-        if name in folder.stages:
-            progress(name, 1, 1, "done before")
-            return
-        began = time.perf_counter()
-        tensors, facts = make()
-        seconds = round(time.perf_counter() - began, 2)
-        folder.finish(name, tensors, {**facts, "seconds": seconds})
-        remark = ", ".join(f"{key} {value}" for key, value in facts.items())
-        progress(name, 1, 1, f"{remark}, {seconds:.1f} s" if remark else f"{seconds:.1f} s")
-
-    def save_data() -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        for name, ids in (("users", users), ("items", items), ("new_users", new_users)):
-            folder.write_document(f"{name}.json", ids.to_ids(np.arange(len(ids))))
-        facts = {"users": len(users), "items": len(items), "new_users": len(new_users)}
-        sizes = {"train": len(item_rows), "test": len(split["test_items"])}
-        return split, {**facts, **sizes, "split": method}
-
-    def train_vectors() -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        def on_progress(done: int, total: int, loss: float) -> None:
-            progress("pretraining", done, total, f"loss {loss:.4f}")
-
-        vectors = pretrain(
-            indptr, item_rows, len(items), config.pretraining, on_progress=on_progress
-        )
-        return dict(zip(("users", "items"), vectors, strict=True)), {}
-
-    def cluster() -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        users = folder.load("pretraining")["users"]
-        centroids, user_group = cluster_users(users, config.clustering)
-        return {"centroids": centroids, "user_group": user_group}, {"groups": len(centroids)}
-
-    def weigh() -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        vectors, groups = folder.load("pretraining"), folder.load("clustering")
-        num_groups = len(groups["centroids"])
-        values = measure_exposure(
-            vectors["users"], vectors["items"], groups["user_group"], num_groups,
-            indptr, item_rows, config.exposure,
-        )  # fmt: skip
-        items = torch.from_numpy(vectors["items"])
-        embedding = ElasticEmbedding.from_pretrained(
-            items, num_groups=num_groups, layout=config.layout
-        )
-        if embedding.layout.nested:
-            embedding.fit_rotation()
-        embedding.set_row_values(torch.from_numpy(values))
-        state = {name: tensor.numpy() for name, tensor in embedding.state_dict().items()}
-        blocks = embedding.block_weights[0].numel()
-        return state, {"blocks_per_group": blocks}
-
-    stage("data", save_data)
-    stage("pretraining", train_vectors)
-    stage("clustering", cluster)
-    stage("block_weights", weigh)
+    with folder.lock():
+        folder.begin(settings, fingerprint(split), DEPENDS, redo=redo)
+        stages = Stages(folder, config, split, method, ids, vectors, on_step)
+        for name in DEPENDS:
+            _run_stage(folder, name, getattr(stages, name), progress)
     return TrainedRun.open(out)
+
+
+def _run_stage(folder: RunFolder, name: str, make: Callable[[], Made], progress: Progress) -> None:
+    """Makes and saves what a stage makes, unless it is there."""
+    if name in folder.stages:
+        progress(name, 1, 1, "done before")
+        return
+    progress(name, 0, 0, "")
+    began = time.perf_counter()
+    tensors, facts = make()
+    seconds = round(time.perf_counter() - began, 2)
+    folder.finish(name, tensors, {**facts, "seconds": seconds})
+    remark = ", ".join(f"{key} {value}" for key, value in facts.items())
+    progress(name, 1, 1, f"{remark}, {seconds:.1f} s" if remark else f"{seconds:.1f} s")
+
+
+def _of_trained(vectors: VectorPair, ids: dict[str, IdMap]) -> VectorPair:
+    """The vectors without the rows of users held out, where those have rows."""
+    known, new = ids["users"].ids, ids["new_users"].ids
+    if len(new) == 0 or len(vectors.users) != len(known) + len(new):
+        return vectors
+    everybody = np.sort(np.concatenate([known, new]))
+    return VectorPair(vectors.users[np.searchsorted(everybody, known)], vectors.items)
 
 
 @dataclass(frozen=True)
@@ -181,6 +171,7 @@ class TrainedRun:
         user_group: int64 [num_users].
         centroids: float32 [num_groups, dim].
         embedding: the item table under any budget, one group per user group.
+        temperature: of pretraining's softmax, which fold-in shares.
         train_indptr: int64 [num_users + 1], training interactions in CSR form.
         train_items: their items, ascending for each user.
         test_indptr: the same of the target interactions.
@@ -199,6 +190,7 @@ class TrainedRun:
     user_group: NDArray[np.int64]
     centroids: NDArray[np.float32]
     embedding: ElasticEmbedding
+    temperature: float
     train_indptr: NDArray[np.int64]
     train_items: NDArray[np.int64]
     test_indptr: NDArray[np.int64]
@@ -240,6 +232,7 @@ class TrainedRun:
             user_group=groups["user_group"],
             centroids=groups["centroids"],
             embedding=embedding,
+            temperature=folder.stages["tuning"]["temperature"],
             new_users=_read_ids(folder, "new_users.json", len(data["history_indptr"]) - 1),
             **data,
         )

@@ -1,9 +1,11 @@
-"""Stage 1: user and item vectors by LightGCN under a softmax over all items."""
+"""Stage 1: user and item vectors by LightGCN or matrix factorisation under a softmax."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,15 +15,32 @@ from torch import Tensor, nn
 
 from peel_ext.config import PretrainingConfig
 from peel_ext.errors import DataError, PeelError
-from peel_ext.models import LightGCN, normalised_adjacency
-from peel_ext.train.losses import full_softmax_loss
+from peel_ext.models import LightGCN, MatrixFactorisation, normalised_adjacency, table_of
+from peel_ext.nn import ElasticEmbedding
+from peel_ext.train.checkpoint import Checkpoint, Timer
+from peel_ext.train.losses import full_softmax_loss, sampled_softmax_loss
+from peel_ext.train.svd import truncated_svd
 
 #: The number of interactions at which an item's vector has length 1.
 _REFERENCE_DEGREE = 10
 
-#: Randomised SVD: extra columns, and rounds of subspace iteration. The start need not be exact.
-_SVD_OVERSAMPLING = 16
-_SVD_ROUNDS = 4
+#: Of the softmax where no temperature was given or chosen.
+DEFAULT_TEMPERATURE = 0.1
+
+
+class PretrainedVectors(NamedTuple):
+    """What pretraining makes.
+
+    Attributes:
+        users: float32 [num_users, embedding_dim] of length 1, those of users without interactions 0.
+        items: float32 [num_items, embedding_dim] of length
+            ``(max(1, interactions) / 10) ** item_popularity_exponent``.
+        losses: float64 [num_steps], in nats.
+    """
+
+    users: NDArray[np.float32]
+    items: NDArray[np.float32]
+    losses: NDArray[np.float64]
 
 
 def pretrain(
@@ -31,13 +50,16 @@ def pretrain(
     config: PretrainingConfig,
     *,
     on_progress: Callable[[int, int, float], None] | None = None,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    checkpoint: Checkpoint | None = None,
+) -> PretrainedVectors:
     """Learns vectors whose plain dot product ranks the items for each user.
 
     LightGCN (:class:`peel_ext.models.LightGCN`) starts from a truncated SVD of the normalised
     interactions and is trained with Adam on the softmax over all items of the cosines
-    (:func:`peel_ext.train.losses.full_softmax_loss`). Two runs with one seed and one number of
-    threads give the same bits. The global random state is neither read nor changed.
+    (:func:`peel_ext.train.losses.full_softmax_loss`), or over a sample where users times items are
+    too many (:func:`peel_ext.train.losses.sampled_softmax_loss`). Two runs with one seed and one
+    number of threads give the same bits, also when one of them was interrupted and went on from its
+    checkpoint. The global random state is neither read nor changed.
 
     Args:
         indptr: [num_users + 1], interactions in CSR form.
@@ -46,11 +68,7 @@ def pretrain(
         config: all settings.
         on_progress: called after every step with the steps done, the steps in all and the loss of
             the step, in nats.
-
-    Returns:
-        user vectors [num_users, embedding_dim] of length 1, those of users without interactions 0,
-        and item vectors [num_items, embedding_dim] of length
-        ``(max(1, interactions) / 10) ** item_popularity_exponent``.
+        checkpoint: where to go on from and to save to.
 
     Raises:
         DataError: the interactions are not in CSR form, or an item is out of range.
@@ -58,141 +76,157 @@ def pretrain(
     """
     positions = torch.from_numpy(np.ascontiguousarray(indptr, dtype=np.int64))
     items = torch.from_numpy(np.ascontiguousarray(item_rows, dtype=np.int64))
-    generator = torch.Generator().manual_seed(config.seed)
-    model = _build_model(positions, items, num_items, config, generator)
-    _train(model, positions, items, config, generator, on_progress)
-    return _ranking_vectors(model, positions, items, config.item_popularity_exponent)
+    training = _Training(positions, items, num_items, config)
+    saved = checkpoint.load() if checkpoint is not None else None
+    if saved is None:
+        training.start()
+    else:
+        training.restore(saved)
+    training.run(on_progress, checkpoint)
+    vectors = _ranking_vectors(training.model, positions, items, config.item_popularity_exponent)
+    return PretrainedVectors(*vectors, np.array(training.losses, dtype=np.float64))
 
 
-def _build_model(
-    indptr: Tensor,
-    item_rows: Tensor,
-    num_items: int,
-    config: PretrainingConfig,
-    generator: torch.Generator,
-) -> LightGCN:
-    try:
-        adjacency = normalised_adjacency(indptr, item_rows, num_items)
-    except ValueError as error:
-        raise DataError(f"unusable interactions: {error}") from error
-    users, items = _truncated_svd(*adjacency, config.embedding_dim, generator)
-    return LightGCN(
-        _embedding(users, config.start_scale, generator),
-        _embedding(items, config.start_scale, generator),
-        indptr,
-        item_rows,
-        config.num_layers,
-    )
+class _Training:
+    """The model, its optimiser, and how far they are."""
+
+    def __init__(
+        self, indptr: Tensor, item_rows: Tensor, num_items: int, config: PretrainingConfig
+    ) -> None:
+        try:
+            self.adjacency = normalised_adjacency(indptr, item_rows, num_items)
+        except ValueError as error:
+            raise DataError(f"unusable interactions: {error}") from error
+        self.indptr, self.item_rows, self.num_items = indptr, item_rows, num_items
+        self.config = config
+        self.generator = torch.Generator().manual_seed(config.seed)
+        degrees = indptr.diff()
+        self.active = degrees.nonzero()[:, 0]
+        self.weights = degrees.float() ** config.user_weight_exponent
+        self.steps_per_epoch = min(config.steps_per_epoch, len(self.active))
+        self.num_steps = config.epochs * self.steps_per_epoch
+        self.losses: list[float] = []
+        self.order = self.active  # of the users in this epoch
+        self.model: LightGCN | MatrixFactorisation
+
+    def start(self) -> None:
+        """The model before the first step."""
+        config = self.config
+        users, items = truncated_svd(*self.adjacency, config.embedding_dim, self.generator)
+        self._build(
+            *(_started(part, config.start_scale, self.generator) for part in (users, items))
+        )
+
+    def restore(self, state: dict[str, NDArray[Any]]) -> None:
+        """The model, the optimiser and the draws as :meth:`state` had them."""
+        # Torch's own memory: matrix products round differently at another alignment.
+        found = {name: torch.from_numpy(array).clone() for name, array in state.items()}
+        self._build(found["users"], found["items"])
+        self.losses = state["losses"].tolist()
+        self.order = found["order"]
+        self.generator.set_state(found["generator"])
+        for name, parameter in self._parameters().items():
+            self.optimiser.state[parameter] = {
+                "step": torch.tensor(float(len(self.losses))),
+                "exp_avg": found[f"{name}.exp_avg"],
+                "exp_avg_sq": found[f"{name}.exp_avg_sq"],
+            }
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """All that the next step depends on."""
+        tensors = {"order": self.order, "generator": self.generator.get_state()}
+        for name, parameter in self._parameters().items():
+            moments = self.optimiser.state[parameter]
+            tensors[name] = parameter.detach()
+            tensors |= {f"{name}.{part}": moments[part] for part in ("exp_avg", "exp_avg_sq")}
+        losses = np.array(self.losses, dtype=np.float64)
+        return {name: tensor.numpy() for name, tensor in tensors.items()} | {"losses": losses}
+
+    def run(
+        self,
+        on_progress: Callable[[int, int, float], None] | None,
+        checkpoint: Checkpoint | None,
+    ) -> None:
+        """The steps that are left."""
+        timer = Timer()
+        while len(self.losses) < self.num_steps:
+            self.losses.append(self._step(len(self.losses)))
+            done = len(self.losses)
+            if checkpoint is not None and timer.is_due() and done < self.num_steps:
+                began = time.monotonic()
+                checkpoint.save(self.state())
+                timer.saved(began)
+            if on_progress is not None:
+                on_progress(done, self.num_steps, self.losses[-1])
+
+    def _build(self, users: Tensor, items: Tensor) -> None:
+        user_embedding: nn.Embedding = nn.Embedding.from_pretrained(users, freeze=False)
+        item_embedding = ElasticEmbedding.from_pretrained(items, freeze=False)
+        if self.config.num_layers == 0:
+            self.model = MatrixFactorisation(user_embedding, item_embedding)
+        else:
+            self.model = LightGCN(
+                user_embedding, item_embedding, self.indptr, self.item_rows, self.config.num_layers
+            )
+        self.optimiser = torch.optim.Adam(self.model.parameters(), fused=True)
+
+    def _parameters(self) -> dict[str, Tensor]:
+        return {
+            "users": table_of(self.model.user_embedding),
+            "items": table_of(self.model.item_embedding),
+        }
+
+    def _step(self, done: int) -> float:
+        at = done % self.steps_per_epoch
+        if at == 0:  # every user once in each epoch, in random order
+            self.order = self.active[torch.randperm(len(self.active), generator=self.generator)]
+        loss = self._batch_loss(self.order.tensor_split(self.steps_per_epoch)[at])
+        if not math.isfinite(loss.item()):
+            raise PeelError(
+                f"pretraining diverged: the loss of step {done + 1} of {self.num_steps} is "
+                f"{loss.item()}; try a lower learning rate or a higher temperature"
+            )
+        fall = (1 - self.config.final_learning_rate_share) * done / self.num_steps
+        self.optimiser.param_groups[0]["lr"] = self.config.learning_rate * (1 - fall)
+        self.optimiser.zero_grad()
+        loss.backward()
+        self.optimiser.step()
+        return loss.item()
+
+    def _batch_loss(self, batch: Tensor) -> Tensor:
+        users, items = self.model()
+        arguments = (
+            F.normalize(users[batch]),
+            F.normalize(items),
+            *take_lists(self.indptr, self.item_rows, batch),
+            self.config.temperature or DEFAULT_TEMPERATURE,
+            self.weights[batch],
+        )
+        if self._samples():
+            return sampled_softmax_loss(
+                *arguments, num_negatives=self.config.num_negatives, generator=self.generator
+            )
+        return full_softmax_loss(*arguments)
+
+    def _samples(self) -> bool:
+        if self.config.softmax == "auto":
+            return len(self.active) * self.num_items > self.config.max_full_scores
+        return self.config.softmax == "sampled"
 
 
-def _embedding(vectors: Tensor, scale: float, generator: torch.Generator) -> nn.Embedding:
-    """A table of these vectors at a root mean square of ``scale``.
+def _started(vectors: Tensor, scale: float, generator: torch.Generator) -> Tensor:
+    """These vectors at a root mean square of ``scale``.
 
     The noise gives a direction to what the SVD leaves at zero: items nobody touched, and columns
     beyond its rank, where zeros on both sides would have no gradient.
     """
     size = vectors.square().mean().sqrt().clamp(min=torch.finfo(vectors.dtype).tiny)
     noise = torch.randn(vectors.shape, generator=generator)
-    start = scale * (vectors / size + 0.01 * noise)
-    table: nn.Embedding = nn.Embedding.from_pretrained(start, freeze=False)
-    return table
+    # The SVD comes column by column; rows are what training reads, and what a checkpoint restores.
+    return (scale * (vectors / size + 0.01 * noise)).contiguous()
 
 
-def _truncated_svd(
-    matrix: Tensor, transposed: Tensor, dim: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Leading singular vectors, each times the root of its singular value.
-
-    Subspace iteration from a random start (Halko et al., 2011, arXiv 0909.4061, algorithm 4.4).
-
-    Returns:
-        [rows, dim] and [columns, dim]; columns beyond the rank are 0.
-    """
-    num_rows, num_columns = matrix.shape
-    rank = min(dim + _SVD_OVERSAMPLING, num_rows, num_columns)
-    basis = matrix @ torch.randn(num_columns, rank, generator=generator)  # [rows, rank]
-    for _ in range(_SVD_ROUNDS):
-        basis = _orthonormal(matrix @ _orthonormal(transposed @ basis))
-    # matrix is about basis @ small.T
-    small = transposed @ basis  # [columns, rank]
-    right, values, mixing = torch.linalg.svd(small, full_matrices=False)
-    left = basis @ mixing.T  # [rows, rank]
-    kept = min(dim, rank)
-    padding = (0, dim - kept)
-    roots = values[:kept].sqrt()
-    return F.pad(left[:, :kept] * roots, padding), F.pad(right[:, :kept] * roots, padding)
-
-
-def _orthonormal(matrix: Tensor) -> Tensor:
-    basis: Tensor = torch.linalg.qr(matrix).Q
-    return basis
-
-
-def _train(
-    model: LightGCN,
-    indptr: Tensor,
-    item_rows: Tensor,
-    config: PretrainingConfig,
-    generator: torch.Generator,
-    on_progress: Callable[[int, int, float], None] | None,
-) -> None:
-    degrees = indptr.diff()
-    active = degrees.nonzero()[:, 0]
-    steps_per_epoch = min(config.steps_per_epoch, len(active))
-    num_steps = config.epochs * steps_per_epoch
-    if num_steps == 0:
-        return
-    optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
-    schedule = torch.optim.lr_scheduler.LinearLR(
-        optimiser, 1.0, config.final_learning_rate_share, total_iters=num_steps
-    )
-    weights = degrees.float() ** config.user_weight_exponent
-    batches = _batches(active, steps_per_epoch, config.epochs, generator)
-    for done, batch in enumerate(batches, start=1):
-        optimiser.zero_grad()
-        loss = _batch_loss(model, batch, indptr, item_rows, weights, config.temperature)
-        if not math.isfinite(loss.item()):
-            raise PeelError(
-                f"pretraining diverged: the loss of step {done} of {num_steps} is {loss.item()}; "
-                "try a lower learning rate or a higher temperature"
-            )
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-        if on_progress is not None:
-            on_progress(done, num_steps, loss.item())
-
-
-def _batches(
-    users: Tensor, steps_per_epoch: int, epochs: int, generator: torch.Generator
-) -> Iterator[Tensor]:
-    """Every user once in each epoch, in random order."""
-    for _ in range(epochs):
-        order = torch.randperm(len(users), generator=generator)
-        yield from users[order].tensor_split(steps_per_epoch)
-
-
-def _batch_loss(
-    model: LightGCN,
-    batch: Tensor,
-    indptr: Tensor,
-    item_rows: Tensor,
-    weights: Tensor,
-    temperature: float,
-) -> Tensor:
-    users, items = model()
-    batch_indptr, positives = _take_lists(indptr, item_rows, batch)
-    return full_softmax_loss(
-        F.normalize(users[batch]),
-        F.normalize(items),
-        batch_indptr,
-        positives,
-        temperature,
-        weights[batch],
-    )
-
-
-def _take_lists(indptr: Tensor, item_rows: Tensor, users: Tensor) -> tuple[Tensor, Tensor]:
+def take_lists(indptr: Tensor, item_rows: Tensor, users: Tensor) -> tuple[Tensor, Tensor]:
     """The CSR lists of some users, in their order."""
     counts = indptr[users + 1] - indptr[users]
     taken = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
@@ -201,10 +235,10 @@ def _take_lists(indptr: Tensor, item_rows: Tensor, users: Tensor) -> tuple[Tenso
 
 
 def _ranking_vectors(
-    model: LightGCN, indptr: Tensor, item_rows: Tensor, exponent: float
+    model: nn.Module, indptr: Tensor, item_rows: Tensor, exponent: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     with torch.no_grad():
-        users, items = model()
+        users, items = (vectors.detach() for vectors in model())
     users = F.normalize(users) * (indptr.diff() > 0)[:, None]
     degrees = torch.bincount(item_rows, minlength=len(items)).clamp(min=1)
     lengths = (degrees / _REFERENCE_DEGREE) ** exponent

@@ -2,27 +2,31 @@
 
 The JSON also has the digest of every other file, so that a damaged one is not taken for whole. Every
 file is written to a temporary name, flushed to disk and renamed, and a stage counts as finished only
-once the JSON says so, after its tensors are in place.
+once the JSON says so, after its tensors are in place. A long stage keeps its state in a checkpoint,
+with its own digest, until it is finished.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from peel_ext.errors import RunError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _INDEX = "run.json"
+_DIGEST = "sha256"  # the name of a checkpoint's digest among its tensors
 _PARTS = {"config": dict, "data": str, "stages": dict, "documents": dict}
 
 
@@ -106,50 +110,100 @@ class RunFolder:
     @property
     def config(self) -> dict[str, Any]:
         """The resolved settings of the run."""
-        return dict(self._index["config"]) if self.exists else {}
+        return dict(self._index.get("config", {}))
 
     @property
     def stages(self) -> dict[str, dict[str, Any]]:
         """What is known of each finished stage, in order; with the digest of its file."""
-        return dict(self._index["stages"]) if self.exists else {}
+        return dict(self._index.get("stages", {}))
 
-    def begin(self, config: Mapping[str, Any], data_fingerprint: str) -> None:
-        """Starts a run, or goes on with the one that is here.
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Makes the folder if need be, and keeps other processes from training in it.
 
         Raises:
-            RunError: the run here has other settings or other data.
+            RunError: it cannot be made, or another process trains in it.
         """
-        if self.exists:
-            before = self.config
-            changed = sorted(
-                key for key in {*before, *config} if before.get(key) != config.get(key)
-            )
-            if changed:
-                raise RunError(
-                    f"{self.path} holds a run with other settings ({', '.join(changed)}): choose "
-                    "another folder, or remove this one"
-                )
-            if self._index.get("data") != data_fingerprint:
-                raise RunError(
-                    f"{self.path} holds a run on other data: choose another folder, or remove "
-                    "this one"
-                )
-            for left in self.path.glob(".*.tmp"):  # by a process killed while it wrote
-                with contextlib.suppress(OSError):
-                    left.unlink()
-            return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path, os.O_RDONLY)
         except OSError as error:
             raise RunError(f"{self.path}: cannot be made: {error.strerror}") from error
-        self._index = {
-            "format": FORMAT_VERSION,
-            "config": dict(config),
-            "data": data_fingerprint,
-            "stages": {},
-            "documents": {},
-        }
-        self._write_index()
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(f"{self.path}: another process is training here") from None
+            yield
+        finally:
+            os.close(descriptor)
+
+    def begin(
+        self,
+        config: Mapping[str, Any],
+        data_fingerprint: str,
+        depends: Mapping[str, Collection[str]],
+        *,
+        redo: bool = False,
+    ) -> None:
+        """Starts a run, or goes on with the one that is here.
+
+        Args:
+            config: the settings, by section; JSON values.
+            data_fingerprint: of the data.
+            depends: the stages in order, and the sections each reads; a stage also depends on all
+                before it.
+            redo: whether to drop what other settings or data make invalid.
+
+        Raises:
+            RunError: stages that are finished or under way were made with other settings or data,
+                and ``redo`` is not set; names them.
+        """
+        settings = json.loads(json.dumps(config))
+        if self.exists:
+            changed = _changes(self.config, settings)
+            if self._index["data"] != data_fingerprint:
+                changed["data"] = "other data"
+            invalid = self._invalid_stages(changed, depends)
+            if invalid and not redo:
+                raise RunError(
+                    f"{self.path} holds a run with other settings ({', '.join(changed.values())}), "
+                    f"which make {', '.join(invalid)} invalid: redo those, choose another folder, "
+                    "or remove this one"
+                )
+            self._drop(invalid)
+        else:
+            self._index = {"format": FORMAT_VERSION, "stages": {}, "documents": {}}
+        if not self.stages or settings != self.config:
+            self._index |= {"config": settings, "data": data_fingerprint}
+            self._write_index()
+        for left_behind in self.path.glob(".*.tmp"):  # by a process that was killed
+            with contextlib.suppress(OSError):
+                left_behind.unlink()
+        for stage in self.stages:
+            self.checkpoint(stage).remove()
+
+    def _invalid_stages(
+        self, changed: Collection[str], depends: Mapping[str, Collection[str]]
+    ) -> list[str]:
+        """Finished stages and those under way from the first that reads what has changed."""
+        names = list(depends)
+        hit = [at for at, name in enumerate(names) if {*depends[name], "data"} & {*changed}]
+        begun = [
+            name for name in names if name in self.stages or self.checkpoint(name).path.exists()
+        ]
+        return [name for name in begun if hit and names.index(name) >= hit[0]]
+
+    def _drop(self, stages: Collection[str]) -> None:
+        # Checkpoints first: once the index has the new settings, an old one must not be resumed.
+        for stage in stages:
+            self.checkpoint(stage).remove()
+        for stage in stages:
+            self._index["stages"].pop(stage, None)
+
+    def checkpoint(self, stage: str) -> StageCheckpoint:
+        """Where a stage under way keeps its state."""
+        return StageCheckpoint(self.path / f"{stage}.checkpoint.safetensors")
 
     def finish(
         self, stage: str, tensors: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]
@@ -160,6 +214,7 @@ class RunFolder:
         write_atomically(self.path / f"{stage}.safetensors", data)
         self._index["stages"][stage] = {**facts, "sha256": hashlib.sha256(data).hexdigest()}
         self._write_index()
+        self.checkpoint(stage).remove()
 
     def load(self, stage: str) -> dict[str, NDArray[Any]]:
         """The tensors of a finished stage.
@@ -203,6 +258,66 @@ class RunFolder:
 
     def _write_index(self) -> None:
         write_atomically(self.path / _INDEX, _as_json(self._index))
+
+
+class StageCheckpoint:
+    """The state of a stage under way, in a safetensors file with its own digest.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def load(self) -> dict[str, NDArray[Any]] | None:
+        """The state saved last, or None.
+
+        Raises:
+            RunError: the file is not the one written.
+        """
+        try:
+            data = self.path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise RunError(f"{self.path}: not readable: {error.strerror}") from error
+        try:
+            state = dict(load(data))
+        except SafetensorError:
+            state = {}
+        digest = state.pop(_DIGEST, np.zeros(0, np.uint8)).tobytes()
+        if digest.hex() != fingerprint(state):
+            raise RunError(f"{self.path}: damaged: remove it to begin the stage again")
+        return state
+
+    def save(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Replaces the state, atomically."""
+        tensors = {name: np.ascontiguousarray(array) for name, array in state.items()}
+        digest = np.frombuffer(bytes.fromhex(fingerprint(tensors)), dtype=np.uint8)
+        write_atomically(self.path, save({**tensors, _DIGEST: digest}))
+
+    def remove(self) -> None:
+        """Forgets the state."""
+        self.path.unlink(missing_ok=True)
+
+
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, str]:
+    """For each section that differs, a line that says how."""
+    changes = {}
+    for name in sorted({*before, *after}):
+        old, new = before.get(name), after.get(name)
+        if old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            changes[name] = ", ".join(
+                f"{name}.{key} {new.get(key)!r} instead of {old.get(key)!r}"
+                for key in sorted({*old, *new})
+                if old.get(key) != new.get(key)
+            )
+        else:
+            changes[name] = f"{name} {new!r} instead of {old!r}"
+    return changes
 
 
 def _as_json(value: Any) -> bytes:

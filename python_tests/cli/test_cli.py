@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from peel_ext.cli import train
 from peel_ext.cli.main import main
+from peel_ext.config import PipelineConfig
 from peel_ext.train.pipeline import TrainedRun
 
 
@@ -32,14 +36,86 @@ def test_training_tells_of_stages_on_stderr_alone(tmp_path: Path, capsys) -> Non
     code, told, narrated = call(capsys, "train", "synthetic", "--out", out, "--epochs", 1)
     assert (code, told) == (0, f"{out}\n")
     stages = [line.split()[0] for line in narrated.splitlines()]
-    assert stages == ["data", "pretraining", "clustering", "block_weights"]
+    assert stages == [
+        "data", "tuning", "pretraining", "clustering", "refinement", "block_weights",
+    ]  # fmt: skip
     code, _, narrated = call(capsys, "train", "synthetic", "--out", out, "--epochs", 1)
     assert code == 0
-    assert narrated.count("done before") == 4
+    assert narrated.count("done before") == 6
     code, _, narrated = call(capsys, "train", "synthetic", "--out", out, "--epochs", 2)
     assert code == 1
-    assert "other settings (pretraining)" in narrated
+    assert "other settings (pretraining.epochs 2 instead of 1)" in narrated
+    assert "make tuning, pretraining, clustering, refinement, block_weights invalid" in narrated
     assert narrated.count("\n") == 1
+
+
+def test_vectors_of_another_model(tmp_path: Path, capsys) -> None:
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "users.npy", rng.normal(size=(2000, 8)))
+    np.save(tmp_path / "items.npy", rng.normal(size=(3000, 8)))
+    data = ("train", "synthetic", "--out", tmp_path / "run", "--quiet")
+    given = ("--user-embeddings", tmp_path / "users.npy")
+    code, _, narrated = call(capsys, *data, *given)
+    assert (code, narrated) == (
+        1, "peel: --user-embeddings and --item-embeddings must be given together\n",
+    )  # fmt: skip
+    code, _, narrated = call(capsys, *data, *given, "--item-embeddings", tmp_path / "items.npy")
+    assert (code, narrated) == (0, "")
+    run = TrainedRun.open(tmp_path / "run")
+    assert np.array_equal(
+        run.embedding.weight.detach().numpy(), np.load(tmp_path / "items.npy").astype(np.float32)
+    )
+
+
+def test_redo_repeats_what_a_setting_makes_invalid(tmp_path: Path, capsys) -> None:
+    command = ("train", "synthetic", "--out", tmp_path / "run", "--epochs", 1)
+    assert call(capsys, *command, "--groups", 2)[0] == 0
+    code, _, narrated = call(capsys, *command, "--groups", 3, "--redo")
+    assert code == 0
+    assert narrated.count("done before") == 3
+    assert len(TrainedRun.open(tmp_path / "run").centroids) == 3
+
+
+def test_options_of_the_method_reach_the_settings() -> None:
+    parser = argparse.ArgumentParser()
+    train.add_parser(parser.add_subparsers())
+    words = "train synthetic --out x --controller bilevel --refinement-steps 7 --temperature 0.3"
+    config = train.config_of(parser.parse_args([*words.split(), "--model", "matrix-factorisation"]))
+    assert config.control.controller == "bilevel"
+    assert config.refinement.steps == 7
+    assert config.pretraining.temperature == 0.3
+    assert config.pretraining.num_layers == 0
+    plain = train.config_of(parser.parse_args(["train", "synthetic", "--out", "x"]))
+    assert plain == PipelineConfig()
+
+
+def test_losses_for_tensorboard(tmp_path: Path, capsys, monkeypatch) -> None:
+    written: list[tuple[str, int]] = []
+
+    class SummaryWriter:
+        def __init__(self, folder: str) -> None:
+            assert folder == str(tmp_path / "losses")
+
+        def add_scalar(self, name: str, loss: float, step: int) -> None:
+            assert np.isfinite(loss)
+            written.append((name, step))
+
+        def close(self) -> None:
+            written.append(("closed", 0))
+
+    command = ("train", "synthetic", "--epochs", 1, "--quiet", "--temperature", 0.1)
+    folder = ("--tensorboard", tmp_path / "losses")
+    fake = types.SimpleNamespace(SummaryWriter=SummaryWriter)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
+    assert call(capsys, *command, "--out", tmp_path / "run", *folder)[0] == 0
+    assert written == [*(("pretraining/loss", step) for step in range(1, 17)), ("closed", 0)]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    code, _, narrated = call(capsys, *command, "--out", tmp_path / "other", *folder)
+    assert code == 1
+    assert (
+        narrated
+        == "peel: --tensorboard needs tensorboard: install it with pip install tensorboard\n"
+    )
 
 
 def test_evaluate_prints_json_and_a_table_of_the_same(run: Path, capsys) -> None:

@@ -14,11 +14,13 @@ from peel_ext.train.clustering import choose_num_groups, cluster_users, nearest_
         (1000, ClusteringConfig(num_groups=7), 7),
         (10, ClusteringConfig(), 1),
         (3, ClusteringConfig(num_groups=5), 3),
-        (10**6, ClusteringConfig(), 256),
+        (10**6, ClusteringConfig(), 512),
+        (10**6, ClusteringConfig(max_cells=1_000), 10),
+        (10**6, ClusteringConfig(max_cells=1), 1),
     ],
 )
 def test_number_of_groups(num_users: int, config: ClusteringConfig, expected: int) -> None:
-    assert choose_num_groups(num_users, config) == expected
+    assert choose_num_groups(num_users, 100, config) == expected
 
 
 def test_bundles_of_directions_are_found_whatever_their_lengths(seed: int) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from peel_ext.config import ExposureConfig
-from peel_ext.train.exposure import measure_exposure
+from peel_ext.train.exposure import draw_members, measure_exposure
 
 
 @pytest.mark.parametrize("depth", [3, 100])
@@ -45,3 +45,29 @@ def test_a_group_without_users_falls_back_on_popularity() -> None:
     )
     np.testing.assert_allclose(values[0], [1e-6, 2e-6, 0, 0])
     assert (values[1] > values[0]).all()
+
+
+def test_some_users_stand_for_all(seed: int) -> None:
+    """Where the users of a group are alike, a share of them says the same."""
+    rng = np.random.default_rng(seed)
+    group = rng.integers(3, size=40)
+    users = rng.normal(size=(3, 4)).astype(np.float32)[group]
+    items = rng.normal(size=(12, 4)).astype(np.float32)
+    indptr, seen = np.zeros(41, np.int64), np.zeros(0, np.int64)
+    everybody, some = (
+        measure_exposure(users, items, group, 3, indptr, seen, ExposureConfig(max_scores=scores))
+        for scores in (40 * 12, 10 * 12)
+    )
+    np.testing.assert_allclose(some, everybody, rtol=1e-12)
+
+
+def test_drawn_members_keep_the_shares_of_groups(seed: int) -> None:
+    group = np.array([2] * 50 + [0] * 10 + [4])
+    drawn = draw_members(group, 5, 20, seed)
+    assert np.array_equal(drawn, np.unique(drawn))
+    assert np.bincount(group[drawn], minlength=5).tolist() == [4, 0, 17, 0, 1]
+    assert np.array_equal(draw_members(group, 5, 20, seed), drawn)
+    assert not np.array_equal(draw_members(group, 5, 20, seed + 1), drawn)
+    assert draw_members(group, 5, 61, seed).tolist() == list(range(61))
+    assert len(draw_members(group, 5, 0, seed)) == 3
+    assert len(draw_members(np.zeros(0, np.int64), 5, 3, seed)) == 0

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from peel_ext.train.losses import full_softmax_loss
+from peel_ext.train.losses import draw_candidates, full_softmax_loss, sampled_softmax_loss
 
 SEED = 7
 
@@ -137,3 +137,57 @@ def test_arguments_that_do_not_fit_are_refused(change: dict[str, object], messag
 
     with pytest.raises(ValueError, match=message):
         full_softmax_loss(**{**arguments, "temperature": 0.1, **change})  # type: ignore[arg-type]
+
+
+def test_a_sample_of_all_items_gives_the_full_loss() -> None:
+    users, items, indptr, positives, weights = make_case([1, 4, 23, 2, 7], 23, 6, torch.float64)
+    arguments = (users, items, indptr, positives, 0.1, weights)
+    full = full_softmax_loss(*arguments)
+    for chunk_users in (1, 2, 9):
+        sampled = sampled_softmax_loss(
+            *arguments,
+            num_negatives=23,
+            generator=torch.Generator(),
+            chunk_users=chunk_users,
+        )
+        torch.testing.assert_close(sampled, full)
+        torch.testing.assert_close(
+            torch.autograd.grad(2 * sampled, (users, items)),
+            torch.autograd.grad(2 * full, (users, items), retain_graph=True),
+        )
+
+
+def test_the_sampled_sum_is_right_on_average() -> None:
+    users, items, _, _, _ = make_case([1], 60, 6, torch.float64)
+    exponentials = (items @ users[0] / 0.5).exp().detach()
+    positives = torch.tensor([3, 3, 41])
+    generator = torch.Generator().manual_seed(SEED)
+    sums = []
+    for _ in range(4000):
+        candidates, counts = draw_candidates(positives, 60, 9, generator)
+        sums.append(float((exponentials[candidates] * counts).sum()))
+        assert torch.equal(candidates, candidates.unique())
+        assert torch.equal(counts[torch.isin(candidates, positives)], torch.ones(2))
+        assert float(counts.sum()) == pytest.approx(60)
+    spread = torch.tensor(sums).std().item() / len(sums) ** 0.5
+    assert abs(sum(sums) / len(sums) - exponentials.sum().item()) < 4 * spread
+
+
+def test_the_sampled_gradient_is_that_of_the_sampled_loss() -> None:
+    users, items, indptr, positives, weights = make_case([2, 1, 3], 30, 3, torch.float64)
+
+    def loss(users: Tensor, items: Tensor) -> Tensor:
+        return sampled_softmax_loss(
+            users, items, indptr, positives, 0.5, weights,
+            num_negatives=8, generator=torch.Generator().manual_seed(SEED), chunk_users=2,
+        )  # fmt: skip
+
+    assert torch.autograd.gradcheck(loss, (users, items))
+
+
+def test_sampling_needs_a_negative() -> None:
+    users, items, indptr, positives, _ = make_case([1, 1], 5, 3, torch.float32)
+    with pytest.raises(ValueError, match="num_negatives must be at least 1, got 0"):
+        sampled_softmax_loss(
+            users, items, indptr, positives, 0.1, num_negatives=0, generator=torch.Generator()
+        )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -14,14 +15,23 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from peel_ext.config import PipelineConfig, PretrainingConfig, SplitConfig
+from peel_ext.config import (
+    ClusteringConfig,
+    ControlConfig,
+    PipelineConfig,
+    PretrainingConfig,
+    RefinementConfig,
+    SplitConfig,
+)
 from peel_ext.data import SyntheticConfig, make_interactions
 from peel_ext.errors import DataError, RunError
-from peel_ext.train.pipeline import TrainedRun, load_split, run_pipeline
+from peel_ext.train.checkpoint import Timer
+from peel_ext.train.pipeline import Progress, TrainedRun, load_split, run_pipeline
 from peel_ext.train.run_folder import RunFolder
+from peel_ext.train.vectors import VectorPair
 
 SMALL = PipelineConfig(pretraining=PretrainingConfig(embedding_dim=16, epochs=2, steps_per_epoch=4))
-STAGES = ["data", "pretraining", "clustering", "block_weights"]
+STAGES = ["data", "tuning", "pretraining", "clustering", "refinement", "block_weights"]
 
 
 @pytest.fixture
@@ -38,6 +48,16 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "run.json"}
 
 
+def interrupting_at(stage: str, step: int) -> Progress:
+    """Raises KeyboardInterrupt as soon as the stage reports that step."""
+
+    def progress(name: str, done: int, total: int, remark: str) -> None:
+        if (name, done) == (stage, step):
+            raise KeyboardInterrupt
+
+    return progress
+
+
 def test_a_run_holds_what_it_was_given(data_file: Path, tmp_path: Path) -> None:
     run = run_pipeline(data_file, tmp_path / "run", SMALL)
     assert list(run.folder.stages) == STAGES
@@ -48,7 +68,7 @@ def test_a_run_holds_what_it_was_given(data_file: Path, tmp_path: Path) -> None:
     assert np.array_equal(run.test_items, parts.target.csr()[1])
     assert run.user_vectors.shape == (150, 16)
     assert run.embedding.num_groups == len(run.centroids) == 2
-    assert run.folder.config == dataclasses.asdict(SMALL) | {"layout": "planes"}
+    assert run.folder.config == json.loads(json.dumps(dataclasses.asdict(SMALL)))
     again = TrainedRun.open(tmp_path / "run")
     assert torch.equal(again.embedding.weight, run.embedding.weight)
     pees = [made.embedding.generate(0, 2000).buffer for made in (run, again)]
@@ -91,19 +111,111 @@ def test_a_finished_run_is_not_repeated(data_file: Path, tmp_path: Path) -> None
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run").iterdir()}
 
 
-def test_other_settings_or_data_are_refused(data_file: Path, tmp_path: Path) -> None:
+def test_other_settings_or_data_are_refused_or_redone(data_file: Path, tmp_path: Path) -> None:
     run_pipeline(data_file, tmp_path / "run", SMALL)
-    with pytest.raises(RunError, match="other settings"):
-        run_pipeline(data_file, tmp_path / "run", dataclasses.replace(SMALL, layout="columns"))
+    other = dataclasses.replace(SMALL, clustering=ClusteringConfig(num_groups=5))
+    with pytest.raises(
+        RunError,
+        match=r"clustering\.num_groups 5 instead of 0\), which make clustering, .*block_weights invalid",
+    ):
+        run_pipeline(data_file, tmp_path / "run", other)
+    done: list[str] = []
+
+    def note(name: str, at: int, total: int, remark: str) -> None:
+        if remark == "done before":
+            done.append(name)
+
+    run_pipeline(data_file, tmp_path / "run", other, note, redo=True)
+    assert done == ["data", "tuning", "pretraining"]
+    run_pipeline(data_file, tmp_path / "whole", other)
+    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
     data_file.write_text(data_file.read_text() + "u3,8\n")
-    with pytest.raises(RunError, match="other data"):
+    with pytest.raises(RunError, match=r"other data\), which make data, .* invalid"):
+        run_pipeline(data_file, tmp_path / "run", other)
+
+
+def test_settings_of_stages_not_begun_may_change(data_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run_pipeline(data_file, tmp_path / "run", SMALL, interrupting_at("clustering", 0))
+    other = dataclasses.replace(SMALL, clustering=ClusteringConfig(num_groups=5))
+    assert len(run_pipeline(data_file, tmp_path / "run", other).centroids) == 5
+
+
+def test_one_process_at_a_time(data_file: Path, tmp_path: Path) -> None:
+    with (
+        RunFolder(tmp_path / "run").lock(),
+        pytest.raises(RunError, match="another process is training here"),
+    ):
         run_pipeline(data_file, tmp_path / "run", SMALL)
+
+
+@pytest.mark.parametrize("stage", ["tuning", "pretraining"])
+@pytest.mark.parametrize("step", [1, 3, 4, 7])
+def test_a_stage_goes_on_from_its_checkpoint(
+    stage: str, step: int, data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_pipeline(data_file, tmp_path / "whole", SMALL)
+    monkeypatch.setattr(Timer, "is_due", lambda self: True)
+    seen: list[tuple[str, int]] = []
+    with pytest.raises(KeyboardInterrupt):
+        run_pipeline(data_file, tmp_path / "torn", SMALL, interrupting_at(stage, step))
+    run_pipeline(
+        data_file, tmp_path / "torn", SMALL, on_loss=lambda name, at, _: seen.append((name, at))
+    )
+    assert contents(tmp_path / "torn") == contents(tmp_path / "whole")
+    if stage == "pretraining":
+        assert seen[0] == ("pretraining", step + 1)
+
+
+def test_vectors_of_another_model(data_file: Path, tmp_path: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    split = SplitConfig(new_user_share=0.2)
+    config = dataclasses.replace(SMALL, split=split)
+    parts = load_split(data_file, split)
+    num_known, num_new = len(parts.train.users), len(parts.history.users)
+    everybody = sorted([*parts.train.users.ids, *parts.history.users.ids])
+    users = rng.normal(size=(num_known + num_new, 12)).astype(np.float32)
+    items = rng.normal(size=(len(parts.train.items), 12)).astype(np.float32)
+    run = run_pipeline(data_file, tmp_path / "all", config, vectors=VectorPair(users, items))
+    known = users[[everybody.index(name) for name in parts.train.users.ids]]
+    lengths = np.linalg.norm(known, axis=1, keepdims=True)
+    np.testing.assert_allclose(run.user_vectors, known / lengths, rtol=1e-5)
+    assert np.array_equal(run.embedding.weight.detach().numpy(), items)
+    same = run_pipeline(data_file, tmp_path / "known", config, vectors=VectorPair(known, items))
+    assert np.array_equal(same.user_vectors, run.user_vectors)
+    with pytest.raises(RunError, match=r"vectors '.*' instead of '.*'.*pretraining"):
+        run_pipeline(data_file, tmp_path / "all", config, vectors=VectorPair(users, -items))
+    with pytest.raises(DataError, match=f"one row for each of the {len(items)} items"):
+        run_pipeline(data_file, tmp_path / "x", config, vectors=VectorPair(users, items[1:]))
 
 
 def test_columns_layout_runs_too(data_file: Path, tmp_path: Path) -> None:
     run = run_pipeline(data_file, tmp_path / "run", dataclasses.replace(SMALL, layout="columns"))
     assert run.embedding.rotation is None
     assert run.embedding.generate(0, 4000).nbytes <= 4000
+
+
+@pytest.mark.parametrize("controller", ["regression", "bilevel"])
+@pytest.mark.parametrize("layout", ["planes", "columns"])
+def test_refinement_and_both_controllers_reach_the_embedding(
+    data_file: Path, tmp_path: Path, controller: str, layout: str
+) -> None:
+    plain = run_pipeline(data_file, tmp_path / "plain", dataclasses.replace(SMALL, layout=layout))
+    config = dataclasses.replace(
+        SMALL,
+        refinement=RefinementConfig(steps=2, rows_per_group=30),
+        control=ControlConfig(controller=controller, steps=3, batch_size=64),
+        layout=layout,
+    )
+    run = run_pipeline(data_file, tmp_path / "run", config)
+    made = run.folder.load("refinement")
+    assert made["rows"].shape == (2, 30)
+    rows = torch.from_numpy(made["rows"][1])
+    expected = plain.embedding.weight[rows] + torch.from_numpy(made["additions"][1])
+    assert torch.equal(run.embedding(rows, groups=1), expected)
+    assert torch.equal(run.embedding(rows), plain.embedding.weight[rows])
+    assert not torch.equal(run.embedding.block_weights, plain.embedding.block_weights)
+    assert run.embedding.generate(0, 6000).nbytes <= 6000
 
 
 @pytest.mark.parametrize("name", ["users.json", "items.json"])
@@ -202,7 +314,7 @@ def test_a_killed_run_is_never_taken_for_whole(
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
     try:
         deadline = time.monotonic() + 60
-        while not (tmp_path / "run" / "data.safetensors").exists():
+        while not (tmp_path / "run" / "tuning.safetensors").exists():
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -217,6 +329,35 @@ def test_a_killed_run_is_never_taken_for_whole(
     assert "Traceback" not in told
     if deadly == signal.SIGINT:
         assert told.splitlines()[-1].startswith("peel: interrupted")
-    assert list(RunFolder(tmp_path / "run").stages) == ["data"]
+    assert list(RunFolder(tmp_path / "run").stages) == ["data", "tuning"]
     with pytest.raises(RunError, match="stage 'block_weights' is not finished"):
         TrainedRun.open(tmp_path / "run")
+
+
+def test_a_run_killed_within_an_epoch_ends_the_same(data_file: Path, tmp_path: Path) -> None:
+    # Saves after every step, so that the kill can come anywhere between two of them.
+    code = (
+        "import sys; from peel_ext.train.checkpoint import Timer; Timer.is_due = lambda self: True; "
+        "from peel_ext.cli.main import main; sys.exit(main())"
+    )
+
+    def command(out: str) -> list[str]:
+        arguments = ["train", str(data_file), "--out", str(tmp_path / out), "--epochs", "4"]
+        return [sys.executable, "-P", "-c", code, *arguments, "--quiet"]
+
+    subprocess.run(command("whole"), check=True, stdout=subprocess.DEVNULL)
+    kills = 0
+    for wait in (0.0, 0.05):
+        process = subprocess.Popen(command("torn"), stdout=subprocess.DEVNULL)
+        try:
+            deadline = time.monotonic() + 60
+            while process.poll() is None and not list((tmp_path / "torn").glob("pre*.checkpoint*")):
+                assert time.monotonic() < deadline
+                time.sleep(0.002)
+            time.sleep(wait)
+        finally:
+            process.kill()
+            kills += process.wait() == -signal.SIGKILL
+    assert kills > 0
+    subprocess.run(command("torn"), check=True, stdout=subprocess.DEVNULL)
+    assert contents(tmp_path / "torn") == contents(tmp_path / "whole")

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,7 +59,9 @@ def test_held_out_items_rank_above_chance_and_popularity() -> None:
     indptr, item_rows = to_csr(lists)
     popularity = np.bincount(item_rows, minlength=100).astype(np.float64)
 
-    users, items = pretrain(indptr, item_rows, 100, PretrainingConfig(embedding_dim=16, seed=SEED))
+    users, items, _ = pretrain(
+        indptr, item_rows, 100, PretrainingConfig(embedding_dim=16, temperature=0.2, seed=SEED)
+    )
 
     learned = recall(users @ items.T, lists, held_out)
     popular = recall(np.tile(popularity, (len(lists), 1)), lists, held_out)
@@ -93,7 +97,7 @@ def test_the_global_random_state_is_left_alone() -> None:
 def test_vectors_have_the_promised_lengths() -> None:
     indptr, item_rows = to_csr([[0, 1], [], [0, 2], [0]])
 
-    users, items = pretrain(indptr, item_rows, 4, SMALL)
+    users, items, _ = pretrain(indptr, item_rows, 4, SMALL)
 
     degrees = np.array([3, 1, 1, 1])  # item 3 has none and counts as 1
     assert users.dtype == items.dtype == np.float32
@@ -119,7 +123,7 @@ def test_vectors_have_the_promised_lengths() -> None:
     ],
 )
 def test_awkward_sizes(lists: list[list[int]], num_items: int) -> None:
-    users, items = pretrain(*to_csr(lists), num_items, SMALL)
+    users, items, _ = pretrain(*to_csr(lists), num_items, SMALL)
 
     assert users.shape == (len(lists), 8)
     assert items.shape == (num_items, 8)
@@ -128,7 +132,7 @@ def test_awkward_sizes(lists: list[list[int]], num_items: int) -> None:
 
 
 def test_an_untouched_item_is_nobodys_favourite() -> None:
-    users, items = pretrain(*to_csr([[0, 1], [1, 2], [0, 2]]), 4, PretrainingConfig(seed=SEED))
+    users, items, _ = pretrain(*to_csr([[0, 1], [1, 2], [0, 2]]), 4, PretrainingConfig(seed=SEED))
 
     scores = users @ items.T  # [3, 4]
     assert (scores[:, 3] < scores[:, :3].min(axis=1)).all()
@@ -187,3 +191,31 @@ def test_malformed_interactions_are_refused() -> None:
 def test_settings_out_of_range_are_refused(change: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(change))):
         PretrainingConfig(**change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("change", [{"num_layers": 0}, {"softmax": "sampled", "num_negatives": 40}])
+def test_matrix_factorisation_and_the_sampled_softmax_learn_too(change: dict[str, Any]) -> None:
+    lists, held_out = make_two_tastes()
+    indptr, item_rows = to_csr(lists)
+    popularity = np.bincount(item_rows, minlength=100).astype(np.float64)
+    config = PretrainingConfig(embedding_dim=16, temperature=0.2, seed=SEED, **change)
+
+    users, items, _ = pretrain(indptr, item_rows, 100, config)
+
+    learned = recall(users @ items.T, lists, held_out)
+    popular = recall(np.tile(popularity, (len(lists), 1)), lists, held_out)
+    print(f"learned {learned:.3f}, popularity {popular:.3f}")
+    assert learned > 1.3 * popular
+
+
+def test_the_softmax_follows_the_size() -> None:
+    indptr, item_rows = to_csr(make_two_tastes()[0])  # 200 users, 100 items
+
+    def losses(**change: Any) -> NDArray[np.float64]:
+        config = dataclasses.replace(SMALL, num_negatives=10, **change)
+        return pretrain(indptr, item_rows, 100, config).losses
+
+    full, sampled = losses(softmax="full"), losses(softmax="sampled")
+    assert not np.array_equal(full, sampled)
+    assert np.array_equal(losses(max_full_scores=20_000), full)
+    assert np.array_equal(losses(max_full_scores=19_999), sampled)

@@ -11,12 +11,14 @@ from peel_ext.errors import RunError
 from peel_ext.train import run_folder
 from peel_ext.train.run_folder import RunFolder, fingerprint, write_atomically
 
+DEPENDS = {"first": ("x",), "second": ("y",), "third": ("z",)}
 TENSORS = {"a": np.arange(6, dtype=np.int64).reshape(2, 3), "b": np.zeros((0, 4), np.float32)}
 
 
 def test_a_finished_stage_comes_back(tmp_path: Path) -> None:
+    (tmp_path / "new" / "run").mkdir(parents=True)
     folder = RunFolder(tmp_path / "new" / "run")
-    folder.begin({"x": 1}, "data")
+    folder.begin({"x": 1}, "data", DEPENDS)
     folder.finish("first", {**TENSORS, "c": TENSORS["a"].T}, {"seconds": 1.5})
     again = RunFolder(tmp_path / "new" / "run")
     assert again.config == {"x": 1}
@@ -32,18 +34,85 @@ def test_only_finished_stages_load(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     with pytest.raises(RunError, match="holds no run"):
         folder.load("first")
-    folder.begin({}, "data")
+    folder.begin({}, "data", DEPENDS)
     with pytest.raises(RunError, match="stage 'first' is not finished"):
         folder.load("first")
 
 
-def test_other_settings_or_data_are_refused(tmp_path: Path) -> None:
-    RunFolder(tmp_path).begin({"x": 1, "y": 2}, "data")
-    RunFolder(tmp_path).begin({"x": 1, "y": 2}, "data")
-    with pytest.raises(RunError, match=r"other settings \(x\)"):
-        RunFolder(tmp_path).begin({"x": 3, "y": 2}, "data")
-    with pytest.raises(RunError, match="other data"):
-        RunFolder(tmp_path).begin({"x": 1, "y": 2}, "others")
+def test_other_settings_name_what_they_make_invalid(tmp_path: Path) -> None:
+    settings = {"x": {"size": 1, "kind": "a"}, "y": 2}
+    RunFolder(tmp_path).begin(settings, "data", DEPENDS)
+    folder = RunFolder(tmp_path)
+    for stage in DEPENDS:
+        folder.finish(stage, TENSORS, {})
+    folder.checkpoint("third").save(TENSORS)  # left behind by a process that was killed
+    RunFolder(tmp_path).begin(settings, "data", DEPENDS)
+    assert not folder.checkpoint("third").path.exists()
+    with pytest.raises(RunError, match=r"\(y 3 instead of 2\), which make second, third invalid"):
+        RunFolder(tmp_path).begin({**settings, "y": 3}, "data", DEPENDS)
+    with pytest.raises(
+        RunError, match=r"\(x\.size 7 instead of 1\), which make first, second, third invalid"
+    ):
+        RunFolder(tmp_path).begin({**settings, "x": {"size": 7, "kind": "a"}}, "data", DEPENDS)
+    with pytest.raises(RunError, match=r"\(other data\), which make first, second, third invalid"):
+        RunFolder(tmp_path).begin(settings, "others", DEPENDS)
+    with pytest.raises(RunError, match=r"\(z 5 instead of None\), which make third invalid"):
+        RunFolder(tmp_path).begin({**settings, "z": 5}, "data", DEPENDS)
+    assert list(RunFolder(tmp_path).stages) == list(DEPENDS)
+
+
+def test_redo_drops_what_is_invalid(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.begin({"y": 2}, "data", DEPENDS)
+    folder.finish("first", TENSORS, {})
+    folder.checkpoint("second").save(TENSORS)
+    with pytest.raises(RunError, match="which make second invalid"):
+        RunFolder(tmp_path).begin({"y": 3}, "data", DEPENDS)
+    again = RunFolder(tmp_path)
+    again.begin({"y": 3}, "data", DEPENDS, redo=True)
+    assert (list(again.stages), again.config) == (["first"], {"y": 3})
+    assert again.checkpoint("second").load() is None
+    again.begin({"y": 3}, "others", DEPENDS, redo=True)
+    assert list(RunFolder(tmp_path).stages) == []
+
+
+def test_settings_that_nothing_begun_has_read_may_change(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.begin({"x": 1, "y": 2}, "data", DEPENDS)
+    folder.finish("first", TENSORS, {})
+    RunFolder(tmp_path).begin({"x": 1, "y": 5}, "data", DEPENDS)
+    assert RunFolder(tmp_path).config == {"x": 1, "y": 5}
+
+
+def test_a_checkpoint_comes_back_until_its_stage_is_finished(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.begin({}, "data", DEPENDS)
+    checkpoint = folder.checkpoint("first")
+    assert checkpoint.load() is None
+    checkpoint.save(TENSORS)
+    found = RunFolder(tmp_path).checkpoint("first").load()
+    assert found is not None
+    assert found.keys() == TENSORS.keys()
+    for name, array in TENSORS.items():
+        assert found[name].dtype == array.dtype
+        assert np.array_equal(found[name], array)
+    assert list(RunFolder(tmp_path).stages) == []
+    folder.finish("first", TENSORS, {})
+    assert checkpoint.load() is None
+
+
+def test_a_damaged_checkpoint_is_an_error(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.begin({}, "data", DEPENDS)
+    checkpoint = folder.checkpoint("first")
+    checkpoint.save(TENSORS)
+    whole = checkpoint.path.read_bytes()
+    for length in range(len(whole)):
+        flipped = whole[:length] + bytes([whole[length] ^ 16]) + whole[length + 1 :]
+        for damaged in (whole[:length], flipped):
+            checkpoint.path.write_bytes(damaged)
+            with pytest.raises(RunError, match="damaged: remove it"):
+                checkpoint.load()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}', "\xff", "null", "3"])
@@ -55,7 +124,7 @@ def test_a_damaged_index_is_an_error(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize("missing", ["config", "stages", "data", "documents"])
 def test_an_index_without_a_part_is_an_error(tmp_path: Path, missing: str) -> None:
-    RunFolder(tmp_path).begin({}, "data")
+    RunFolder(tmp_path).begin({}, "data", DEPENDS)
     index = json.loads((tmp_path / "run.json").read_text())
     for damaged in ({k: v for k, v in index.items() if k != missing}, {**index, missing: 3}):
         (tmp_path / "run.json").write_text(json.dumps(damaged))
@@ -65,7 +134,7 @@ def test_an_index_without_a_part_is_an_error(tmp_path: Path, missing: str) -> No
 
 def test_a_damaged_stage_is_an_error(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    folder.begin({}, "data")
+    folder.begin({}, "data", DEPENDS)
     folder.finish("first", TENSORS, {})
     path = tmp_path / "first.safetensors"
     whole = path.read_bytes()
@@ -101,7 +170,7 @@ def test_a_write_that_fails_leaves_the_old_file(
 
 def test_a_stage_is_marked_after_its_tensors(tmp_path: Path, monkeypatch) -> None:
     folder = RunFolder(tmp_path)
-    folder.begin({}, "data")
+    folder.begin({}, "data", DEPENDS)
     written: list[str] = []
     before = run_folder.write_atomically
 
@@ -115,15 +184,15 @@ def test_a_stage_is_marked_after_its_tensors(tmp_path: Path, monkeypatch) -> Non
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
-    RunFolder(tmp_path).begin({}, "data")
+    RunFolder(tmp_path).begin({}, "data", DEPENDS)
     (tmp_path / ".first.safetensors.4711.tmp").write_bytes(b"half")
-    RunFolder(tmp_path).begin({}, "data")
+    RunFolder(tmp_path).begin({}, "data", DEPENDS)
     assert [entry.name for entry in tmp_path.iterdir()] == ["run.json"]
 
 
 def test_a_document_counts_with_the_next_stage(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    folder.begin({}, "data")
+    folder.begin({}, "data", DEPENDS)
     folder.write_document("ids.json", ["a", "\u00e4"])
     with pytest.raises(RunError, match="damaged"):
         RunFolder(tmp_path).read_document("ids.json")
@@ -133,8 +202,18 @@ def test_a_document_counts_with_the_next_stage(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="cannot be made"):
-        RunFolder(tmp_path / "file" / "run").begin({}, "data")
+    folder = RunFolder(tmp_path / "file" / "run")
+    with pytest.raises(RunError, match="cannot be made"), folder.lock():
+        pass
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run").lock():
+        other = RunFolder(tmp_path / "run")
+        with pytest.raises(RunError, match="another process is training here"), other.lock():
+            pass
+    with RunFolder(tmp_path / "run").lock():
+        pass
 
 
 def test_fingerprints_tell_contents_shapes_and_names_apart() -> None:

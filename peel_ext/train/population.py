@@ -1,0 +1,55 @@
+"""Users, their interactions and vectors: what refinement and block control learn from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from peel_ext.device import fold_in_users
+from peel_ext.train.held_out import Lists, draw_users, hold_out, take_users
+
+#: Gradient steps of the fold-in that stands in for training without the held-out interactions.
+_FOLD_IN_STEPS = 5
+
+
+@dataclass(frozen=True)
+class Population:
+    """Users, what they interacted with, and the model's vectors.
+
+    Attributes:
+        user_vectors: float32 [num_users, dim], of length 1.
+        item_vectors: float32 [num_items, dim].
+        user_group: int64 [num_users].
+        centroids: float32 [num_groups, dim], of length 1.
+        lists: training interactions in CSR form.
+        temperature: of pretraining.
+    """
+
+    user_vectors: NDArray[np.float32]
+    item_vectors: NDArray[np.float32]
+    user_group: NDArray[np.int64]
+    centroids: NDArray[np.float32]
+    lists: Lists
+    temperature: float
+
+    def without_some(self, share: float, max_users: int, seed: int) -> tuple[Population, Lists]:
+        """Some users as if a share of their items had not happened yet, and those items.
+
+        Their vectors are folded in anew from what is left, as a new user's would be; the items'
+        vectors have seen everything.
+        """
+        left, held = hold_out(*self.lists, len(self.item_vectors), share, seed)
+        users = draw_users(held, max_users, seed)
+        left = take_users(left, users)
+        vectors = fold_in_users(
+            self.item_vectors, *left, steps=_FOLD_IN_STEPS, temperature=self.temperature
+        )
+        return (
+            Population(
+                vectors, self.item_vectors, self.user_group[users], self.centroids, left,
+                self.temperature,
+            ),
+            take_users(held, users),
+        )  # fmt: skip

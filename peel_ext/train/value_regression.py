@@ -1,0 +1,174 @@
+"""Block control by regression: what a row is worth to a group, learned from held-out hits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from peel_ext.config import ControlConfig
+
+#: The features of a row in a group, see :meth:`RowFeatures.of_group`.
+NUM_FEATURES = 9
+
+#: Sharpness of the weights with which other groups count as neighbours, in cosines.
+_NEIGHBOUR_TEMPERATURE = 0.05
+
+#: Rows without a hit in the sample, for every one with a hit.
+_BLANKS_PER_HIT = 3
+
+
+@dataclass(frozen=True)
+class RowFeatures:
+    """What is known of every row in every user group.
+
+    Attributes:
+        exposure: [num_groups, num_items], without its shares of popularity.
+        popularity: [num_groups, num_items], interactions of the group's users.
+        group_sizes: [num_groups], users.
+        centroids: [num_groups, dim], of length 1.
+        item_vectors: [num_items, dim].
+    """
+
+    exposure: NDArray[np.float32]
+    popularity: NDArray[np.float32]
+    group_sizes: NDArray[np.int64]
+    centroids: NDArray[np.float32]
+    item_vectors: NDArray[np.float32]
+
+    def of_group(self, group: int) -> NDArray[np.float32]:
+        """Features [num_items, NUM_FEATURES] of all rows in one group.
+
+        Logarithms per user of: popularity and exposure in the group, in the groups near it, and
+        overall; then the logarithm of the rank by exposure, the cosine to the centroid, and the
+        length of the item's vector.
+        """
+        near = self._neighbour_weights(group)
+        sizes = np.maximum(self.group_sizes, 1).astype(np.float32)
+        everyone = np.float32(max(int(self.group_sizes.sum()), 1))
+        lengths = np.linalg.norm(self.item_vectors, axis=1)
+        cosines = self.item_vectors @ self.centroids[group] / np.maximum(lengths, 1e-12)
+        order = np.argsort(-(self.exposure[group] + 1e-3 * self.popularity[group]), kind="stable")
+        rank = np.empty(len(order), dtype=np.float32)
+        rank[order] = np.arange(len(order))
+        columns = [np.log1p(rank), cosines, lengths]
+        for table, floor in ((self.popularity, 0.5), (self.exposure, 1e-2)):
+            columns += [
+                np.log(table[group] / sizes[group] + floor / sizes[group]),
+                np.log(near @ (table / sizes[:, None]) + floor / sizes[group]),
+                np.log(table.sum(axis=0) / everyone + floor / everyone),
+            ]
+        return np.stack(columns, axis=1).astype(np.float32)
+
+    def _neighbour_weights(self, group: int) -> NDArray[np.float32]:
+        """Shares [num_groups] of the other groups, by the cosine of their centroids."""
+        cosines = self.centroids @ self.centroids[group]
+        weights = np.exp((cosines - 1) / np.float32(_NEIGHBOUR_TEMPERATURE))
+        weights[group] = 0
+        total = weights.sum()
+        return weights / total if total > 0 else weights
+
+
+class ValueRegression(nn.Module):
+    """The logarithm of a Poisson rate from the features of a row: a perceptron of two hidden layers.
+
+    Args:
+        hidden_dim: width of both.
+    """
+
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, hidden_dim: int) -> None:
+        super().__init__()
+        self.hidden = nn.Sequential(
+            nn.Linear(NUM_FEATURES, hidden_dim),
+            nn.ReLU(),
+            nn.Linear(hidden_dim, hidden_dim),
+            nn.ReLU(),
+        )
+        self.output = nn.Linear(hidden_dim, 1)
+        self.register_buffer("mean", torch.zeros(NUM_FEATURES))
+        self.register_buffer("spread", torch.ones(NUM_FEATURES))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Log rates [...] of features [..., NUM_FEATURES]."""
+        rates: Tensor = self.output(self.hidden((features - self.mean) / self.spread))
+        return rates[..., 0]
+
+    def values(self, features: RowFeatures) -> NDArray[np.float64]:
+        """Row values [num_groups, num_items]: expected hits."""
+        num_groups, num_items = features.exposure.shape
+        values = np.empty((num_groups, num_items))
+        with torch.no_grad():
+            for group in range(num_groups):
+                rates = self(torch.from_numpy(features.of_group(group)))
+                values[group] = rates.double().clamp(-50, 50).exp().numpy()
+        return values
+
+
+def fit_value_regression(
+    features: RowFeatures, hits: NDArray[np.float32], config: ControlConfig
+) -> ValueRegression:
+    """Poisson regression of the hits of each row in each group, per user of the group.
+
+    All rows with hits are fitted and, weighted up to all, as many times three of the others; Adam,
+    the rate falling along a cosine.
+
+    Args:
+        features: with the held-out interactions out of sight.
+        hits: [num_groups, num_items], held-out interactions the full model ranked near the top.
+        config: settings.
+    """
+    generator = torch.Generator().manual_seed(config.seed)
+    rows, targets, weights = _sample(features, hits, generator)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = ValueRegression(config.hidden_dim)
+    if len(rows) == 0:
+        return model
+    model.mean.copy_(rows.mean(dim=0))
+    model.spread.copy_(rows.std(dim=0, correction=0).clamp(min=1e-6))
+    with torch.no_grad():
+        model.output.weight.mul_(0.1)
+        model.output.bias.copy_(((targets * weights).sum() / weights.sum()).clamp(min=1e-12).log())
+    optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
+    for _ in range(config.steps):
+        batch = torch.randint(len(rows), (min(config.batch_size, len(rows)),), generator=generator)
+        rates = model(rows[batch])
+        losses = rates.exp() - targets[batch] * rates
+        optimiser.zero_grad()
+        ((losses * weights[batch]).sum() / weights[batch].sum()).backward()
+        optimiser.step()
+        schedule.step()
+    return model
+
+
+def _sample(
+    features: RowFeatures, hits: NDArray[np.float32], generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Features [m, NUM_FEATURES], hits per user [m] and how many users-and-rows each stands for."""
+    rows, targets, weights = [], [], []
+    for group, own in enumerate(hits):
+        size = int(features.group_sizes[group])
+        if size == 0:
+            continue
+        found, blank = np.flatnonzero(own), np.flatnonzero(own == 0)
+        count = min(len(blank), _BLANKS_PER_HIT * len(found) + 8)
+        drawn = torch.randperm(len(blank), generator=generator)[:count].numpy()
+        chosen = np.concatenate([found, blank[drawn]])
+        share = np.concatenate([np.ones(len(found)), np.full(count, len(blank) / max(count, 1))])
+        rows.append(features.of_group(group)[chosen])
+        targets.append(own[chosen] / np.float32(size))
+        weights.append((share * size).astype(np.float32))
+    if not rows:
+        return torch.zeros(0, NUM_FEATURES), torch.zeros(0), torch.zeros(0)
+    return (
+        torch.from_numpy(np.concatenate(rows)),
+        torch.from_numpy(np.concatenate(targets)),
+        torch.from_numpy(np.concatenate(weights)),
+    )
