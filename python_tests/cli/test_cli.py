@@ -193,8 +193,8 @@ def test_n_beyond_the_rows_held_returns_all_of_them(run: Path, capsys) -> None:
         (("train", "synthetic", "--out", "{tmp}/out", "--seed", "-1"), "seed must be at least 0"),
         (("train", "synthetic", "--out", "{tmp}/out", "--seed", str(2**32)), "below 2^32, got 429"),
         (
-            ("train", "synthetic", "--out", "{tmp}/out", "--groups", "257"),
-            "num_groups must be between 0 and max_groups (256), got 257",
+            ("train", "synthetic", "--out", "{tmp}/out", "--groups", "513"),
+            "num_groups must be between 0 and max_groups (512), got 513",
         ),
         (("train", "synthetic", "--out", "/proc/none"), "/proc/none: cannot be made"),
     ],
