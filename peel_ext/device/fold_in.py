@@ -134,13 +134,12 @@ def continue_vectors(
 
     ``u <- normalise((1 - w) u + w f)``, u the vector as it was, f the fold-in of the new items alone
     and w their share of all items: a mean over the old and the new items, as if each counted once.
-    New items that are not held say nothing, and must not count in w either.
 
     Args:
         vectors: [..., dim], of length 1.
         folded: [..., dim], of length 1; where it is zero (none of the new items is held) the vector
             stays as it was.
-        new_share: [...], in [0, 1]: new items held, over these and the old ones.
+        new_share: [...], in [0, 1]: new items over all items.
 
     Returns:
         float32 [..., dim], of length 1, or zero where both are.
