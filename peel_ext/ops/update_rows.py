@@ -33,8 +33,9 @@ def _update(
     eps: float,
 ) -> None:
     _bridge.update_rows(
-        rule, weight, indices, gradients, first, second, step_size, (rate1, rate2), eps
-    )
+        rule, weight, indices, rows_with_unit_stride(gradients), first, second, step_size,
+        (rate1, rate2), eps,
+    )  # fmt: skip
 
 
 _update_op = torch.library.custom_op(
@@ -118,7 +119,7 @@ def update_rows(
     update(
         weight.detach(),
         indices.to(torch.int64).contiguous(),
-        rows_with_unit_stride(gradients.detach()),
+        gradients.detach(),
         first,
         second,
         _RULES[rule],
