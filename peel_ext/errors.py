@@ -11,6 +11,18 @@ class DataError(PeelError, ValueError):
     """Malformed or unusable interaction data."""
 
 
+class FormatError(PeelError, ValueError):
+    """Bytes that are no ``.peel`` file, or a damaged one."""
+
+
+class SourceError(PeelError, OSError):
+    """A ``.peel`` file cannot be read from where it is, or has changed there."""
+
+
+class ClosedError(PeelError, ValueError):
+    """A recommender that has been closed."""
+
+
 class BudgetError(PeelError, ValueError):
     """A byte budget too small for any block.
 

@@ -8,9 +8,9 @@
 #include <utility>
 #include <vector>
 
+#include "bindings/device.h"
 #include "core/executor.h"
 #include "core/out_of_range.h"
-#include "device/pee.h"
 #include "kernels/gathered_score.h"
 #include "kernels/grouped_lookup.h"
 #include "kernels/topk_blocks.h"
@@ -21,13 +21,6 @@ namespace py = pybind11;
 
 namespace peel {
 namespace {
-
-using Address = uintptr_t;
-
-template <typename T>
-T* at(Address address) {
-  return reinterpret_cast<T*>(address);
-}
 
 // Calls f with a value of the index type that has `bytes` bytes.
 template <typename F>
@@ -193,58 +186,6 @@ int64_t bind_update_rows(int rule, Address weight, int64_t num_embeddings, int64
              : update_rows<UpdateRule::kRowwiseAdagrad>(args);
 }
 
-// ---- Personalized Elastic Embedding ----
-
-py::buffer_info request(const py::buffer& buffer, const char* name) {
-  py::buffer_info info = buffer.request();
-  py::ssize_t bytes = info.itemsize;
-  for (py::ssize_t axis = info.ndim; axis-- > 0;) {
-    if (info.shape[axis] > 1 && info.strides[axis] != bytes) {
-      throw std::invalid_argument(std::string(name) + " must be contiguous");
-    }
-    bytes *= info.shape[axis];
-  }
-  return info;
-}
-
-// Keeps the two buffers alive, so that no address outlives its memory.
-class Pee {
- public:
-  Pee(const py::buffer& bytes, const py::buffer& centroids)
-      : bytes_(request(bytes, "buffer")), centroids_(request(centroids, "centroids")) {
-    if (centroids_.size * centroids_.itemsize != 510 * py::ssize_t{sizeof(float)}) {
-      throw std::invalid_argument("centroids must hold 510 float32 values");
-    }
-    table_ = open_pee(static_cast<const uint8_t*>(bytes_.ptr),
-                      static_cast<uint64_t>(bytes_.size * bytes_.itemsize),
-                      static_cast<const float*>(centroids_.ptr));
-  }
-
-  int64_t dim() const { return table_.geometry.dim; }
-  int64_t num_embeddings() const { return table_.num_embeddings; }
-
-  Outcome lookup(int64_t count, Address indices, int index_bytes, Address out) const {
-    return with_index(index_bytes, [&](auto index) {
-      const py::gil_scoped_release release;
-      return outcome(grouped_lookup(table_, make_pairs<decltype(index)>(count, indices, 0, 0),
-                                    at<float>(out)));
-    });
-  }
-
-  void score(Address users, int64_t num_users, int64_t user_stride, Address exclude_indptr,
-             Address exclude, int64_t n, Address scores, Address indices) const {
-    const ScoreArgs args =
-        make_score_args(users, num_users, user_stride, exclude_indptr, exclude, n, scores, indices);
-    const py::gil_scoped_release release;
-    gathered_score(table_, args);
-  }
-
- private:
-  py::buffer_info bytes_;
-  py::buffer_info centroids_;
-  PackedTable table_;
-};
-
 std::vector<std::string> isas() {
   std::vector<std::string> names;
   for (const simd::Primitives* const* set = simd::available(); *set; ++set) {
@@ -302,14 +243,5 @@ PYBIND11_MODULE(_core, m) {
         py::arg("count"), py::arg("gradients"), py::arg("gradient_stride"), py::arg("first"),
         py::arg("second"), py::arg("step_size"), py::arg("rate1"), py::arg("rate2"),
         py::arg("eps"));
-  py::class_<Pee>(m, "Pee")
-      .def(py::init<const py::buffer&, const py::buffer&>(), py::arg("buffer"),
-           py::arg("centroids"))
-      .def_property_readonly("dim", &Pee::dim)
-      .def_property_readonly("num_embeddings", &Pee::num_embeddings)
-      .def("lookup", &Pee::lookup, py::arg("count"), py::arg("indices"), py::arg("index_bytes"),
-           py::arg("out"))
-      .def("score", &Pee::score, py::arg("users"), py::arg("num_users"), py::arg("user_stride"),
-           py::arg("exclude_indptr"), py::arg("exclude"), py::arg("n"), py::arg("scores"),
-           py::arg("indices"));
+  bind_device(m);
 }

@@ -69,36 +69,39 @@ struct StoreTable {
   const float* rotation = nullptr;   // [dim, dim] or null: decoded row x becomes rotation * x
 };
 
-// One item group of a Personalized Elastic Embedding. Little endian, 16 bytes.
+// One item group of a Personalized Elastic Embedding.
 struct DirectoryEntry {
-  uint64_t layers;   // mask of the layers held
-  uint32_t offset;   // of the item group's first byte in the pool, in units of 8 bytes
-  uint32_t row_end;  // rows of this and all earlier item groups
+  uint64_t layers = 0;       // mask of the layers held
+  uint32_t first_block = 0;  // where block_offsets has them, ascending
+  uint32_t row_end = 0;      // rows of this and all earlier item groups
 };
-static_assert(sizeof(DirectoryEntry) == 16, "the directory is read in place");
+static_assert(sizeof(DirectoryEntry) == 16, "budgets count 16 bytes an item group");
 
 enum class RowIds : int32_t { kConsecutive = 0, kListed = 1, kInBlocks = 2 };
 
 // Rows of a packed item group lie in tiles, side by side, so that one instruction works on many.
 constexpr int64_t kPackedTileRows = 32;
 
+// Blocks begin at multiples of this many bytes.
+constexpr int64_t kBlockAlignment = 64;
+
 // One user group's held blocks, packed: a Personalized Elastic Embedding opened in place.
-// An item group's bytes, each section padded to 8 bytes: in planes its row ids and fp16 scales;
-// then per held layer, ascending, the rows' pieces; in columns with int8 values each layer's pieces
-// are preceded by that layer's fp16 scales. Ids ascend within an item group. Pieces are cut into
-// tiles of kPackedTileRows rows (the last may have fewer), one after another; a tile holds the
-// first element of all its rows, then the second, and so on: an element is a value in columns, a
-// byte of a bit plane in planes.
+// A block's bytes, each section padded to 8 bytes: in the first layer of planes its item group's
+// row ids and fp16 scales, in columns with int8 values the layer's fp16 scales; then the rows'
+// pieces. Ids ascend within an item group. Pieces are cut into tiles of kPackedTileRows rows (the
+// last may have fewer), one after another; a tile holds the first element of all its rows, then the
+// second, and so on: an element is a value in columns, a byte of a bit plane in planes.
 struct PackedTable {
   Geometry geometry;
   int64_t num_embeddings = 0;
   int64_t num_rows = 0;
   int64_t num_item_groups = 0;
   const DirectoryEntry* directory = nullptr;
+  const uint32_t* block_offsets = nullptr;  // of each held block in `bytes`, in kBlockAlignment
   RowIds row_ids = RowIds::kInBlocks;
   int32_t id_bytes = 0;                 // 2 or 4
   const uint8_t* listed_ids = nullptr;  // [num_rows], with RowIds::kListed
-  const uint8_t* pool = nullptr;
+  const uint8_t* bytes = nullptr;
   const float* centroids = nullptr;
 };
 

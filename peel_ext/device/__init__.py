@@ -7,8 +7,10 @@ from peel_ext.device.fold_in import (
     fold_in_softmax,
     fold_in_users,
 )
+from peel_ext.device.recommender import DeviceRecommender
 
 __all__ = [
+    "DeviceRecommender",
     "PersonalizedElasticEmbedding",
     "continue_vectors",
     "fold_in_mean",

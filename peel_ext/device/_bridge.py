@@ -16,10 +16,20 @@ def _address(array: NDArray[Any] | None) -> int:
     return 0 if array is None else int(array.__array_interface__["data"][0])
 
 
+def aligned(buffer: bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The bytes uint8 [n] at an address that is a multiple of 8: a copy where they are not."""
+    data = np.frombuffer(buffer, dtype=np.uint8)
+    if data.size and _address(data) % 8:
+        moved = np.empty((data.size + 7) // 8, dtype=np.uint64).view(np.uint8)[: data.size]
+        moved[:] = data
+        return moved
+    return data
+
+
 def lookup(pee: _core.Pee, indices: NDArray[np.int64]) -> tuple[int, int, NDArray[np.float32]]:
     """Status, offending position and rows float32 [m, dim] of contiguous ids [m]."""
     rows = np.empty((len(indices), pee.dim), dtype=np.float32)
-    status, position = pee.lookup(len(indices), _address(indices), indices.itemsize, _address(rows))
+    status, position = pee.lookup(len(indices), _address(indices), _address(rows))
     return status, position, rows
 
 
@@ -41,3 +51,33 @@ def score(
         _address(ids),
     )
     return ids, scores
+
+
+def score_items(
+    pee: _core.Pee, user: NDArray[np.float32], ids: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Scores float32 [m] of contiguous ids [m] in range, for one user [dim]."""
+    scores = np.empty(len(ids), dtype=np.float32)
+    pee.score_items(_address(user), len(ids), _address(ids), _address(scores))
+    return scores
+
+
+def fold_in(pee: _core.Pee, history: NDArray[np.int64]) -> tuple[NDArray[np.float32], int]:
+    """A user's vector float32 [dim] from contiguous ids in range, and how many of them are held."""
+    user = np.empty(pee.dim, dtype=np.float32)
+    held = pee.fold_in(len(history), _address(history), _address(user))
+    return user, held
+
+
+def continue_vector(
+    pee: _core.Pee, user: NDArray[np.float32], known_count: int, items: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """A new vector float32 [dim]: ``user`` brought up to date with contiguous ids in range."""
+    fresh = user.copy()
+    pee.continue_vector(known_count, len(items), _address(items), _address(fresh))
+    return fresh
+
+
+def choose_group(file: _core.PeelFile, user: NDArray[np.float32]) -> int:
+    """The user group whose centroid is nearest to a contiguous user [dim]."""
+    return file.choose_group(_address(user))

@@ -11,41 +11,36 @@ from numpy.typing import ArrayLike, NDArray
 from peel_ext import _core
 from peel_ext.device import _bridge
 from peel_ext.device.exclusion import exclusion_lists
-from peel_ext.format.packing import unpack_embedding
-from peel_ext.format.quantizer import centroid_table
 
 
 class PersonalizedElasticEmbedding:
     """The held blocks of one user group, scored and decoded straight from their bytes.
 
     Args:
-        buffer: the bytes, as :meth:`peel_ext.nn.ElasticEmbedding.generate` makes them; kept, not
-            copied, when they are 8-byte aligned.
+        buffer: a ``.peel`` file or a prefix of one, as :meth:`peel_ext.nn.ElasticEmbedding.generate`
+            makes them; kept, not copied, when the bytes are 8-byte aligned. Of a prefix that ends
+            inside a block the blocks before it are used.
 
     Raises:
-        ValueError: the bytes are not a Personalized Elastic Embedding.
+        FormatError: the bytes are not a ``.peel`` file, are damaged, or end before the first block.
     """
 
     def __init__(self, buffer: bytes | NDArray[np.uint8]) -> None:
-        data = np.frombuffer(buffer, dtype=np.uint8)
-        if data.size and data.__array_interface__["data"][0] % 8:
-            aligned = np.empty((data.size + 7) // 8, dtype=np.uint64).view(np.uint8)[: data.size]
-            aligned[:] = data
-            data = aligned
+        data = _bridge.aligned(buffer)
         # What was checked once must stay as it is.
         data.setflags(write=False)
-        self._buffer = data
-        self._pee = _core.Pee(data, centroid_table())
+        self._pee = _core.PeelFile.open_buffer(data).pee()
+        self._buffer = data[: self._pee.prefix_bytes]
 
     @property
     def buffer(self) -> NDArray[np.uint8]:
-        """The bytes uint8 [nbytes], read-only."""
+        """The bytes of the blocks held and all before them, uint8, read-only."""
         return self._buffer
 
     @property
     def nbytes(self) -> int:
-        """Bytes held for the table: values, ids, scales, directory and header."""
-        return self._buffer.nbytes
+        """Bytes held for the table: those of ``buffer``, and the directory to find blocks by."""
+        return self._pee.nbytes
 
     @property
     def num_embeddings(self) -> int:
@@ -60,8 +55,7 @@ class PersonalizedElasticEmbedding:
     @cached_property
     def row_ids(self) -> NDArray[np.int64]:
         """Ascending ids int64 [num_rows] of the rows with at least one block held."""
-        unpacked = unpack_embedding(self._buffer)
-        return np.sort(unpacked.ids[unpacked.held != 0])
+        return np.sort(np.array(self._pee.row_ids(), dtype=np.int64))
 
     def lookup(self, indices: ArrayLike) -> NDArray[np.float32]:
         """Decoded rows; what is not held is zero.

@@ -1,7 +1,8 @@
 """The two ways of cutting rows into blocks, and what each block costs in bytes.
 
-A block is (item group, layer). Byte counts here are those of :mod:`peel_ext.format.packing`, whose
-output length they predict exactly.
+A block is (item group, layer). Byte counts here are those of :mod:`peel_ext.format.writer`, whose
+output length they predict exactly, and of the directory a device builds when it opens that
+(``docs/format.md``).
 """
 
 from __future__ import annotations
@@ -15,8 +16,16 @@ from numpy.typing import NDArray
 from peel_ext.format import quantizer
 
 HEADER_BYTES = 64
-DIRECTORY_ENTRY_BYTES = 16
 MAX_LAYERS = 64
+
+#: Blocks, and the pages of entries that announce them, begin at multiples of this.
+ALIGNMENT = 64
+ENTRY_BYTES = 8
+PAGE_ENTRIES = ALIGNMENT // ENTRY_BYTES
+
+#: The directory of an opened file, in memory beside its bytes: per item group, and per block.
+DIRECTORY_ITEM_GROUP_BYTES = 16
+DIRECTORY_BLOCK_BYTES = 4
 
 ValueType = Literal["float32", "float16", "int8"]
 VALUE_TYPES: tuple[ValueType, ...] = ("float32", "float16", "int8")
@@ -25,9 +34,18 @@ VALUE_TYPES: tuple[ValueType, ...] = ("float32", "float16", "int8")
 _ROWS_PER_BLOCK = ((0, 32), (512, 64), (2048, 128), (8192, 256))
 
 
-def padded(num_bytes: int) -> int:
-    """The next multiple of 8."""
-    return (num_bytes + 7) // 8 * 8
+def padded(num_bytes: int, to: int = 8) -> int:
+    """The next multiple of ``to``."""
+    return (num_bytes + to - 1) // to * to
+
+
+def page_padding_bytes(num_blocks: int) -> int:
+    """Bytes of entry pages beyond those of the entries in use.
+
+    Entries of 8 blocks share a page, so the costs of blocks do not quite add up: the first k take
+    this many bytes on top of :meth:`block_costs`.
+    """
+    return padded(num_blocks * ENTRY_BYTES, ALIGNMENT) - num_blocks * ENTRY_BYTES
 
 
 def id_bytes(num_embeddings: int) -> int:
@@ -99,18 +117,31 @@ class PlanesLayout:
         edges = np.array([*starts, num_embeddings], dtype=np.int64)
         return edges[1:] - edges[:-1]
 
+    def block_bytes(
+        self, sizes: NDArray[np.int64], dim: int, num_embeddings: int
+    ) -> NDArray[np.int64]:
+        """Bytes of every block in a file [num_item_groups, num_layers].
+
+        The first layer of an item group brings its row ids and scales.
+        """
+        pieces = np.array([self.piece_bytes(layer, dim) for layer in range(len(self.layer_bits))])
+        sections = (sizes[:, None] * pieces + 7) // 8 * 8
+        sections[:, 0] += (sizes * id_bytes(num_embeddings) + 7) // 8 * 8 + (sizes * 2 + 7) // 8 * 8
+        return _aligned(sections)
+
     def block_costs(
         self, sizes: NDArray[np.int64], dim: int, num_embeddings: int
     ) -> NDArray[np.int64]:
-        """Bytes of every block [num_item_groups, num_layers].
+        """Bytes held for every block [num_item_groups, num_layers]: its own, entry and directory."""
+        costs = self.block_bytes(sizes, dim, num_embeddings) + ENTRY_BYTES + DIRECTORY_BLOCK_BYTES
+        costs[:, 0] += DIRECTORY_ITEM_GROUP_BYTES
+        return costs
 
-        The first layer of an item group brings its directory entry, row ids and scales.
-        """
-        pieces = np.array([self.piece_bytes(layer, dim) for layer in range(len(self.layer_bits))])
-        costs = (sizes[:, None] * pieces + 7) // 8 * 8
-        costs[:, 0] += DIRECTORY_ENTRY_BYTES
-        costs[:, 0] += (sizes * id_bytes(num_embeddings) + 7) // 8 * 8 + (sizes * 2 + 7) // 8 * 8
-        return np.asarray(costs, dtype=np.int64)
+    def item_group_section_bytes(
+        self, num_item_groups: int, num_embeddings: int, listed: bool
+    ) -> int:
+        """Bytes between header and blocks: none, item groups are described by their blocks."""
+        return 0
 
     def overhead_bytes(self, num_item_groups: int, num_embeddings: int, listed: bool) -> int:
         """Bytes held whatever is kept."""
@@ -204,20 +235,33 @@ class ColumnsLayout:
         edges = np.linspace(0, num_embeddings, count + 1).astype(np.int64) if count else [0]
         return np.diff(edges)
 
+    def block_bytes(
+        self, sizes: NDArray[np.int64], dim: int, num_embeddings: int
+    ) -> NDArray[np.int64]:
+        """Bytes of every block in a file [num_item_groups, num_layers]; int8 ones bring scales."""
+        pieces = np.array([self.piece_bytes(layer, dim) for layer in range(self.num_layers(dim))])
+        sections = (sizes[:, None] * pieces + 7) // 8 * 8
+        if self.scaled:
+            sections += ((sizes * 2 + 7) // 8 * 8)[:, None]
+        return _aligned(sections)
+
     def block_costs(
         self, sizes: NDArray[np.int64], dim: int, num_embeddings: int
     ) -> NDArray[np.int64]:
-        """Bytes of every block [num_item_groups, num_layers]; int8 blocks bring their scales."""
-        pieces = np.array([self.piece_bytes(layer, dim) for layer in range(self.num_layers(dim))])
-        costs = (sizes[:, None] * pieces + 7) // 8 * 8
-        if self.scaled:
-            costs += ((sizes * 2 + 7) // 8 * 8)[:, None]
-        return np.asarray(costs, dtype=np.int64)
+        """Bytes held for every block [num_item_groups, num_layers]: its own, entry and directory."""
+        return self.block_bytes(sizes, dim, num_embeddings) + ENTRY_BYTES + DIRECTORY_BLOCK_BYTES
+
+    def item_group_section_bytes(
+        self, num_item_groups: int, num_embeddings: int, listed: bool
+    ) -> int:
+        """Bytes between header and blocks: checksum, row counts, and ids of given item groups."""
+        ids = padded(num_embeddings * id_bytes(num_embeddings)) if listed else 0
+        return padded(padded(4 + 4 * num_item_groups) + ids, ALIGNMENT)
 
     def overhead_bytes(self, num_item_groups: int, num_embeddings: int, listed: bool) -> int:
-        """Bytes held whatever is kept: header, directory, and the ids of given item groups."""
-        ids = padded(num_embeddings * id_bytes(num_embeddings)) if listed else 0
-        return HEADER_BYTES + num_item_groups * DIRECTORY_ENTRY_BYTES + ids
+        """Bytes held whatever is kept: header, item groups and their directory."""
+        section = self.item_group_section_bytes(num_item_groups, num_embeddings, listed)
+        return HEADER_BYTES + section + num_item_groups * DIRECTORY_ITEM_GROUP_BYTES
 
     def encode(self, rows: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
         """Store uint8 [n, row_bytes] and scales float16 [n, layers or 0] of rows [n, dim]."""
@@ -278,6 +322,10 @@ def resolve_layout(layout: Layout | str) -> Layout:
     if layout == "columns":
         return ColumnsLayout()
     raise ValueError(f"layout must be 'planes' or 'columns', got {layout!r}")
+
+
+def _aligned(num_bytes: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.asarray((num_bytes + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT, dtype=np.int64)
 
 
 def _check_finite(values: NDArray[np.floating], rows: NDArray[np.float32]) -> None:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from peel_ext.device import PersonalizedElasticEmbedding
-from peel_ext.format import EncodedRows, pack_embedding
+from peel_ext.format import EncodedRows, FoldInSettings, GroupTable, pack_prefix, write_file
 from peel_ext.format.store import BlockStore
 from peel_ext.nn.block_table import BlockTable
 from peel_ext.nn.budgeted_lookup import budgeted_lookup, centroids, encoded_rows, held_blocks
 from peel_ext.nn.derived import stamp
-from peel_ext.nn.selection import minimum_bytes, overhead_bytes
+from peel_ext.nn.selection import minimum_bytes, order_blocks, overhead_bytes
 from peel_ext.ops import grouped_lookup
 from peel_ext.ops._checks import is_traced
 from peel_ext.ops.grouped_lookup import (
@@ -174,18 +176,56 @@ class ElasticEmbedding(BlockTable):
         held = held_blocks(
             weights, self.item_group, self.layout, self.embedding_dim, int(budget_bytes)
         )[0]
+        num_blocks = sum(int(mask).bit_count() for mask in held.tolist())
+        return PersonalizedElasticEmbedding(pack_prefix(self._group_table(group), num_blocks))
+
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        group: int,
+        *,
+        fold_in: FoldInSettings | None = None,
+        centroids: ArrayLike | None = None,
+        item_ids: Sequence[int | str] | None = None,
+    ) -> None:
+        """Writes the ``.peel`` file of a user group: every budget in one file.
+
+        Args:
+            path: of the file; while it is written, whatever was there stays.
+            group: user group.
+            fold_in: how a device computes a user's vector.
+            centroids: [num_groups, embedding_dim] of all user groups, rotated (:meth:`rotate`).
+            item_ids: [num_embeddings], by which a device tells items; None: they are known by row.
+
+        Raises:
+            IndexError: a group out of range.
+            ValueError: centroids or ids that do not fit.
+            OSError: the file cannot be written.
+        """
+        table = self._group_table(group)
+        write_file(path, table, fold_in=fold_in, centroids=centroids, item_ids=item_ids)
+
+    def _group_table(self, group: int) -> GroupTable:
+        """The rows of a user group, and the order in which budgets take their blocks."""
+        self._check_group(group)
         store, scales = self._encoded()
         rows = torch.arange(self.num_embeddings)
         if self.refinement_slot is not None:
             slot = self.refinement_slot[group].long()
             rows = torch.where(slot < 0, rows, self.num_embeddings + slot)
-        own = EncodedRows(store[rows].numpy(), scales[rows].numpy())
+        weights = self.block_weights.detach()[group : group + 1]
+        order = order_blocks(weights, self.block_costs(), self.layout)[0]
         which = self.item_group[0 if len(self.item_group) == 1 else group]
         ids = which.sort(stable=True).indices.numpy()
-        sizes = torch.bincount(which.long(), minlength=len(held)).numpy()
-        item_groups = np.split(ids, np.cumsum(sizes)[:-1]) if len(held) else []
-        return PersonalizedElasticEmbedding(
-            pack_embedding(self.layout, self.embedding_dim, own, item_groups, held.tolist())
+        num_item_groups = self.block_weights.shape[1]
+        sizes = torch.bincount(which.long(), minlength=num_item_groups).numpy()
+        return GroupTable(
+            layout=self.layout,
+            dim=self.embedding_dim,
+            rows=EncodedRows(store[rows].numpy(), scales[rows].numpy()),
+            item_groups=np.split(ids, np.cumsum(sizes)[:-1]) if num_item_groups else [],
+            order=order.numpy(),
+            group=int(group),
         )
 
     def _held(self, budget_bytes: int) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from peel_ext.errors import BudgetError
 from peel_ext.format import ColumnsLayout, Layout
+from peel_ext.format.layout import page_padding_bytes
 from peel_ext.ops import topk_blocks
 
 
@@ -22,9 +23,7 @@ def block_costs(item_group: Tensor, layout: Layout, dim: int) -> Tensor:
     sizes = layout.item_group_sizes(num_embeddings)
     if not layout.nested:
         sizes = torch.bincount(item_group[0].long(), minlength=len(sizes)).numpy()
-    costs = torch.from_numpy(layout.block_costs(sizes, dim, num_embeddings))
-    # An item group without rows still needs costs that selection can divide by.
-    return costs.clamp(min=1)
+    return torch.from_numpy(layout.block_costs(sizes, dim, num_embeddings))
 
 
 def overhead_bytes(item_group: Tensor, layout: Layout, num_item_groups: int) -> int:
@@ -62,8 +61,6 @@ def select_blocks(
         ValueError: a weight is NaN.
     """
     num_groups, num_item_groups, num_layers = block_weights.shape
-    order = _selection_order_weights(block_weights, costs, layout)  # float64, same shape
-    floor = _floor_blocks(order, costs, layout)  # bool, same shape
     minimum = minimum_bytes(block_weights, costs, layout, overhead_bytes)
     if num_groups and budget_bytes < int(minimum.max()):
         group = int(minimum.argmax())
@@ -72,26 +69,59 @@ def select_blocks(
             f"{int(minimum[group])} bytes",
             int(minimum[group]),
         )
+    chosen = order_blocks(block_weights, costs, layout, max(0, budget_bytes - overhead_bytes))
+    # Costs count entries alone; the pages they share may leave no room for the last blocks.
+    own = torch.where(chosen >= 0, costs.reshape(-1)[chosen.clamp(min=0)], 0)
+    padding = torch.tensor([page_padding_bytes(n) for n in range(1, chosen.shape[1] + 1)])
+    held_bytes = overhead_bytes + own.cumsum(dim=1) + padding
+    fits = (chosen >= 0) & (held_bytes <= budget_bytes)
+    rows, places = torch.nonzero(fits, as_tuple=True)
     kept = torch.zeros(num_groups, num_item_groups * num_layers, dtype=torch.bool)
-    if floor is None:
-        flat = order.reshape(num_groups, -1)  # [num_groups, num_item_groups * num_layers]
-        chosen = topk_blocks(
-            flat, costs=costs.reshape(-1), budget_bytes=budget_bytes - overhead_bytes
-        )
-        rows, columns = torch.nonzero(chosen >= 0, as_tuple=True)
-        kept[rows, chosen[rows, columns]] = True
-    else:
-        for group in range(num_groups):
-            own = floor[group].reshape(-1)
-            left = budget_bytes - overhead_bytes - int(costs.reshape(-1)[own].sum())
-            rest = torch.nonzero(~own)[:, 0]
-            chosen = topk_blocks(
-                order[group].reshape(-1)[rest], costs=costs.reshape(-1)[rest], budget_bytes=left
-            )
-            kept[group] = own
-            kept[group, rest[chosen[chosen >= 0]]] = True
+    kept[rows, chosen[rows, places]] = True
     bits = torch.ones(num_layers, dtype=torch.int64) << torch.arange(num_layers)
     return (kept.reshape(num_groups, num_item_groups, num_layers) * bits).sum(dim=2)
+
+
+def order_blocks(
+    block_weights: Tensor, costs: Tensor, layout: Layout, budget_bytes: int | None = None
+) -> Tensor:
+    """The blocks in the order in which budgets take them: that of a ``.peel`` file.
+
+    Args:
+        block_weights: float32 [num_groups, num_item_groups, num_layers].
+        costs: int64 [num_item_groups, num_layers], bytes of each block.
+        layout: of the blocks.
+        budget_bytes: stop before the block with which the costs are more; None: at the last block.
+
+    Returns:
+        int64 [num_groups, num_item_groups * num_layers], ``item_group * num_layers + layer`` of each
+        block, then -1.
+
+    Raises:
+        ValueError: a weight is NaN.
+    """
+    order = _selection_order_weights(block_weights, costs, layout)  # float64, same shape
+    floor = _floor_blocks(order, costs, layout)  # bool, same shape
+    flat_costs = costs.reshape(-1)
+    budget = int(flat_costs.sum()) if budget_bytes is None else budget_bytes
+    if floor is None:
+        flat = order.reshape(len(order), -1)  # [num_groups, num_item_groups * num_layers]
+        return topk_blocks(flat, costs=flat_costs, budget_bytes=budget)
+    result = torch.full((len(order), flat_costs.numel()), -1, dtype=torch.int64)
+    for group in range(len(order)):
+        left, at = budget, 0
+        for part in (floor[group].reshape(-1), ~floor[group].reshape(-1)):
+            blocks = torch.nonzero(part)[:, 0]
+            chosen = topk_blocks(
+                order[group].reshape(-1)[blocks], costs=flat_costs[blocks], budget_bytes=left
+            )
+            taken = blocks[chosen[chosen >= 0]]
+            result[group, at : at + len(taken)] = taken
+            at += len(taken)
+            left -= int(flat_costs[taken].sum())
+            if len(taken) < len(blocks):
+                break
+    return result
 
 
 def minimum_bytes(
@@ -105,12 +135,13 @@ def minimum_bytes(
     order = _selection_order_weights(block_weights, costs, layout)
     floor = _floor_blocks(order, costs, layout)
     if floor is not None:
-        return overhead_bytes + (floor * costs).sum(dim=(1, 2))
+        pages = page_padding_bytes(len(costs))
+        return overhead_bytes + pages + (floor * costs).sum(dim=(1, 2))
     if costs.numel() == 0:
         return torch.full((num_groups,), overhead_bytes)
     per_byte = (order / costs).reshape(num_groups, -1)  # [num_groups, blocks]
     first = topk_blocks(per_byte, 1)[:, 0]
-    return overhead_bytes + costs.reshape(-1)[first]
+    return overhead_bytes + page_padding_bytes(1) + costs.reshape(-1)[first]
 
 
 def _selection_order_weights(block_weights: Tensor, costs: Tensor, layout: Layout) -> Tensor:

@@ -8,7 +8,6 @@ from torch import Tensor
 from peel_ext import _core
 from peel_ext.device import PersonalizedElasticEmbedding
 from peel_ext.device.exclusion import check_exclusions
-from peel_ext.format.quantizer import centroid_table
 from peel_ext.ops import _bridge
 from peel_ext.ops._checks import (
     check_int,
@@ -29,7 +28,7 @@ def _score(
 ) -> tuple[Tensor, Tensor]:
     native: Tensor | _core.Pee = rows_with_unit_stride(table)
     if table.dtype == torch.uint8:
-        native = _core.Pee(table.numpy(), centroid_table())
+        native = _core.PeelFile.open_buffer(table.numpy()).pee()
     users = rows_with_unit_stride(users)
     return _bridge.gathered_score(users, native, n, candidates, exclude_indptr, exclude)
 

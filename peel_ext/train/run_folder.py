@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from peel_ext.errors import RunError
+from peel_ext.format import atomic
 
 FORMAT_VERSION = 3
 _INDEX = "run.json"
@@ -37,28 +38,9 @@ def write_atomically(path: Path, data: bytes) -> None:
         RunError: it cannot be written; the old one, if any, is still there.
     """
     try:
-        _write_and_rename(path, data)
+        atomic.write_atomically(path, data)
     except OSError as error:
         raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
-
-
-def _write_and_rename(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):  # the first error is the one to tell
-            temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def fingerprint(arrays: Mapping[str, NDArray[Any]]) -> str:

@@ -14,6 +14,7 @@ from peel_ext.format import (
     resolve_layout,
     unpack_embedding,
 )
+from peel_ext.format.layout import page_padding_bytes
 
 LAYOUTS: list[Layout] = [
     PlanesLayout(),
@@ -57,8 +58,12 @@ def test_length_and_content(layout: Layout, shuffled: bool, rows: int, dim: int,
         for layer in range(costs.shape[1])
         if mask >> layer & 1
     )
-    assert buffer.nbytes == expected
     got = unpack_embedding(buffer)
+    opened = sum(1 for mask in held if mask) if isinstance(layout, PlanesLayout) else len(sizes)
+    assert got.num_blocks == sum(int(mask).bit_count() for mask in held)
+    expected += page_padding_bytes(got.num_blocks)
+    assert got.nbytes == expected
+    assert buffer.nbytes == expected - 16 * opened - 4 * got.num_blocks
     layers_of = np.zeros(rows, dtype=np.uint64)
     for ids, mask in zip(item_groups, held, strict=True):
         layers_of[ids] = mask

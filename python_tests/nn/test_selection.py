@@ -6,7 +6,8 @@ import torch
 
 from peel_ext.errors import BudgetError
 from peel_ext.format import ColumnsLayout, PlanesLayout
-from peel_ext.nn.selection import minimum_bytes, select_blocks
+from peel_ext.format.layout import page_padding_bytes
+from peel_ext.nn.selection import minimum_bytes, order_blocks, select_blocks
 
 OVERHEAD = 64
 
@@ -30,12 +31,13 @@ def plain_selection(weights: np.ndarray, costs: np.ndarray, budget: int) -> list
             runs.append((-ratio, item_group, at, end))
             at = end
     held = [0] * num_item_groups
-    left = budget - OVERHEAD
+    used, blocks = OVERHEAD, 0
     for _, item_group, begin, end in sorted(runs):
         for layer in range(begin, end):
-            if costs[item_group, layer] > left:
+            used += costs[item_group, layer]
+            blocks += 1
+            if used + -blocks % 8 * 8 > budget:  # entries of 8 bytes come in pages of 8
                 return held
-            left -= costs[item_group, layer]
             held[item_group] |= 1 << layer
     return held
 
@@ -50,12 +52,13 @@ def test_nested_layers_go_by_joint_weight_per_byte(num_layers: int, seed: int) -
         tensors = torch.from_numpy(weights), torch.from_numpy(costs)
         least = int(minimum_bytes(*tensors, layout, OVERHEAD)[0])
         before = np.zeros(6, np.int64)
-        for budget in range(least, OVERHEAD + int(costs.sum()) + 9, 56):
+        for budget in range(least, OVERHEAD + int(costs.sum()) + 65, 56):
             held = select_blocks(*tensors, layout, budget, OVERHEAD)[0]
             assert held.tolist() == plain_selection(weights[0].astype(float), costs, budget)
             assert (before & ~held.numpy() == 0).all(), "a smaller budget kept what a larger drops"
             before = held.numpy()
-        everything = select_blocks(*tensors, layout, OVERHEAD + int(costs.sum()), OVERHEAD)[0]
+        whole = OVERHEAD + int(costs.sum()) + page_padding_bytes(costs.size)
+        everything = select_blocks(*tensors, layout, whole, OVERHEAD)[0]
         assert everything.tolist() == [(1 << num_layers) - 1] * 6
         with pytest.raises(BudgetError, match=f"needs at least {least} bytes"):
             select_blocks(*tensors, layout, least - 1, OVERHEAD)
@@ -65,10 +68,11 @@ def test_one_block_of_every_item_group_comes_first() -> None:
     layout = ColumnsLayout(block_dim=1, keep_one_block=True)
     weights = torch.tensor([[[1.0, 9.0, 8.0], [0.1, 0.3, 0.2]]])
     costs = torch.full((2, 3), 10)
-    assert int(minimum_bytes(weights, costs, layout, OVERHEAD)[0]) == OVERHEAD + 20
+    assert int(minimum_bytes(weights, costs, layout, OVERHEAD)[0]) == OVERHEAD + 20 + 48
+    assert order_blocks(weights, costs, layout).tolist() == [[1, 4, 2, 0, 5, 3]]
     masks = [
         select_blocks(weights, costs, layout, OVERHEAD + budget, OVERHEAD)[0].tolist()
-        for budget in (20, 29, 30, 40, 60)
+        for budget in (20 + 48, 30 + 39, 30 + 40, 40 + 32, 60 + 16)
     ]
     assert masks == [[2, 2], [2, 2], [6, 2], [7, 2], [7, 7]]
 
@@ -76,8 +80,8 @@ def test_one_block_of_every_item_group_comes_first() -> None:
 def test_each_user_group_has_its_own_selection() -> None:
     layout = ColumnsLayout(block_dim=1)
     weights = torch.tensor([[[3.0, 1.0]], [[1.0, 3.0]]])
-    held = select_blocks(weights, torch.full((1, 2), 10), layout, OVERHEAD + 10, OVERHEAD)
+    held = select_blocks(weights, torch.full((1, 2), 10), layout, OVERHEAD + 66, OVERHEAD)
     assert held.tolist() == [[1], [2]]
-    with pytest.raises(BudgetError, match="user group 0 needs at least 74 bytes") as caught:
-        select_blocks(weights, torch.full((1, 2), 10), layout, 73, OVERHEAD)
-    assert caught.value.minimum_bytes == 74
+    with pytest.raises(BudgetError, match="user group 0 needs at least 130 bytes") as caught:
+        select_blocks(weights, torch.full((1, 2), 10), layout, 129, OVERHEAD)
+    assert caught.value.minimum_bytes == 130

@@ -81,6 +81,8 @@ def make_packed(layout: Layout, generator: torch.Generator, rows: int = 90, dim:
     layers = layout.num_layers(dim)
     held = [int(mask) & ((1 << layers) - 1) for mask in torch.randint(0, 64, (len(sizes),),
                                                                      generator=generator)]  # fmt: skip
+    if isinstance(layout, PlanesLayout):  # a layer needs those below it
+        held = [(1 << mask.bit_count()) - 1 for mask in held]
     held[0] = (1 << layers) - 1
     return PersonalizedElasticEmbedding(pack_embedding(layout, dim, encoded, groups, held))
 

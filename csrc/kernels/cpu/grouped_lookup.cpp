@@ -137,10 +137,9 @@ class PackedRows {
       const uint8_t* base = packed_base(table_, c);
       const int64_t r = find(c, base, rows, id);
       if (r < rows) {
-        const ItemGroupBytes bytes =
-            item_group_bytes(table_.geometry, table_.row_ids, table_.id_bytes, rows, entry.layers);
+        const ItemGroupBytes bytes = item_group_bytes(table_, c, rows);
         RowPieces row;
-        packed_row(table_.geometry, bytes, base, rows, entry.layers, r, scratch, row);
+        packed_row(table_.geometry, bytes, rows, entry.layers, r, scratch, row);
         decode_row(isa_, table_.geometry, table_.centroids, row, out);
         return;
       }

@@ -70,37 +70,50 @@ inline void decode_row(const simd::Primitives& isa, const Geometry& geometry,
 
 inline int64_t padded(int64_t bytes) { return (bytes + 7) / 8 * 8; }
 
-// Byte offsets inside one item group of a packed table, relative to its first byte.
-struct ItemGroupBytes {
-  int64_t row_scales = 0;  // planes
-  int64_t piece_bytes[kMaxLayers];
-  int64_t pieces[kMaxLayers];  // of layers held
-  int64_t scales[kMaxLayers];  // columns with int8 values
-  int64_t end = 0;
+// Byte offsets inside one block, relative to its first byte.
+struct BlockBytes {
+  int64_t scales = 0;       // of the rows, in the first layer of planes, or of the layer's pieces
+  int64_t pieces = 0;       // one after another, in tiles
+  int64_t piece_bytes = 0;  // of one row
+  int64_t end = 0;          // padded to kBlockAlignment
 };
 
-inline ItemGroupBytes item_group_bytes(const Geometry& geometry, RowIds row_ids, int32_t id_bytes,
-                                       int64_t rows, uint64_t held) {
-  ItemGroupBytes bytes;
-  int64_t at = 0;
+inline BlockBytes block_bytes(const Geometry& geometry, int32_t id_bytes, int64_t rows,
+                              int32_t layer) {
+  BlockBytes bytes;
   const bool planes = geometry.layout == Layout::kPlanes;
-  if (row_ids == RowIds::kInBlocks) at += padded(rows * id_bytes);
-  if (planes) {
-    bytes.row_scales = at;
-    at += padded(rows * 2);
+  int64_t at = planes && layer == 0 ? padded(rows * id_bytes) : 0;
+  bytes.scales = at;
+  if (planes ? layer == 0 : geometry.value_type == ValueType::kInt8) at += padded(rows * 2);
+  bytes.pieces = at;
+  bytes.piece_bytes = planes ? geometry.layer_bits[layer] * geometry.plane_bytes()
+                             : geometry.layer_width(layer) * geometry.value_bytes();
+  at += rows * bytes.piece_bytes;
+  bytes.end = (at + kBlockAlignment - 1) / kBlockAlignment * kBlockAlignment;
+  return bytes;
+}
+
+// Where the sections of one item group lie.
+struct ItemGroupBytes {
+  const uint8_t* row_scales = nullptr;  // planes
+  int64_t piece_bytes[kMaxLayers];
+  const uint8_t* pieces[kMaxLayers];  // of layers held
+  const uint8_t* scales[kMaxLayers];  // columns with int8 values
+};
+
+inline ItemGroupBytes item_group_bytes(const PackedTable& table, int64_t item_group, int64_t rows) {
+  ItemGroupBytes bytes;
+  const DirectoryEntry& entry = table.directory[item_group];
+  const uint32_t* offset = table.block_offsets + entry.first_block;
+  for (int32_t layer = 0; layer < table.geometry.num_layers; ++layer) {
+    if (!((entry.layers >> layer) & 1u)) continue;
+    const uint8_t* begin = table.bytes + kBlockAlignment * *offset++;
+    const BlockBytes block = block_bytes(table.geometry, table.id_bytes, rows, layer);
+    bytes.piece_bytes[layer] = block.piece_bytes;
+    bytes.pieces[layer] = begin + block.pieces;
+    bytes.scales[layer] = begin + block.scales;
   }
-  for (int32_t layer = 0; layer < geometry.num_layers; ++layer) {
-    if (!((held >> layer) & 1u)) continue;
-    if (!planes && geometry.value_type == ValueType::kInt8) {
-      bytes.scales[layer] = at;
-      at += padded(rows * 2);
-    }
-    bytes.pieces[layer] = at;
-    bytes.piece_bytes[layer] = planes ? geometry.layer_bits[layer] * geometry.plane_bytes()
-                                      : geometry.layer_width(layer) * geometry.value_bytes();
-    at += padded(rows * bytes.piece_bytes[layer]);
-  }
-  bytes.end = at;
+  if (entry.layers & 1u) bytes.row_scales = bytes.scales[0];
   return bytes;
 }
 
@@ -115,10 +128,10 @@ inline int64_t encoded_row_bytes(const Geometry& geometry) {
                                             : geometry.dim * geometry.value_bytes();
 }
 
-// Collects the pieces of row r of an item group whose bytes start at `base` and that has `rows`
-// rows out of their tiles, into `scratch` (encoded_row_bytes).
-inline void packed_row(const Geometry& geometry, const ItemGroupBytes& bytes, const uint8_t* base,
-                       int64_t rows, uint64_t held, int64_t r, uint8_t* scratch, RowPieces& row) {
+// Collects the pieces of row r of an item group of `rows` rows out of their tiles, into `scratch`
+// (encoded_row_bytes).
+inline void packed_row(const Geometry& geometry, const ItemGroupBytes& bytes, int64_t rows,
+                       uint64_t held, int64_t r, uint8_t* scratch, RowPieces& row) {
   const int64_t tile = r / kPackedTileRows * kPackedTileRows;  // its first row
   const int64_t tile_rows = rows - tile < kPackedTileRows ? rows - tile : kPackedTileRows;
   const auto size = static_cast<size_t>(element_bytes(geometry));
@@ -126,17 +139,17 @@ inline void packed_row(const Geometry& geometry, const ItemGroupBytes& bytes, co
   for (int32_t layer = 0; layer < geometry.num_layers; ++layer) {
     if (!((held >> layer) & 1u)) continue;
     const int64_t piece_bytes = bytes.piece_bytes[layer];
-    const uint8_t* from = base + bytes.pieces[layer] + tile * piece_bytes + (r - tile) * size;
+    const uint8_t* from = bytes.pieces[layer] + tile * piece_bytes + (r - tile) * size;
     row.pieces[layer] = scratch;
     for (int64_t e = 0; e < piece_bytes; e += size, scratch += size) {
       std::memcpy(scratch, from, size);
       from += tile_rows * size;
     }
     if (geometry.layout == Layout::kColumns && geometry.value_type == ValueType::kInt8) {
-      row.scales[layer] = base + bytes.scales[layer] + r * 2;
+      row.scales[layer] = bytes.scales[layer] + r * 2;
     }
   }
-  if (geometry.layout == Layout::kPlanes) row.scales[0] = base + bytes.row_scales + r * 2;
+  if (geometry.layout == Layout::kPlanes) row.scales[0] = bytes.row_scales + r * 2;
 }
 
 inline int64_t read_id(const uint8_t* ids, int32_t id_bytes, int64_t r) {
@@ -150,11 +163,14 @@ inline int64_t read_id(const uint8_t* ids, int32_t id_bytes, int64_t r) {
   return id;
 }
 
+// The first held block of an item group that has any: in planes it begins with the row ids.
 inline const uint8_t* packed_base(const PackedTable& table, int64_t item_group) {
-  return table.pool + int64_t{8} * table.directory[item_group].offset;
+  const DirectoryEntry& entry = table.directory[item_group];
+  if (entry.layers == 0) return nullptr;
+  return table.bytes + kBlockAlignment * table.block_offsets[entry.first_block];
 }
 
-// Id of row r of an item group whose bytes start at `base`; its ids, if it has its own, come first.
+// Id of row r of an item group whose first held block is at `base`.
 inline int64_t packed_row_id(const PackedTable& table, int64_t item_group, const uint8_t* base,
                              int64_t r) {
   if (table.row_ids == RowIds::kInBlocks) return read_id(base, table.id_bytes, r);

@@ -49,7 +49,7 @@ void PackedTiles::Reader::enter_item_group() {
   const ItemGroup& group = tiles_.groups_[group_];
   held_ = table.directory[group.index].layers;
   base_ = packed_base(table, group.index);
-  bytes_ = item_group_bytes(geometry_, table.row_ids, table.id_bytes, group.rows, held_);
+  bytes_ = item_group_bytes(table, group.index, group.rows);
   bits_ = geometry_.layout == Layout::kPlanes ? geometry_.bits_of(held_) : 0;
   loaded_.num_runs = 0;
   if (geometry_.layout == Layout::kPlanes) {
@@ -81,12 +81,11 @@ void PackedTiles::Reader::find_planes() {
   int bit = 0;
   for (int32_t layer = 0; bit < bits_; ++layer) {
     const int64_t count = geometry_.layer_bits[layer];
-    const uint8_t* from =
-        whole_lanes(base_ + bytes_.pieces[layer] + first_ * bytes_.piece_bytes[layer],
-                    count * plane_bytes, 1, bit * plane_bytes * kTileRows);
+    const uint8_t* from = whole_lanes(bytes_.pieces[layer] + first_ * bytes_.piece_bytes[layer],
+                                      count * plane_bytes, 1, bit * plane_bytes * kTileRows);
     for (int64_t b = 0; b < count; ++b) planes_[bit++] = from + b * plane_bytes * kTileRows;
   }
-  const auto* halves = reinterpret_cast<const uint16_t*>(base_ + bytes_.row_scales);
+  const auto* halves = reinterpret_cast<const uint16_t*>(bytes_.row_scales);
   tiles_.isa_.decode_float16(halves + first_, scales_, loaded_.count);
 }
 
@@ -117,14 +116,14 @@ const LoadedTile& PackedTiles::Reader::load() {
 void PackedTiles::Reader::load_layer(int32_t layer, float* to) {
   const int64_t width = geometry_.layer_width(layer);
   const int64_t size = geometry_.value_bytes();
-  const uint8_t* from = whole_lanes(
-      base_ + bytes_.pieces[layer] + first_ * bytes_.piece_bytes[layer], width, size, 0);
+  const uint8_t* from =
+      whole_lanes(bytes_.pieces[layer] + first_ * bytes_.piece_bytes[layer], width, size, 0);
   if (geometry_.value_type == ValueType::kFloat32) {
     std::memcpy(to, from, static_cast<size_t>(width * kTileRows) * sizeof(float));
   } else if (geometry_.value_type == ValueType::kFloat16) {
     tiles_.isa_.decode_float16(reinterpret_cast<const uint16_t*>(from), to, width * kTileRows);
   } else {
-    const auto* halves = reinterpret_cast<const uint16_t*>(base_ + bytes_.scales[layer]);
+    const auto* halves = reinterpret_cast<const uint16_t*>(bytes_.scales[layer]);
     tiles_.isa_.decode_float16(halves + first_, scales_, loaded_.count);
     tiles_.isa_.decode_int8_tile(reinterpret_cast<const int8_t*>(from), scales_, to, width);
   }

@@ -1,0 +1,104 @@
+#include "device/appendix.h"
+
+#include <cstring>
+#include <string>
+
+#include "device/checksum.h"
+#include "device/errors.h"
+
+namespace peel {
+namespace {
+
+// As it lies in the file, little endian; the payload follows, padded to kBlockAlignment.
+struct SectionHeader {
+  uint32_t kind;
+  uint32_t checksum;  // of all that follows, padding included
+  uint64_t payload_bytes;
+  uint64_t count;
+  uint32_t width;
+  uint8_t reserved[36];
+};
+static_assert(sizeof(SectionHeader) == kBlockAlignment, "sections begin aligned");
+
+Section read_centroids(const Source& source, const FileHeader& header) {
+  Section section = read_section(source, header, SectionKind::kGroupCentroids);
+  const auto dim = static_cast<uint64_t>(header.geometry.dim);
+  if (section.count == 0) return section;
+  if (section.width != dim || section.count > section.payload.size() ||
+      section.payload.size() != section.count * dim * sizeof(float)) {
+    throw FormatError("not a valid .peel file: centroids do not fit the table");
+  }
+  return section;
+}
+
+}  // namespace
+
+Section read_section(const Source& source, const FileHeader& header, SectionKind kind) {
+  const uint64_t size = source.size();
+  uint64_t at = header.blocks_end;
+  while (at < size) {
+    SectionHeader found;
+    if (size - at < sizeof(found)) break;
+    source.read(at, sizeof(found), reinterpret_cast<uint8_t*>(&found));
+    at += sizeof(found);
+    const uint64_t left = size - at;
+    if (found.payload_bytes > left) break;
+    const uint64_t padded =
+        (found.payload_bytes + kBlockAlignment - 1) / kBlockAlignment * kBlockAlignment;
+    if (padded > left) break;
+    if (found.kind != static_cast<uint32_t>(kind)) {
+      at += padded;
+      continue;
+    }
+    Section section{found.count, found.width, std::vector<uint8_t>(padded)};
+    source.read(at, padded, section.payload.data());
+    const uint32_t seed =
+        crc32(header.checksum, reinterpret_cast<const uint8_t*>(&found) + 8, sizeof(found) - 8);
+    if (crc32(seed, section.payload.data(), padded) != found.checksum) {
+      throw FormatError("damaged: the checksum of section " + std::to_string(found.kind) +
+                        " does not match");
+    }
+    section.payload.resize(found.payload_bytes);
+    return section;
+  }
+  if (at < size || size < header.blocks_end) {
+    throw FormatError("cut short: " + std::to_string(size) +
+                      " bytes, what lies behind the blocks is not all there");
+  }
+  return {};
+}
+
+int64_t choose_group(const Source& source, const FileHeader& header, const float* user) {
+  const Section section = read_centroids(source, header);
+  if (section.count == 0) throw FormatError("this file has no centroids to choose a group by");
+  const auto dim = static_cast<uint64_t>(header.geometry.dim);
+  int64_t best = 0;
+  double best_product = 0;
+  for (uint64_t group = 0; group < section.count; ++group) {
+    double product = 0;
+    for (uint64_t d = 0; d < dim; ++d) {
+      float value;
+      std::memcpy(&value, section.payload.data() + (group * dim + d) * sizeof(value),
+                  sizeof(value));
+      product += static_cast<double>(value) * static_cast<double>(user[d]);
+    }
+    if (group == 0 || product > best_product) {
+      best = static_cast<int64_t>(group);
+      best_product = product;
+    }
+  }
+  return best;
+}
+
+std::vector<float> own_centroid(const Source& source, const FileHeader& header) {
+  if (source.size() < header.blocks_end) return {};
+  const Section section = read_centroids(source, header);
+  if (header.group >= section.count) return {};
+  std::vector<float> centroid(static_cast<size_t>(header.geometry.dim));
+  std::memcpy(centroid.data(),
+              section.payload.data() + header.group * centroid.size() * sizeof(float),
+              centroid.size() * sizeof(float));
+  return centroid;
+}
+
+}  // namespace peel

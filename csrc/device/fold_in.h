@@ -1,0 +1,27 @@
+// A user's vector from the items in its history, on the rows a device holds.
+//
+// The formulas are those of peel_ext/device/fold_in.py: with v_j the unit vector of held row j, H
+// the history's held rows and t the temperature, u starts at the normalised mean of v_i over H and
+// takes `steps` times  u <- normalise(u - step_size * (sum_j softmax_j(<u, v_j> / t) v_j - mean_H
+// v_i) / t). Items not held count for nothing; one that occurs twice counts twice.
+#pragma once
+
+#include <cstdint>
+
+#include "core/table.h"
+#include "device/file_header.h"
+
+namespace peel {
+
+// Writes dim values of length 1, or zeros where no item of the history is held; returns how many
+// are. The ids are in range. Memory beyond the output is O(count + tile) rows.
+int64_t fold_in(const PackedTable& table, const int64_t* history, int64_t count,
+                const FoldInSettings& settings, float* user);
+
+// Brings a vector of length 1 that was made of `known_count` items up to date with `count` more:
+// u <- normalise((1 - w) u + w fold_in(new)), w = count / (known_count + count). The vector stays
+// as it is where none of the new items is held. Returns how many are.
+int64_t continue_vector(const PackedTable& table, int64_t known_count, const int64_t* items,
+                        int64_t count, const FoldInSettings& settings, float* user);
+
+}  // namespace peel

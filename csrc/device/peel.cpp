@@ -1,0 +1,246 @@
+#include "device/peel.h"
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "device/appendix.h"
+#include "device/embedding.h"
+#include "device/errors.h"
+#include "device/fold_in.h"
+#include "device/recommender.h"
+
+struct peel_recommender {
+  explicit peel_recommender(std::shared_ptr<const peel::Source> source, uint64_t budget_bytes)
+      : embedding(std::move(source), budget_bytes) {}
+  peel::Embedding embedding;
+};
+
+namespace peel {
+namespace {
+
+class CallbackSource : public Source {
+ public:
+  explicit CallbackSource(const peel_source& source) : source_(source) {}
+  ~CallbackSource() override {
+    if (source_.close) source_.close(source_.context);
+  }
+  CallbackSource(const CallbackSource&) = delete;
+  CallbackSource& operator=(const CallbackSource&) = delete;
+  uint64_t size() const override { return source_.size; }
+  void read(uint64_t offset, uint64_t count, uint8_t* into) const override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (count && source_.read(source_.context, offset, count, into) != 0) {
+      throw SourceError("the callback could not read " + std::to_string(count) + " bytes at byte " +
+                        std::to_string(offset));
+    }
+  }
+
+ private:
+  peel_source source_;
+  mutable std::mutex mutex_;
+};
+
+peel_status fail(peel_error* error, peel_status status, const char* message,
+                 uint64_t minimum_bytes = 0) {
+  if (error) {
+    error->status = status;
+    error->minimum_bytes = minimum_bytes;
+    const size_t length = std::min(std::strlen(message), sizeof(error->message) - 1);
+    std::memcpy(error->message, message, length);
+    error->message[length] = '\0';
+  }
+  return status;
+}
+
+// Runs f, and turns what it throws into a status.
+template <typename F>
+peel_status guarded(peel_error* error, F&& f) noexcept {
+  try {
+    f();
+    return PEEL_OK;
+  } catch (const BudgetError& e) {
+    return fail(error, PEEL_ERROR_BUDGET, e.what(), e.minimum_bytes);
+  } catch (const FormatError& e) {
+    return fail(error, PEEL_ERROR_FORMAT, e.what());
+  } catch (const SourceError& e) {
+    return fail(error, PEEL_ERROR_SOURCE, e.what());
+  } catch (const std::logic_error& e) {  // invalid_argument, out_of_range
+    return fail(error, PEEL_ERROR_ARGUMENT, e.what());
+  } catch (const std::bad_alloc&) {
+    return fail(error, PEEL_ERROR_MEMORY, "out of memory");
+  } catch (const std::exception& e) {
+    return fail(error, PEEL_ERROR_INTERNAL, e.what());
+  } catch (...) {
+    return fail(error, PEEL_ERROR_INTERNAL, "unknown error");
+  }
+}
+
+void require(const void* pointer, const char* name) {
+  if (!pointer) throw std::invalid_argument(std::string(name) + " must not be null");
+}
+
+void require_array(const void* pointer, size_t count, const char* name) {
+  if (count > 0) require(pointer, name);
+}
+
+template <typename MakeSource>
+peel_status open(uint64_t budget_bytes, peel_recommender** recommender, peel_error* error,
+                 MakeSource&& make_source) {
+  return guarded(error, [&] {
+    require(recommender, "recommender");
+    *recommender = new peel_recommender(make_source(), budget_bytes);
+  });
+}
+
+// A view of the file's rows for a call: checks the handle, and the ids against the table.
+std::shared_ptr<const Snapshot> begin(const peel_recommender* recommender, const char* name,
+                                      const int64_t* ids, size_t count) {
+  require(recommender, "recommender");
+  require_array(ids, count, name);
+  check_ids(name, ids, static_cast<int64_t>(count), recommender->embedding.header().num_embeddings);
+  return recommender->embedding.snapshot();
+}
+
+void check_user(const peel_recommender* recommender, const float* user) {
+  require(user, "user");
+  check_vectors("user", user, 1, recommender->embedding.header().geometry.dim);
+}
+
+}  // namespace
+}  // namespace peel
+
+extern "C" {
+
+peel_status peel_open_file(const char* path, uint64_t budget_bytes, peel_recommender** recommender,
+                           peel_error* error) {
+  return peel::open(budget_bytes, recommender, error, [&] {
+    peel::require(path, "path");
+    return std::make_shared<peel::FileSource>(path);
+  });
+}
+
+peel_status peel_open_memory(const void* data, uint64_t size, uint64_t budget_bytes,
+                             peel_recommender** recommender, peel_error* error) {
+  return peel::open(budget_bytes, recommender, error, [&] {
+    peel::require(data, "data");
+    return std::make_shared<peel::MemorySource>(static_cast<const uint8_t*>(data), size);
+  });
+}
+
+peel_status peel_open_source(const peel_source* source, uint64_t budget_bytes,
+                             peel_recommender** recommender, peel_error* error) {
+  return peel::open(budget_bytes, recommender, error, [&] {
+    peel::require(source, "source");
+    if (!source->read) throw std::invalid_argument("source.read must not be null");
+    return std::make_shared<peel::CallbackSource>(*source);
+  });
+}
+
+void peel_close(peel_recommender* recommender) { delete recommender; }
+
+peel_status peel_resize(peel_recommender* recommender, uint64_t budget_bytes, peel_error* error) {
+  return peel::guarded(error, [&] {
+    peel::require(recommender, "recommender");
+    recommender->embedding.resize(budget_bytes);
+  });
+}
+
+peel_status peel_get_info(const peel_recommender* recommender, peel_info* info, peel_error* error) {
+  return peel::guarded(error, [&] {
+    peel::require(recommender, "recommender");
+    peel::require(info, "info");
+    const auto snapshot = recommender->embedding.snapshot();
+    const peel::FileHeader& header = recommender->embedding.header();
+    info->num_embeddings = header.num_embeddings;
+    info->num_rows = snapshot->table().num_rows;
+    info->embedding_dim = header.geometry.dim;
+    info->group = header.group;
+    info->num_blocks = snapshot->num_blocks();
+    info->all_blocks = header.num_blocks;
+    info->nbytes = snapshot->nbytes();
+    info->prefix_bytes = snapshot->prefix_bytes();
+  });
+}
+
+peel_status peel_score(const peel_recommender* recommender, const float* user,
+                       const int64_t* exclude, size_t num_exclude, size_t n, int64_t* ids,
+                       float* scores, peel_error* error) {
+  return peel::guarded(error, [&] {
+    const auto snapshot = peel::begin(recommender, "exclude", exclude, num_exclude);
+    peel::check_user(recommender, user);
+    peel::require(ids, "ids");
+    peel::require(scores, "scores");
+    const std::vector<int64_t> excluded(exclude, exclude + num_exclude);
+    peel::score_rows(*snapshot, user, excluded, static_cast<int64_t>(n), ids, scores);
+  });
+}
+
+peel_status peel_score_items(const peel_recommender* recommender, const float* user,
+                             const int64_t* ids, size_t count, float* scores, peel_error* error) {
+  return peel::guarded(error, [&] {
+    const auto snapshot = peel::begin(recommender, "ids", ids, count);
+    peel::check_user(recommender, user);
+    peel::require_array(scores, count, "scores");
+    peel::score_items(*snapshot, user, ids, static_cast<int64_t>(count), scores);
+  });
+}
+
+peel_status peel_recommend(const peel_recommender* recommender, const int64_t* history,
+                           size_t num_history, size_t n, int64_t* ids, float* scores,
+                           peel_error* error) {
+  bool known = true;
+  const peel_status status = peel::guarded(error, [&] {
+    peel::begin(recommender, "history", history, num_history);
+    peel::require(ids, "ids");
+    peel::require(scores, "scores");
+    known = peel::recommend(recommender->embedding, history, static_cast<int64_t>(num_history),
+                            static_cast<int64_t>(n), ids, scores);
+  });
+  if (status != PEEL_OK || known) return status;
+  return peel::fail(error, PEEL_ERROR_HISTORY,
+                    "no item of the history is held, and the file has no centroids");
+}
+
+peel_status peel_fold_in(const peel_recommender* recommender, const int64_t* history,
+                         size_t num_history, float* user, size_t* num_held, peel_error* error) {
+  return peel::guarded(error, [&] {
+    const auto snapshot = peel::begin(recommender, "history", history, num_history);
+    peel::require(user, "user");
+    const int64_t held =
+        peel::fold_in(snapshot->table(), history, static_cast<int64_t>(num_history),
+                      recommender->embedding.header().fold_in, user);
+    if (num_held) *num_held = static_cast<size_t>(held);
+  });
+}
+
+peel_status peel_continue(const peel_recommender* recommender, size_t known_count,
+                          const int64_t* items, size_t num_items, float* user, size_t* num_held,
+                          peel_error* error) {
+  return peel::guarded(error, [&] {
+    const auto snapshot = peel::begin(recommender, "items", items, num_items);
+    peel::check_user(recommender, user);
+    const int64_t held = peel::continue_vector(snapshot->table(), static_cast<int64_t>(known_count),
+                                               items, static_cast<int64_t>(num_items),
+                                               recommender->embedding.header().fold_in, user);
+    if (num_held) *num_held = static_cast<size_t>(held);
+  });
+}
+
+peel_status peel_choose_group(const peel_recommender* recommender, const float* user,
+                              int64_t* group, peel_error* error) {
+  return peel::guarded(error, [&] {
+    peel::require(recommender, "recommender");
+    peel::check_user(recommender, user);
+    peel::require(group, "group");
+    const peel::Embedding& embedding = recommender->embedding;
+    *group = peel::choose_group(*embedding.source(), embedding.header(), user);
+  });
+}
+
+}  // extern "C"

@@ -1,0 +1,119 @@
+/* Personalized Elastic Embeddings on a device: the C interface.
+ *
+ * A .peel file holds every budget of one user group's item table. Open it under a budget of bytes,
+ * and score, recommend, or learn a user's vector from what is held; resize it while it is in use.
+ *
+ * Every function returns a status and never throws. Where one fails, `error`, if given, says why;
+ * out parameters are then as they were. All functions may be called from any thread with the same
+ * handle; each sees what was held at one moment. Only peel_close must be the last.
+ */
+#ifndef PEEL_H_
+#define PEEL_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(_WIN32)
+#define PEEL_API
+#else
+#define PEEL_API __attribute__((visibility("default")))
+#endif
+
+typedef enum peel_status {
+  PEEL_OK = 0,
+  PEEL_ERROR_ARGUMENT = 1, /* an argument is out of range */
+  PEEL_ERROR_FORMAT = 2,   /* not a .peel file, a newer version, or damaged */
+  PEEL_ERROR_SOURCE = 3,   /* the file cannot be read */
+  PEEL_ERROR_BUDGET = 4,   /* too few bytes: peel_error.minimum_bytes would do */
+  PEEL_ERROR_HISTORY = 5,  /* no item of the history is held, and the file has no centroids */
+  PEEL_ERROR_MEMORY = 6,
+  PEEL_ERROR_INTERNAL = 7
+} peel_status;
+
+typedef struct peel_error {
+  peel_status status;
+  uint64_t minimum_bytes; /* with PEEL_ERROR_BUDGET */
+  char message[256];
+} peel_error;
+
+typedef struct peel_recommender peel_recommender;
+
+/* No limit: everything the file has. */
+#define PEEL_NO_BUDGET UINT64_MAX
+
+/* Where bytes come from. `read` fills `into` with the `count` bytes at `offset`, which lie below
+ * `size`, and returns 0, or anything else when it cannot. It may be called from any thread, by one
+ * at a time. `close`, if given, is called when the last byte has been read: after peel_close, or
+ * when opening fails. */
+typedef struct peel_source {
+  int (*read)(void* context, uint64_t offset, uint64_t count, void* into);
+  void (*close)(void* context);
+  void* context;
+  uint64_t size;
+} peel_source;
+
+typedef struct peel_info {
+  int64_t num_embeddings; /* ids are 0 .. num_embeddings - 1 */
+  int64_t num_rows;       /* rows of the item groups held */
+  int64_t embedding_dim;  /* values of a user's vector */
+  int64_t group;          /* the user group of the file */
+  uint64_t num_blocks;    /* held */
+  uint64_t all_blocks;    /* of the whole file */
+  uint64_t nbytes;        /* held for the table, everything counted */
+  uint64_t prefix_bytes;  /* of the file that are held */
+} peel_info;
+
+/* Opens a file; its bytes are read, not mapped, so that nobody can pull them away. */
+PEEL_API peel_status peel_open_file(const char* path, uint64_t budget_bytes,
+                                    peel_recommender** recommender, peel_error* error);
+/* Opens bytes where they lie, aligned to 8: a mapped file, or one linked into the program. They
+ * must stay as they are until the handle is closed. */
+PEEL_API peel_status peel_open_memory(const void* data, uint64_t size, uint64_t budget_bytes,
+                                      peel_recommender** recommender, peel_error* error);
+PEEL_API peel_status peel_open_source(const peel_source* source, uint64_t budget_bytes,
+                                      peel_recommender** recommender, peel_error* error);
+/* Null is allowed. */
+PEEL_API void peel_close(peel_recommender* recommender);
+
+/* Holds what opening under this budget would hold, and reads only what is missing. */
+PEEL_API peel_status peel_resize(peel_recommender* recommender, uint64_t budget_bytes,
+                                 peel_error* error);
+PEEL_API peel_status peel_get_info(const peel_recommender* recommender, peel_info* info,
+                                   peel_error* error);
+
+/* The n best of the rows held for a user's vector [embedding_dim], best first, equal scores in
+ * ascending id, without the excluded ids; id -1 and score -infinity where fewer are held. */
+PEEL_API peel_status peel_score(const peel_recommender* recommender, const float* user,
+                                const int64_t* exclude, size_t num_exclude, size_t n, int64_t* ids,
+                                float* scores, peel_error* error);
+/* Scores of given ids [count]; 0 for rows not held. */
+PEEL_API peel_status peel_score_items(const peel_recommender* recommender, const float* user,
+                                      const int64_t* ids, size_t count, float* scores,
+                                      peel_error* error);
+/* Folds a history in and scores, the history left out. Where none of it is held, the user is taken
+ * for the average one of its group. */
+PEEL_API peel_status peel_recommend(const peel_recommender* recommender, const int64_t* history,
+                                    size_t num_history, size_t n, int64_t* ids, float* scores,
+                                    peel_error* error);
+
+/* A user's vector [embedding_dim] from a history of ids; zeros where none of it is held. */
+PEEL_API peel_status peel_fold_in(const peel_recommender* recommender, const int64_t* history,
+                                  size_t num_history, float* user, size_t* num_held,
+                                  peel_error* error);
+/* Brings a vector that was made of known_count items up to date with new ones. */
+PEEL_API peel_status peel_continue(const peel_recommender* recommender, size_t known_count,
+                                   const int64_t* items, size_t num_items, float* user,
+                                   size_t* num_held, peel_error* error);
+/* The user group whose file suits a user's vector best. */
+PEEL_API peel_status peel_choose_group(const peel_recommender* recommender, const float* user,
+                                       int64_t* group, peel_error* error);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* PEEL_H_ */

@@ -1,0 +1,78 @@
+#include "device/recommender.h"
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include "device/appendix.h"
+#include "device/fold_in.h"
+#include "kernels/gathered_score.h"
+#include "kernels/grouped_lookup.h"
+
+namespace peel {
+
+void check_ids(const char* name, const int64_t* ids, int64_t count, int64_t num_embeddings) {
+  for (int64_t i = 0; i < count; ++i) {
+    if (ids[i] >= 0 && ids[i] < num_embeddings) continue;
+    throw std::out_of_range(std::string(name) + "[" + std::to_string(i) + "] is " +
+                            std::to_string(ids[i]) + ", expected an id in [0, " +
+                            std::to_string(num_embeddings) + ")");
+  }
+}
+
+void check_vectors(const char* name, const float* vectors, int64_t count, int64_t dim) {
+  for (int64_t i = 0; i < count * dim; ++i) {
+    if (std::isfinite(vectors[i])) continue;
+    throw std::invalid_argument(std::string(name) + " must be finite, got " +
+                                std::to_string(vectors[i]) + " at " + std::to_string(i));
+  }
+}
+
+void score_rows(const Snapshot& snapshot, const float* user, std::vector<int64_t> exclude,
+                int64_t n, int64_t* ids, float* scores) {
+  if (n < 1) throw std::invalid_argument("n must be at least 1, got " + std::to_string(n));
+  std::sort(exclude.begin(), exclude.end());
+  const int64_t indptr[2] = {0, static_cast<int64_t>(exclude.size())};
+  ScoreArgs args;
+  args.users = user;
+  args.num_users = 1;
+  args.user_stride = snapshot.table().geometry.dim;
+  args.exclude_indptr = indptr;
+  args.exclude = exclude.data();
+  args.n = n;
+  args.scores = scores;
+  args.indices = ids;
+  gathered_score(snapshot.table(), args);
+}
+
+void score_items(const Snapshot& snapshot, const float* user, const int64_t* ids, int64_t count,
+                 float* scores) {
+  const int64_t dim = snapshot.table().geometry.dim;
+  std::vector<float> rows(static_cast<size_t>(count * dim));
+  grouped_lookup(snapshot.table(), LookupPairs<int64_t>{count, ids, nullptr, 0}, rows.data());
+  for (int64_t i = 0; i < count; ++i) {
+    double score = 0;
+    for (int64_t d = 0; d < dim; ++d) {
+      score += static_cast<double>(user[d]) * rows[static_cast<size_t>(i * dim + d)];
+    }
+    scores[i] = static_cast<float>(score);
+  }
+}
+
+bool recommend(const Embedding& embedding, const int64_t* history, int64_t count, int64_t n,
+               int64_t* ids, float* scores) {
+  const std::shared_ptr<const Snapshot> snapshot = embedding.snapshot();
+  const FileHeader& header = embedding.header();
+  std::vector<float> user(static_cast<size_t>(header.geometry.dim));
+  if (fold_in(snapshot->table(), history, count, header.fold_in, user.data()) == 0) {
+    user = own_centroid(*embedding.source(), header);
+    if (user.empty()) return false;
+  }
+  score_rows(*snapshot, user.data(), std::vector<int64_t>(history, history + count), n, ids,
+             scores);
+  return true;
+}
+
+}  // namespace peel

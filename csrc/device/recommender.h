@@ -1,0 +1,29 @@
+// What both interfaces, C and Python, do with an opened file: checks of meaning, then the kernels.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "device/embedding.h"
+
+namespace peel {
+
+// Throws std::invalid_argument, naming what is wrong, for ids outside the table, vectors that are
+// not finite, and n below 1.
+void check_ids(const char* name, const int64_t* ids, int64_t count, int64_t num_embeddings);
+void check_vectors(const char* name, const float* vectors, int64_t count, int64_t dim);
+
+// The n best held rows for one user without the ids to exclude, in any order.
+void score_rows(const Snapshot& snapshot, const float* user, std::vector<int64_t> exclude,
+                int64_t n, int64_t* ids, float* scores);
+// Scores of given ids; 0 for rows not held.
+void score_items(const Snapshot& snapshot, const float* user, const int64_t* ids, int64_t count,
+                 float* scores);
+
+// Folds the history in and scores, all on one snapshot. Returns false, having done nothing, where
+// no item of the history is held and the file has no centroid of its group.
+bool recommend(const Embedding& embedding, const int64_t* history, int64_t count, int64_t n,
+               int64_t* ids, float* scores);
+
+}  // namespace peel

@@ -1,0 +1,306 @@
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdio>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "check.h"
+#include "device/peel.h"
+#include "files.h"
+#include "use.h"
+
+namespace {
+
+using files::Bytes;
+
+// ---- R1, R2, R3: hostile, damaged and torn bytes ----
+
+void any_flipped_bit_is_reported(const Bytes& whole) {
+  CHECK(files::opens(whole.data(), whole.size()));
+  for (uint64_t bit = 0; bit < whole.size() * 8; ++bit) {
+    Bytes flipped = whole;
+    flipped.data()[bit / 8] ^= static_cast<uint8_t>(1u << bit % 8);
+    CHECK(!files::opens(flipped.data(), flipped.size()));
+  }
+}
+
+// `ends` are the ends of the blocks.
+void a_torn_file_is_a_smaller_one(const Bytes& whole, const std::vector<uint64_t>& ends) {
+  for (uint64_t size = 0; size <= whole.size(); ++size) {
+    const Bytes torn = whole.cut(size);
+    uint32_t blocks = 0;
+    while (blocks < ends.size() && ends[blocks] <= size) ++blocks;
+    CHECK(files::opens(torn.data(), size) == (blocks > 0));
+    if (blocks == 0) continue;
+    const peel::Embedding small(std::make_shared<peel::MemorySource>(torn.data(), size),
+                                peel::kNoBudget);
+    CHECK(small.snapshot()->num_blocks() == blocks);
+    CHECK(small.snapshot()->prefix_bytes() == ends[blocks - 1]);
+  }
+}
+
+// With right checksums, what the bytes say is what is left to be careful about.
+void hostile_bytes_are_an_error_or_a_table(const Bytes& whole, std::mt19937_64& random) {
+  int opened = 0;
+  for (int round = 0; round < 20000; ++round) {
+    Bytes bytes = whole;
+    for (uint64_t flips = 1 + random() % 3; flips > 0; --flips) {
+      bytes.data()[4 + random() % (whole.size() - 4)] = static_cast<uint8_t>(random());
+    }
+    files::seal(bytes);
+    opened += files::opens(bytes.data(), bytes.size(), random() % 2 ? peel::kNoBudget : 500);
+  }
+  CHECK(opened > 0);
+}
+
+void counts_beyond_all_bounds_are_refused(const Bytes& whole) {
+  for (const uint64_t at : {24, 28, 32, 44}) {
+    for (const uint32_t value : {0u, 1u, 0x7fffffffu, 0xffffffffu}) {
+      Bytes bytes = whole;
+      bytes.put(at, value);
+      files::seal(bytes);
+      files::opens(bytes.data(), bytes.size());
+      files::opens(bytes.data(), bytes.size(), 1000);
+    }
+  }
+}
+
+// ---- reading ----
+
+void decodes_known_rows() {
+  std::mt19937_64 random(1);
+  Bytes bytes = files::planes_file(random);
+  // Row 1 of the 3 of item group 0 (id 7): byte e of planes 0 and 1 in tiles of 3 rows.
+  const uint8_t high[4] = {0b00000101, 1, 0b00000110, 0};
+  for (int e = 0; e < 4; ++e) bytes.data()[128 + 16 + 3 * e + 1] = high[e];
+  const uint8_t low[2] = {0b00000100, 1};
+  for (int e = 0; e < 2; ++e) bytes.data()[256 + 3 * e + 1] = low[e];
+  files::seal(bytes);
+  const peel::Embedding file(std::make_shared<peel::MemorySource>(bytes.data(), bytes.size()),
+                             peel::kNoBudget);
+  const auto snapshot = file.snapshot();
+  const int64_t ids[2] = {7, 5};
+  float rows[18];
+  peel::grouped_lookup(snapshot->table(), peel::LookupPairs<int64_t>{2, ids, nullptr, 0}, rows);
+  const float* centroids = snapshot->table().centroids + 6;  // of 3 bits
+  const int codes[9] = {4, 2, 7, 0, 0, 0, 0, 0, 5};
+  for (int d = 0; d < 9; ++d) CHECK(rows[d] == 2 * centroids[codes[d]]);
+  for (int d = 0; d < 9; ++d) CHECK(rows[9 + d] == 0);
+}
+
+// ---- R4, R5: budgets, and reading only what is missing ----
+
+struct Counted {
+  const Bytes* bytes;
+  std::vector<int> reads;  // of each byte
+  bool fails = false;
+  bool closed = false;
+};
+
+int read_counted(void* context, uint64_t offset, uint64_t count, void* into) {
+  auto* counted = static_cast<Counted*>(context);
+  if (counted->fails) return 1;
+  std::memcpy(into, counted->bytes->data() + offset, count);
+  for (uint64_t at = offset; at < offset + count; ++at) ++counted->reads[at];
+  return 0;
+}
+
+void close_counted(void* context) { static_cast<Counted*>(context)->closed = true; }
+
+peel_info info_of(const peel_recommender* recommender) {
+  peel_info info;
+  CHECK(peel_get_info(recommender, &info, nullptr) == PEEL_OK);
+  return info;
+}
+
+void every_budget_is_kept_and_every_resize_is_an_opening(const Bytes& whole) {
+  for (uint64_t budget = 0; budget < whole.size() + 100; ++budget) {
+    peel_recommender* fresh = nullptr;
+    peel_error error;
+    const peel_status status = peel_open_memory(whole.data(), whole.size(), budget, &fresh, &error);
+    Counted counted{&whole, std::vector<int>(whole.size())};
+    const peel_source source{&read_counted, &close_counted, &counted, whole.size()};
+    peel_recommender* resized = nullptr;
+    CHECK(peel_open_source(&source, PEEL_NO_BUDGET, &resized, nullptr) == PEEL_OK);
+    const peel_status resize = peel_resize(resized, budget, nullptr);
+    CHECK(resize == status);
+    if (status != PEEL_OK) {
+      CHECK(status == PEEL_ERROR_BUDGET && error.minimum_bytes > budget);
+      peel_recommender* least = nullptr;
+      CHECK(peel_open_memory(whole.data(), whole.size(), error.minimum_bytes, &least, nullptr) ==
+            PEEL_OK);
+      CHECK(info_of(least).nbytes == error.minimum_bytes);
+      peel_close(least);
+    } else {
+      CHECK(info_of(fresh).nbytes <= budget);
+      CHECK(info_of(fresh).nbytes == info_of(resized).nbytes);
+      CHECK(info_of(fresh).num_blocks == info_of(resized).num_blocks);
+    }
+    peel_close(fresh);
+    CHECK(!counted.closed);
+    peel_close(resized);
+    CHECK(counted.closed);
+  }
+}
+
+void growing_reads_what_is_missing(const Bytes& whole) {
+  Counted counted{&whole, std::vector<int>(whole.size())};
+  const peel_source source{&read_counted, nullptr, &counted, whole.size()};
+  peel_recommender* recommender = nullptr;
+  peel_error error;
+  CHECK(peel_open_source(&source, 0, &recommender, &error) == PEEL_ERROR_BUDGET);
+  counted.reads.assign(whole.size(), 0);
+  CHECK(peel_open_source(&source, error.minimum_bytes, &recommender, nullptr) == PEEL_OK);
+  const uint64_t held = info_of(recommender).prefix_bytes;
+  uint64_t fetched = 0;
+  for (uint64_t at = 64; at < whole.size(); ++at)
+    fetched += static_cast<uint64_t>(counted.reads[at]);
+  CHECK(fetched <= error.minimum_bytes);
+  counted.reads.assign(whole.size(), 0);
+  CHECK(peel_resize(recommender, PEEL_NO_BUDGET, nullptr) == PEEL_OK);
+  for (uint64_t at = 0; at < whole.size(); ++at) CHECK(counted.reads[at] == (at >= held));
+  counted.fails = true;
+  CHECK(peel_resize(recommender, error.minimum_bytes, nullptr) == PEEL_OK);
+  CHECK(info_of(recommender).prefix_bytes == held);
+  CHECK(peel_resize(recommender, PEEL_NO_BUDGET, &error) == PEEL_ERROR_SOURCE);
+  CHECK(info_of(recommender).prefix_bytes == held);  // what was held stays
+  counted.fails = false;
+  CHECK(peel_resize(recommender, PEEL_NO_BUDGET, nullptr) == PEEL_OK);
+  peel_close(recommender);
+}
+
+// ---- R7: resizing while others score ----
+
+void resizing_disturbs_nobody(const Bytes& whole) {
+  Counted counted{&whole, std::vector<int>(whole.size())};
+  const peel_source source{&read_counted, nullptr, &counted, whole.size()};
+  peel_recommender* recommender = nullptr;
+  CHECK(peel_open_source(&source, PEEL_NO_BUDGET, &recommender, nullptr) == PEEL_OK);
+  const peel_info info = info_of(recommender);
+  const std::vector<float> user(static_cast<size_t>(info.embedding_dim), 1.0f);
+  const auto score = [&](std::vector<float>& scores) {
+    int64_t ids[6];
+    scores.resize(6);
+    CHECK(peel_score(recommender, user.data(), nullptr, 0, 6, ids, scores.data(), nullptr) ==
+          PEEL_OK);
+  };
+  // What each budget answers, with nobody else about.
+  std::vector<std::vector<float>> legal;
+  std::vector<uint64_t> budgets;
+  for (uint64_t budget = 0; budget <= info.nbytes; budget += 4) {
+    if (peel_resize(recommender, budget, nullptr) != PEEL_OK) continue;
+    budgets.push_back(budget);
+    legal.emplace_back();
+    score(legal.back());
+  }
+  std::atomic<bool> done{false};
+  std::vector<std::thread> readers;
+  for (int t = 0; t < 3; ++t) {
+    readers.emplace_back([&] {
+      std::vector<float> scores;
+      while (!done) {
+        score(scores);
+        bool known = false;
+        for (const auto& answer : legal) known = known || answer == scores;
+        CHECK(known);
+      }
+    });
+  }
+  std::mt19937_64 random(7);
+  for (int round = 0; round < 2000; ++round) {
+    CHECK(peel_resize(recommender, budgets[random() % budgets.size()], nullptr) == PEEL_OK);
+  }
+  done = true;
+  for (std::thread& reader : readers) reader.join();
+  peel_close(recommender);
+}
+
+// ---- the C interface ----
+
+void a_file_on_disk(const Bytes& whole) {
+  char path[] = "peel_test_XXXXXX";
+  const int file = mkstemp(path);
+  CHECK(file >= 0);
+  CHECK(write(file, whole.data(), whole.size()) == static_cast<ssize_t>(whole.size()));
+  peel_error error;
+  peel_recommender* recommender = nullptr;
+  CHECK(peel_open_file(path, PEEL_NO_BUDGET, &recommender, &error) == PEEL_OK);
+  peel_recommender* other = nullptr;
+  CHECK(peel_open_file(path, PEEL_NO_BUDGET, &other, &error) == PEEL_OK);
+  CHECK(ftruncate(file, 64) == 0);  // nobody can pull away what is held
+  const int64_t history[1] = {2};
+  int64_t ids[3];
+  float scores[3];
+  CHECK(peel_recommend(recommender, history, 1, 3, ids, scores, &error) == PEEL_OK);
+  CHECK(peel_resize(recommender, info_of(recommender).nbytes - 1, &error) == PEEL_OK);
+  CHECK(peel_resize(recommender, PEEL_NO_BUDGET, &error) == PEEL_ERROR_SOURCE);
+  CHECK(std::string(error.message).find("was shortened while in use") != std::string::npos);
+  peel_close(recommender);
+  peel_close(other);
+  close(file);
+  CHECK(unlink(path) == 0);
+  CHECK(peel_open_file(path, PEEL_NO_BUDGET, &recommender, &error) == PEEL_ERROR_SOURCE);
+  CHECK(peel_open_file(".", PEEL_NO_BUDGET, &recommender, &error) == PEEL_ERROR_SOURCE);
+}
+
+void mistakes_are_named(const Bytes& whole) {
+  peel_error error;
+  peel_recommender* recommender = nullptr;
+  CHECK(peel_open_memory(nullptr, 9, 9, &recommender, &error) == PEEL_ERROR_ARGUMENT);
+  CHECK(peel_open_file(nullptr, 9, &recommender, &error) == PEEL_ERROR_ARGUMENT);
+  CHECK(peel_open_source(nullptr, 9, &recommender, &error) == PEEL_ERROR_ARGUMENT);
+  CHECK(peel_open_memory(whole.data(), whole.size(), PEEL_NO_BUDGET, nullptr, &error) ==
+        PEEL_ERROR_ARGUMENT);
+  CHECK(peel_open_memory(whole.data() + 1, whole.size() - 1, 0, &recommender, &error) ==
+        PEEL_ERROR_FORMAT);
+  CHECK(peel_get_info(nullptr, nullptr, &error) == PEEL_ERROR_ARGUMENT);
+  peel_close(nullptr);
+  CHECK(peel_open_memory(whole.data(), whole.size(), PEEL_NO_BUDGET, &recommender, &error) ==
+        PEEL_OK);
+  const peel_info info = info_of(recommender);
+  std::vector<float> user(static_cast<size_t>(info.embedding_dim), 1.0f);
+  int64_t ids[3] = {0, info.num_embeddings, 0};
+  float scores[3];
+  CHECK(peel_score(recommender, user.data(), ids, 2, 1, ids, scores, &error) ==
+        PEEL_ERROR_ARGUMENT);
+  CHECK(std::string(error.message) == "exclude[1] is " + std::to_string(info.num_embeddings) +
+                                          ", expected an id in [0, " +
+                                          std::to_string(info.num_embeddings) + ")");
+  CHECK(peel_score(recommender, user.data(), nullptr, 0, 0, ids, scores, &error) ==
+        PEEL_ERROR_ARGUMENT);
+  CHECK(peel_score(recommender, nullptr, nullptr, 0, 1, ids, scores, &error) ==
+        PEEL_ERROR_ARGUMENT);
+  user[0] = INFINITY;
+  CHECK(peel_score(recommender, user.data(), nullptr, 0, 1, ids, scores, &error) ==
+        PEEL_ERROR_ARGUMENT);
+  user[0] = 1;
+  CHECK(peel_score(recommender, user.data(), nullptr, 0, 1, ids, scores, nullptr) == PEEL_OK);
+  int64_t group;
+  CHECK(peel_choose_group(recommender, user.data(), &group, &error) == PEEL_ERROR_FORMAT);
+  CHECK(peel_recommend(recommender, nullptr, 0, 1, ids, scores, &error) == PEEL_ERROR_HISTORY);
+  peel_close(recommender);
+}
+
+}  // namespace
+
+int main() {
+  std::mt19937_64 random = seeded();
+  const Bytes planes = files::planes_file(random);
+  const Bytes columns = files::columns_file(random);
+  a_torn_file_is_a_smaller_one(planes, {192, 256, 320});
+  a_torn_file_is_a_smaller_one(columns, {256, 320, 384});
+  for (const Bytes* whole : {&planes, &columns}) {
+    any_flipped_bit_is_reported(*whole);
+    hostile_bytes_are_an_error_or_a_table(*whole, random);
+    counts_beyond_all_bounds_are_refused(*whole);
+    every_budget_is_kept_and_every_resize_is_an_opening(*whole);
+    growing_reads_what_is_missing(*whole);
+    resizing_disturbs_nobody(*whole);
+    mistakes_are_named(*whole);
+  }
+  decodes_known_rows();
+  a_file_on_disk(planes);
+  CHECK(!files::opens(Bytes(800).data(), 800));
+}

@@ -1,0 +1,282 @@
+"""Recommendations on a device, from a ``.peel`` file under a budget of bytes."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from types import TracebackType
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from peel_ext import _core
+from peel_ext.device import _bridge
+from peel_ext.device.sources import FileObjectSource, HttpSource
+from peel_ext.errors import DataError
+from peel_ext.format.appendix import ITEM_IDS, ItemIds
+
+Ids = Sequence[int | str] | NDArray[np.integer]
+
+
+class DeviceRecommender:
+    """Recommends items from what it holds of a ``.peel`` file.
+
+    What is held may be resized at any time; methods may be called from any thread, and each sees what
+    was held at one moment. A context manager; without it, call :meth:`close`.
+
+    Where the file has item ids, items are those: integers or text. Else they are row numbers.
+    """
+
+    def __init__(self, file: _core.PeelFile, item_ids: bool = True) -> None:
+        self._file = file
+        self._wants_ids = item_ids
+        self._ids: ItemIds | None = None
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(
+        cls,
+        file: str | os.PathLike[str] | BinaryIO | bytes | NDArray[np.uint8],
+        budget_bytes: int | None = None,
+        *,
+        item_ids: bool = True,
+    ) -> DeviceRecommender:
+        """Opens a file and holds as many of its blocks as the budget has room for.
+
+        Args:
+            file: a path; the URL of a server that answers range requests, of which only the bytes
+                held are fetched; a binary file object that can seek; or the bytes themselves, which
+                are used where they lie. A file of which only the first bytes have arrived is a
+                smaller model.
+            budget_bytes: upper limit of everything held for the table; None: all there is.
+            item_ids: whether to tell items by the ids of the file, which are read, beside the
+                budget, when they are first needed; without them items are row numbers.
+
+        Raises:
+            FormatError: not a ``.peel`` file, a newer version, or damaged.
+            SourceError: it cannot be read.
+            BudgetError: too few bytes for the first block; names the minimum.
+            TypeError: budget_bytes is not an integer.
+        """
+        budget = _check_budget(budget_bytes)
+        if isinstance(file, str) and file.startswith(("http://", "https://")):
+            http = HttpSource(file)
+            return cls(_core.PeelFile.open_callable(http.read, http.size, budget), item_ids)
+        if isinstance(file, str | os.PathLike):
+            return cls(_core.PeelFile.open_path(os.fspath(file), budget), item_ids)
+        if isinstance(file, bytes | np.ndarray):
+            return cls(_core.PeelFile.open_buffer(_bridge.aligned(file), budget), item_ids)
+        source = FileObjectSource(file)
+        return cls(_core.PeelFile.open_callable(source.read, source.size, budget), item_ids)
+
+    # ---- what is held ----
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held for the table: header, entries, blocks, and the directory to find them by."""
+        return self._file.pee().nbytes
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks held."""
+        return self._file.pee().num_blocks
+
+    @property
+    def num_embeddings(self) -> int:
+        """Items of the whole table."""
+        return self._file.pee().num_embeddings
+
+    @property
+    def embedding_dim(self) -> int:
+        """Values of a user's vector."""
+        return self._file.pee().dim
+
+    @property
+    def group(self) -> int:
+        """The user group of the file."""
+        return self._file.group
+
+    def resize(self, budget_bytes: int | None) -> None:
+        """Holds what opening under this budget would hold; only what is missing is read.
+
+        What was held stays when this fails.
+
+        Raises:
+            BudgetError: too few bytes for the first block; names the minimum.
+            SourceError: what is missing cannot be read.
+            FormatError: what is missing is damaged, or the file is not the one opened.
+            TypeError: budget_bytes is not an integer.
+            ClosedError: it has been closed.
+        """
+        self._file.resize(_check_budget(budget_bytes))
+
+    def close(self) -> None:
+        """Gives the memory back once calls that are under way have ended. Closing twice is fine."""
+        self._file.close()
+
+    def __enter__(self) -> DeviceRecommender:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # ---- recommending ----
+
+    def recommend(
+        self,
+        history: Ids | None = None,
+        *,
+        user: ArrayLike | None = None,
+        n: int = 20,
+        exclude: Ids | None = None,
+    ) -> tuple[list[int | str] | NDArray[np.int64], NDArray[np.float32]]:
+        """The best items held for a user.
+
+        Args:
+            history: items the user knows; they are left out. Without ``user`` its vector is learned
+                from them; where none of them is held, it is that of the group's average user.
+            user: [embedding_dim], the user's vector.
+            n: items to return, at least 1.
+            exclude: further items to leave out.
+
+        Returns:
+            Items and scores float32, both as many as there are up to n, best first, equal scores in
+            the order of rows. Items are a list where the file has ids, else int64.
+
+        Raises:
+            DataError: an unknown id; or nothing is known of the user, and the file has no centroids.
+            IndexError: a row out of range.
+            ValueError: neither history nor user, n below 1, or a vector of wrong shape or not finite.
+        """
+        pee = self._file.pee()
+        known = self._rows("history", [] if history is None else history)
+        left_out = self._rows("exclude", [] if exclude is None else exclude)
+        if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
+            raise ValueError(f"n must be an integer of at least 1, got {n!r}")
+        vector = self._vector(pee, user, None if history is None else known)
+        seen = np.unique(np.concatenate([known, left_out]))
+        count = min(int(n), pee.num_embeddings)
+        exclusions = (np.array([0, len(seen)], dtype=np.int64), seen)
+        ids, scores = _bridge.score(pee, vector[None], max(count, 1), exclusions)
+        found = int((ids[0] >= 0).sum())
+        names = self._item_ids()
+        rows = ids[0, :found]
+        return (rows if names is None else names.to_ids(rows)), scores[0, :found]
+
+    def score(
+        self, ids: Ids, *, history: Ids | None = None, user: ArrayLike | None = None
+    ) -> NDArray[np.float32]:
+        """Scores float32 [m] of given items [m] for a user; 0 for items not held.
+
+        Args and errors are those of :meth:`recommend`.
+        """
+        pee = self._file.pee()
+        known = None if history is None else self._rows("history", history)
+        return _bridge.score_items(pee, self._vector(pee, user, known), self._rows("ids", ids))
+
+    # ---- learning a user's vector ----
+
+    def fold_in(self, history: Ids) -> NDArray[np.float32]:
+        """A user's vector float32 [embedding_dim] from a history; zeros where none of it is held.
+
+        Raises:
+            DataError: an unknown id.
+            IndexError: a row out of range.
+        """
+        return _bridge.fold_in(self._file.pee(), self._rows("history", history))[0]
+
+    def continue_vector(self, user: ArrayLike, known_count: int, items: Ids) -> NDArray[np.float32]:
+        """A user's vector, made of ``known_count`` items, brought up to date with new ones.
+
+        Args:
+            user: [embedding_dim], of length 1, shipped or folded in before.
+            known_count: items it was made of.
+            items: the new ones. Where none of them is held the vector stays as it was.
+
+        Raises:
+            DataError: an unknown id.
+            IndexError: a row out of range.
+            ValueError: a vector of wrong shape or not finite, or a count below 0.
+        """
+        pee = self._file.pee()
+        if known_count < 0:
+            raise ValueError(f"known_count must be at least 0, got {known_count}")
+        vector = self._vector(pee, user, None)
+        return _bridge.continue_vector(pee, vector, int(known_count), self._rows("items", items))
+
+    def choose_group(self, user: ArrayLike) -> int:
+        """The user group whose file suits a user's vector best.
+
+        Raises:
+            FormatError: the file has no centroids.
+            ValueError: a vector of wrong shape or not finite.
+        """
+        return _bridge.choose_group(self._file, self._vector(self._file.pee(), user, None))
+
+    # ---- ----
+
+    def _item_ids(self) -> ItemIds | None:
+        """The file's ids, or None where it has none or none are wanted."""
+        if not self._wants_ids:
+            return None
+        with self._lock:
+            if self._ids is None:
+                count, integers, payload = self._file.section(ITEM_IDS)
+                if not count:
+                    self._wants_ids = False
+                    return None
+                ids = ItemIds(count, bool(integers), payload)
+                if len(ids) != self.num_embeddings:
+                    raise DataError(f"the file has {len(ids)} item ids for another number of rows")
+                self._ids = ids
+            return self._ids
+
+    def _rows(self, name: str, items: Ids) -> NDArray[np.int64]:
+        """Rows int64 [m], in range, of items."""
+        names = self._item_ids() if len(items) else None
+        if names is not None:
+            return names.to_rows(items.tolist() if isinstance(items, np.ndarray) else items)
+        rows = np.asarray(items)
+        if rows.size and rows.dtype.kind not in "iu":
+            raise TypeError(f"{name} must hold integers, got {rows.dtype}")
+        rows = np.ascontiguousarray(rows, dtype=np.int64).reshape(-1)
+        bad = np.flatnonzero((rows < 0) | (rows >= self.num_embeddings))
+        if len(bad):
+            raise IndexError(
+                f"{name}[{bad[0]}] is {rows[bad[0]]}, expected an id in [0, {self.num_embeddings})"
+            )
+        return rows
+
+    def _vector(
+        self, pee: _core.Pee, user: ArrayLike | None, known: NDArray[np.int64] | None
+    ) -> NDArray[np.float32]:
+        """The vector given, or that of a history, or that of the group's average user."""
+        if user is not None:
+            vector = np.ascontiguousarray(user, dtype=np.float32)
+            if vector.shape != (pee.dim,) or not np.isfinite(vector).all():
+                raise ValueError(f"user must be finite and have shape ({pee.dim},), got {user!r}")
+            return vector
+        if known is None:
+            raise ValueError("history or user must be given, got neither")
+        vector, held = _bridge.fold_in(pee, known)
+        if held:
+            return vector
+        centroid = np.array(self._file.own_centroid(), dtype=np.float32)
+        if not centroid.size:
+            raise DataError("no item of the history is held, and the file has no centroids")
+        return centroid
+
+
+def _check_budget(budget_bytes: int | None) -> int | None:
+    if budget_bytes is None:
+        return None
+    if isinstance(budget_bytes, bool) or not isinstance(budget_bytes, int | np.integer):
+        raise TypeError(f"budget_bytes must be an integer, got {budget_bytes!r}")
+    return max(0, int(budget_bytes))

@@ -1,0 +1,165 @@
+"""What lies behind the blocks of a ``.peel`` file: centroids of the user groups, ids of the items."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from peel_ext.errors import DataError, FormatError
+from peel_ext.format.header import Header, header_checksum
+from peel_ext.format.layout import ALIGNMENT, padded
+
+GROUP_CENTROIDS, ITEM_IDS = 1, 2
+NAMES = {GROUP_CENTROIDS: "group centroids", ITEM_IDS: "item ids"}
+
+#: Kind, checksum, bytes of the payload, count, width.
+_SECTION = struct.Struct("<IIQQI36x")
+
+
+@dataclass(frozen=True)
+class Section:
+    """One section behind the blocks.
+
+    Attributes:
+        kind: ``GROUP_CENTROIDS``, ``ITEM_IDS``, or one this version does not know.
+        count: of centroids or ids.
+        width: values of a centroid; 1 where ids are integers, 0 where they are text.
+        payload: its bytes.
+    """
+
+    kind: int
+    count: int
+    width: int
+    payload: bytes
+
+
+def pack_section(section: Section, checksum: int) -> bytes:
+    """Its header and payload, padded; the checksum goes on from that of the file's header."""
+    body = _SECTION.pack(section.kind, 0, len(section.payload), section.count, section.width)[8:]
+    payload = section.payload.ljust(padded(len(section.payload), ALIGNMENT), b"\0")
+    own = zlib.crc32(payload, zlib.crc32(body, checksum))
+    return struct.pack("<II", section.kind, own) + body + payload
+
+
+def centroid_section(centroids: ArrayLike, dim: int) -> Section:
+    """The section of centroids float32 [num_groups, dim], in the space of the rows.
+
+    Raises:
+        ValueError: a wrong shape, or values that are not finite.
+    """
+    values = np.ascontiguousarray(centroids, dtype="<f4")
+    if values.ndim != 2 or values.shape[1] != dim or not np.isfinite(values).all():
+        raise ValueError(
+            f"centroids must be finite and have shape (num_groups, {dim}), got {values.shape}"
+        )
+    return Section(GROUP_CENTROIDS, len(values), dim, values.tobytes())
+
+
+def item_id_section(ids: Sequence[int | str], num_embeddings: int) -> Section:
+    """The section of item ids, that of row i at position i: all integers, or all text.
+
+    Raises:
+        ValueError: not as many distinct ids as rows.
+        TypeError: ids that are neither integers nor text, or both.
+    """
+    if len(ids) != num_embeddings:
+        raise ValueError(f"item_ids must hold {num_embeddings} ids, got {len(ids)}")
+    integers = all(isinstance(name, int) and not isinstance(name, bool) for name in ids)
+    if not integers and not all(isinstance(name, str) for name in ids):
+        raise TypeError("item_ids must be all integers or all text")
+    if len(set(ids)) != len(ids):
+        raise ValueError("item_ids must be distinct")
+    names = [str(name).encode() for name in ids]
+    ends = np.cumsum([0, *(len(name) for name in names)])
+    if ends[-1] >= 1 << 32:
+        raise ValueError(f"item_ids take {ends[-1]} bytes, expected fewer than 2^32")
+    payload = ends.astype("<u4").tobytes() + b"".join(names)
+    return Section(ITEM_IDS, len(names), int(integers), payload)
+
+
+class ItemIds:
+    """Ids of the items and their rows.
+
+    Args:
+        count: of ids.
+        integers: whether they are integers, not text.
+        payload: of the section.
+
+    Raises:
+        FormatError: a payload that is not one of ids.
+    """
+
+    def __init__(self, count: int, integers: bool, payload: bytes) -> None:
+        if len(payload) < 4 * (count + 1):
+            raise FormatError("not a valid .peel file: item ids are cut short")
+        self._ends = np.frombuffer(payload, "<u4", count + 1)
+        self._names = payload[4 * (count + 1) :]
+        self._integers = integers
+        ends = self._ends.astype(np.int64)
+        if ends[0] != 0 or ends[-1] != len(self._names) or bool((np.diff(ends) < 0).any()):
+            raise FormatError("not a valid .peel file: item ids overlap")
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the ids."""
+        return self._ends.nbytes + len(self._names)
+
+    def to_ids(self, rows: ArrayLike) -> list[int | str]:
+        """Ids of rows, as Python integers or text."""
+        return [self._name(int(row)) for row in np.asarray(rows, dtype=np.int64)]
+
+    def to_rows(self, ids: Sequence[int | str]) -> NDArray[np.int64]:
+        """Rows int64 of ids.
+
+        Raises:
+            DataError: an id that is not known.
+        """
+        rows = np.empty(len(ids), dtype=np.int64)
+        for at, name in enumerate(ids):
+            row = self._row_of.get(name) if isinstance(name, int | str | np.integer) else None
+            if row is None:
+                kind = "integers" if self._integers else "text"
+                raise DataError(f"item {name!r} is not known: ids of this file are {kind}")
+            rows[at] = row
+        return rows
+
+    @cached_property
+    def _row_of(self) -> dict[int | str, int]:
+        return {self._name(row): row for row in range(len(self))}
+
+    def _name(self, row: int) -> int | str:
+        name = self._names[self._ends[row] : self._ends[row + 1]].decode()
+        return int(name) if self._integers else name
+
+
+def read_sections(data: bytes, header: Header) -> list[Section]:
+    """All sections behind the blocks of a whole file.
+
+    Raises:
+        FormatError: a damaged section, or one that is not all there.
+    """
+    checksum = header_checksum(data)
+    sections = []
+    at = header.blocks_end
+    while at < len(data):
+        if len(data) - at < ALIGNMENT:
+            raise FormatError(f"cut short: {len(data)} bytes, a section is not all there")
+        kind, own, size, count, width = _SECTION.unpack_from(data, at)
+        body = data[at + 8 : at + ALIGNMENT]
+        payload = data[at + ALIGNMENT : at + ALIGNMENT + padded(size, ALIGNMENT)]
+        if len(payload) < padded(size, ALIGNMENT):
+            raise FormatError(f"cut short: {len(data)} bytes, a section is not all there")
+        if zlib.crc32(payload, zlib.crc32(body, checksum)) != own:
+            raise FormatError(f"damaged: the checksum of section {kind} does not match")
+        sections.append(Section(kind, count, width, payload[:size]))
+        at += ALIGNMENT + len(payload)
+    return sections
