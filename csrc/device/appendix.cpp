@@ -11,8 +11,8 @@ namespace {
 
 // As it lies in the file, little endian; the payload follows, padded to kBlockAlignment.
 struct SectionHeader {
-  uint32_t kind;
   uint32_t checksum;  // of all that follows, padding included
+  uint32_t kind;
   uint64_t payload_bytes;
   uint64_t count;
   uint32_t width;
@@ -53,7 +53,7 @@ Section read_section(const Source& source, const FileHeader& header, SectionKind
     Section section{found.count, found.width, std::vector<uint8_t>(padded)};
     source.read(at, padded, section.payload.data());
     const uint32_t seed =
-        crc32(header.checksum, reinterpret_cast<const uint8_t*>(&found) + 8, sizeof(found) - 8);
+        crc32(header.checksum, reinterpret_cast<const uint8_t*>(&found) + 4, sizeof(found) - 4);
     if (crc32(seed, section.payload.data(), padded) != found.checksum) {
       throw FormatError("damaged: the checksum of section " + std::to_string(found.kind) +
                         " does not match");

@@ -18,7 +18,7 @@ from peel_ext.format.layout import ALIGNMENT, padded
 GROUP_CENTROIDS, ITEM_IDS = 1, 2
 NAMES = {GROUP_CENTROIDS: "group centroids", ITEM_IDS: "item ids"}
 
-#: Kind, checksum, bytes of the payload, count, width.
+#: Checksum, kind, bytes of the payload, count, width.
 _SECTION = struct.Struct("<IIQQI36x")
 
 
@@ -41,10 +41,10 @@ class Section:
 
 def pack_section(section: Section, checksum: int) -> bytes:
     """Its header and payload, padded; the checksum goes on from that of the file's header."""
-    body = _SECTION.pack(section.kind, 0, len(section.payload), section.count, section.width)[8:]
+    body = _SECTION.pack(0, section.kind, len(section.payload), section.count, section.width)[4:]
     payload = section.payload.ljust(padded(len(section.payload), ALIGNMENT), b"\0")
     own = zlib.crc32(payload, zlib.crc32(body, checksum))
-    return struct.pack("<II", section.kind, own) + body + payload
+    return struct.pack("<I", own) + body + payload
 
 
 def centroid_section(centroids: ArrayLike, dim: int) -> Section:
@@ -153,8 +153,8 @@ def read_sections(data: bytes, header: Header) -> list[Section]:
     while at < len(data):
         if len(data) - at < ALIGNMENT:
             raise FormatError(f"cut short: {len(data)} bytes, a section is not all there")
-        kind, own, size, count, width = _SECTION.unpack_from(data, at)
-        body = data[at + 8 : at + ALIGNMENT]
+        own, kind, size, count, width = _SECTION.unpack_from(data, at)
+        body = data[at + 4 : at + ALIGNMENT]
         payload = data[at + ALIGNMENT : at + ALIGNMENT + padded(size, ALIGNMENT)]
         if len(payload) < padded(size, ALIGNMENT):
             raise FormatError(f"cut short: {len(data)} bytes, a section is not all there")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -156,30 +157,34 @@ def unpack_embedding(
         listed = header.row_ids == LISTED
         nbytes = header.layout.overhead_bytes(len(sizes), header.num_embeddings, listed)
     blocks: list[FileBlock] = []
-    for number, block in enumerate(read_blocks(data)):
-        if budget_bytes is not None and block.held_bytes > budget_bytes:
-            if number < header.least_blocks:
-                needed = _minimum_bytes(data, header)
-                raise BudgetError(
-                    f"budget_bytes is {budget_bytes}, but this file needs at least {needed} bytes",
-                    needed,
-                )
-            break
-        if block.end > len(data):
+    limit = math.inf if budget_bytes is None else budget_bytes
+    for block in read_blocks(data):
+        if block.held_bytes > limit or block.end > len(data):
             break
         nbytes = block.held_bytes
         blocks.append(block)
-    if len(blocks) < header.least_blocks:
-        raise FormatError(f"cut short: {len(data)} bytes are less than the first blocks take")
+    if len(blocks) < header.least_blocks or nbytes > limit:
+        needed = _minimum_bytes(data, header)
+        if needed <= limit:
+            raise _cut_short(data)
+        raise BudgetError(
+            f"budget_bytes is {budget_bytes}, but this file needs at least {needed} bytes", needed
+        )
     ids, held, rows = _decode(data, header, sizes, blocks)
     return UnpackedRows(header, len(blocks), nbytes, ids, held, rows)
+
+
+def _cut_short(data: bytes) -> FormatError:
+    return FormatError(f"cut short: {len(data)} bytes are less than the first blocks take")
 
 
 def _minimum_bytes(data: bytes, header: Header) -> int:
     held = [block.held_bytes for block in islice(read_blocks(data), header.least_blocks)]
     if len(held) < header.least_blocks:
-        raise FormatError(f"cut short: {len(data)} bytes are less than the first blocks take")
-    return held[-1] if held else HEADER_BYTES
+        raise _cut_short(data)
+    listed = header.row_ids == LISTED
+    overhead = header.layout.overhead_bytes(header.num_item_groups, header.num_embeddings, listed)
+    return held[-1] if held else overhead
 
 
 def _item_group_sizes(data: bytes, header: Header) -> list[int]:

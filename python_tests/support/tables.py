@@ -23,7 +23,8 @@ def draw_table(
     sizes = layout.item_group_sizes(rows)
     shuffled = listed or isinstance(layout, PlanesLayout)
     ids = rng.permutation(rows) if shuffled else np.arange(rows)
-    item_groups = [np.sort(part) for part in np.split(ids, np.cumsum(sizes)[:-1])]
+    parts = np.split(ids, np.cumsum(sizes)[:-1]) if rows else []
+    item_groups = [np.sort(part) for part in parts]
     num_layers = layout.num_layers(dim)
     order = rng.permutation(len(sizes) * num_layers)
     if layout.nested:  # a layer comes after those below it: the k-th block of an item group is k
