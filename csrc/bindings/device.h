@@ -258,6 +258,12 @@ void bind_device(py::module_& m) {
       .def("close", &Embedding::close)
       .def("section", &section, py::arg("kind"))
       .def(
+          "has_section",
+          [](const Embedding& file, uint32_t kind) {
+            return has_section(*file.source(), file.header(), static_cast<SectionKind>(kind));
+          },
+          py::arg("kind"))
+      .def(
           "choose_group",
           [](const Embedding& file, Address user) {
             return choose_group(*file.source(), file.header(), at<const float>(user));

@@ -20,6 +20,41 @@ struct SectionHeader {
 };
 static_assert(sizeof(SectionHeader) == kBlockAlignment, "sections begin aligned");
 
+struct Found {
+  SectionHeader header;
+  uint64_t payload_at = 0;  // 0: there is no such section
+};
+
+[[noreturn]] void throw_cut_short(uint64_t size) {
+  throw FormatError("cut short: " + std::to_string(size) +
+                    " bytes, what lies behind the blocks is not all there");
+}
+
+uint64_t padded_payload(const SectionHeader& header) {
+  return (header.payload_bytes + kBlockAlignment - 1) / kBlockAlignment * kBlockAlignment;
+}
+
+Found find_section(const Source& source, const FileHeader& header, SectionKind kind) {
+  const uint64_t size = source.size();
+  uint64_t at = header.blocks_end;
+  if (size < at) throw_cut_short(size);
+  while (at < size) {
+    Found found;
+    if (size - at < sizeof(found.header)) throw_cut_short(size);
+    source.read(at, sizeof(found.header), reinterpret_cast<uint8_t*>(&found.header));
+    at += sizeof(found.header);
+    if (found.header.payload_bytes > size || padded_payload(found.header) > size - at) {
+      throw_cut_short(size);
+    }
+    if (found.header.kind == static_cast<uint32_t>(kind)) {
+      found.payload_at = at;
+      return found;
+    }
+    at += padded_payload(found.header);
+  }
+  return {};
+}
+
 Section read_centroids(const Source& source, const FileHeader& header) {
   Section section = read_section(source, header, SectionKind::kGroupCentroids);
   const auto dim = static_cast<uint64_t>(header.geometry.dim);
@@ -33,39 +68,24 @@ Section read_centroids(const Source& source, const FileHeader& header) {
 
 }  // namespace
 
+bool has_section(const Source& source, const FileHeader& header, SectionKind kind) {
+  return find_section(source, header, kind).payload_at > 0;
+}
+
 Section read_section(const Source& source, const FileHeader& header, SectionKind kind) {
-  const uint64_t size = source.size();
-  uint64_t at = header.blocks_end;
-  while (at < size) {
-    SectionHeader found;
-    if (size - at < sizeof(found)) break;
-    source.read(at, sizeof(found), reinterpret_cast<uint8_t*>(&found));
-    at += sizeof(found);
-    const uint64_t left = size - at;
-    if (found.payload_bytes > left) break;
-    const uint64_t padded =
-        (found.payload_bytes + kBlockAlignment - 1) / kBlockAlignment * kBlockAlignment;
-    if (padded > left) break;
-    if (found.kind != static_cast<uint32_t>(kind)) {
-      at += padded;
-      continue;
-    }
-    Section section{found.count, found.width, std::vector<uint8_t>(padded)};
-    source.read(at, padded, section.payload.data());
-    const uint32_t seed =
-        crc32(header.checksum, reinterpret_cast<const uint8_t*>(&found) + 4, sizeof(found) - 4);
-    if (crc32(seed, section.payload.data(), padded) != found.checksum) {
-      throw FormatError("damaged: the checksum of section " + std::to_string(found.kind) +
-                        " does not match");
-    }
-    section.payload.resize(found.payload_bytes);
-    return section;
+  const Found found = find_section(source, header, kind);
+  if (found.payload_at == 0) return {};
+  const uint64_t padded = padded_payload(found.header);
+  Section section{found.header.count, found.header.width, std::vector<uint8_t>(padded)};
+  source.read(found.payload_at, padded, section.payload.data());
+  const uint32_t seed = crc32(header.checksum, reinterpret_cast<const uint8_t*>(&found.header) + 4,
+                              sizeof(found.header) - 4);
+  if (crc32(seed, section.payload.data(), padded) != found.header.checksum) {
+    throw FormatError("damaged: the checksum of section " + std::to_string(found.header.kind) +
+                      " does not match");
   }
-  if (at < size || size < header.blocks_end) {
-    throw FormatError("cut short: " + std::to_string(size) +
-                      " bytes, what lies behind the blocks is not all there");
-  }
-  return {};
+  section.payload.resize(found.header.payload_bytes);
+  return section;
 }
 
 int64_t choose_group(const Source& source, const FileHeader& header, const float* user) {

@@ -17,6 +17,10 @@ struct Section {
   std::vector<uint8_t> payload;
 };
 
+// Whether the file has such a section; reads headers of sections alone. Throws FormatError where
+// what is there of the file does not tell.
+bool has_section(const Source& source, const FileHeader& header, SectionKind kind);
+
 // Throws FormatError for a damaged section, or one beyond the end of what is there of the file.
 Section read_section(const Source& source, const FileHeader& header, SectionKind kind);
 

@@ -103,7 +103,13 @@ void Embedding::resize(uint64_t budget_bytes) {
     const std::lock_guard<std::mutex> lock(mutex_);
     prefix = prefix_;
   }
-  std::shared_ptr<const Snapshot> fresh = hold(prefix, budget_bytes, checked);
+  std::shared_ptr<const Snapshot> fresh;
+  try {
+    fresh = hold(prefix, budget_bytes, checked);
+  } catch (const FormatError& error) {
+    throw FormatError(std::string(error.what()) +
+                      ": what was read now is damaged, or no longer the file that was opened");
+  }
   const std::lock_guard<std::mutex> lock(mutex_);
   if (snapshot_) snapshot_.swap(fresh);
 }

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from peel_ext import _core
 from peel_ext.device import _bridge
 from peel_ext.device.sources import FileObjectSource, HttpSource
-from peel_ext.errors import DataError
+from peel_ext.errors import DataError, FormatError
 from peel_ext.format.appendix import ITEM_IDS, ItemIds
 
 Ids = Sequence[int | str] | NDArray[np.integer]
@@ -31,9 +31,15 @@ class DeviceRecommender:
 
     def __init__(self, file: _core.PeelFile, item_ids: bool = True) -> None:
         self._file = file
-        self._wants_ids = item_ids
         self._ids: ItemIds | None = None
         self._lock = threading.Lock()
+        self._torn: FormatError | None = None
+        self._has_ids = False
+        if item_ids:
+            try:
+                self._has_ids = file.has_section(ITEM_IDS)
+            except FormatError as error:
+                self._torn = error
 
     @classmethod
     def open(
@@ -49,7 +55,7 @@ class DeviceRecommender:
             file: a path; the URL of a server that answers range requests, of which only the bytes
                 held are fetched; a binary file object that can seek; or the bytes themselves, which
                 are used where they lie. A file of which only the first bytes have arrived is a
-                smaller model.
+                smaller model, whose items go by row: open it with ``item_ids=False``.
             budget_bytes: upper limit of everything held for the table; None: all there is.
             item_ids: whether to tell items by the ids of the file, which are read, beside the
                 budget, when they are first needed; without them items are row numbers.
@@ -224,17 +230,21 @@ class DeviceRecommender:
 
     def _item_ids(self) -> ItemIds | None:
         """The file's ids, or None where it has none or none are wanted."""
-        if not self._wants_ids:
+        if self._torn is not None:
+            raise FormatError(
+                f"{self._torn}: whether it has item ids is not known; open it with item_ids=False "
+                "to tell items by row"
+            )
+        if not self._has_ids:
             return None
         with self._lock:
             if self._ids is None:
                 count, integers, payload = self._file.section(ITEM_IDS)
-                if not count:
-                    self._wants_ids = False
-                    return None
                 ids = ItemIds(count, bool(integers), payload)
                 if len(ids) != self.num_embeddings:
-                    raise DataError(f"the file has {len(ids)} item ids for another number of rows")
+                    raise FormatError(
+                        f"not a valid .peel file: {len(ids)} item ids, expected {self.num_embeddings}"
+                    )
                 self._ids = ids
             return self._ids
 

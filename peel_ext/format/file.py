@@ -40,10 +40,10 @@ def write_file(
     if fold_in is not None:
         table = dataclasses.replace(table, fold_in=fold_in)
     sections = []
-    if centroids is not None:
-        sections.append(centroid_section(centroids, table.dim))
     if item_ids is not None:
         sections.append(item_id_section(item_ids, table.num_embeddings))
+    if centroids is not None:
+        sections.append(centroid_section(centroids, table.dim))
     checksum = header_checksum(table.header)
     behind = b"".join(pack_section(section, checksum) for section in sections)
     write_atomically(Path(path), pack_prefix(table).tobytes() + behind)

@@ -247,14 +247,14 @@ def test_centroids_and_ids_come_back(ids: list, tmp_path: Path) -> None:
     header = read_header(data)
     assert header.fold_in.steps == 3
     sections = read_sections(data, header)
-    assert [section.kind for section in sections] == [GROUP_CENTROIDS, ITEM_IDS]
-    assert sections[0].payload == centroids.tobytes()
-    items = ItemIds(sections[1].count, bool(sections[1].width), sections[1].payload)
+    assert [section.kind for section in sections] == [ITEM_IDS, GROUP_CENTROIDS]
+    assert sections[1].payload == centroids.tobytes()
+    items = ItemIds(sections[0].count, bool(sections[0].width), sections[0].payload)
     assert items.to_ids(range(40)) == ids
     assert items.to_rows(ids[::-1]).tolist() == list(range(40))[::-1]
     file = _core.PeelFile.open_path(str(path))
     assert file.section(GROUP_CENTROIDS) == (3, 8, centroids.tobytes())
-    assert file.section(ITEM_IDS)[2] == sections[1].payload
+    assert file.section(ITEM_IDS)[2] == sections[0].payload
     user = centroids[2] + 1
     assert file.choose_group(user.__array_interface__["data"][0]) == np.argmax(centroids @ user)
     for at in range(header.blocks_end, len(data)):

@@ -1,0 +1,542 @@
+"""DeviceRecommender: files, budgets, users and what can go wrong with them."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tables import LAYOUTS, draw_table
+
+from peel_ext import _core
+from peel_ext.device import DeviceRecommender, PersonalizedElasticEmbedding
+from peel_ext.errors import BudgetError, ClosedError, DataError, FormatError, SourceError
+from peel_ext.format import FoldInSettings, Layout, pack_prefix, unpack_embedding, write_file
+
+ROWS, DIM = 600, 16
+NAMES = [f"item-{row}" for row in range(ROWS)]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A file of 600 rows, with centroids and without ids."""
+    rng = np.random.default_rng(0)
+    table = draw_table(LAYOUTS[0], rng, ROWS, DIM)
+    centroids = rng.normal(size=(4, DIM)).astype(np.float32)
+    write_file(tmp_path / "a.peel", table, centroids=centroids)
+    return tmp_path / "a.peel"
+
+
+def plain_rows(path: Path, budget_bytes: int | None = None) -> np.ndarray:
+    """Decoded rows [ROWS, DIM], zero where not held."""
+    plain = unpack_embedding(path.read_bytes(), budget_bytes)
+    rows = np.zeros((plain.num_embeddings, plain.rows.shape[1]), np.float32)
+    rows[plain.ids] = plain.rows
+    return rows
+
+
+def plain_fold_in(
+    rows: np.ndarray, history: np.ndarray, steps: int, step_size: float, temperature: float
+) -> np.ndarray:
+    """The formula of peel_ext.device.fold_in in float64, row by row."""
+    rows = rows.astype(np.float64)
+    lengths = np.linalg.norm(rows, axis=1)
+    units = rows[lengths > 0] / lengths[lengths > 0, None]
+    mean = np.zeros(rows.shape[1])
+    known = [i for i in history if lengths[i] > 0]
+    for i in known:
+        mean += rows[i] / lengths[i] / len(known)
+    user = mean / np.linalg.norm(mean)
+    for _ in range(steps):
+        share = np.exp(units @ user / temperature)
+        gradient = (share @ units / share.sum() - mean) / temperature
+        user = user - step_size * gradient
+        user /= np.linalg.norm(user)
+    return user
+
+
+# ---- recommending ----
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_answers_are_those_of_the_plain_reader(layout: Layout, seed: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(seed)
+    path = tmp_path / "a.peel"
+    write_file(path, draw_table(layout, rng, ROWS, DIM))
+    for budget in (None, 12_000, 7_000):
+        rows = plain_rows(path, budget)
+        held = np.flatnonzero(np.any(rows, axis=1))
+        with DeviceRecommender.open(path, budget) as recommender:
+            assert recommender.nbytes == unpack_embedding(path.read_bytes(), budget).nbytes
+            user = rng.normal(size=DIM).astype(np.float32)
+            exclude = rng.choice(ROWS, 30)
+            items, scores = recommender.recommend(user=user, n=10, exclude=exclude)
+            allowed = np.setdiff1d(held, exclude)
+            want = rows[allowed] @ user
+            order = np.argsort(-want, kind="stable")[:10]
+            assert isinstance(items, np.ndarray)
+            assert items.tolist() == allowed[order].tolist()
+            assert np.allclose(scores, want[order], rtol=1e-5, atol=1e-6)
+            got = recommender.score(np.arange(ROWS), user=user)
+            assert np.allclose(got, rows @ user, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("steps", [0, 1, 20])
+def test_fold_in_is_the_formula(layout: Layout, steps: int, seed: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(seed)
+    path = tmp_path / "a.peel"
+    settings = FoldInSettings(steps, 0.03, 0.1)
+    write_file(path, draw_table(layout, rng, ROWS, DIM), fold_in=settings)
+    for budget in (None, 12_000):
+        rows = plain_rows(path, budget)
+        history = [*rng.choice(ROWS, 8), *np.flatnonzero(np.any(rows, axis=1))[:2]]
+        history.append(history[0])  # twice counts twice
+        with DeviceRecommender.open(path, budget) as recommender:
+            user = recommender.fold_in(history)
+            want = plain_fold_in(rows, np.array(history), steps, 0.03, 0.1)
+            assert np.allclose(user, want, atol=2e-5)
+            items, _ = recommender.recommend(history, n=ROWS)
+            by_vector, _ = recommender.recommend(user=user, n=ROWS, exclude=history)
+            assert np.array_equal(items, by_vector)
+            assert not set(items) & set(history)
+
+
+def test_a_vector_goes_on(path: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows = plain_rows(path, 4_000)
+    held, missing = np.flatnonzero(np.any(rows, axis=1)), np.flatnonzero(~np.any(rows, axis=1))
+    with DeviceRecommender.open(path, 4_000) as recommender:
+        user = rng.normal(size=DIM)
+        user /= np.linalg.norm(user)
+        new = [held[0], held[1], missing[0]]
+        folded = plain_fold_in(rows, np.array(new), 20, 0.03, 0.1)
+        want = 0.7 * user + 0.3 * folded
+        got = recommender.continue_vector(user, 7, new)
+        assert np.allclose(got, want / np.linalg.norm(want), atol=2e-5)
+        same = recommender.continue_vector(user, 7, missing[:3])
+        assert np.array_equal(same, user.astype(np.float32))
+        assert np.array_equal(recommender.continue_vector(user, 7, []), user.astype(np.float32))
+
+
+def test_a_user_of_whom_nothing_is_known_is_the_average_one(path: Path) -> None:
+    centroids = np.random.default_rng(0)
+    draw_table(LAYOUTS[0], centroids, ROWS, DIM)
+    own = centroids.normal(size=(4, DIM)).astype(np.float32)[0]
+    with DeviceRecommender.open(path, 6_000) as recommender:
+        missing = np.flatnonzero(~np.any(plain_rows(path, 6_000), axis=1))[:3]
+        items, _ = recommender.recommend(missing)
+        assert np.array_equal(items, recommender.recommend(user=own)[0])
+        assert np.array_equal(recommender.recommend([])[0], items)
+
+
+def test_groups_are_chosen_by_centroid(path: Path) -> None:
+    rng = np.random.default_rng(0)
+    draw_table(LAYOUTS[0], rng, ROWS, DIM)
+    centroids = rng.normal(size=(4, DIM)).astype(np.float32)
+    with DeviceRecommender.open(path) as recommender:
+        for user in np.random.default_rng(1).normal(size=(20, DIM)):
+            assert recommender.choose_group(user) == np.argmax(centroids @ user)
+
+
+@pytest.mark.parametrize("names", [NAMES, list(range(ROWS, 0, -1))])
+def test_items_go_by_their_ids(names: list, tmp_path: Path) -> None:
+    path = tmp_path / "a.peel"
+    write_file(path, draw_table(LAYOUTS[0], np.random.default_rng(0), ROWS, DIM), item_ids=names)
+    with (
+        DeviceRecommender.open(path) as named,
+        DeviceRecommender.open(path, item_ids=False) as plain,
+    ):
+        rows, scores = plain.recommend([3, 5], n=7, exclude=[9])
+        items, same = named.recommend([names[3], names[5]], n=7, exclude=[names[9]])
+        assert items == [names[row] for row in rows]
+        assert np.array_equal(scores, same)
+        assert np.array_equal(
+            named.score([names[1]], history=[names[3]]), plain.score([1], history=[3])
+        )
+        with pytest.raises(DataError, match="item 'nobody' is not known"):
+            named.recommend(["nobody"])
+
+
+def test_n_above_what_is_held_gives_what_is_held(path: Path) -> None:
+    with DeviceRecommender.open(path, 3_000) as recommender:
+        held = np.flatnonzero(np.any(plain_rows(path, 3_000), axis=1))
+        items, scores = recommender.recommend(user=np.ones(DIM), n=10_000)
+        assert np.array_equal(np.sort(items), held)
+        assert np.isfinite(scores).all()
+
+
+# ---- the promises ----
+
+
+def test_r5_growing_reads_only_what_is_missing(path: Path) -> None:
+    data = path.read_bytes()
+    spans: list[tuple[int, int]] = []
+
+    class Recording(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            spans.append((self.tell(), self.tell() + (size or 0)))
+            return super().read(size)
+
+    with DeviceRecommender.open(Recording(data), 8_000) as recommender:
+        assert sum(end - begin for begin, end in spans) <= 8_000 + 128  # header, and what lies behind
+        held = unpack_embedding(data, 8_000)
+        end = recommender._file.pee().prefix_bytes
+        spans.clear()
+        recommender.resize(5_000)
+        assert spans == []
+        recommender.resize(14_000)
+        small = DeviceRecommender.open(path, 5_000)._file.pee().prefix_bytes
+        assert spans[0][0] == small
+        assert sum(end - begin for begin, end in spans) <= 14_000 - small
+        assert recommender.nbytes == unpack_embedding(data, 14_000).nbytes
+        assert end > small
+        assert held.nbytes <= 8_000
+
+
+def test_r7_every_answer_is_that_of_one_budget(path: Path) -> None:
+    budgets = [4_000, 6_000, 9_000, 16_000]
+    user = np.random.default_rng(1).normal(size=DIM)
+    legal = set()
+    with DeviceRecommender.open(path) as recommender:
+        for budget in budgets:
+            recommender.resize(budget)
+            legal.add(recommender.recommend(user=user, n=50)[1].tobytes())
+        assert len(legal) == len(budgets)
+        wrong: list[bytes] = []
+        done = threading.Event()
+
+        def read() -> None:
+            while not done.is_set():
+                answer = recommender.recommend(user=user, n=50)[1].tobytes()
+                if answer not in legal:
+                    wrong.append(answer)
+
+        readers = [threading.Thread(target=read) for _ in range(3)]
+        for reader in readers:
+            reader.start()
+        for round in range(300):
+            recommender.resize(budgets[round * 7 % 4])
+        done.set()
+        for reader in readers:
+            reader.join()
+        assert not wrong
+
+
+def test_r9_threads_and_runs_agree_and_ties_go_by_id(path: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    table = draw_table(LAYOUTS[0], rng, 4_000, DIM)
+    twins = table.rows.store
+    twins[2000:] = twins[:2000]
+    table.rows.scales[2000:] = table.rows.scales[:2000]
+    write_file(tmp_path / "b.peel", table)
+    user = rng.normal(size=DIM)
+    answers = []
+    before = _core.num_threads()
+    try:
+        for threads in (1, 2, 5):
+            _core.set_num_threads(threads)
+            with DeviceRecommender.open(tmp_path / "b.peel") as recommender:
+                answers.append(recommender.recommend(user=user, n=40))
+                answers.append(recommender.recommend(user=user, n=40))
+    finally:
+        _core.set_num_threads(before)
+    for items, scores in answers:
+        assert np.array_equal(items, answers[0][0])
+        assert np.array_equal(scores, answers[0][1])
+    items = np.asarray(answers[0][0]).reshape(-1, 2)  # twins side by side, the lower id first
+    assert np.array_equal(items[:, 0] + 2000, items[:, 1])
+
+
+@pytest.mark.parametrize("isa", _core.isas())
+def test_r9_instruction_sets_agree_within_rounding(isa: str, path: Path) -> None:
+    code = (
+        "import sys, numpy as np; from peel_ext.device import DeviceRecommender;"
+        "r = DeviceRecommender.open(sys.argv[1], 12_000);"
+        f"items, scores = r.recommend(user=np.linspace(-1, 1, {DIM}), n=100);"
+        "folded = r.fold_in([int(i) for i in items[:5]]);"
+        "print(*items[:20], *scores, *folded)"
+    )
+    run = partial(subprocess.run, [sys.executable, "-P", "-c", code, str(path)], check=True,
+                  capture_output=True, text=True)  # fmt: skip
+    want = np.array(run(env={**os.environ, "PEEL_ISA": "portable"}).stdout.split(), float)
+    got = np.array(run(env={**os.environ, "PEEL_ISA": isa}).stdout.split(), float)
+    assert np.allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_r10_module_generated_and_exported_agree(layout: Layout, seed: int, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from peel_ext import ElasticEmbedding
+
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(150, DIM, generator=generator)
+    module = ElasticEmbedding.from_pretrained(weight, num_groups=3, layout=layout)
+    module.set_row_values(torch.rand(3, 150, generator=generator))
+    if layout.nested:
+        module.fit_rotation()
+    module.refine_rows(1, torch.arange(0, 150, 7))
+    assert module.refinement is not None
+    with torch.no_grad():
+        module.refinement.normal_(generator=generator)
+    path = tmp_path / "a.peel"
+    module.export(path, group=1)
+    whole = path.read_bytes()
+    least = module.minimum_budget_bytes(1)
+    assert DeviceRecommender.open(path, least).nbytes == least
+    with pytest.raises(BudgetError) as caught:
+        DeviceRecommender.open(path, least - 1)
+    assert caught.value.minimum_bytes == least
+    ids = np.arange(150)
+    for budget in [least + 8, *range(least, len(whole) + 6_000, 1_111)]:
+        generated = module.generate(1, budget)
+        opened = DeviceRecommender.open(path, budget)
+        assert generated.nbytes == opened.nbytes <= budget
+        assert whole.startswith(generated.buffer.tobytes())
+        rows = opened._file.pee()
+        assert rows.prefix_bytes == len(generated.buffer)
+        torn = PersonalizedElasticEmbedding(whole[: rows.prefix_bytes + 5])
+        assert np.array_equal(torn.lookup(ids), generated.lookup(ids))
+        with module.budget(max(budget, *(module.minimum_budget_bytes(g) for g in range(3)))):
+            if module.budget_bytes == budget:
+                seen = module(torch.from_numpy(ids), groups=1)
+                assert torch.allclose(
+                    module.rotate(seen), torch.from_numpy(generated.lookup(ids)), atol=1e-5
+                )
+
+
+_PEAK = """
+import resource, sys
+from peel_ext.device import DeviceRecommender
+import numpy as np
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+small = DeviceRecommender.open(sys.argv[1], 100_000)
+small.recommend(user=np.ones(64), n=10)
+before = peak()
+r = DeviceRecommender.open(sys.argv[1], int(sys.argv[2]))
+r.recommend(user=np.ones(64), n=10)
+print(peak() - before, r.nbytes)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("budget", [1 << 20, 16 << 20])
+def test_memory_from_outside_is_what_nbytes_says(budget: int, tmp_path: Path) -> None:
+    """A file of 64 MB; beyond nbytes at most 1 MiB, most of it the block list of opening."""
+    from peel_ext.format import EncodedRows, GroupTable, PlanesLayout
+
+    layout, num_rows = PlanesLayout(), 900_000
+    rng = np.random.default_rng(0)
+    store = rng.integers(0, 256, (num_rows, 64), dtype=np.uint8)
+    scales = np.ones((num_rows, 1), np.float16)
+    sizes = layout.item_group_sizes(num_rows)
+    groups = np.split(np.arange(num_rows), np.cumsum(sizes)[:-1])
+    order = np.arange(len(sizes) * 5).reshape(-1, 5).ravel()
+    path = tmp_path / "large.peel"
+    table = GroupTable(layout, 64, EncodedRows(store, scales), groups, order)
+    path.write_bytes(pack_prefix(table).tobytes())
+    assert path.stat().st_size > 60e6
+    command = [sys.executable, "-P", "-c", _PEAK, str(path), str(budget)]
+    grown, nbytes = map(int, subprocess.run(command, check=True, capture_output=True).stdout.split())
+    assert 0.9 * budget < nbytes <= budget
+    assert grown < nbytes + (1 << 20)
+
+
+# ---- servers ----
+
+
+class Server:
+    """A local HTTP server of one file; counts what it sends."""
+
+    def __init__(self, data: bytes, ranges: bool = True) -> None:
+        self.data, self.ranges, self.tag = data, ranges, "one"
+        self.sent: list[tuple[int, int]] = []
+        owner = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                if self.path != "/a.peel":
+                    self.send_error(404)
+                    return
+                asked = self.headers.get("Range", "").removeprefix("bytes=")
+                if not asked or not owner.ranges:
+                    self.send_response(200)
+                    body = owner.data
+                else:
+                    first, last = (int(part) for part in asked.split("-"))
+                    body = owner.data[first : last + 1]
+                    owner.sent.append((first, first + len(body)))
+                    self.send_response(206)
+                    end = first + len(body) - 1
+                    self.send_header("Content-Range", f"bytes {first}-{end}/{len(owner.data)}")
+                self.send_header("Content-Length", str(len(body)))
+                self.send_header("ETag", owner.tag)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/a.peel"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def server(path: Path) -> Iterator[Server]:
+    made = Server(path.read_bytes())
+    yield made
+    made.close()
+
+
+def test_a_server_sends_only_what_is_held(server: Server, path: Path) -> None:
+    with DeviceRecommender.open(server.url, 8_000) as recommender:
+        total = sum(end - begin for begin, end in server.sent)
+        assert total <= 8_000 + 128
+        assert len(server.sent) == 3  # header, blocks, and what lies behind them
+        user = np.ones(DIM)
+        with DeviceRecommender.open(path, 8_000) as local:
+            assert np.array_equal(recommender.recommend(user=user)[0], local.recommend(user=user)[0])
+        server.sent.clear()
+        recommender.resize(6_000)
+        assert server.sent == []
+        held = recommender._file.pee().prefix_bytes
+        recommender.resize(12_000)
+        assert min(begin for begin, _ in server.sent) == held
+        assert sum(end - begin for begin, end in server.sent) <= 12_000 - held
+
+
+def test_what_a_server_can_do_wrong(server: Server) -> None:
+    with pytest.raises(SourceError, match="the server answers 404"):
+        DeviceRecommender.open(server.url + "x", 8_000)
+    recommender = DeviceRecommender.open(server.url, 6_000)
+    before = recommender.nbytes
+    server.tag = "two"
+    with pytest.raises(SourceError, match="another file than the one opened"):
+        recommender.resize(9_000)
+    assert recommender.nbytes == before
+    server.ranges = False
+    with pytest.raises(SourceError, match="the server answers no ranges"):
+        DeviceRecommender.open(server.url, 8_000)
+    server.close()
+    with pytest.raises(SourceError, match="cannot be read"):
+        DeviceRecommender.open(server.url, 8_000)
+    assert len(recommender.recommend(user=np.ones(DIM))[0]) > 0
+
+
+# ---- what can go wrong ----
+
+
+def test_a_file_replaced_or_shortened_underneath(path: Path, tmp_path: Path) -> None:
+    recommender = DeviceRecommender.open(path, 6_000)
+    user = np.ones(DIM)
+    want = recommender.recommend(user=user)[0]
+    other = draw_table(LAYOUTS[0], np.random.default_rng(9), ROWS, DIM)
+    write_file(path, other)  # renamed over: the file that is open is still the old one
+    recommender.resize(9_000)
+    recommender.resize(6_000)
+    assert np.array_equal(recommender.recommend(user=user)[0], want)
+    second = DeviceRecommender.open(path, 6_000)
+    with path.open("r+b") as file:  # overwritten in place by a third
+        third = draw_table(LAYOUTS[0], np.random.default_rng(10), ROWS, DIM)
+        file.write(pack_prefix(third).tobytes())
+    with pytest.raises(FormatError, match="damaged, or no longer the file that was opened"):
+        second.resize(9_000)
+    os.truncate(path, 7_000)
+    with pytest.raises(SourceError, match="was shortened while in use"):
+        second.resize(12_000)
+    assert second.nbytes <= 6_000
+    assert len(second.recommend(user=user)[0]) == 20
+
+
+def test_two_recommenders_on_one_file(path: Path) -> None:
+    with DeviceRecommender.open(path) as one, DeviceRecommender.open(path, 5_000) as two:
+        two.resize(4_000)
+        assert one.nbytes > two.nbytes
+        one.close()
+        assert len(two.recommend(user=np.ones(DIM), n=3)[0]) == 3
+
+
+def test_a_closed_recommender_says_so(path: Path) -> None:
+    recommender = DeviceRecommender.open(path)
+    recommender.close()
+    recommender.close()
+    for call in (
+        lambda: recommender.recommend([1]),
+        lambda: recommender.score([1], history=[1]),
+        lambda: recommender.resize(5_000),
+        lambda: recommender.nbytes,
+        lambda: recommender.fold_in([1]),
+    ):
+        with pytest.raises(ClosedError, match="has been closed"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "named"),
+    [
+        (lambda r: r.recommend(), ValueError, "history or user must be given, got neither"),
+        (lambda r: r.recommend([ROWS]), IndexError, "history[0] is 600, expected an id in [0, 600)"),
+        (lambda r: r.recommend([0, -1]), IndexError, "history[1] is -1"),
+        (lambda r: r.recommend(["a"]), TypeError, "history must hold integers"),
+        (lambda r: r.recommend([1], n=0), ValueError, "n must be an integer of at least 1, got 0"),
+        (lambda r: r.recommend([1], exclude=[700]), IndexError, "exclude[0] is 700"),
+        (lambda r: r.recommend(user=np.ones(3)), ValueError, "user must be finite and have shape"),
+        (lambda r: r.recommend(user=np.full(DIM, np.nan)), ValueError, "user must be finite"),
+        (lambda r: r.score([601], history=[1]), IndexError, "ids[0] is 601"),
+        (lambda r: r.continue_vector(np.ones(DIM), -1, [1]), ValueError, "known_count must be"),
+        (lambda r: r.resize(100), BudgetError, "budget_bytes is 100, but this file needs at least"),
+        (lambda r: r.resize(-1), BudgetError, "budget_bytes is 0"),
+        (lambda r: r.resize(1.5), TypeError, "budget_bytes must be an integer, got 1.5"),
+    ],
+)
+def test_rejects(call, error: type[Exception], named: str, path: Path) -> None:
+    with DeviceRecommender.open(path) as recommender:
+        with pytest.raises(error) as caught:
+            call(recommender)
+        assert named in str(caught.value)
+
+
+def test_wrong_files(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="cannot be opened: No such file"):
+        DeviceRecommender.open(tmp_path / "none.peel")
+    with pytest.raises(SourceError, match="not a file"):
+        DeviceRecommender.open(tmp_path)
+    (tmp_path / "text").write_text("hello")
+    with pytest.raises(FormatError, match=r"not a \.peel file"):
+        DeviceRecommender.open(str(tmp_path / "text"))
+    with pytest.raises(FormatError, match=r"not a \.peel file"):
+        DeviceRecommender.open(b"hello")
+    with pytest.raises(SourceError, match="cannot seek"):
+        DeviceRecommender.open(object())  # type: ignore[arg-type]
+    no_centroids = pack_prefix(draw_table(LAYOUTS[0], np.random.default_rng(0), ROWS, DIM))
+    with DeviceRecommender.open(no_centroids) as recommender:
+        with pytest.raises(FormatError, match="no centroids to choose a group by"):
+            recommender.choose_group(np.ones(DIM))
+        with pytest.raises(DataError, match="no item of the history is held"):
+            recommender.recommend([])
+
+
+def test_r3_a_torn_file_goes_by_rows(tmp_path: Path) -> None:
+    path = tmp_path / "a.peel"
+    write_file(path, draw_table(LAYOUTS[0], np.random.default_rng(0), ROWS, DIM), item_ids=NAMES)
+    data = path.read_bytes()
+    for size in (5_000, len(data) - 1_000):
+        with DeviceRecommender.open(data[:size]) as recommender:
+            assert recommender.nbytes == unpack_embedding(data[:size]).nbytes
+            with pytest.raises(FormatError, match="cut short.*item_ids=False"):
+                recommender.recommend(["item-1"])
+        with DeviceRecommender.open(data[:size], item_ids=False) as recommender:
+            assert len(recommender.recommend(user=np.ones(DIM))[0]) == 20
