@@ -16,10 +16,14 @@ comma := ,
 demo: build/.installed
 	$(BIN)/peel train $(DATA) --out $(RUN)
 	$(BIN)/peel evaluate $(RUN) --budgets $(BUDGETS)
+	$(BIN)/peel export $(RUN) --out $(RUN)/devices --group 0
 	@echo
-	@echo "Recommendations for somebody who knows the first three items, from 1 percent of the bytes:"
-	$(BIN)/peel recommend $(RUN) -n 5 --budget 1% --history $$($(BIN)/python -c \
-	  "import json; print(*json.load(open('$(RUN)/items.json'))[:3], sep=',')")
+	@echo "What a device recommends to somebody who knows the first three items, under three budgets:"
+	@known=$$($(BIN)/python -c \
+	  "import json; print(*json.load(open('$(RUN)/items.json'))[:3], sep=',')"); \
+	for budget in 10% 2.5% 1%; do \
+	  $(BIN)/peel recommend $(RUN)/devices/group-0.peel -n 5 --budget $$budget --history "$$known" || exit 1; \
+	done
 
 test: build/.installed ctest
 	$(BIN)/pytest

@@ -7,10 +7,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from peel_ext.cli import doctor, evaluate, recommend, train
+from peel_ext.cli import doctor, evaluate, export, inspect, recommend, train
 from peel_ext.errors import PeelError
 
-_VERBS = (train, evaluate, recommend, doctor)
+_VERBS = (train, evaluate, export, inspect, recommend, doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

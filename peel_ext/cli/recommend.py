@@ -1,9 +1,12 @@
-"""``peel recommend``: the best items for a user of a trained run, or for a history of items."""
+"""``peel recommend``: the best items for a history of items, from a ``.peel`` file as a device has it,
+or from a run folder, there also for a user of its training data.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 def add_parser(verbs: Any) -> None:
     """Adds the verb."""
     parser = verbs.add_parser("recommend", help="recommend items", description=__doc__)
-    parser.add_argument("folder", help="run folder of 'peel train'")
+    parser.add_argument("source", help="a .peel file or its URL, or a run folder of 'peel train'")
     who = parser.add_mutually_exclusive_group(required=True)
     who.add_argument("--user", help="id of a user of the training data")
     who.add_argument("--history", help="comma-separated ids of items; they are left out")
@@ -34,23 +37,48 @@ def add_parser(verbs: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Runs the verb."""
+    if not os.path.isdir(options.source):
+        return _recommend_on_device(options)
     require_train()
     from peel_ext.train.pipeline import TrainedRun
 
-    trained = TrainedRun.open(options.folder)
+    trained = TrainedRun.open(options.source)
     vector, group, seen = _user(trained, options)
     n = min(options.n, len(trained.items))
     ids, scores, held = _recommend(trained, vector, group, seen, n, options.budget)
     found = [(item, float(score)) for item, score in zip(ids, scores, strict=True) if item >= 0]
     names = trained.items.to_ids([item for item, _ in found])
-    items = [{"item": name, "score": score} for name, (_, score) in zip(names, found, strict=True)]
-    if options.json:
+    _print(group, held, list(names), [score for _, score in found], options.json)
+    return 0
+
+
+def _print(group: int, held: int, names: list[Any], scores: list[float], as_json: bool) -> None:
+    if as_json:
+        items = [{"item": name, "score": score} for name, score in zip(names, scores, strict=True)]
         json.dump({"group": group, "bytes": held, "items": items}, sys.stdout)
         print()
-        return 0
-    for item in items:
-        print(f"{item['item']}\t{item['score']:.4f}")
+        return
+    for name, score in zip(names, scores, strict=True):
+        print(f"{name}\t{score:.4f}")
     print(f"group {group}, {held:,} bytes held", file=sys.stderr)
+
+
+def _recommend_on_device(options: argparse.Namespace) -> int:
+    """From a .peel file, on the base install."""
+    from peel_ext.device import DeviceRecommender
+
+    if options.user is not None:
+        raise DataError("--user needs a run folder: a .peel file knows no users, give --history")
+    file = options.source
+    with DeviceRecommender.open(file) as recommender:
+        budget: Budget | None = options.budget
+        if budget is not None:
+            full_bytes = recommender.num_embeddings * recommender.embedding_dim * 4
+            recommender.resize(budget.resolve(full_bytes))
+        history = [recommender.parse_item(text) for text in options.history.split(",")]
+        items, scores = recommender.recommend(history, n=options.n)
+        names = items if isinstance(items, list) else items.tolist()
+        _print(recommender.group, recommender.nbytes, names, scores.tolist(), options.json)
     return 0
 
 

@@ -176,6 +176,22 @@ class DeviceRecommender:
         rows = ids[0, :found]
         return (rows if names is None else names.to_ids(rows)), scores[0, :found]
 
+    def parse_item(self, text: str) -> int | str:
+        """The item that a text names, as a command line has it.
+
+        Raises:
+            DataError: the file tells items by integers, and the text is none.
+        """
+        names = self._item_ids()
+        if names is not None and not names.holds_integers:
+            return text
+        try:
+            return int(text)
+        except ValueError:
+            raise DataError(
+                f"item {text!r} is not known: items of this file are integers"
+            ) from None
+
     def score(
         self, ids: Ids, *, history: Ids | None = None, user: ArrayLike | None = None
     ) -> NDArray[np.float32]:

@@ -109,6 +109,11 @@ class ItemIds:
         return len(self._ends) - 1
 
     @property
+    def holds_integers(self) -> bool:
+        """Whether ids are integers, not text."""
+        return self._integers
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the ids."""
         return self._ends.nbytes + len(self._names)

@@ -187,7 +187,9 @@ def test_r5_growing_reads_only_what_is_missing(path: Path) -> None:
             return super().read(size)
 
     with DeviceRecommender.open(Recording(data), 8_000) as recommender:
-        assert sum(end - begin for begin, end in spans) <= 8_000 + 128  # header, and what lies behind
+        assert (
+            sum(end - begin for begin, end in spans) <= 8_000 + 128
+        )  # header, and what lies behind
         held = unpack_embedding(data, 8_000)
         end = recommender._file.pee().prefix_bytes
         spans.clear()
@@ -345,7 +347,9 @@ def test_memory_from_outside_is_what_nbytes_says(budget: int, tmp_path: Path) ->
     path.write_bytes(pack_prefix(table).tobytes())
     assert path.stat().st_size > 60e6
     command = [sys.executable, "-P", "-c", _PEAK, str(path), str(budget)]
-    grown, nbytes = map(int, subprocess.run(command, check=True, capture_output=True).stdout.split())
+    grown, nbytes = map(
+        int, subprocess.run(command, check=True, capture_output=True).stdout.split()
+    )
     assert 0.9 * budget < nbytes <= budget
     assert grown < nbytes + (1 << 20)
 
@@ -408,7 +412,9 @@ def test_a_server_sends_only_what_is_held(server: Server, path: Path) -> None:
         assert len(server.sent) == 3  # header, blocks, and what lies behind them
         user = np.ones(DIM)
         with DeviceRecommender.open(path, 8_000) as local:
-            assert np.array_equal(recommender.recommend(user=user)[0], local.recommend(user=user)[0])
+            assert np.array_equal(
+                recommender.recommend(user=user)[0], local.recommend(user=user)[0]
+            )
         server.sent.clear()
         recommender.resize(6_000)
         assert server.sent == []
@@ -488,7 +494,11 @@ def test_a_closed_recommender_says_so(path: Path) -> None:
     ("call", "error", "named"),
     [
         (lambda r: r.recommend(), ValueError, "history or user must be given, got neither"),
-        (lambda r: r.recommend([ROWS]), IndexError, "history[0] is 600, expected an id in [0, 600)"),
+        (
+            lambda r: r.recommend([ROWS]),
+            IndexError,
+            "history[0] is 600, expected an id in [0, 600)",
+        ),
         (lambda r: r.recommend([0, -1]), IndexError, "history[1] is -1"),
         (lambda r: r.recommend(["a"]), TypeError, "history must hold integers"),
         (lambda r: r.recommend([1], n=0), ValueError, "n must be an integer of at least 1, got 0"),
@@ -536,7 +546,7 @@ def test_r3_a_torn_file_goes_by_rows(tmp_path: Path) -> None:
     for size in (5_000, len(data) - 1_000):
         with DeviceRecommender.open(data[:size]) as recommender:
             assert recommender.nbytes == unpack_embedding(data[:size]).nbytes
-            with pytest.raises(FormatError, match="cut short.*item_ids=False"):
+            with pytest.raises(FormatError, match=r"cut short.*item_ids=False"):
                 recommender.recommend(["item-1"])
         with DeviceRecommender.open(data[:size], item_ids=False) as recommender:
             assert len(recommender.recommend(user=np.ones(DIM))[0]) == 20

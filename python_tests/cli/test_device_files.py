@@ -1,0 +1,159 @@
+"""peel export, inspect, and recommend from what they make."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from peel_ext.cli.main import main
+from peel_ext.device import DeviceRecommender
+from peel_ext.train.pipeline import TrainedRun
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    command = ["train", "synthetic", "--out", str(folder), "--epochs", "1", "--groups", "3"]
+    assert main([*command, "--quiet"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def devices(run: Path) -> Path:
+    assert main(["export", str(run), "--out", str(run / "devices"), "--quiet"]) == 0
+    return run / "devices"
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    capsys.readouterr()
+    code = main([str(argument) for argument in arguments])
+    streams = capsys.readouterr()
+    return code, streams.out, streams.err
+
+
+def test_export_writes_a_file_a_group(run: Path, tmp_path: Path, capsys) -> None:
+    code, printed, _ = call(capsys, "export", run, "--out", tmp_path / "d")
+    assert code == 0
+    assert printed.splitlines() == [str(tmp_path / "d" / f"group-{g}.peel") for g in range(3)]
+    code, printed, _ = call(
+        capsys, "export", run, "--out", tmp_path / "one", "--group", 2, "--no-item-ids", "--json"
+    )
+    (file,) = json.loads(printed)
+    assert file["group"] == 2
+    assert Path(file["path"]).stat().st_size == file["bytes"]
+    with DeviceRecommender.open(file["path"]) as recommender:
+        assert recommender.group == 2
+        assert isinstance(recommender.recommend([0])[0], np.ndarray)
+
+
+def test_a_device_agrees_with_the_run(run: Path, devices: Path) -> None:
+    trained = TrainedRun.open(run)
+    for group in range(3):
+        pee = trained.embedding.generate(group, 20_000)
+        with DeviceRecommender.open(devices / f"group-{group}.peel", 20_000) as recommender:
+            assert recommender.nbytes == pee.nbytes
+            user = trained.embedding.rotate(
+                trained.embedding.weight.new_tensor(trained.user_vectors[5])
+            ).numpy()
+            items, scores = recommender.recommend(user=user, n=9)
+            ids, want = pee.score(user[None], 9)
+            assert items == trained.items.to_ids(ids[0])
+            assert np.array_equal(scores, want[0])
+            nearest = int(np.argmax(trained.centroids @ trained.user_vectors[5]))
+            assert recommender.choose_group(user) == nearest
+
+
+def test_inspect_tells_bytes_per_budget(devices: Path, tmp_path: Path, capsys) -> None:
+    path = devices / "group-1.peel"
+    code, printed, _ = call(capsys, "inspect", path, "--budgets", "5%,9,32KiB", "--json")
+    assert code == 0
+    facts = json.loads(printed)
+    assert (facts["user group"], facts["bytes"]) == (1, path.stat().st_size)
+    assert facts["behind them"] == ["item ids", "group centroids"]
+    share, small, large = facts["budgets"]
+    for row, budget in ((share, 38_400), (large, 32_768)):
+        with DeviceRecommender.open(path, budget) as recommender:
+            assert (row["bytes"], row["blocks"]) == (recommender.nbytes, recommender.num_blocks)
+            items, _ = recommender.recommend(user=np.ones(64), n=10**6)
+            assert row["rows"] == len(items)
+    assert small["bytes"] is None
+    with DeviceRecommender.open(path, small["minimum"]) as recommender:
+        assert recommender.nbytes == small["minimum"]
+    code, table, _ = call(capsys, "inspect", path)
+    assert code == 0
+    assert "all sound" in table
+    (tmp_path / "torn").write_bytes(path.read_bytes()[:30_000])
+    code, table, _ = call(capsys, "inspect", tmp_path / "torn")
+    assert code == 0
+    assert "of 195, all sound" in table or " of " in table
+
+
+@pytest.mark.parametrize("at", [3, 50, 70, 400, 40_000, -100])
+def test_inspect_finds_damage(devices: Path, tmp_path: Path, capsys, at: int) -> None:
+    data = bytearray((devices / "group-0.peel").read_bytes())
+    data[at] ^= 8
+    (tmp_path / "bad.peel").write_bytes(data)
+    code, printed, told = call(capsys, "inspect", tmp_path / "bad.peel")
+    assert (code, printed) == (1, "")
+    assert told.startswith(f"peel: {tmp_path / 'bad.peel'}: ")
+    assert told.count("\n") == 1
+
+
+def test_recommend_from_a_file(devices: Path, capsys) -> None:
+    path = devices / "group-0.peel"
+    arguments = ("recommend", path, "--history", "3,1", "-n", 4)
+    code, printed, told = call(capsys, *arguments, "--budget", "10%")
+    assert code == 0
+    assert len(printed.splitlines()) == 4
+    assert "group 0," in told
+    code, printed, _ = call(capsys, *arguments, "--budget", "16KiB", "--json")
+    answer = json.loads(printed)
+    with DeviceRecommender.open(path, 16_384) as recommender:
+        items, scores = recommender.recommend([3, 1], n=4)
+        assert answer["bytes"] == recommender.nbytes
+    assert [item["item"] for item in answer["items"]] == items
+    assert [item["score"] for item in answer["items"]] == scores.tolist()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("recommend", "{devices}/group-0.peel", "--history", "x"), "items of this file are integ"),
+        (("recommend", "{devices}/group-0.peel", "--history", "99999"), "item 99999 is not known"),
+        (("recommend", "{devices}/group-0.peel", "--user", "1"), "--user needs a run folder"),
+        (("recommend", "{devices}/group-0.peel", "--history", "1", "--budget", "9"), "at least"),
+        (("recommend", "{devices}/none.peel", "--history", "1"), "cannot be opened: No such file"),
+        (("recommend", "{run}/run.json", "--history", "1"), "not a .peel file"),
+        (("inspect", "{run}/run.json"), "not a .peel file"),
+        (("inspect", "{run}"), "cannot be read: Is a directory"),
+        (
+            ("export", "{run}", "--out", "{run}/x", "--group", "7"),
+            "--group must be in [0, 3), got 7",
+        ),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_1(
+    run: Path, devices: Path, capsys, arguments: tuple[str, ...], message: str
+) -> None:
+    filled = [argument.format(run=run, devices=devices) for argument in arguments]
+    code, printed, told = call(capsys, *filled)
+    assert (code, printed) == (1, "")
+    assert message in told
+    assert told.count("\n") == 1
+
+
+def test_a_device_needs_no_torch(devices: Path) -> None:
+    code = (
+        "import sys\nfrom peel_ext.cli.main import main\n"
+        "assert main(['inspect', sys.argv[1]]) == 0\n"
+        "assert main(['recommend', sys.argv[1], '--history', '1']) == 0\n"
+        "heavy = {'torch', 'sklearn', 'pyarrow', 'safetensors', 'rich'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    path = str(devices / "group-0.peel")
+    subprocess.run([sys.executable, "-P", "-c", code, path], check=True, capture_output=True)
