@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from peel_ext import _core
 from peel_ext.device import _bridge
-from peel_ext.device.sources import FileObjectSource, HttpSource
+from peel_ext.device.sources import CachedSource, FileObjectSource, HttpSource
 from peel_ext.errors import DataError, FormatError
 from peel_ext.format.appendix import ITEM_IDS, ItemIds
 
@@ -48,6 +48,7 @@ class DeviceRecommender:
         budget_bytes: int | None = None,
         *,
         item_ids: bool = True,
+        cache: str | os.PathLike[str] | None = None,
     ) -> DeviceRecommender:
         """Opens a file and holds as many of its blocks as the budget has room for.
 
@@ -59,6 +60,9 @@ class DeviceRecommender:
             budget_bytes: upper limit of everything held for the table; None: all there is.
             item_ids: whether to tell items by the ids of the file, which are read, beside the
                 budget, when they are first needed; without them items are row numbers.
+            cache: with a URL, a local file that keeps what was fetched, so that growing again after
+                shrinking fetches nothing twice. It is the first bytes of the file: without a network,
+                open it by its path.
 
         Raises:
             FormatError: not a ``.peel`` file, a newer version, or damaged.
@@ -69,7 +73,10 @@ class DeviceRecommender:
         budget = _check_budget(budget_bytes)
         if isinstance(file, str) and file.startswith(("http://", "https://")):
             http = HttpSource(file)
-            return cls(_core.PeelFile.open_callable(http.read, http.size, budget), item_ids)
+            remote = http if cache is None else CachedSource(http, cache)
+            return cls(_core.PeelFile.open_callable(remote.read, remote.size, budget), item_ids)
+        if cache is not None:
+            raise ValueError(f"cache is for files on a server, got {file!r}")
         if isinstance(file, str | os.PathLike):
             return cls(_core.PeelFile.open_path(os.fspath(file), budget), item_ids)
         if isinstance(file, bytes | np.ndarray):

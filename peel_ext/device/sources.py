@@ -10,8 +10,7 @@ from http.client import HTTPException, HTTPResponse
 from typing import BinaryIO
 
 from peel_ext.errors import SourceError
-
-_PROBE_BYTES = 64
+from peel_ext.format.layout import HEADER_BYTES
 
 
 class FileObjectSource:
@@ -72,8 +71,8 @@ class HttpSource:
         self._url = url
         self._timeout = timeout
         self._tag: str | None = None
-        self.size = _PROBE_BYTES  # until the server has told
-        self._start = self._fetch(0, _PROBE_BYTES, first=True)
+        self.size = HEADER_BYTES  # until the server has told
+        self._start = self._fetch(0, HEADER_BYTES, first=True)
 
     def read(self, offset: int, count: int) -> bytes:
         """The bytes [offset, offset + count).
@@ -119,3 +118,66 @@ class HttpSource:
         if not size.isdigit() or span.partition("-")[0] != str(offset):
             raise SourceError(f"{self._url}: Content-Range {told!r} does not say what was sent")
         return int(size)
+
+
+class CachedSource:
+    """A server's file, of which what was fetched once from its beginning is kept in a local file.
+
+    Memory given back and taken again is read from there, not from the server. The cache is itself
+    the first bytes of the ``.peel`` file: without a network, open it by its path.
+
+    Args:
+        source: of the file.
+        path: of the cache. What is there of another file is replaced.
+
+    Raises:
+        SourceError: the cache cannot be written.
+    """
+
+    def __init__(self, source: HttpSource, path: str | os.PathLike[str]) -> None:
+        self._source = source
+        self._path = path
+        self._lock = threading.Lock()
+        self.size = source.size
+        start = source.read(0, min(HEADER_BYTES, source.size))
+        try:
+            self._file = open(path, "a+b")  # noqa: SIM115 - open as long as the source
+            self._file.seek(0)
+            if self._file.read(len(start)) != start:
+                self._file.truncate(0)
+            self._held = self._file.seek(0, os.SEEK_END)
+            if self._held == 0:
+                self._append(start)
+        except OSError as error:
+            raise SourceError(f"{path}: cannot be a cache: {error.strerror}") from error
+
+    def read(self, offset: int, count: int) -> bytes:
+        """The bytes [offset, offset + count).
+
+        Raises:
+            SourceError: they cannot be fetched, or the cache cannot be read or written.
+        """
+        with self._lock:
+            if offset > self._held:
+                return self._source.read(offset, count)
+            missing = offset + count - self._held
+            try:
+                if missing > 0:
+                    self._append(self._source.read(self._held, missing))
+                self._file.seek(offset)
+                return self._file.read(count)
+            except OSError as error:
+                if isinstance(error, SourceError):
+                    raise
+                raise SourceError(f"{self._path}: the cache fails: {error.strerror}") from error
+
+    def _append(self, data: bytes) -> None:
+        self._file.seek(0, os.SEEK_END)
+        self._file.write(data)
+        self._file.flush()
+        self._held += len(data)
+
+    def __del__(self) -> None:
+        file = getattr(self, "_file", None)
+        if file is not None:
+            file.close()

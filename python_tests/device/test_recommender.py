@@ -442,6 +442,37 @@ def test_what_a_server_can_do_wrong(server: Server) -> None:
     assert len(recommender.recommend(user=np.ones(DIM))[0]) > 0
 
 
+def test_a_cache_fetches_nothing_twice(server: Server, path: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache.peel"
+    user = np.ones(DIM)
+    with DeviceRecommender.open(server.url, 9_000, cache=cache) as recommender:
+        server.sent.clear()
+        for budget in (5_000, 9_000, 3_000, 8_000):
+            recommender.resize(budget)
+            with DeviceRecommender.open(path, budget) as local:
+                want = local.recommend(user=user)[0]
+            assert np.array_equal(recommender.recommend(user=user)[0], want)
+        assert server.sent == []
+        held = cache.stat().st_size
+        recommender.resize(14_000)
+        assert [begin for begin, _ in server.sent] == [held]
+    server.sent.clear()
+    with DeviceRecommender.open(server.url, 14_000, cache=cache):
+        assert sum(end - begin for begin, end in server.sent) <= 128  # is it still the same file?
+    assert path.read_bytes().startswith(cache.read_bytes())
+    with DeviceRecommender.open(cache, 9_000, item_ids=False) as offline:
+        with DeviceRecommender.open(path, 9_000) as local:
+            want = local.recommend(user=user)[0]
+        assert np.array_equal(offline.recommend(user=user)[0], want)
+    cache.write_bytes(b"something else")
+    with DeviceRecommender.open(server.url, 5_000, cache=cache) as recommender:
+        assert recommender.nbytes <= 5_000
+    with pytest.raises(SourceError, match="cannot be a cache"):
+        DeviceRecommender.open(server.url, 5_000, cache=tmp_path)
+    with pytest.raises(ValueError, match="cache is for files on a server"):
+        DeviceRecommender.open(path, 5_000, cache=cache)
+
+
 # ---- what can go wrong ----
 
 
