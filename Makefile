@@ -11,7 +11,7 @@ NATIVE_TESTS := python_tests/ops python_tests/device
 SANITIZED_TESTS ?= $(NATIVE_TESTS)
 comma := ,
 
-.PHONY: demo test ctest tsan aarch64 asan isas lint wheel wheels bench clean
+.PHONY: demo test ctest tsan fuzz aarch64 asan isas lint wheel wheels bench clean
 
 demo: build/.installed
 	$(BIN)/peel train $(DATA) --out $(RUN)
@@ -61,6 +61,18 @@ asan: build/.installed
 isas: build/.installed
 	for isa in $$($(BIN)/python -P -c "from peel_ext import _core; print(*_core.isas()[1:])"); do \
 	  PEEL_ISA=$$isa $(BIN)/pytest -q $(NATIVE_TESTS) || exit 1; \
+	done
+
+# Hostile files, made by libFuzzer, for some seconds a target: needs clang and its sanitizer runtime.
+FUZZ_SECONDS ?= 20
+fuzz: build/.environment
+	CC=clang CXX=clang++ $(BIN)/cmake -S . -B build/fuzz -DPEEL_BUILD_FUZZERS=ON \
+	  -DPEEL_SANITIZE=fuzzer-no-link,address,undefined
+	$(BIN)/cmake --build build/fuzz --parallel 2
+	for target in open resize score; do \
+	  mkdir -p build/fuzz/corpus-$$target; \
+	  build/fuzz/fuzz_$$target -max_total_time=$(FUZZ_SECONDS) -max_len=8192 -malloc_limit_mb=64 \
+	    -artifact_prefix=build/fuzz/ build/fuzz/corpus-$$target python_tests/format/golden || exit 1; \
 	done
 
 lint: build/.installed

@@ -1,5 +1,5 @@
 // A file under a walk of budgets, read through a callback into memory that grows and shrinks. The
-// first 8 bytes are the budgets, in 16ths of the file.
+// last 8 bytes are the budgets, in 16ths of the file.
 #include "device/peel.h"
 #include "files.h"
 #include "use.h"
@@ -23,12 +23,12 @@ class Copying : public peel::Source {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size < 8) return 0;
   files::Bytes bytes;
-  bytes.append(data + 8, size - 8);
+  bytes.append(data, size - 8);
   files::seal(bytes);
   try {
     peel::Embedding file(std::make_shared<Copying>(bytes), peel::kNoBudget);
     for (int at = 0; at < 8; ++at) {
-      const uint64_t budget = bytes.size() * data[at] / 16;
+      const uint64_t budget = bytes.size() * data[size - 8 + at] / 16;
       try {
         file.resize(budget);
         CHECK(file.snapshot()->nbytes() <= budget);

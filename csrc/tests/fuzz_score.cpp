@@ -1,4 +1,4 @@
-// A file scored for a user made of the first 16 bytes, with a history and ids to exclude.
+// A file scored for a user made of the last 16 bytes, with a history and ids to exclude.
 #include "device/peel.h"
 #include "files.h"
 #include "use.h"
@@ -6,7 +6,8 @@
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size < 16) return 0;
   files::Bytes bytes;
-  bytes.append(data + 16, size - 16);
+  bytes.append(data, size - 16);
+  data += size - 16;
   files::seal(bytes);
   peel_recommender* recommender = nullptr;
   peel_info info;

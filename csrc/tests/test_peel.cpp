@@ -15,6 +15,12 @@ namespace {
 
 using files::Bytes;
 
+#ifdef PEEL_EMULATED
+constexpr int kRounds = 1000;
+#else
+constexpr int kRounds = 20000;
+#endif
+
 // ---- R1, R2, R3: hostile, damaged and torn bytes ----
 
 void any_flipped_bit_is_reported(const Bytes& whole) {
@@ -44,7 +50,7 @@ void a_torn_file_is_a_smaller_one(const Bytes& whole, const std::vector<uint64_t
 // With right checksums, what the bytes say is what is left to be careful about.
 void hostile_bytes_are_an_error_or_a_table(const Bytes& whole, std::mt19937_64& random) {
   int opened = 0;
-  for (int round = 0; round < 20000; ++round) {
+  for (int round = 0; round < kRounds; ++round) {
     Bytes bytes = whole;
     for (uint64_t flips = 1 + random() % 3; flips > 0; --flips) {
       bytes.data()[4 + random() % (whole.size() - 4)] = static_cast<uint8_t>(random());
@@ -209,7 +215,7 @@ void resizing_disturbs_nobody(const Bytes& whole) {
     });
   }
   std::mt19937_64 random(7);
-  for (int round = 0; round < 2000; ++round) {
+  for (int round = 0; round < kRounds / 10; ++round) {
     CHECK(peel_resize(recommender, budgets[random() % budgets.size()], nullptr) == PEEL_OK);
   }
   done = true;
