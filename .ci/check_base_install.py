@@ -4,6 +4,7 @@ import importlib.metadata
 import importlib.util
 import subprocess
 import sys
+import tempfile
 
 for name in ("torch", "sklearn", "scipy", "pyarrow", "safetensors", "rich"):
     if importlib.util.find_spec(name) is not None:
@@ -13,7 +14,13 @@ import numpy as np  # noqa: E402
 
 import peel_ext  # noqa: E402
 from peel_ext.device import PersonalizedElasticEmbedding  # noqa: E402
-from peel_ext.format import EncodedRows, PlanesLayout, pack_embedding  # noqa: E402
+from peel_ext.format import (  # noqa: E402
+    EncodedRows,
+    GroupTable,
+    PlanesLayout,
+    pack_embedding,
+    write_file,
+)
 
 requirements = importlib.metadata.requires("peel_ext") or []
 base = [line for line in requirements if "extra ==" not in line]
@@ -26,6 +33,15 @@ buffer = pack_embedding(layout, 16, EncodedRows(*layout.encode(rows)), [np.arang
 ids, _ = PersonalizedElasticEmbedding(buffer).score(rows, 1)
 if not np.array_equal(ids[:, 0], np.arange(16)):
     sys.exit(f"wrong recommendations: {ids[:, 0]}")
+
+with tempfile.TemporaryDirectory() as folder:
+    path = f"{folder}/a.peel"
+    table = GroupTable(layout, 16, EncodedRows(*layout.encode(rows)), [np.arange(16)], np.arange(5))
+    write_file(path, table, item_ids=[f"item {row}" for row in range(16)])
+    command = [sys.executable, "-P", "-m", "peel_ext.cli.main", "recommend", path, "-n", "2"]
+    done = subprocess.run([*command, "--history", "item 3"], capture_output=True, text=True)
+    if done.returncode != 0 or len(done.stdout.splitlines()) != 2 or "item 3" in done.stdout:
+        sys.exit(f"peel recommend from a file: {done.returncode} {done.stdout} {done.stderr}")
 
 for verb in (["train", "x", "--out", "y"], ["evaluate", "y"]):
     done = subprocess.run(
