@@ -13,6 +13,8 @@ namespace {
 
 using simd::kTileRows;
 
+constexpr int64_t kSoftmaxTiles = kSoftmaxRows / kTileRows;
+
 float length_of(const float* vector, int64_t dim) {
   double squares = 0;
   for (int64_t d = 0; d < dim; ++d) squares += static_cast<double>(vector[d]) * vector[d];
@@ -24,23 +26,33 @@ void normalise(float* vector, int64_t dim) {
   for (int64_t d = 0; d < dim && length > 0; ++d) vector[d] /= length;
 }
 
-// The mean of all held rows' unit vectors under a user's softmax, in one pass over their tiles.
+constexpr int64_t kLanes = 8;  // partial sums, so that a compiler may add them side by side
+
+// The mean of the first held rows' unit vectors under a user's softmax, in one pass over their
+// tiles.
 class ExpectedRow {
  public:
   ExpectedRow(const PackedTable& table, float temperature)
       : tiles_(table, simd::primitives()),
         reader_(tiles_),
         temperature_(temperature),
-        sum_(static_cast<size_t>(table.geometry.dim)) {}
+        num_tiles_(std::min(tiles_.count(), kSoftmaxTiles)),
+        lengths_(static_cast<size_t>(num_tiles_ * kTileRows)),
+        sum_(static_cast<size_t>(table.geometry.dim)) {
+    for (int64_t tile = 0; tile < num_tiles_; ++tile) {
+      reader_.enter(tile);
+      measure(reader_.load(), lengths_.data() + tile * kTileRows);
+    }
+  }
 
   // Writes the mean to `out` [dim].
   void of(const float* user, float* out) {
     std::fill(sum_.begin(), sum_.end(), 0.0f);
     total_ = 0;
     most_ = -std::numeric_limits<float>::infinity();
-    for (int64_t tile = 0; tile < tiles_.count(); ++tile) {
+    for (int64_t tile = 0; tile < num_tiles_; ++tile) {
       reader_.enter(tile);
-      add(user, reader_.load());
+      add(user, reader_.load(), lengths_.data() + tile * kTileRows);
     }
     for (size_t d = 0; d < sum_.size(); ++d) {
       out[d] = total_ > 0 ? static_cast<float>(sum_[d] / total_) : 0.0f;
@@ -48,20 +60,34 @@ class ExpectedRow {
   }
 
  private:
-  void add(const float* user, const LoadedTile& tile) {
-    float dots[kTileRows] = {}, squares[kTileRows] = {};
+  // Lengths of a tile's rows; 0 for those there are not.
+  static void measure(const LoadedTile& tile, float* lengths) {
+    float squares[kTileRows] = {};
+    const float* values = tile.values;
+    for (int64_t run = 0; run < tile.num_runs; ++run) {
+      for (int64_t d = 0; d < tile.runs[run].width; ++d, values += kTileRows) {
+        for (int64_t r = 0; r < kTileRows; ++r) squares[r] += values[r] * values[r];
+      }
+    }
+    for (int64_t r = 0; r < kTileRows; ++r) {
+      lengths[r] = r < tile.count ? std::sqrt(squares[r]) : 0.0f;
+    }
+  }
+
+  void add(const float* user, const LoadedTile& tile, const float* lengths) {
+    float cosines[kTileRows] = {};  // over the temperature
     const float* values = tile.values;
     for (int64_t run = 0; run < tile.num_runs; ++run) {
       for (int64_t d = 0; d < tile.runs[run].width; ++d, values += kTileRows) {
         const float weight = user[tile.runs[run].begin + d];
-        for (int64_t r = 0; r < kTileRows; ++r) dots[r] += weight * values[r];
-        for (int64_t r = 0; r < kTileRows; ++r) squares[r] += values[r] * values[r];
+        for (int64_t r = 0; r < kTileRows; ++r) cosines[r] += weight * values[r];
       }
     }
-    float shares[kTileRows] = {};  // of the softmax, over the row's length
     float most = most_;
     for (int64_t r = 0; r < tile.count; ++r) {
-      if (squares[r] > 0) most = std::max(most, dots[r] / std::sqrt(squares[r]) / temperature_);
+      if (!(lengths[r] > 0)) continue;
+      cosines[r] /= lengths[r] * temperature_;
+      most = std::max(most, cosines[r]);
     }
     if (most > most_) {
       const float shrink = std::exp(most_ - most);
@@ -69,19 +95,28 @@ class ExpectedRow {
       total_ *= shrink;
       most_ = most;
     }
+    float shares[kTileRows] = {};  // of the softmax, over the row's length
     for (int64_t r = 0; r < tile.count; ++r) {
-      if (!(squares[r] > 0)) continue;
-      const float length = std::sqrt(squares[r]);
-      const float share = std::exp(dots[r] / length / temperature_ - most_);
+      if (!(lengths[r] > 0)) continue;
+      const float share = std::exp(cosines[r] - most_);
       total_ += share;
-      shares[r] = share / length;
+      shares[r] = share / lengths[r];
     }
-    values = tile.values;
+    add_rows(tile, shares);
+  }
+
+  void add_rows(const LoadedTile& tile, const float* shares) {
+    const float* values = tile.values;
     for (int64_t run = 0; run < tile.num_runs; ++run) {
       for (int64_t d = 0; d < tile.runs[run].width; ++d, values += kTileRows) {
-        float product = 0;
-        for (int64_t r = 0; r < kTileRows; ++r) product += shares[r] * values[r];
-        sum_[static_cast<size_t>(tile.runs[run].begin + d)] += product;
+        float parts[kLanes] = {};
+        for (int64_t r = 0; r < kTileRows; r += kLanes) {
+          for (int64_t lane = 0; lane < kLanes; ++lane) {
+            parts[lane] += shares[r + lane] * values[r + lane];
+          }
+        }
+        float& sum = sum_[static_cast<size_t>(tile.runs[run].begin + d)];
+        for (const float part : parts) sum += part;
       }
     }
   }
@@ -89,6 +124,8 @@ class ExpectedRow {
   PackedTiles tiles_;
   PackedTiles::Reader reader_;
   float temperature_;
+  int64_t num_tiles_;
+  std::vector<float> lengths_;
   std::vector<float> sum_;
   double total_ = 0;
   float most_ = 0;
