@@ -12,7 +12,7 @@ from measurement import LIMIT, OURS, Case, Run
 from torch import Tensor
 
 from peel_ext import PersonalizedElasticEmbedding, ops
-from peel_ext.format.packing import unpack_embedding
+from peel_ext.format import unpack_embedding
 
 ROWS, DIM, N, BATCHES = 1_000_000, 64, 20, 8
 GROWTH = (1_000, 10_000, 100_000, 1_000_000, pytest.param(10_000_000, marks=pytest.mark.large))
