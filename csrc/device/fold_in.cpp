@@ -13,8 +13,6 @@ namespace {
 
 using simd::kTileRows;
 
-constexpr int64_t kSoftmaxTiles = kSoftmaxRows / kTileRows;
-
 float length_of(const float* vector, int64_t dim) {
   double squares = 0;
   for (int64_t d = 0; d < dim; ++d) squares += static_cast<double>(vector[d]) * vector[d];
@@ -36,12 +34,14 @@ class ExpectedRow {
       : tiles_(table, simd::primitives()),
         reader_(tiles_),
         temperature_(temperature),
-        num_tiles_(std::min(tiles_.count(), kSoftmaxTiles)),
-        lengths_(static_cast<size_t>(num_tiles_ * kTileRows)),
         sum_(static_cast<size_t>(table.geometry.dim)) {
-    for (int64_t tile = 0; tile < num_tiles_; ++tile) {
-      reader_.enter(tile);
-      measure(reader_.load(), lengths_.data() + tile * kTileRows);
+    int64_t rows = 0;
+    for (; num_tiles_ < tiles_.count() && rows < kSoftmaxRows; ++num_tiles_) {
+      reader_.enter(num_tiles_);
+      const LoadedTile& tile = reader_.load();
+      lengths_.resize(lengths_.size() + kTileRows);
+      measure(tile, lengths_.data() + num_tiles_ * kTileRows);
+      rows += tile.count;
     }
   }
 
@@ -124,7 +124,7 @@ class ExpectedRow {
   PackedTiles tiles_;
   PackedTiles::Reader reader_;
   float temperature_;
-  int64_t num_tiles_;
+  int64_t num_tiles_ = 0;
   std::vector<float> lengths_;
   std::vector<float> sum_;
   double total_ = 0;
@@ -170,8 +170,7 @@ int64_t continue_vector(const PackedTable& table, int64_t known_count, const int
   std::vector<float> folded(static_cast<size_t>(dim));
   const int64_t held = fold_in(table, items, count, settings, folded.data());
   if (held == 0) return 0;
-  const float share =
-      static_cast<float>(count) / static_cast<float>(std::max<int64_t>(known_count + count, 1));
+  const float share = static_cast<float>(held) / static_cast<float>(known_count + held);
   for (int64_t d = 0; d < dim; ++d) {
     user[d] = (1 - share) * user[d] + share * folded[static_cast<size_t>(d)];
   }

@@ -215,6 +215,9 @@ class DeviceRecommender:
     def fold_in(self, history: Ids) -> NDArray[np.float32]:
         """A user's vector float32 [embedding_dim] from a history; zeros where none of it is held.
 
+        The formula is that of :func:`peel_ext.device.fold_in.fold_in_softmax`, with the settings of the
+        file, over the first 1,024 rows held: those worth most to the group.
+
         Raises:
             DataError: an unknown id.
             IndexError: a row out of range.
@@ -227,7 +230,12 @@ class DeviceRecommender:
         Args:
             user: [embedding_dim], of length 1, shipped or folded in before.
             known_count: items it was made of.
-            items: the new ones. Where none of them is held the vector stays as it was.
+            items: the new ones. Those not held count for nothing; where none is held the vector
+                stays as it was.
+
+        Returns:
+            float32 [embedding_dim], of length 1: the mean of ``user`` and the fold-in of the new items,
+            weighted by how many items stand behind each.
 
         Raises:
             DataError: an unknown id.

@@ -44,16 +44,25 @@ def plain_rows(path: Path, budget_bytes: int | None = None) -> np.ndarray:
 
 
 def plain_fold_in(
-    rows: np.ndarray, history: np.ndarray, steps: int, step_size: float, temperature: float
+    rows: np.ndarray,
+    history: np.ndarray,
+    steps: int,
+    step_size: float,
+    temperature: float,
+    of_history: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The formula of peel_ext.device.fold_in in float64, row by row."""
+    """The formula of peel_ext.device.fold_in in float64, row by row.
+
+    Rows are the candidates of the softmax, ``of_history`` those of the history where they differ.
+    """
+    history_rows = rows if of_history is None else of_history
     rows = rows.astype(np.float64)
     lengths = np.linalg.norm(rows, axis=1)
     units = rows[lengths > 0] / lengths[lengths > 0, None]
     mean = np.zeros(rows.shape[1])
-    known = [i for i in history if lengths[i] > 0]
-    for i in known:
-        mean += rows[i] / lengths[i] / len(known)
+    known = [row for row in history_rows[history] if np.any(row)]
+    for row in known:
+        mean += row / np.linalg.norm(row) / len(known)
     user = mean / np.linalg.norm(mean)
     for _ in range(steps):
         share = np.exp(units @ user / temperature)
@@ -110,6 +119,24 @@ def test_fold_in_is_the_formula(layout: Layout, steps: int, seed: int, tmp_path:
             assert not set(items) & set(history)
 
 
+def test_the_softmax_is_over_the_rows_worth_most(seed: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(seed)
+    path = tmp_path / "a.peel"
+    write_file(path, draw_table(LAYOUTS[0], rng, 3_000, DIM))
+    with DeviceRecommender.open(path) as recommender:
+        first = recommender._file.pee().row_ids()[: 1024 + 32]
+        for count in (1024, 1024 + 32):  # whole tiles: the last may reach beyond
+            rows = plain_rows(path)
+            known = rng.choice(3_000, 5)
+            candidates = np.zeros_like(rows)
+            candidates[first[:count]] = rows[first[:count]]
+            want = plain_fold_in(candidates, known, 20, 0.03, 0.1, of_history=rows)
+            got = recommender.fold_in(known)
+            if np.allclose(got, want, atol=2e-5):
+                return
+    pytest.fail("the candidates are not the first 1024 rows of the file")
+
+
 def test_a_vector_goes_on(path: Path, seed: int) -> None:
     rng = np.random.default_rng(seed)
     rows = plain_rows(path, 4_000)
@@ -119,7 +146,7 @@ def test_a_vector_goes_on(path: Path, seed: int) -> None:
         user /= np.linalg.norm(user)
         new = [held[0], held[1], missing[0]]
         folded = plain_fold_in(rows, np.array(new), 20, 0.03, 0.1)
-        want = 0.7 * user + 0.3 * folded
+        want = 7 / 9 * user + 2 / 9 * folded  # of the three new items two are held
         got = recommender.continue_vector(user, 7, new)
         assert np.allclose(got, want / np.linalg.norm(want), atol=2e-5)
         same = recommender.continue_vector(user, 7, missing[:3])
