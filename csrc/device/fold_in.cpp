@@ -26,7 +26,7 @@ void normalise(float* vector, int64_t dim) {
 
 constexpr int64_t kLanes = 8;  // partial sums, so that a compiler may add them side by side
 
-// The mean of the first held rows' unit vectors under a user's softmax, in one pass over their
+// The mean of all held rows' unit vectors under a softmax of a user, in one pass over their
 // tiles.
 class ExpectedRow {
  public:
@@ -34,14 +34,11 @@ class ExpectedRow {
       : tiles_(table, simd::primitives()),
         reader_(tiles_),
         temperature_(temperature),
+        lengths_(static_cast<size_t>(tiles_.count() * kTileRows)),
         sum_(static_cast<size_t>(table.geometry.dim)) {
-    int64_t rows = 0;
-    for (; num_tiles_ < tiles_.count() && rows < kSoftmaxRows; ++num_tiles_) {
-      reader_.enter(num_tiles_);
-      const LoadedTile& tile = reader_.load();
-      lengths_.resize(lengths_.size() + kTileRows);
-      measure(tile, lengths_.data() + num_tiles_ * kTileRows);
-      rows += tile.count;
+    for (int64_t tile = 0; tile < tiles_.count(); ++tile) {
+      reader_.enter(tile);
+      measure(reader_.load(), lengths_.data() + tile * kTileRows);
     }
   }
 
@@ -50,7 +47,7 @@ class ExpectedRow {
     std::fill(sum_.begin(), sum_.end(), 0.0f);
     total_ = 0;
     most_ = -std::numeric_limits<float>::infinity();
-    for (int64_t tile = 0; tile < num_tiles_; ++tile) {
+    for (int64_t tile = 0; tile < tiles_.count(); ++tile) {
       reader_.enter(tile);
       add(user, reader_.load(), lengths_.data() + tile * kTileRows);
     }
@@ -124,7 +121,6 @@ class ExpectedRow {
   PackedTiles tiles_;
   PackedTiles::Reader reader_;
   float temperature_;
-  int64_t num_tiles_ = 0;
   std::vector<float> lengths_;
   std::vector<float> sum_;
   double total_ = 0;

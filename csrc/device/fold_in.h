@@ -13,12 +13,9 @@
 
 namespace peel {
 
-// Of the rows held only so many, the first of the file and so the ones worth most, are in the
-// softmax: a step then takes the same short time under every budget.
-constexpr int64_t kSoftmaxRows = 1024;
-
 // Writes dim values of length 1, or zeros where no item of the history is held; returns how many
-// are. The ids are in range. Memory beyond the output is O(count + tile) rows.
+// are. The ids are in range. Memory beyond the output is O(count + tile) rows, and a float a row
+// held.
 int64_t fold_in(const PackedTable& table, const int64_t* history, int64_t count,
                 const FoldInSettings& settings, float* user);
 

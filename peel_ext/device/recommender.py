@@ -216,7 +216,7 @@ class DeviceRecommender:
         """A user's vector float32 [embedding_dim] from a history; zeros where none of it is held.
 
         The formula is that of :func:`peel_ext.device.fold_in.fold_in_softmax`, with the settings of the
-        file, over the first 1,024 rows held: those worth most to the group.
+        file, over all rows held.
 
         Raises:
             DataError: an unknown id.

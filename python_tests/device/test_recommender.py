@@ -44,23 +44,14 @@ def plain_rows(path: Path, budget_bytes: int | None = None) -> np.ndarray:
 
 
 def plain_fold_in(
-    rows: np.ndarray,
-    history: np.ndarray,
-    steps: int,
-    step_size: float,
-    temperature: float,
-    of_history: np.ndarray | None = None,
+    rows: np.ndarray, history: np.ndarray, steps: int, step_size: float, temperature: float
 ) -> np.ndarray:
-    """The formula of peel_ext.device.fold_in in float64, row by row.
-
-    Rows are the candidates of the softmax, ``of_history`` those of the history where they differ.
-    """
-    history_rows = rows if of_history is None else of_history
+    """The formula of peel_ext.device.fold_in in float64, row by row."""
     rows = rows.astype(np.float64)
     lengths = np.linalg.norm(rows, axis=1)
     units = rows[lengths > 0] / lengths[lengths > 0, None]
     mean = np.zeros(rows.shape[1])
-    known = [row for row in history_rows[history] if np.any(row)]
+    known = [row for row in rows[history] if np.any(row)]
     for row in known:
         mean += row / np.linalg.norm(row) / len(known)
     user = mean / np.linalg.norm(mean)
@@ -117,22 +108,6 @@ def test_fold_in_is_the_formula(layout: Layout, steps: int, seed: int, tmp_path:
             by_vector, _ = recommender.recommend(user=user, n=ROWS, exclude=history)
             assert np.array_equal(items, by_vector)
             assert not set(items) & set(history)
-
-
-def test_the_softmax_is_over_the_rows_worth_most(seed: int, tmp_path: Path) -> None:
-    rng = np.random.default_rng(seed)
-    path = tmp_path / "a.peel"
-    write_file(path, draw_table(LAYOUTS[0], rng, 2048, DIM))  # item groups of whole tiles
-    rows = plain_rows(path)
-    history = rng.choice(2048, 5)
-    with DeviceRecommender.open(path) as recommender:
-        first = recommender._file.pee().row_ids()[:1024]
-        candidates = np.zeros_like(rows)
-        candidates[first] = rows[first]
-        want = plain_fold_in(candidates, history, 20, 0.03, 0.1, of_history=rows)
-        assert np.allclose(recommender.fold_in(history), want, atol=2e-5)
-        everything = plain_fold_in(rows, history, 20, 0.03, 0.1)
-        assert not np.allclose(everything, want, atol=2e-5)
 
 
 def test_a_vector_goes_on(path: Path, seed: int) -> None:
