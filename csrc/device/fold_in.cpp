@@ -166,7 +166,7 @@ int64_t continue_vector(const PackedTable& table, int64_t known_count, const int
   std::vector<float> folded(static_cast<size_t>(dim));
   const int64_t held = fold_in(table, items, count, settings, folded.data());
   if (held == 0) return 0;
-  const float share = static_cast<float>(held) / static_cast<float>(known_count + held);
+  const float share = static_cast<float>(count) / static_cast<float>(known_count + count);
   for (int64_t d = 0; d < dim; ++d) {
     user[d] = (1 - share) * user[d] + share * folded[static_cast<size_t>(d)];
   }

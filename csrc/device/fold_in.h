@@ -20,8 +20,8 @@ int64_t fold_in(const PackedTable& table, const int64_t* history, int64_t count,
                 const FoldInSettings& settings, float* user);
 
 // Brings a vector of length 1 that was made of `known_count` items up to date with `count` more:
-// u <- normalise((1 - w) u + w fold_in(new)), w the share that the new items held have in all items
-// that then stand behind the vector: held / (known_count + held). Returns held.
+// u <- normalise((1 - w) u + w fold_in(new)), w = count / (known_count + count). The vector stays
+// as it is where none of the new items is held. Returns how many are.
 int64_t continue_vector(const PackedTable& table, int64_t known_count, const int64_t* items,
                         int64_t count, const FoldInSettings& settings, float* user);
 

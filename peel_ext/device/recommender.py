@@ -230,12 +230,11 @@ class DeviceRecommender:
         Args:
             user: [embedding_dim], of length 1, shipped or folded in before.
             known_count: items it was made of.
-            items: the new ones. Those not held count for nothing; where none is held the vector
-                stays as it was.
+            items: the new ones. Where none of them is held the vector stays as it was.
 
         Returns:
             float32 [embedding_dim], of length 1: the mean of ``user`` and the fold-in of the new items,
-            weighted by how many items stand behind each.
+            weighted by how many items each stands for.
 
         Raises:
             DataError: an unknown id.

@@ -119,7 +119,7 @@ def test_a_vector_goes_on(path: Path, seed: int) -> None:
         user /= np.linalg.norm(user)
         new = [held[0], held[1], missing[0]]
         folded = plain_fold_in(rows, np.array(new), 20, 0.03, 0.1)
-        want = 7 / 9 * user + 2 / 9 * folded  # of the three new items two are held
+        want = 0.7 * user + 0.3 * folded
         got = recommender.continue_vector(user, 7, new)
         assert np.allclose(got, want / np.linalg.norm(want), atol=2e-5)
         same = recommender.continue_vector(user, 7, missing[:3])
