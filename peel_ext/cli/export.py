@@ -43,7 +43,6 @@ def run(options: argparse.Namespace) -> int:
         raise IndexError(f"--group must be in [0, {num_groups}), got {options.group}")
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
-    temperature = trained.folder.config["pretraining"]["temperature"]
     centroids = trained.embedding.rotate(torch.from_numpy(trained.centroids)).numpy()
     names = None if options.no_item_ids else trained.items.to_ids(range(len(trained.items)))
     files = []
@@ -54,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
             trained.embedding.export(
                 path,
                 group,
-                fold_in=FoldInSettings(temperature=temperature),
+                fold_in=FoldInSettings(temperature=trained.temperature),
                 centroids=centroids,
                 item_ids=names,
             )
