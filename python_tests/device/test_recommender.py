@@ -17,7 +17,7 @@ import pytest
 from tables import LAYOUTS, draw_table
 
 from peel_ext import _core
-from peel_ext.device import DeviceRecommender, PersonalizedElasticEmbedding
+from peel_ext.device import DeviceRecommender, PersonalizedElasticEmbedding, fold_in_softmax
 from peel_ext.errors import BudgetError, ClosedError, DataError, FormatError, SourceError
 from peel_ext.format import FoldInSettings, Layout, pack_prefix, unpack_embedding, write_file
 
@@ -104,6 +104,8 @@ def test_fold_in_is_the_formula(layout: Layout, steps: int, seed: int, tmp_path:
             user = recommender.fold_in(history)
             want = plain_fold_in(rows, np.array(history), steps, 0.03, 0.1)
             assert np.allclose(user, want, atol=2e-5)
+            server = fold_in_softmax(rows, history, steps=steps)
+            assert np.allclose(user, server, atol=2e-5)
             items, _ = recommender.recommend(history, n=ROWS)
             by_vector, _ = recommender.recommend(user=user, n=ROWS, exclude=history)
             assert np.array_equal(items, by_vector)
