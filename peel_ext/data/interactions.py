@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from peel_ext.errors import DataError
 
+#: Duplicates are looked for among this share of the users at a time.
+_SHARES = 16
+
 
 @dataclass(frozen=True, eq=False)
 class IdMap:
@@ -151,10 +154,13 @@ class Interactions:
 
     def csr(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Each user's distinct items: indptr int64 [num_users + 1], and items ascending per user."""
-        pairs = np.unique(self._pairs())
-        owners, items = np.divmod(pairs, max(self.num_items, 1))
-        counts = np.bincount(owners, minlength=self.num_users)
-        return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), items
+        pairs = self._pairs()
+        pairs.sort()  # in place, as all that follows: there may be a hundred million
+        if np.any(pairs[1:] == pairs[:-1]):
+            pairs = pairs[np.concatenate([[True], pairs[1:] != pairs[:-1]])]
+        size = max(self.num_items, 1)
+        indptr = np.searchsorted(pairs, np.arange(self.num_users + 1, dtype=np.int64) * size)
+        return indptr.astype(np.int64), np.remainder(pairs, size, out=pairs)
 
     def select(self, which: NDArray[Any]) -> Interactions:
         """Those at the positions, or where the mask is true, with the same maps."""
@@ -165,8 +171,20 @@ class Interactions:
 
     def deduplicated(self) -> Interactions:
         """The first interaction of every (user, item) pair, in the order they came."""
-        first = np.unique(self._pairs(), return_index=True)[1]
-        return self if len(first) == len(self) else self.select(np.sort(first))
+        pairs = self._pairs()
+        pairs.sort()
+        if not np.any(pairs[1:] == pairs[:-1]):
+            return self
+        # Some users at a time, so that no index of everything is ever needed.
+        keep = np.zeros(len(self), dtype=bool)
+        for users in np.array_split(np.arange(self.num_users), _SHARES):
+            if len(users) == 0:
+                continue
+            own = np.flatnonzero((self.user_rows >= users[0]) & (self.user_rows <= users[-1]))
+            numbers = self.user_rows[own].astype(np.int64) * self.num_items
+            numbers += self.item_rows[own]
+            keep[own[np.unique(numbers, return_index=True)[1]]] = True
+        return self.select(keep)
 
     def restrict(
         self, users: NDArray[np.int64] | None = None, items: NDArray[np.int64] | None = None
