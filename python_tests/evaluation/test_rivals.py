@@ -175,7 +175,8 @@ def test_column_blocks_follow_popularity_and_lose_least(
     items: np.ndarray, popularity: np.ndarray
 ) -> None:
     rival = ColumnBlocks(items, popularity.sum(axis=0), popularity, "popularity", 20)
-    held = rival.hold(NUM_ITEMS // 20 * DIM * 4 * 2, 0)  # two blocks of all eight columns
+    block = 15 * DIM * 4 + 44  # of all eight columns, aligned, with its entry
+    held = rival.hold(5 * block // 2, 0)  # room for two
     order = np.argsort(-popularity.sum(axis=0), kind="stable")
     runs = {int(np.flatnonzero(order == item)[0]) // 15 for item in held.ids}
     assert len(runs) == 2
@@ -212,4 +213,6 @@ def test_a_tiny_catalogue(num_items: int, rng: np.random.Generator) -> None:
     for rival in rivals:
         held = rival.hold(10**6, 0)
         assert held.ids.tolist() == list(range(num_items))
-        assert held.nbytes <= 4 * DIM * num_items + DIM * num_items
+        # Column blocks pay for their entries and alignment, which tiny ones are mostly made of.
+        allowance = 160 if isinstance(rival, ColumnBlocks) else 0
+        assert held.nbytes <= 4 * DIM * num_items + DIM * num_items + allowance

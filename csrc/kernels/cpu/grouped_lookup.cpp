@@ -104,6 +104,15 @@ void stored_row(const simd::Primitives& isa, const StoreTable& table, int64_t in
     decode_planes_row(isa, geometry, table.centroids, planes, bits, scale, out);
     return;
   }
+  const uint64_t all = ~uint64_t{0} >> (kMaxLayers - geometry.num_layers);
+  if (geometry.value_type != ValueType::kInt8 && (held & all) == all) {  // so do its columns
+    if (geometry.value_type == ValueType::kFloat32) {
+      std::memcpy(out, piece, static_cast<size_t>(geometry.dim) * sizeof(float));
+    } else {
+      isa.decode_float16(reinterpret_cast<const uint16_t*>(piece), out, geometry.dim);
+    }
+    return;
+  }
   RowPieces pieces;
   pieces.held = held;
   for (int32_t layer = 0; layer < geometry.num_layers; ++layer) {

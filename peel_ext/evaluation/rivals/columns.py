@@ -17,7 +17,8 @@ class ColumnBlocks:
 
     Given its best chances: columns are principal dimensions, the largest first, and items are
     numbered by popularity, so that runs of them are alike in worth and need no ids. Bytes are those
-    of the packed blocks, without the header and directory that no other rival is charged.
+    of the packed blocks, with their entries and alignment but without the header and directory that
+    no other rival is charged.
 
     Args:
         items: float32 [num_items, dim].
