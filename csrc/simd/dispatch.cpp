@@ -5,8 +5,20 @@
 
 #include "simd/primitives.h"
 
+#if defined(PEEL_X86)
+#include <cpuid.h>
+#endif
+
 namespace peel::simd {
 namespace {
+
+#if defined(PEEL_X86)
+// Not every compiler's __builtin_cpu_supports knows it.
+bool has_f16c() {
+  unsigned a, b, c, d;
+  return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
 
 struct Sets {
   const Primitives* list[5] = {};
@@ -15,8 +27,7 @@ struct Sets {
   Sets() {
 #if defined(PEEL_X86)
     __builtin_cpu_init();
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                      __builtin_cpu_supports("f16c");
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
     if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
       list[count++] = &kAvx512;
