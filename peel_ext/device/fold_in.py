@@ -164,11 +164,14 @@ def _expected_rows(
     vectors: NDArray[np.float32], candidates: NDArray[np.float32], temperature: float
 ) -> NDArray[np.float32]:
     """The mean [num_users, dim] of the candidates [num_held, dim] under each user's softmax."""
-    shares = (vectors / np.float32(temperature)) @ candidates.T  # [num_users, num_held]
-    shares -= shares.max(axis=1, keepdims=True)
-    np.exp(shares, out=shares)
-    total = shares.sum(axis=1, keepdims=True)
-    return np.asarray(shares @ candidates / total, dtype=np.float32)
+    # The BLAS of NumPy's wheels now and then raises the flag of an invalid operation for small finite
+    # matrices, in lanes that are not part of the product.
+    with np.errstate(invalid="ignore"):
+        shares = (vectors / np.float32(temperature)) @ candidates.T  # [num_users, num_held]
+        shares -= shares.max(axis=1, keepdims=True)
+        np.exp(shares, out=shares)
+        total = shares.sum(axis=1, keepdims=True)
+        return np.asarray(shares @ candidates / total, dtype=np.float32)
 
 
 def _check_settings(steps: int, step_size: float, temperature: float) -> None:
