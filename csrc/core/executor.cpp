@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <condition_variable>
 #include <cstdlib>
 #include <exception>
@@ -54,6 +55,29 @@ int num_processors() {
 std::atomic<int> g_num_threads{0};
 thread_local bool t_inside = false;
 
+inline void pause() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// Waking a thread takes tens of microseconds, as long as a small call takes; one that stays awake a
+// little between calls need not be woken. Not where threads outnumber processors: there it would
+// keep others from running.
+constexpr std::chrono::microseconds kSpin{50};
+
+template <typename Condition>
+void spin_while(Condition&& waiting) {
+  static const int processors = num_processors();
+  if (num_threads() > processors) return;
+  const auto end = std::chrono::steady_clock::now() + kSpin;
+  while (waiting() && std::chrono::steady_clock::now() < end) {
+    for (int i = 0; i < 16 && waiting(); ++i) pause();
+  }
+}
+
 // Ranges are cut before anything runs and handed out in order; which thread takes which is of no
 // matter. The caller takes them like the workers, so a worker that is slow to wake up, or could not
 // be started, costs nothing but its help.
@@ -78,8 +102,14 @@ class Pool {
     next_ = 0;
     pending_ = ranges;
     failure_ = nullptr;
+    jobs_.fetch_add(1, std::memory_order_relaxed);
     for (int i = 1; i < ranges; ++i) wake_.notify_one();
     while (next_ < ranges) run_next(lock);
+    if (pending_ > 0) {
+      lock.unlock();
+      spin_while([this] { return pending_ > 0; });
+      lock.lock();
+    }
     done_.wait(lock, [this] { return pending_ == 0; });
     const std::exception_ptr failure = failure_;
     failure_ = nullptr;
@@ -139,6 +169,12 @@ class Pool {
   void work() {
     std::unique_lock<std::mutex> lock(mutex_);
     while (true) {
+      const uint64_t seen = jobs_.load(std::memory_order_relaxed);
+      if (!stopping_ && next_ >= job_.ranges) {
+        lock.unlock();
+        spin_while([&] { return jobs_.load(std::memory_order_relaxed) == seen; });
+        lock.lock();
+      }
       wake_.wait(lock, [this] { return stopping_ || next_ < job_.ranges; });
       if (stopping_) return;
       run_next(lock);
@@ -152,7 +188,8 @@ class Pool {
   std::condition_variable done_;
   Job job_;
   int next_ = 0;
-  int pending_ = 0;
+  std::atomic<int> pending_{0};    // changed under the mutex only, like
+  std::atomic<uint64_t> jobs_{0};  // how many there were
   bool stopping_ = false;
   std::exception_ptr failure_;
   int failed_range_ = 0;

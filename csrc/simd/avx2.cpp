@@ -70,6 +70,16 @@ static inline Vector widen_int8(const int8_t* values) {
       _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(values))));
 }
 
+static inline Vector widen_shorts(const int16_t* values) {
+  return _mm256_cvtepi32_ps(
+      _mm256_cvtepi16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(values))));
+}
+
+static inline Shorts widen_int8_shorts(const int8_t* values) {
+  return reinterpret_cast<Shorts>(
+      _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(values))));
+}
+
 static inline void transpose_square(const float* const* rows, int64_t column, float* tile) {
   __m256 a[8], b[8];
   for (int r = 0; r < 8; ++r) a[r] = _mm256_loadu_ps(rows[r] + column);

@@ -70,6 +70,16 @@ static inline Vector widen_int8(const int8_t* values) {
       _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(values))));
 }
 
+static inline Vector widen_shorts(const int16_t* values) {
+  return _mm512_cvtepi32_ps(
+      _mm512_cvtepi16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(values))));
+}
+
+static inline Shorts widen_int8_shorts(const int8_t* values) {
+  return reinterpret_cast<Shorts>(
+      _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(values))));
+}
+
 static inline void transpose_square(const float* const* rows, int64_t column, float* tile) {
   __m512 a[16], b[16];
   for (int r = 0; r < 16; ++r) a[r] = _mm512_loadu_ps(rows[r] + column);

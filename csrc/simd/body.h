@@ -2,7 +2,8 @@
 //   lookup16(table, codes)       table[code] of 32 codes below 16
 //   CentroidTable<bits>.at       centroids of kLanes codes
 //   expand<bits>(words)          32 codes from 4 bytes of each plane
-//   widen_halves, widen_int8     to float, exactly
+//   widen_halves, widen_int8, widen_shorts   to float, exactly
+//   widen_int8_shorts            to 16 bits
 //   transpose_square
 //   reach, above, equal          comparisons of kLanes values, as bits
 //   pack_values, pack_positions  the picked ones of kLanes, moved to the front
@@ -42,7 +43,7 @@ template <int kBits>
 static inline void decode_planes_of(const uint8_t* const* planes, const float* centroids,
                                     float scale, float* out, int64_t dim) {
   const CentroidTable<kBits> table(centroids);
-  const Vector scales = Vector{} + scale;
+  const Vector scales = broadcast(scale);
   for (int64_t first = 0; first < dim; first += 32) {
     const int64_t count = dim - first < 32 ? dim - first : 32;
     uint32_t words[kBits] = {};
@@ -215,7 +216,7 @@ static inline void dot_block(const float* users, int64_t user_stride, const floa
     Vector rows[kVectors];
     for (int v = 0; v < kVectors; ++v) rows[v] = load(tile + d * kTileRows + v * kLanes);
     for (int u = 0; u < kUsers; ++u) {
-      const Vector user = Vector{} + users[u * user_stride + d];
+      const Vector user = broadcast(users[u * user_stride + d]);
       for (int v = 0; v < kVectors; ++v) sums[u][v] = PEEL_FMA(user, rows[v], sums[u][v]);
     }
   }
@@ -241,6 +242,48 @@ static void dot_tile(const float* users, int64_t num_users, int64_t user_stride,
     for (int64_t column = 0; column < kTileRows; column += kWide * kLanes) {
       dot_block<1, kWide>(users + u * user_stride, user_stride, tile + column, dim, accumulate,
                           out + u * kTileRows + column);
+    }
+  }
+}
+
+template <int kUsers, int kVectors>
+static inline void dot_int8_block(const float* users, int64_t user_stride, const Int8Layer* layers,
+                                  int64_t num_layers, int64_t column, float* out) {
+  Vector sums[kUsers][kVectors] = {};
+  for (int64_t l = 0; l < num_layers; ++l) {
+    const Int8Layer& layer = layers[l];
+    float halves[kVectors * kLanes];
+    widen_halves(layer.scales + column, halves, kVectors * kLanes);
+    Vector scales[kVectors];
+    for (int v = 0; v < kVectors; ++v) scales[v] = load(halves + v * kLanes);
+    for (int64_t i = 0; i < layer.width; ++i) {
+      Vector rows[kVectors];
+      for (int v = 0; v < kVectors; ++v) {
+        rows[v] = widen_int8(layer.values + i * kTileRows + column + v * kLanes) * scales[v];
+      }
+      for (int u = 0; u < kUsers; ++u) {
+        const Vector user = broadcast(users[u * user_stride + layer.begin + i]);
+        for (int v = 0; v < kVectors; ++v) sums[u][v] = PEEL_FMA(user, rows[v], sums[u][v]);
+      }
+    }
+  }
+  for (int u = 0; u < kUsers; ++u) {
+    for (int v = 0; v < kVectors; ++v) store(out + u * kTileRows + column + v * kLanes, sums[u][v]);
+  }
+}
+
+static void dot_int8_tile(const float* users, int64_t num_users, int64_t user_stride,
+                          const Int8Layer* layers, int64_t num_layers, float* out) {
+  constexpr int kVectors = kTileVectors < 4 ? kTileVectors : 4;
+  for (int64_t column = 0; column < kTileRows; column += kVectors * kLanes) {
+    int64_t u = 0;
+    for (; u + 2 <= num_users; u += 2) {
+      dot_int8_block<2, kVectors>(users + u * user_stride, user_stride, layers, num_layers, column,
+                                  out + u * kTileRows);
+    }
+    if (u < num_users) {
+      dot_int8_block<1, kVectors>(users + u * user_stride, user_stride, layers, num_layers, column,
+                                  out + u * kTileRows);
     }
   }
 }
@@ -292,6 +335,64 @@ static uint32_t bound_tile(const uint8_t* const* planes, int bits, int64_t plane
   return mask;
 }
 
+// words[r] = sum of user[d] * values[d, r] over `count` coordinates, at most 8.
+static inline void sum_products(const int32_t* user, const int8_t* values, int64_t count,
+                                int16_t* words) {
+  Shorts sums[kTileShorts] = {};
+  for (int64_t i = 0; i < count; ++i) {
+    const auto code = reinterpret_cast<Shorts>(user[i] - Ints{});
+    for (int64_t v = 0; v < kTileShorts; ++v) {
+      sums[v] += widen_int8_shorts(values + i * kTileRows + v * kShortLanes) * code;
+    }
+  }
+  for (int64_t v = 0; v < kTileShorts; ++v) {
+    *reinterpret_cast<UnalignedShorts*>(words + v * kShortLanes) = sums[v];
+  }
+}
+
+static uint32_t bound_int8_tile(const int32_t* user, float step, const float* slacks,
+                                const Int8Layer* layers, int64_t num_layers, float threshold) {
+  const Vector steps = broadcast(step);
+  Vector bounds[kTileVectors] = {};
+  Shorts signs[kTileShorts] = {};  // of the scales
+  for (int64_t l = 0; l < num_layers; ++l) {
+    const Int8Layer& layer = layers[l];
+    float scales[kTileRows];
+    widen_halves(layer.scales, scales, kTileRows);
+    for (int64_t v = 0; v < kTileShorts; ++v) {
+      const auto* halves = layer.scales + v * kShortLanes;
+      signs[v] |= reinterpret_cast<Shorts>(*reinterpret_cast<const UnalignedShorts*>(halves));
+    }
+    Vector slack = broadcast(slacks[layer.begin]);
+    for (int64_t i = 0; i < layer.width; i += 8, slack = Vector{}) {
+      const int32_t* part = user + layer.begin + i;
+      const int8_t* values = layer.values + i * kTileRows;
+      int16_t words[kTileRows];
+      if (layer.width - i >= 8) {
+        sum_products(part, values, 8, words);
+      } else {
+        sum_products(part, values, layer.width - i, words);
+      }
+      for (int64_t v = 0; v < kTileVectors; ++v) {
+        const Vector total = PEEL_FMA(widen_shorts(words + v * kLanes), steps, slack);
+        bounds[v] = PEEL_FMA(load(scales + v * kLanes), total, bounds[v]);
+      }
+    }
+  }
+  uint32_t mask = 0;
+  for (int64_t v = 0; v < kTileVectors; ++v) {
+    float lanes[kLanes];
+    store(lanes, bounds[v]);
+    mask |= reach(lanes, threshold) << (v * kLanes);
+  }
+  int16_t words[kTileRows];
+  for (int64_t v = 0; v < kTileShorts; ++v) {
+    *reinterpret_cast<UnalignedShorts*>(words + v * kShortLanes) = signs[v];
+  }
+  for (int64_t r = 0; r < kTileRows; ++r) mask |= static_cast<uint32_t>(words[r] < 0) << r;
+  return mask;
+}
+
 static void reach_tile(const float* scores, int64_t num_users, const float* thresholds,
                        uint32_t* masks) {
   for (int64_t u = 0; u < num_users; ++u) {
@@ -309,7 +410,7 @@ static int64_t collect_between(const float* values, int64_t count, float low, fl
                                float* out, WindowCounts* counts) {
   int64_t found = 0, over = 0, at_high = 0, at_low = 0, i = 0;
   uint32_t odd = 0;  // lanes that compare with nothing
-  Vector most = Vector{} + counts->largest;
+  Vector most = broadcast(counts->largest);
   for (; i + kLanes <= count; i += kLanes) {
     const Vector now = load(values + i);
     most = now > most ? now : most;
@@ -360,7 +461,7 @@ static int64_t collect_from(const float* values, int64_t count, float threshold,
   return found;
 }
 
-#define PEEL_PRIMITIVES(name)                                                        \
-  {name,           decode_planes,      decode_int8,      decode_float16, rotate,     \
-   transpose_tile, decode_planes_tile, decode_int8_tile, dot_tile,       bound_tile, \
-   reach_tile,     collect_between,    collect_from}
+#define PEEL_PRIMITIVES(name)                                                            \
+  {name,           decode_planes,      decode_int8,      decode_float16,  rotate,        \
+   transpose_tile, decode_planes_tile, decode_int8_tile, dot_tile,        dot_int8_tile, \
+   bound_tile,     bound_int8_tile,    reach_tile,       collect_between, collect_from}

@@ -35,6 +35,18 @@ static inline Vector widen_int8(const int8_t* values) {
   return result;
 }
 
+static inline Vector widen_shorts(const int16_t* values) {
+  Vector result;
+  for (int64_t lane = 0; lane < kLanes; ++lane) result[lane] = static_cast<float>(values[lane]);
+  return result;
+}
+
+static inline Shorts widen_int8_shorts(const int8_t* values) {
+  Shorts result;
+  for (int64_t lane = 0; lane < kShortLanes; ++lane) result[lane] = values[lane];
+  return result;
+}
+
 // The square of kLanes rows and as many columns, turned.
 static inline void transpose_square(const float* const* rows, int64_t column, float* tile) {
   for (int64_t d = 0; d < kLanes; ++d) {

@@ -11,6 +11,8 @@ namespace peel::simd {
 
 constexpr int64_t kTileRows = 32;
 constexpr int kBoundBits = 4;  // of a code, that bound_tile looks at
+// Of a user's coordinate in bound_int8_tile: 8 products with an int8 value fit into 16 bits.
+constexpr int kMaxBoundCode = 31;
 
 // What collect_between adds up about a window of values.
 struct WindowCounts {
@@ -20,6 +22,15 @@ struct WindowCounts {
       0;          // equal to its lower end; where both ends are equal they count once, as at_high
   float largest;  // of all values
   bool nan = false;  // whether any is NaN; all else is then unspecified
+};
+
+// One layer's tile of int8 values, with the fp16 scales of its kTileRows rows; it holds the
+// coordinates [begin, begin + width).
+struct Int8Layer {
+  const int8_t* values;
+  const uint16_t* scales;
+  int64_t begin;
+  int64_t width;
 };
 
 struct Primitives {
@@ -56,12 +67,21 @@ struct Primitives {
   // portable one.
   void (*dot_tile)(const float* users, int64_t num_users, int64_t user_stride, const float* tile,
                    int64_t dim, bool accumulate, float* out);
+  // As decode_int8_tile and dot_tile on one layer after another, the same bits, without a decoded
+  // tile in between: faster for a few users.
+  void (*dot_int8_tile)(const float* users, int64_t num_users, int64_t user_stride,
+                        const Int8Layer* layers, int64_t num_layers, float* out);
   // Bit r: not (scales[r] * (base + step * sums[r]) < threshold), where sums[r] adds up
   // steps[16 * d + code(d, r)] over 8 * plane_bytes coordinates, at most 256, and code(d, r) are
   // the first `bits` (at most kBoundBits) bits.
   uint32_t (*bound_tile)(const uint8_t* const* planes, int bits, int64_t plane_bytes,
                          const uint8_t* steps, float step, float base, const float* scales,
                          float threshold);
+  // Bit r: not (sum over layers of scales[r] * (step * (sum over d of user[d] * values[d, r]) +
+  // slacks[begin]) < threshold), or a scale of row r is negative. user[d], at most kMaxBoundCode in
+  // size, comes as 16 bits twice over; the sums of products are exact.
+  uint32_t (*bound_int8_tile)(const int32_t* user, float step, const float* slacks,
+                              const Int8Layer* layers, int64_t num_layers, float threshold);
   // Bit r of masks[u]: not (scores[u, r] < thresholds[u]).
   void (*reach_tile)(const float* scores, int64_t num_users, const float* thresholds,
                      uint32_t* masks);

@@ -13,8 +13,16 @@ typedef uint8_t UnalignedBytes __attribute__((vector_size(32), aligned(1), may_a
 typedef uint16_t Words __attribute__((vector_size(32)));
 typedef uint16_t UnalignedWords __attribute__((vector_size(32), aligned(2), may_alias));
 
+// Signed 16-bit lanes.
+typedef int16_t Shorts __attribute__((vector_size(PEEL_VECTOR_BYTES)));
+typedef int16_t UnalignedShorts
+    __attribute__((vector_size(PEEL_VECTOR_BYTES), aligned(2), may_alias));
+typedef int32_t Ints __attribute__((vector_size(PEEL_VECTOR_BYTES)));
+
 constexpr int64_t kLanes = PEEL_VECTOR_BYTES / 4;
 constexpr int64_t kTileVectors = kTileRows / kLanes;
+constexpr int64_t kShortLanes = PEEL_VECTOR_BYTES / 2;
+constexpr int64_t kTileShorts = kTileRows / kShortLanes;
 
 static inline Vector load(const float* from) {
   return *reinterpret_cast<const UnalignedVector*>(from);
@@ -28,3 +36,5 @@ static inline Bytes load_bytes(const uint8_t* from) {
 static inline void store_bytes(uint8_t* to, Bytes value) {
   *reinterpret_cast<UnalignedBytes*>(to) = value;
 }
+// A load that fills a register; zero plus the value would be an addition, as it turns -0 into 0.
+static inline Vector broadcast(float value) { return value - Vector{}; }

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -158,6 +159,63 @@ void decodes_tiles_alike(std::mt19937_64& random, const Primitives& isa, int64_t
   }
 }
 
+// Layers of `width` int8 values of which one, in the middle, is not held.
+void scores_int8_alike(std::mt19937_64& random, const Primitives& isa, int64_t dim, int64_t width) {
+  std::vector<int8_t> values(dim * kTileRows);
+  for (auto& value : values) value = static_cast<int8_t>(random());
+  std::vector<uint16_t> halves((dim + width - 1) / width * kTileRows);
+  for (auto& half : halves) half = static_cast<uint16_t>(0x3000 + random() % 0x400);
+  std::vector<float> tile(dim * kTileRows), scales(kTileRows);
+  std::vector<peel::simd::Int8Layer> layers;
+  const int64_t missing = (dim - 1) / width / 2;
+  for (int64_t l = 0; l * width < dim; ++l) {
+    if (l == missing && dim > width) continue;
+    layers.push_back({values.data() + l * width * kTileRows, halves.data() + l * kTileRows,
+                      l * width, std::min(width, dim - l * width)});
+  }
+  const auto count = static_cast<int64_t>(layers.size());
+  for (const int64_t users : {1, 2, 3, 4, 5}) {
+    const std::vector<float> vectors = noise(random, users * dim);
+    std::vector<float> out(users * kTileRows), expected(users * kTileRows);
+    isa.dot_int8_tile(vectors.data(), users, dim, layers.data(), count, out.data());
+    for (const auto& layer : layers) {
+      isa.decode_float16(layer.scales, scales.data(), kTileRows);
+      isa.decode_int8_tile(layer.values, scales.data(), tile.data(), layer.width);
+      isa.dot_tile(vectors.data() + layer.begin, users, dim, tile.data(), layer.width,
+                   &layer != layers.data(), expected.data());
+    }
+    CHECK(out == expected);
+  }
+  // Small powers of two and whole numbers, so that bounds are exact and the comparison is sharp.
+  for (auto& half : halves) half = static_cast<uint16_t>(0x3800 + 0x400 * (random() % 3));
+  halves[5] |= 0x8000;
+  halves[6] = 0x7e00;
+  std::vector<int32_t> user(dim), codes(dim);
+  std::vector<float> slacks(dim, 0.0f), bounds(kTileRows, 0.0f);
+  for (int64_t d = 0; d < dim; ++d) {
+    codes[d] = static_cast<int>(random() % 63) - 31;
+    user[d] = static_cast<int32_t>((codes[d] & 0xffff) * 0x10001u);
+    slacks[d] = static_cast<float>(random() % 5);
+  }
+  for (const auto& layer : layers) {
+    isa.decode_float16(layer.scales, scales.data(), kTileRows);
+    for (int64_t r = 0; r < kTileRows; ++r) {
+      int sum = 0;
+      for (int64_t i = 0; i < layer.width; ++i) {
+        sum += codes[layer.begin + i] * layer.values[i * kTileRows + r];
+      }
+      bounds[r] += scales[r] * (0.25f * static_cast<float>(sum) + slacks[layer.begin]);
+    }
+  }
+  const float threshold = bounds[random() % 3];
+  const uint32_t mask =
+      isa.bound_int8_tile(user.data(), 0.25f, slacks.data(), layers.data(), count, threshold);
+  for (int64_t r = 0; r < kTileRows; ++r) {
+    const bool negative = r == 5 && layers[0].begin == 0;
+    CHECK((mask >> r & 1u) == (!(bounds[r] < threshold) || negative));
+  }
+}
+
 void halves_are_exact() {
   CHECK(peel::half_to_float(0x3c00) == 1.0f);
   CHECK(peel::half_to_float(0xc000) == -2.0f);
@@ -180,6 +238,7 @@ int main() {
       decodes_alike(random, **set, dim);
       rotates_alike(random, **set, dim);
       decodes_tiles_alike(random, **set, dim);
+      for (const int64_t width : {1, 8, 11, 300}) scores_int8_alike(random, **set, dim, width);
       for (const int64_t rows : {1, 5, 8, 16, 31, 32}) scores_alike(random, **set, dim, rows);
     }
   }

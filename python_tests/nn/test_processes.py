@@ -115,6 +115,7 @@ class Lookups(Dataset):
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 def test_works_in_forked_workers() -> None:
     threads = _core.num_threads()
     try:

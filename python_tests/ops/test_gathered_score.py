@@ -212,16 +212,19 @@ def test_opcheck() -> None:
     torch.library.opcheck(op, (torch.rand(2, 20), buffer, 3, None, None, None))
 
 
+BOUNDED = [PlanesLayout((bits,)) for bits in (2, 4, 6, 8)]
+BOUNDED += [ColumnsLayout(width, "int8") for width in (8, 13, 60)]
+
+
+@pytest.mark.parametrize("layout", BOUNDED, ids=str)
 @pytest.mark.parametrize("size", [1e-44, 1e-38, 1e-30, 1.0, 1e30, 4.6e36])
-def test_bounds_hold_at_every_magnitude(size: float, generator) -> None:
+def test_bounds_hold_at_every_magnitude(size: float, layout, generator) -> None:
     weight = torch.randn(3000, 60, generator=generator)
-    for bits in (2, 4, 6, 8):
-        embedding = ElasticEmbedding.from_pretrained(weight, layout=PlanesLayout((bits,)))
-        pee = embedding.generate(0, 1 << 30)
-        users = torch.rand(5, 60, generator=generator) * size
-        # Five users at once are scored without bounds, one at a time with them.
-        together = ops.gathered_score(users, pee, 10)
-        for user in range(5):
-            alone = ops.gathered_score(users[user : user + 1], pee, 10)
-            assert torch.equal(alone[0][0], together[0][user])
-            assert torch.equal(alone[1][0], together[1][user])
+    pee = ElasticEmbedding.from_pretrained(weight, layout=layout).generate(0, 1 << 30)
+    users = torch.rand(5, 60, generator=generator) * size
+    # Five users at once are scored without bounds, one at a time with them.
+    together = ops.gathered_score(users, pee, 10)
+    for first, last in ((0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (0, 2), (1, 4), (1, 5)):
+        some = ops.gathered_score(users[first:last], pee, 10)
+        assert torch.equal(some[0], together[0][first:last])
+        assert torch.equal(some[1], together[1][first:last])

@@ -46,7 +46,7 @@ class TileScorer {
         best_(best),
         users_(args.users + first * args.user_stride),
         reader_(tiles),
-        scores_(best.size() * kTileRows),
+        scores_(static_cast<int64_t>(best.size()) * kTileRows),
         masks_(best.size()) {
     for (const BestRows& user : best) thresholds_.push_back(user.threshold());
   }
@@ -55,23 +55,16 @@ class TileScorer {
   void run(const Bounds& bounds, int64_t begin, int64_t end) {
     for (int64_t tile = begin; tile < end; ++tile) {
       reader_.enter(tile);
-      if (bounds.may_reach(reader_, thresholds_)) offer(reader_.load());
+      if (bounds.may_reach(reader_, thresholds_)) offer();
     }
   }
 
  private:
-  void offer(const LoadedTile& tile) {
+  void offer() {
     const auto num_users = static_cast<int64_t>(best_.size());
-    const float* values = tile.values;
-    if (tile.num_runs == 0) std::fill(scores_.begin(), scores_.end(), 0.0f);
-    for (int64_t i = 0; i < tile.num_runs; ++i) {
-      const Run& run = tile.runs[i];
-      isa_.dot_tile(users_ + run.begin, num_users, args_.user_stride, values, run.width, i > 0,
-                    scores_.data());
-      values += run.width * kTileRows;
-    }
+    reader_.dot(users_, num_users, args_.user_stride, scores_.data());
     isa_.reach_tile(scores_.data(), num_users, thresholds_.data(), masks_.data());
-    const uint32_t there = tile.count == kTileRows ? ~0u : (1u << tile.count) - 1;
+    const uint32_t there = reader_.count() == kTileRows ? ~0u : (1u << reader_.count()) - 1;
     for (int64_t u = 0; u < num_users; ++u) {
       if (masks_[static_cast<size_t>(u)] & there) offer(u, masks_[static_cast<size_t>(u)] & there);
     }
@@ -81,7 +74,7 @@ class TileScorer {
     const auto user = static_cast<size_t>(u);
     for (; mask; mask &= mask - 1) {
       const int r = __builtin_ctz(mask);
-      const float score = scores_[user * kTileRows + static_cast<size_t>(r)];
+      const float score = scores_.data()[u * kTileRows + r];
       if (!(score >= thresholds_[user])) continue;  // risen meanwhile, or not a number
       const int64_t id = reader_.id(r);
       if (excluded(args_, first_ + u, id)) continue;
@@ -96,7 +89,7 @@ class TileScorer {
   std::vector<BestRows>& best_;
   const float* users_;
   typename Tiles::Reader reader_;
-  std::vector<float> scores_;  // [users, kTileRows]
+  TileValues scores_;  // [users, kTileRows]
   std::vector<uint32_t> masks_;
   std::vector<float> thresholds_;
 };

@@ -3,13 +3,18 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 namespace peel {
 namespace {
 
-constexpr int64_t kUsers = 4;     // up to this many; for more, scoring decoded tiles is cheaper
-constexpr int64_t kRows = 256;    // with fewer, making the bounds costs more than they save
-constexpr int64_t kMaxDim = 256;  // so that 16 bits hold the sum of the steps
+// Up to this many users: for more, scoring decoded tiles, or int8 values as they lie, is cheaper.
+constexpr int64_t kUsers = 4;
+constexpr int64_t kInt8Users = 1;
+constexpr int64_t kRows = 256;  // with fewer, making the bounds costs more than they save
+// So that 16 bits hold the sum of the steps, and floats the sums of products exactly.
+constexpr int64_t kMaxDim = 256;
+constexpr int64_t kMaxInt8Dim = 4096;
 constexpr int kCodes = 1 << simd::kBoundBits;
 
 }  // namespace
@@ -18,8 +23,17 @@ ScoreBounds::ScoreBounds(const PackedTiles& tiles, const float* users, int64_t n
                          int64_t user_stride) {
   const PackedTable& table = tiles.table();
   const Geometry& geometry = table.geometry;
-  if (geometry.layout != Layout::kPlanes || num_users > kUsers || geometry.dim > kMaxDim) return;
+  if (num_users > kUsers) return;
   num_users_ = static_cast<size_t>(num_users);
+  if (geometry.layout == Layout::kColumns) {
+    const bool bounded = geometry.value_type == ValueType::kInt8 && geometry.dim <= kMaxInt8Dim;
+    if (!bounded || table.num_rows < kRows || num_users > kInt8Users) return;
+    for (int64_t u = 0; u < num_users; ++u) {
+      int8_bounds_.push_back(make_int8_bound(geometry, users + u * user_stride));
+    }
+    return;
+  }
+  if (geometry.dim > kMaxDim) return;
   int64_t rows[kMaxBits + 1] = {};
   int64_t first = 0;
   for (int64_t c = 0; c < table.num_item_groups; ++c) {
@@ -88,8 +102,47 @@ ScoreBounds::Bound ScoreBounds::make_bound(const PackedTable& table, const float
   return bound;
 }
 
+// With u = step * code + error, at most step / 2: sum u v <= step * sum code v + step / 2 * sum
+// |v|.
+ScoreBounds::Int8Bound ScoreBounds::make_int8_bound(const Geometry& geometry, const float* user) {
+  const auto dim = static_cast<size_t>(geometry.dim);
+  Int8Bound bound;
+  bound.codes.resize(dim);
+  bound.slacks.resize(dim, std::numeric_limits<float>::infinity());
+  float largest = 0;
+  for (size_t d = 0; d < dim; ++d) largest = std::max(largest, std::fabs(user[d]));
+  const double sum = std::accumulate(user, user + dim, 0.0);
+  // That the roundings below are relative holds within the range of normal floats only.
+  if (!std::isfinite(sum) || (largest != 0 && !(largest > 1e-28f && largest < 1e28f))) return bound;
+  const double most = 128;  // an int8 value
+  bound.step = largest / simd::kMaxBoundCode;
+  const float inverse = bound.step > 0 ? 1 / bound.step : 0;
+  const double roundings = static_cast<double>(4 * dim + 64) * std::ldexp(1.0, -24);
+  for (int32_t layer = 0; layer < geometry.num_layers; ++layer) {
+    const int64_t begin = geometry.layer_begin(layer);
+    double slack = 0;
+    for (int64_t d = begin; d < begin + geometry.layer_width(layer); ++d) {
+      const float code = std::round(user[d] * inverse);
+      const auto bits = static_cast<uint16_t>(static_cast<int16_t>(code));
+      bound.codes[static_cast<size_t>(d)] = static_cast<int32_t>(bits * 0x10001u);
+      const double size = std::fabs(static_cast<double>(user[d]));
+      slack += most * (std::fabs(user[d] - static_cast<double>(bound.step) * code) +
+                       roundings * (size + bound.step));
+    }
+    bound.slacks[static_cast<size_t>(begin)] = static_cast<float>(slack);
+  }
+  return bound;
+}
+
 bool ScoreBounds::may_reach(const PackedTiles::Reader& reader,
                             const std::vector<float>& thresholds) const {
+  for (size_t u = 0; u < int8_bounds_.size(); ++u) {
+    const Int8Bound& bound = int8_bounds_[u];
+    if (reader.bound_int8(bound.codes.data(), bound.step, bound.slacks.data(), thresholds[u])) {
+      return true;
+    }
+  }
+  if (!int8_bounds_.empty()) return false;
   const std::vector<Bound>& bounds = bounds_[reader.bits()];
   if (bounds.empty()) return true;
   for (size_t u = 0; u < num_users_; ++u) {

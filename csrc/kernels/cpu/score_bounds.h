@@ -1,5 +1,6 @@
-// Upper bounds of scores in the planes layout: most tiles hold no row that can still enter a user's
-// n best, and reading the first bits of their codes is enough to know it.
+// Upper bounds of scores: most tiles hold no row that can still enter a user's n best, and less
+// than the score is enough to know it. In planes it is the first bits of the codes, in columns of
+// int8 values a product with the user's vector rounded to a few bits, too.
 #pragma once
 
 #include <cstdint>
@@ -9,10 +10,10 @@
 
 namespace peel {
 
-// For each of a few users and each number of bits a code can have, what a coordinate adds to the
-// score at most, given the first bits of its code, as 8-bit steps above a base. Empty, and then
-// every tile may reach, where bounding would cost more than scoring. Centroids times scales must be
-// zero or normal floats, as the quantiser's are.
+// For each of a few users; in planes and each number of bits a code can have, what a coordinate
+// adds to the score at most, given the first bits of its code, as 8-bit steps above a base. Empty,
+// and then every tile may reach, where bounding would cost more than scoring. Centroids times
+// scales must be zero or normal floats, as the quantiser's are.
 class ScoreBounds {
  public:
   ScoreBounds(const PackedTiles& tiles, const float* users, int64_t num_users, int64_t user_stride);
@@ -26,10 +27,17 @@ class ScoreBounds {
     float step = 0;
     float base = 0;
   };
+  struct Int8Bound {
+    std::vector<int32_t> codes;  // [dim], the user in steps, as 16 bits twice over
+    float step = 0;
+    std::vector<float> slacks;  // [dim], at a layer's first coordinate
+  };
   static Bound make_bound(const PackedTable& table, const float* user, int bits);
+  static Int8Bound make_int8_bound(const Geometry& geometry, const float* user);
 
   size_t num_users_ = 0;
   std::vector<Bound> bounds_[kMaxBits + 1];  // by bits: one for each user, or none
+  std::vector<Int8Bound> int8_bounds_;       // likewise
 };
 
 }  // namespace peel

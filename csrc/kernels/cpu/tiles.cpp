@@ -3,8 +3,13 @@
 #include <cstring>
 
 namespace peel {
+namespace {
 
 using simd::kTileRows;
+
+constexpr int64_t kFewUsers = 4;  // int8 values are decoded anew for every two up to this many
+
+}  // namespace
 
 PackedTiles::PackedTiles(const PackedTable& table, const simd::Primitives& isa)
     : table_(table), isa_(isa) {
@@ -21,8 +26,9 @@ PackedTiles::PackedTiles(const PackedTable& table, const simd::Primitives& isa)
 PackedTiles::Reader::Reader(const PackedTiles& tiles)
     : tiles_(tiles),
       geometry_(tiles.table_.geometry),
-      widened_(static_cast<size_t>(kTileRows * encoded_row_bytes(geometry_))),
-      values_(static_cast<size_t>(kTileRows * geometry_.dim)) {
+      widened_(static_cast<size_t>(
+          kTileRows * (encoded_row_bytes(geometry_) + geometry_.num_layers * sizeof(uint16_t)))),
+      values_(kTileRows * geometry_.dim) {
   loaded_.values = values_.data();
 }
 
@@ -41,7 +47,11 @@ void PackedTiles::Reader::enter(int64_t tile) {
   }
   first_ = (tile - groups[group_].first_tile) * kTileRows;
   loaded_.count = std::min(kTileRows, groups[group_].rows - first_);
-  if (geometry_.layout == Layout::kPlanes) find_planes();
+  if (geometry_.layout == Layout::kPlanes) {
+    find_planes();
+  } else if (geometry_.value_type == ValueType::kInt8) {
+    find_int8_layers();
+  }
 }
 
 void PackedTiles::Reader::enter_item_group() {
@@ -93,6 +103,48 @@ uint32_t PackedTiles::Reader::bound(const uint8_t* steps, float step, float base
                                     float threshold) const {
   return tiles_.isa_.bound_tile(planes_, std::min(bits_, simd::kBoundBits), geometry_.plane_bytes(),
                                 steps, step, base, scales_, threshold);
+}
+
+uint32_t PackedTiles::Reader::bound_int8(const int32_t* user, float step, const float* slacks,
+                                         float threshold) const {
+  return tiles_.isa_.bound_int8_tile(user, step, slacks, int8_layers_, num_int8_layers_, threshold);
+}
+
+// Of a tile in columns of int8 values: its layers as they lie.
+void PackedTiles::Reader::find_int8_layers() {
+  num_int8_layers_ = 0;
+  int64_t at = 0;
+  for (int32_t layer = 0; layer < geometry_.num_layers; ++layer) {
+    if (!((held_ >> layer) & 1u)) continue;
+    const int64_t width = geometry_.layer_width(layer);
+    const uint8_t* values =
+        whole_lanes(bytes_.pieces[layer] + first_ * bytes_.piece_bytes[layer], width, 1, at);
+    at += width * kTileRows;
+    const int64_t size = sizeof(uint16_t);
+    const uint8_t* scales = whole_lanes(bytes_.scales[layer] + first_ * size, 1, size, at);
+    at += size * kTileRows;
+    int8_layers_[num_int8_layers_++] = {reinterpret_cast<const int8_t*>(values),
+                                        reinterpret_cast<const uint16_t*>(scales),
+                                        geometry_.layer_begin(layer), width};
+  }
+}
+
+void PackedTiles::Reader::dot(const float* users, int64_t num_users, int64_t user_stride,
+                              float* scores) {
+  const simd::Primitives& isa = tiles_.isa_;
+  if (geometry_.layout == Layout::kColumns && geometry_.value_type == ValueType::kInt8 &&
+      num_users <= kFewUsers) {
+    isa.dot_int8_tile(users, num_users, user_stride, int8_layers_, num_int8_layers_, scores);
+    return;
+  }
+  const LoadedTile& tile = load();
+  if (tile.num_runs == 0) std::fill_n(scores, num_users * kTileRows, 0.0f);
+  const float* values = tile.values;
+  for (int64_t i = 0; i < tile.num_runs; ++i) {
+    const Run& run = tile.runs[i];
+    isa.dot_tile(users + run.begin, num_users, user_stride, values, run.width, i > 0, scores);
+    values += run.width * kTileRows;
+  }
 }
 
 const LoadedTile& PackedTiles::Reader::load() {

@@ -1,8 +1,9 @@
-// Where gathered_score finds its rows: sources that cut them into tiles and load one at a time.
+// Where gathered_score finds its rows: sources that cut them into tiles and score one at a time.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "kernels/cpu/prefetch.h"
@@ -14,18 +15,22 @@ namespace peel {
 
 static_assert(simd::kTileRows == kPackedTileRows, "packed tiles are loaded as they lie");
 
-// Adjacent coordinates that a tile holds; the rest of its rows is zero.
-struct Run {
-  int64_t begin = 0;
-  int64_t width = 0;
-};
+// Room for a decoded tile, from the start of a cache line: vectors as wide as one are then read
+// from one.
+class TileValues {
+ public:
+  explicit TileValues(int64_t count) : room_(static_cast<size_t>(count) + kLine) {
+    void* from = room_.data();
+    size_t space = room_.size() * sizeof(float);
+    data_ = static_cast<float*>(std::align(kLine * sizeof(float), sizeof(float), from, space));
+  }
+  TileValues(const TileValues&) = delete;
+  float* data() { return data_; }
 
-// One tile, decoded. `values` holds the coordinates of all runs, one after another.
-struct LoadedTile {
-  int64_t count = 0;  // rows
-  int64_t num_runs = 0;
-  Run runs[kMaxLayers];
-  const float* values = nullptr;
+ private:
+  static constexpr size_t kLine = 16;  // floats
+  std::vector<float> room_;
+  float* data_;
 };
 
 class DenseTiles {
@@ -40,25 +45,24 @@ class DenseTiles {
   class Reader {
    public:
     explicit Reader(const DenseTiles& tiles)
-        : tiles_(tiles), values_(static_cast<size_t>(simd::kTileRows * tiles.dim())) {
-      loaded_.num_runs = 1;
-      loaded_.runs[0] = {0, tiles.dim()};
-      loaded_.values = values_.data();
-    }
+        : tiles_(tiles), values_(simd::kTileRows * tiles.dim()) {}
     void enter(int64_t tile) {
       first_ = tile * simd::kTileRows;
-      loaded_.count = std::min(simd::kTileRows, tiles_.total_ - first_);
+      count_ = std::min(simd::kTileRows, tiles_.total_ - first_);
     }
-    const LoadedTile& load() {
+    int64_t count() const { return count_; }  // rows of the tile
+    // scores[u, r] of the tile's rows; of lanes beyond them anything.
+    void dot(const float* users, int64_t num_users, int64_t user_stride, float* scores) {
       const float* rows[simd::kTileRows];
-      for (int64_t r = 0; r < loaded_.count; ++r) rows[r] = tiles_.row(first_ + r);
+      for (int64_t r = 0; r < count_; ++r) rows[r] = tiles_.row(first_ + r);
       // The next tile is on its way while this one is worked on.
       const int64_t ahead = std::min(tiles_.total_, first_ + 2 * simd::kTileRows);
       for (int64_t r = first_ + simd::kTileRows; r < ahead; ++r) {
         prefetch(tiles_.row(r), tiles_.dim() * static_cast<int64_t>(sizeof(float)));
       }
-      tiles_.isa_.transpose_tile(rows, loaded_.count, tiles_.dim(), values_.data());
-      return loaded_;
+      tiles_.isa_.transpose_tile(rows, count_, tiles_.dim(), values_.data());
+      tiles_.isa_.dot_tile(users, num_users, user_stride, values_.data(), tiles_.dim(), false,
+                           scores);
     }
     int64_t id(int64_t r) const {
       return tiles_.rows_.candidates ? tiles_.rows_.candidates[first_ + r] : first_ + r;
@@ -66,9 +70,9 @@ class DenseTiles {
 
    private:
     const DenseTiles& tiles_;
-    std::vector<float> values_;
-    LoadedTile loaded_;
+    TileValues values_;
     int64_t first_ = 0;
+    int64_t count_ = 0;
   };
 
  private:
@@ -80,6 +84,20 @@ class DenseTiles {
   const DenseRows& rows_;
   const simd::Primitives& isa_;
   int64_t total_ = 0;
+};
+
+// Adjacent coordinates that a tile holds; the rest of its rows is zero.
+struct Run {
+  int64_t begin = 0;
+  int64_t width = 0;
+};
+
+// One tile, decoded. `values` holds the coordinates of all runs, one after another.
+struct LoadedTile {
+  int64_t count = 0;  // rows
+  int64_t num_runs = 0;
+  Run runs[kMaxLayers];
+  const float* values = nullptr;
 };
 
 class PackedTiles {
@@ -97,13 +115,19 @@ class PackedTiles {
     // simd::Primitives::bound_tile has it.
     int bits() const { return bits_; }
     uint32_t bound(const uint8_t* steps, float step, float base, float threshold) const;
+    // In columns of int8 values, as simd::Primitives::bound_int8_tile has it.
+    uint32_t bound_int8(const int32_t* user, float step, const float* slacks,
+                        float threshold) const;
     const LoadedTile& load();
+    int64_t count() const { return loaded_.count; }
+    void dot(const float* users, int64_t num_users, int64_t user_stride, float* scores);
     int64_t id(int64_t r) const;
 
    private:
     void enter_item_group();
     const uint8_t* whole_lanes(const uint8_t* from, int64_t elements, int64_t size, int64_t at);
     void find_planes();
+    void find_int8_layers();
     void load_layer(int32_t layer, float* to);
 
     const PackedTiles& tiles_;
@@ -116,8 +140,10 @@ class PackedTiles {
     int64_t first_ = 0;  // row of the item group
     const uint8_t* planes_[kMaxBits] = {};
     float scales_[simd::kTileRows] = {};
-    std::vector<uint8_t> widened_;  // elements of a tile of fewer rows
-    std::vector<float> values_;
+    simd::Int8Layer int8_layers_[kMaxLayers];
+    int64_t num_int8_layers_ = 0;
+    std::vector<uint8_t> widened_;  // elements and scales of a tile of fewer rows
+    TileValues values_;
     LoadedTile loaded_;
   };
 
