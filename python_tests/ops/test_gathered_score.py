@@ -228,3 +228,16 @@ def test_bounds_hold_at_every_magnitude(size: float, layout, generator) -> None:
         some = ops.gathered_score(users[first:last], pee, 10)
         assert torch.equal(some[0], together[0][first:last])
         assert torch.equal(some[1], together[1][first:last])
+
+
+def test_what_rounding_a_user_takes_away_is_added_to_bounds() -> None:
+    """All of the best row's score comes from coordinates far smaller than the largest."""
+    weight = torch.full((3000, 60), 0.01)
+    weight[:, 0] = 0
+    weight[2000, 1:] = 1
+    pee = ElasticEmbedding.from_pretrained(weight, layout=ColumnsLayout(8, "int8")).generate(
+        0, 1 << 30
+    )
+    user = torch.full((1, 60), 0.49)
+    user[0, 0] = 31
+    assert ops.gathered_score(user, pee, 1)[0].item() == 2000
