@@ -15,7 +15,7 @@ comma := ,
 
 demo: build/.installed
 	$(BIN)/peel train $(DATA) --out $(RUN)
-	$(BIN)/peel evaluate $(RUN) --budgets $(BUDGETS)
+	$(BIN)/peel evaluate $(RUN) --budgets $(BUDGETS) --rivals
 	$(BIN)/peel export $(RUN) --out $(RUN)/devices --group 0
 	@echo
 	@echo "What a device recommends to somebody who knows the first three items, under three budgets:"
