@@ -7,7 +7,14 @@ import functools
 import peers
 import pytest
 import torch
-from inputs import EVERYTHING, PLANES_BITS, elastic_table, random_table, random_vectors
+from inputs import (
+    EVERYTHING,
+    PLANES_BITS,
+    elastic_table,
+    random_indices,
+    random_table,
+    random_vectors,
+)
 from measurement import LIMIT, OURS, Case, Run
 from torch import Tensor
 
@@ -110,6 +117,37 @@ def bench_one_user(measure, held: str, contender: str, sized) -> None:
 @pytest.mark.parametrize("contender", [OURS, *MANY_USER_PEERS, LIMIT])
 def bench_many_users(measure, contender: str, sized) -> None:
     compare(measure, contender, "dense", 64, sized(ROWS), "dense, 64 users")
+
+
+@pytest.mark.parametrize("contender", [OURS, "torch", LIMIT])
+def bench_full_ranking(measure, contender: str, sized) -> None:
+    """Every user of a data set of Gowalla's size, without the 27 items each has already."""
+    num_users, rows = sized(29_858), sized(40_981)
+    table, users = random_table(rows, DIM), random_vectors(num_users, DIM, 2)
+    indptr = torch.arange(0, 27 * num_users + 1, 27)
+    exclude = torch.cat(random_indices("zipf", rows, 27, num_users))
+    # Users, lists and answers once each; the table fits into a cache.
+    num_bytes = 4 * DIM * (num_users + rows) + 8 * len(exclude) + 12 * N * num_users
+    shape = (num_users, rows, DIM, N)
+    case = Case("gathered_score", "dense, full ranking", shape, "dense", num_bytes, num_bytes)
+    if contender == LIMIT:
+        measure.limit(case)
+        return
+
+    def ours(users: Tensor) -> tuple[Tensor, Tensor]:
+        return ops.gathered_score(users, table, N, exclude_indptr=indptr, exclude=exclude)
+
+    def check(users: Tensor, answer: tuple[Tensor, Tensor]) -> None:
+        some = torch.arange(0, num_users, max(1, num_users // 500))
+        scores = users[some] @ table.T
+        scores.scatter_(1, exclude.view(-1, 27)[some], -torch.inf)
+        indices, best = answer[0][some], answer[1][some]
+        assert torch.allclose(best, torch.topk(scores, N).values, rtol=0, atol=1e-3)
+        assert torch.allclose(best, scores.gather(1, indices), rtol=0, atol=1e-3)
+
+    torch_peer = peers.load("torch")
+    run = ours if contender == OURS else torch_peer.ranking(table, N, indptr, exclude)
+    measure(case, contender, run, users, check)
 
 
 @pytest.mark.parametrize("held", ["columns, int8", "planes, 8 bits"])

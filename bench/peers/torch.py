@@ -36,6 +36,24 @@ def best_rows(table: Tensor, n: int) -> Callable[[Tensor], tuple[Tensor, Tensor]
     return run
 
 
+def ranking(
+    table: Tensor, n: int, indptr: Tensor, exclude: Tensor, chunk: int = 1024
+) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """Indices and scores [num_users, n], user u's ``exclude[indptr[u] : indptr[u + 1]]`` left out."""
+    owners = torch.arange(len(indptr) - 1).repeat_interleave(indptr.diff())
+
+    def run(users: Tensor) -> tuple[Tensor, Tensor]:
+        parts = []
+        for first in range(0, len(users), chunk):
+            scores = users[first : first + chunk] @ table.T
+            own = slice(int(indptr[first]), int(indptr[min(first + chunk, len(users))]))
+            scores[owners[own] - first, exclude[own]] = -torch.inf
+            parts.append(torch.topk(scores, n, dim=1))
+        return torch.cat([part.indices for part in parts]), torch.cat([p.values for p in parts])
+
+    return run
+
+
 def training_step(
     weight: Tensor, optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 ) -> tuple[Callable[[Batch], Tensor], Tensor]:

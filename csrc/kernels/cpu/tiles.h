@@ -55,20 +55,32 @@ class DenseTiles {
     void dot(const float* users, int64_t num_users, int64_t user_stride, float* scores) {
       const float* rows[simd::kTileRows];
       for (int64_t r = 0; r < count_; ++r) rows[r] = tiles_.row(first_ + r);
-      // The next tile is on its way while this one is worked on.
-      const int64_t ahead = std::min(tiles_.total_, first_ + 2 * simd::kTileRows);
-      for (int64_t r = first_ + simd::kTileRows; r < ahead; ++r) {
-        prefetch(tiles_.row(r), tiles_.dim() * static_cast<int64_t>(sizeof(float)));
-      }
       tiles_.isa_.transpose_tile(rows, count_, tiles_.dim(), values_.data());
-      tiles_.isa_.dot_tile(users, num_users, user_stride, values_.data(), tiles_.dim(), false,
-                           scores);
+      // The next tile is on its way while this one is worked on, some rows for every few users:
+      // asked for at once, more lines than a core can wait for hold up everything behind them.
+      const int64_t shares = (num_users + kUsersAShare - 1) / kUsersAShare;
+      for (int64_t share = 0; share < shares; ++share) {
+        prefetch_next(share, shares);
+        const int64_t first = share * kUsersAShare;
+        tiles_.isa_.dot_tile(users + first * user_stride, std::min(kUsersAShare, num_users - first),
+                             user_stride, values_.data(), tiles_.dim(), false,
+                             scores + first * simd::kTileRows);
+      }
     }
     int64_t id(int64_t r) const {
       return tiles_.rows_.candidates ? tiles_.rows_.candidates[first_ + r] : first_ + r;
     }
 
    private:
+    static constexpr int64_t kUsersAShare = 8;
+    PEEL_ALWAYS_INLINE void prefetch_next(int64_t share, int64_t shares) const {
+      const int64_t next = first_ + simd::kTileRows;
+      const int64_t end = next + simd::kTileRows * (share + 1) / shares;
+      for (int64_t r = next + simd::kTileRows * share / shares; r < std::min(end, tiles_.total_);
+           ++r) {
+        prefetch(tiles_.row(r), tiles_.dim() * static_cast<int64_t>(sizeof(float)));
+      }
+    }
     const DenseTiles& tiles_;
     TileValues values_;
     int64_t first_ = 0;
