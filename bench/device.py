@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import tempfile
@@ -13,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peers
+import torch
 from quality import commit, processor
+from threadpoolctl import threadpool_limits
 
 from peel_ext import _core
 from peel_ext.device import DeviceRecommender
@@ -27,25 +31,28 @@ def main() -> None:
     parser.add_argument("--rows", default="10000,100000,1000000", help="catalogues")
     parser.add_argument("--budgets", default="100000,1000000,10000000", help="bytes")
     parser.add_argument("--repeats", type=int, default=200)
+    parser.add_argument("--peers", action="store_true", help="whole catalogues in other libraries")
     parser.add_argument("--append", type=Path, help="JSON lines file to add one row a case to")
     options = parser.parse_args()
     rows = [int(text) for text in options.rows.split(",")]
     budgets = [int(text) for text in options.budgets.split(",")]
-    results = [
-        row
-        for num_rows in rows
-        for threads in (1, 2)
-        for row in measure(num_rows, budgets, threads, options.repeats)
-    ]
-    if options.append:
-        with options.append.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row) + "\n" for row in results)
-    names = [name for name in results[0] if name.endswith("_ms")]
-    print("| rows | bytes held | threads | " + " | ".join(names) + " |")
-    print("|---" * (3 + len(names)) + "|")
-    for row in results:
-        cells = [f"{row['rows']:,}", f"{row['nbytes']:,}", str(row["threads"])]
-        print("| " + " | ".join([*cells, *(f"{row[name]:.3f}" for name in names)]) + " |")
+    names: list[str] = []
+    for num_rows in rows:
+        for threads in (1, 2):
+            found = measure(num_rows, budgets, threads, options.repeats)
+            if options.peers:
+                found += measure_peers(num_rows, threads, options.repeats)
+            if options.append:
+                with options.append.open("a", encoding="utf-8") as file:
+                    file.writelines(json.dumps(row) + "\n" for row in found)
+            if not names:
+                names = [name for name in found[0] if "_ms" in name]
+                print("| rows | contender | bytes held | threads | " + " | ".join(names) + " |")
+                print("|---" * (4 + len(names)) + "|")
+            for row in found:
+                cells = [f"{row['rows']:,}", row["contender"], f"{row['nbytes']:,}"]
+                cells += [str(threads), *(f"{row[n]:.3f}" if n in row else "" for n in names)]
+                print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def measure(num_rows: int, budgets: list[int], threads: int, repeats: int) -> list[dict[str, Any]]:
@@ -57,25 +64,59 @@ def measure(num_rows: int, budgets: list[int], threads: int, repeats: int) -> li
         write_file(path, random_table(num_rows))
         for budget in budgets:
             if budget <= path.stat().st_size:
-                results.append(
-                    {
-                        "rows": num_rows,
-                        "dim": DIM,
-                        "threads": threads,
-                        **times(path, budget, repeats),
-                        "date": date.today().isoformat(),
-                        "commit": commit(),
-                        "machine": {"processor": processor(), "cores": os.cpu_count()},
-                        "isa": _core.isa(),
-                    }
-                )
+                row = case("peel_ext", num_rows, threads) | times(path, budget, repeats)
+                results.append(row)
     return results
+
+
+def case(contender: str, num_rows: int, threads: int) -> dict[str, Any]:
+    return {
+        "contender": contender,
+        "rows": num_rows,
+        "dim": DIM,
+        "threads": threads,
+        "date": date.today().isoformat(),
+        "commit": commit(),
+        "machine": {"processor": processor(), "cores": os.cpu_count()},
+        "isa": _core.isa(),
+    }
+
+
+def measure_peers(num_rows: int, threads: int, repeats: int) -> list[dict[str, Any]]:
+    """The same answers out of the whole catalogue, as other libraries hold it."""
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randn(num_rows, DIM, generator=generator)
+    users = torch.randn(repeats, 1, DIM, generator=generator)
+    # A few seconds each: exhaustive searches of large catalogues take a tenth of one.
+    users = users[: max(20, min(repeats, 200_000_000 // num_rows))]
+    made: dict[str, tuple[int, Callable[[], Any]]] = {
+        "faiss FlatIP": (4 * DIM, lambda: peers.load("faiss").best_rows(table, N)),
+        "faiss SQ8": (DIM, lambda: peers.load("faiss").best_quantized_rows(table, N, 8)[0]),
+        "usearch": (4 * DIM, lambda: peers.load("usearch").best_rows(table, N, threads)),
+        "usearch, int8": (DIM, lambda: peers.load("usearch").best_int8_rows(table, N, threads)[0]),
+        "numpy, int8": (DIM + 4, lambda: peers.load("numpy").best_int8_rows(table, N)[0]),
+    }
+    rows = []
+    for contender, (row_bytes, make) in made.items():
+        run = make()
+        with threadpool_limits(threads):
+            run(users[0])
+            answers = [timed(functools.partial(run, user)) for user in users]
+        rows.append(
+            case(contender, num_rows, threads)
+            | {
+                "nbytes": row_bytes * num_rows,
+                "recommend_p50_ms": 1e3 * float(np.median(answers)),
+                "recommend_p99_ms": 1e3 * float(np.quantile(answers, 0.99)),
+            }
+        )
+    return rows
 
 
 def random_table(num_rows: int) -> GroupTable:
     """Near Gaussian rows; budgets take four bits of the first before more of any, as rows fall off."""
     layout, rng = PlanesLayout(), np.random.default_rng(0)
-    store, scales = layout.encode(rng.normal(size=(num_rows, DIM)).astype(np.float32))
+    store, scales = layout.encode(rng.standard_normal((num_rows, DIM), dtype=np.float32))
     sizes = layout.item_group_sizes(num_rows)
     ids = np.split(rng.permutation(num_rows), np.cumsum(sizes)[:-1])
     count = np.arange(len(sizes))
