@@ -15,7 +15,7 @@ namespace peel {
 namespace {
 
 constexpr int64_t kGrain = 256;  // pairs below which a second thread costs more than it saves
-constexpr int64_t kAhead = 8;    // pairs whose rows are on their way from memory at any time
+constexpr int64_t kAhead = 8;    // pairs whose rows are on their way from memory meanwhile
 
 template <typename Index>
 LookupResult check(const LookupPairs<Index>& pairs, int64_t num_embeddings, int64_t num_groups) {
@@ -65,17 +65,11 @@ uint64_t held_layers(const StoreTable& table, int64_t index, int64_t group) {
   return c < 0 ? 0 : static_cast<uint64_t>(table.held[group * table.num_item_groups + c]);
 }
 
-PEEL_ALWAYS_INLINE void prefetch_row(const StoreTable& table, int64_t index, int64_t group) {
+PEEL_ALWAYS_INLINE void prefetch_dense_row(const StoreTable& table, int64_t index, int64_t group) {
   const int64_t slot = refined_row(table, index, group);
-  if (table.geometry.layout == Layout::kDense) {
-    const int64_t bytes = table.geometry.dim * static_cast<int64_t>(sizeof(float));
-    prefetch(table.weight + index * table.weight_stride, bytes);
-    if (slot >= 0) prefetch(table.refinement + slot * table.geometry.dim, bytes);
-    return;
-  }
-  const int64_t row = slot < 0 ? index : table.num_embeddings + slot;
-  prefetch(table.store + row * table.row_bytes, table.row_bytes);
-  prefetch(table.scales + row * table.scales_per_row, table.scales_per_row * 2);
+  const int64_t bytes = table.geometry.dim * static_cast<int64_t>(sizeof(float));
+  prefetch(table.weight + index * table.weight_stride, bytes);
+  if (slot >= 0) prefetch(table.refinement + slot * table.geometry.dim, bytes);
 }
 
 void dense_row(const StoreTable& table, int64_t index, int64_t group, float* out) {
@@ -89,14 +83,33 @@ void dense_row(const StoreTable& table, int64_t index, int64_t group, float* out
   for (int64_t d = 0; d < table.geometry.dim; ++d) out[d] = row[d] + refinement[d];
 }
 
-void stored_row(const simd::Primitives& isa, const StoreTable& table, int64_t index, int64_t group,
-                float* out) {
-  const Geometry& geometry = table.geometry;
+// Where the encoded row of a pair lies, and which of its layers are held.
+struct StoredRow {
+  const uint8_t* pieces;
+  const uint8_t* scales;
+  uint64_t held;
+};
+
+// Finds the row and asks for it.
+PEEL_ALWAYS_INLINE StoredRow find_stored_row(const StoreTable& table, int64_t index,
+                                             int64_t group) {
   const int64_t slot = refined_row(table, index, group);
   const int64_t row = slot < 0 ? index : table.num_embeddings + slot;
-  const uint8_t* piece = table.store + row * table.row_bytes;
-  const auto* scale = reinterpret_cast<const uint8_t*>(table.scales + row * table.scales_per_row);
-  const uint64_t held = held_layers(table, index, group);
+  StoredRow found;
+  found.pieces = table.store + row * table.row_bytes;
+  found.scales = reinterpret_cast<const uint8_t*>(table.scales + row * table.scales_per_row);
+  prefetch(found.pieces, table.row_bytes);
+  prefetch(found.scales, table.scales_per_row * 2);
+  found.held = held_layers(table, index, group);
+  return found;
+}
+
+void decode_stored_row(const simd::Primitives& isa, const StoreTable& table, const StoredRow& row,
+                       float* out) {
+  const Geometry& geometry = table.geometry;
+  const uint8_t* piece = row.pieces;
+  const uint8_t* scale = row.scales;
+  const uint64_t held = row.held;
   if (geometry.layout == Layout::kPlanes) {  // all planes of a row lie one after another
     const uint8_t* planes[kMaxBits];
     const int bits = geometry.bits_of(held);
@@ -177,19 +190,41 @@ class PackedRows {
   const simd::Primitives& isa_;
 };
 
-// Calls row(index, group, to) for the pairs [begin, end), whose rows are then on their way.
+// Calls row(index, group, to) for the pairs [begin, end) of a dense table, whose rows are then on
+// their way.
 template <typename Index, typename Row>
-void for_rows(const StoreTable& table, const LookupPairs<Index>& pairs, int64_t begin, int64_t end,
-              float* out, Row&& row) {
+void for_dense_rows(const StoreTable& table, const LookupPairs<Index>& pairs, int64_t begin,
+                    int64_t end, float* out, Row&& row) {
   const auto index_at = [&](int64_t m) { return static_cast<int64_t>(pairs.indices[m]); };
   for (int64_t m = begin; m < std::min(begin + kAhead, end); ++m) {
-    prefetch_row(table, index_at(m), pairs.group_at(m));
+    prefetch_dense_row(table, index_at(m), pairs.group_at(m));
   }
   for (int64_t m = begin; m < end; ++m) {
     if (m + kAhead < end) {
-      prefetch_row(table, index_at(m + kAhead), pairs.group_at(m + kAhead));
+      prefetch_dense_row(table, index_at(m + kAhead), pairs.group_at(m + kAhead));
     }
     row(index_at(m), pairs.group_at(m), out + m * table.geometry.dim);
+  }
+}
+
+// Calls row(stored_row, to) for the pairs [begin, end). Finding a row waits for its item group: a
+// run of them waits together, while the run before is decoded.
+template <typename Index, typename Row>
+void for_stored_rows(const StoreTable& table, const LookupPairs<Index>& pairs, int64_t begin,
+                     int64_t end, float* out, Row&& row) {
+  StoredRow found[2][kAhead];
+  const auto find = [&](int64_t first, StoredRow* to) {
+    for (int64_t m = first; m < std::min(first + kAhead, end); ++m) {
+      *to++ = find_stored_row(table, static_cast<int64_t>(pairs.indices[m]), pairs.group_at(m));
+    }
+  };
+  find(begin, found[0]);
+  int now = 0;
+  for (int64_t first = begin; first < end; first += kAhead, now = 1 - now) {
+    find(first + kAhead, found[1 - now]);
+    for (int64_t m = first; m < std::min(first + kAhead, end); ++m) {
+      row(found[now][m - first], out + m * table.geometry.dim);
+    }
   }
 }
 
@@ -227,24 +262,26 @@ LookupResult grouped_lookup(const StoreTable& table, const LookupPairs<Index>& p
   const bool dense = table.geometry.layout == Layout::kDense;
   const std::vector<float> rotation = transposed(table.rotation, dim);
   parallel_for(pairs.count, kGrain, [&](int64_t begin, int64_t end) {
-    const auto each = [&](auto&& row) { for_rows(table, pairs, begin, end, out, row); };
+    const auto each_dense = [&](auto&& row) { for_dense_rows(table, pairs, begin, end, out, row); };
+    const auto each_stored = [&](auto&& row) {
+      for_stored_rows(table, pairs, begin, end, out, row);
+    };
     if (dense && !table.refinement_slot) {
       const auto bytes = static_cast<size_t>(dim) * sizeof(float);
-      each([&](int64_t index, int64_t, float* to) {
+      each_dense([&](int64_t index, int64_t, float* to) {
         std::memcpy(to, table.weight + index * table.weight_stride, bytes);
       });
     } else if (dense) {
-      each([&](int64_t index, int64_t group, float* to) { dense_row(table, index, group, to); });
+      each_dense(
+          [&](int64_t index, int64_t group, float* to) { dense_row(table, index, group, to); });
     } else if (table.rotation) {
       std::vector<float> unrotated(static_cast<size_t>(dim));
-      each([&](int64_t index, int64_t group, float* to) {
-        stored_row(isa, table, index, group, unrotated.data());
+      each_stored([&](const StoredRow& row, float* to) {
+        decode_stored_row(isa, table, row, unrotated.data());
         isa.rotate(unrotated.data(), rotation.data(), to, dim);
       });
     } else {
-      each([&](int64_t index, int64_t group, float* to) {
-        stored_row(isa, table, index, group, to);
-      });
+      each_stored([&](const StoredRow& row, float* to) { decode_stored_row(isa, table, row, to); });
     }
   });
   return {};
