@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <vector>
 
 #include "kernels/cpu/tiles.h"
@@ -11,6 +12,7 @@
 namespace peel {
 namespace {
 
+using simd::kSumLanes;
 using simd::kTileRows;
 
 float length_of(const float* vector, int64_t dim) {
@@ -24,41 +26,72 @@ void normalise(float* vector, int64_t dim) {
   for (int64_t d = 0; d < dim && length > 0; ++d) vector[d] /= length;
 }
 
-constexpr int64_t kLanes = 8;  // partial sums, so that a compiler may add them side by side
+// Every step reads all rows: those that fit here are decoded once, the others in every step.
+constexpr int64_t kDecodedBytes = int64_t{1} << 20;
 
 // The mean of all held rows' unit vectors under a softmax of a user, in one pass over their
 // tiles.
 class ExpectedRow {
  public:
   ExpectedRow(const PackedTable& table, float temperature)
-      : tiles_(table, simd::primitives()),
+      : isa_(simd::primitives()),
+        tiles_(table, isa_),
         reader_(tiles_),
         temperature_(temperature),
-        lengths_(static_cast<size_t>(tiles_.count() * kTileRows)),
-        sum_(static_cast<size_t>(table.geometry.dim)) {
+        tile_values_(tiles_.dim() * kTileRows),
+        num_decoded_(std::min(tiles_.count(), kDecodedBytes / 4 / tile_values_)),
+        decoded_(static_cast<size_t>(num_decoded_ * tile_values_)),
+        scales_(static_cast<size_t>(tiles_.count() * kTileRows)),
+        sums_(static_cast<size_t>(tiles_.dim() * kSumLanes)) {
+    whole_.num_runs = 1;
+    whole_.runs[0] = {0, tiles_.dim()};
     for (int64_t tile = 0; tile < tiles_.count(); ++tile) {
       reader_.enter(tile);
-      measure(reader_.load(), lengths_.data() + tile * kTileRows);
+      const LoadedTile& loaded = reader_.load();
+      measure(loaded, scales_.data() + tile * kTileRows);
+      if (tile < num_decoded_) keep(loaded, decoded_.data() + tile * tile_values_);
     }
   }
 
   // Writes the mean to `out` [dim].
   void of(const float* user, float* out) {
-    std::fill(sum_.begin(), sum_.end(), 0.0f);
-    total_ = 0;
+    std::fill(sums_.begin(), sums_.end(), 0.0f);
+    std::fill_n(totals_, kTileRows, 0.0f);
     most_ = -std::numeric_limits<float>::infinity();
     for (int64_t tile = 0; tile < tiles_.count(); ++tile) {
-      reader_.enter(tile);
-      add(user, reader_.load(), lengths_.data() + tile * kTileRows);
+      add(user, load(tile), scales_.data() + tile * kTileRows);
     }
-    for (size_t d = 0; d < sum_.size(); ++d) {
-      out[d] = total_ > 0 ? static_cast<float>(sum_[d] / total_) : 0.0f;
+    const double total = std::accumulate(totals_, totals_ + kTileRows, 0.0);
+    for (int64_t d = 0; d < tiles_.dim(); ++d) {
+      const float* sums = sums_.data() + d * kSumLanes;
+      const double sum = std::accumulate(sums, sums + kSumLanes, 0.0);
+      out[d] = total > 0 ? static_cast<float>(sum / total * temperature_) : 0.0f;
     }
   }
 
  private:
-  // Lengths of a tile's rows; 0 for those there are not.
-  static void measure(const LoadedTile& tile, float* lengths) {
+  // Copies a tile, with zeros in the columns that it does not hold.
+  static void keep(const LoadedTile& tile, float* decoded) {
+    const float* values = tile.values;
+    for (int64_t run = 0; run < tile.num_runs; ++run) {
+      const int64_t count = tile.runs[run].width * kTileRows;
+      std::copy_n(values, count, decoded + tile.runs[run].begin * kTileRows);
+      values += count;
+    }
+  }
+
+  const LoadedTile& load(int64_t tile) {
+    if (tile < num_decoded_) {
+      whole_.values = decoded_.data() + tile * tile_values_;
+      return whole_;
+    }
+    reader_.enter(tile);
+    return reader_.load();
+  }
+
+  // One over lengths and temperature of a tile's rows; 0 for those of length 0, or that there are
+  // not.
+  void measure(const LoadedTile& tile, float* scales) const {
     float squares[kTileRows] = {};
     const float* values = tile.values;
     for (int64_t run = 0; run < tile.num_runs; ++run) {
@@ -67,64 +100,59 @@ class ExpectedRow {
       }
     }
     for (int64_t r = 0; r < kTileRows; ++r) {
-      lengths[r] = r < tile.count ? std::sqrt(squares[r]) : 0.0f;
+      const bool there = r < tile.count && squares[r] > 0;
+      scales[r] = there ? 1 / (std::sqrt(squares[r]) * temperature_) : 0.0f;
     }
   }
 
-  void add(const float* user, const LoadedTile& tile, const float* lengths) {
-    float cosines[kTileRows] = {};  // over the temperature
+  void add(const float* user, const LoadedTile& tile, const float* scales) {
+    float dots[kTileRows] = {};
     const float* values = tile.values;
     for (int64_t run = 0; run < tile.num_runs; ++run) {
-      for (int64_t d = 0; d < tile.runs[run].width; ++d, values += kTileRows) {
-        const float weight = user[tile.runs[run].begin + d];
-        for (int64_t r = 0; r < kTileRows; ++r) cosines[r] += weight * values[r];
-      }
+      const Run& columns = tile.runs[run];
+      isa_.dot_tile(user + columns.begin, 1, 0, values, columns.width, run > 0, dots);
+      values += columns.width * kTileRows;
     }
+    float shares[kTileRows];  // of the softmax; then over length and temperature of the row
+    if (const uint32_t above = isa_.share_tile(dots, scales, most_, shares)) {
+      raise(dots, scales, above);
+      isa_.share_tile(dots, scales, most_, shares);
+    }
+    for (int64_t r = 0; r < kTileRows; ++r) totals_[r] += shares[r];
+    for (int64_t r = 0; r < kTileRows; ++r) shares[r] *= scales[r];
+    values = tile.values;
+    for (int64_t run = 0; run < tile.num_runs; ++run) {
+      const Run& columns = tile.runs[run];
+      isa_.sum_tile(shares, values, columns.width, sums_.data() + columns.begin * kSumLanes);
+      values += columns.width * kTileRows;
+    }
+  }
+
+  // Measures shares by the largest of these rows from now on.
+  void raise(const float* dots, const float* scales, uint32_t rows) {
     float most = most_;
-    for (int64_t r = 0; r < tile.count; ++r) {
-      if (!(lengths[r] > 0)) continue;
-      cosines[r] /= lengths[r] * temperature_;
-      most = std::max(most, cosines[r]);
+    for (; rows; rows &= rows - 1) {
+      const int r = __builtin_ctz(rows);
+      most = std::max(most, dots[r] * scales[r]);
     }
-    if (most > most_) {
-      const float shrink = std::exp(most_ - most);
-      for (float& value : sum_) value *= shrink;
-      total_ *= shrink;
-      most_ = most;
-    }
-    float shares[kTileRows] = {};  // of the softmax, over the row's length
-    for (int64_t r = 0; r < tile.count; ++r) {
-      if (!(lengths[r] > 0)) continue;
-      const float share = std::exp(cosines[r] - most_);
-      total_ += share;
-      shares[r] = share / lengths[r];
-    }
-    add_rows(tile, shares);
+    const float shrink = std::exp(most_ - most);
+    for (float& sum : sums_) sum *= shrink;
+    for (float& total : totals_) total *= shrink;
+    most_ = most;
   }
 
-  void add_rows(const LoadedTile& tile, const float* shares) {
-    const float* values = tile.values;
-    for (int64_t run = 0; run < tile.num_runs; ++run) {
-      for (int64_t d = 0; d < tile.runs[run].width; ++d, values += kTileRows) {
-        float parts[kLanes] = {};
-        for (int64_t r = 0; r < kTileRows; r += kLanes) {
-          for (int64_t lane = 0; lane < kLanes; ++lane) {
-            parts[lane] += shares[r + lane] * values[r + lane];
-          }
-        }
-        float& sum = sum_[static_cast<size_t>(tile.runs[run].begin + d)];
-        for (const float part : parts) sum += part;
-      }
-    }
-  }
-
+  const simd::Primitives& isa_;
   PackedTiles tiles_;
   PackedTiles::Reader reader_;
   float temperature_;
-  std::vector<float> lengths_;
-  std::vector<float> sum_;
-  double total_ = 0;
-  float most_ = 0;
+  int64_t tile_values_;
+  int64_t num_decoded_;         // tiles in decoded_, which are the first
+  std::vector<float> decoded_;  // [tiles, dim, kTileRows]
+  LoadedTile whole_;            // one of them
+  std::vector<float> scales_;   // [tiles, kTileRows]
+  std::vector<float> sums_;     // [dim, kSumLanes]
+  float totals_[kTileRows];     // of the shares
+  float most_;                  // of the cosines over the temperature, so far in this pass
 };
 
 }  // namespace

@@ -14,8 +14,8 @@
 namespace peel {
 
 // Writes dim values of length 1, or zeros where no item of the history is held; returns how many
-// are. The ids are in range. Memory beyond the output is O(count + tile) rows, and a float a row
-// held.
+// are. The ids are in range. Memory beyond the output, given back at the end: `count` rows, a float
+// a row held, and at most 1 MiB of decoded rows.
 int64_t fold_in(const PackedTable& table, const int64_t* history, int64_t count,
                 const FoldInSettings& settings, float* user);
 

@@ -404,6 +404,53 @@ static void reach_tile(const float* scores, int64_t num_users, const float* thre
   }
 }
 
+// Of exp, from the power of 7 down.
+constexpr float kSeries[8] = {1.0f / 5040, 1.0f / 720, 1.0f / 120, 1.0f / 24,
+                              1.0f / 6,    1.0f / 2,   1.0f,       1.0f};
+
+// For exponents of at most 0.
+static inline Vector exp_of(Vector x) {
+  constexpr float kToNearest = 12582912.0f;  // 1.5 * 2^23: a float added to it loses its fraction
+  // x = n log 2 + rest; the first part of log 2 has few bits, so that n times it is exact.
+  const Vector shifted = PEEL_FMA(x, Vector{} + 1.44269504f, Vector{} + kToNearest);
+  const Vector n = shifted - kToNearest;
+  Vector rest = PEEL_FMA(n, Vector{} - 0.693359375f, x);
+  rest = PEEL_FMA(n, Vector{} + 2.12194440e-4f, rest);
+  Vector sum = Vector{} + kSeries[0];
+  for (int i = 1; i < 8; ++i) sum = PEEL_FMA(sum, rest, Vector{} + kSeries[i]);
+  // n lies in the last bits of `shifted`; 2^n as bits.
+  const Integers power = (reinterpret_cast<Integers>(shifted) << 23) + 0x3f800000u;
+  return x < -87.0f ? Vector{} : sum * reinterpret_cast<Vector>(power);
+}
+
+static uint32_t share_tile(const float* dots, const float* scales, float most, float* shares) {
+  uint32_t mask = 0;
+  for (int64_t v = 0; v < kTileVectors; ++v) {
+    const Vector scale = load(scales + v * kLanes);
+    const Vector there = load(dots + v * kLanes) * scale - most;
+    const Vector exponent = scale == 0.0f ? Vector{} - __builtin_inff() : there;
+    float exponents[kLanes];
+    store(exponents, exponent);
+    mask |= above(exponents, 0.0f) << (v * kLanes);
+    store(shares + v * kLanes, exp_of(exponent));
+  }
+  return mask;
+}
+
+static void sum_tile(const float* weights, const float* tile, int64_t dim, float* sums) {
+  constexpr int64_t kVectors = kSumLanes / kLanes;
+  Vector weight[kTileVectors];
+  for (int64_t v = 0; v < kTileVectors; ++v) weight[v] = load(weights + v * kLanes);
+  for (int64_t d = 0; d < dim; ++d, tile += kTileRows, sums += kSumLanes) {
+    Vector sum[kVectors];
+    for (int64_t v = 0; v < kVectors; ++v) sum[v] = load(sums + v * kLanes);
+    for (int64_t v = 0; v < kTileVectors; ++v) {
+      sum[v % kVectors] = PEEL_FMA(weight[v], load(tile + v * kLanes), sum[v % kVectors]);
+    }
+    for (int64_t v = 0; v < kVectors; ++v) store(sums + v * kLanes, sum[v]);
+  }
+}
+
 // ---- selection ----
 
 static int64_t collect_between(const float* values, int64_t count, float low, float high,
@@ -461,7 +508,9 @@ static int64_t collect_from(const float* values, int64_t count, float threshold,
   return found;
 }
 
-#define PEEL_PRIMITIVES(name)                                                            \
-  {name,           decode_planes,      decode_int8,      decode_float16,  rotate,        \
-   transpose_tile, decode_planes_tile, decode_int8_tile, dot_tile,        dot_int8_tile, \
-   bound_tile,     bound_int8_tile,    reach_tile,       collect_between, collect_from}
+#define PEEL_PRIMITIVES(name)                                         \
+  {name,        decode_planes,  decode_int8,        decode_float16,   \
+   rotate,      transpose_tile, decode_planes_tile, decode_int8_tile, \
+   dot_tile,    dot_int8_tile,  bound_tile,         bound_int8_tile,  \
+   reach_tile,  share_tile,     sum_tile,           collect_between,  \
+   collect_from}

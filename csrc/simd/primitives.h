@@ -10,7 +10,8 @@
 namespace peel::simd {
 
 constexpr int64_t kTileRows = 32;
-constexpr int kBoundBits = 4;  // of a code, that bound_tile looks at
+constexpr int64_t kSumLanes = 16;  // partial sums of sum_tile
+constexpr int kBoundBits = 4;      // of a code, that bound_tile looks at
 // Of a user's coordinate in bound_int8_tile: 8 products with an int8 value fit into 16 bits.
 constexpr int kMaxBoundCode = 31;
 
@@ -85,6 +86,12 @@ struct Primitives {
   // Bit r of masks[u]: not (scores[u, r] < thresholds[u]).
   void (*reach_tile)(const float* scores, int64_t num_users, const float* thresholds,
                      uint32_t* masks);
+  // A tile's part in a softmax: shares[r] = exp(dots[r] * scales[r] - most), where the exponent is
+  // rounded to float and the result to 3e-7 of it, 0 below -87; and 0 where scales[r] is 0. Returns
+  // as bits the rows whose exponent is above 0, whose shares are then unspecified.
+  uint32_t (*share_tile)(const float* dots, const float* scales, float most, float* shares);
+  // sums[d, lane] += sum over r of weights[r] * tile[d, r], where r % kSumLanes is the lane.
+  void (*sum_tile)(const float* weights, const float* tile, int64_t dim, float* sums);
 
   // ---- selection ----
 

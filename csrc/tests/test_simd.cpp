@@ -109,6 +109,49 @@ void scores_alike(std::mt19937_64& random, const Primitives& isa, int64_t dim, i
   }
 }
 
+void sums_alike(std::mt19937_64& random, const Primitives& isa, int64_t dim) {
+  constexpr int64_t kLanes = peel::simd::kSumLanes;
+  const std::vector<float> weights = noise(random, kTileRows),
+                           tile = noise(random, dim * kTileRows);
+  const std::vector<float> before = noise(random, dim * kLanes);
+  std::vector<float> sums = before;
+  isa.sum_tile(weights.data(), tile.data(), dim, sums.data());
+  for (int64_t i = 0; i < dim * kLanes; ++i) {
+    double exact = before[i], size = std::fabs(before[i]);
+    for (int64_t r = i % kLanes; r < kTileRows; r += kLanes) {
+      const double product = double(weights[r]) * double(tile[i / kLanes * kTileRows + r]);
+      exact += product;
+      size += std::fabs(product);
+    }
+    CHECK(std::fabs(sums[i] - exact) <= 3e-7 * size);
+  }
+}
+
+void shares_alike(std::mt19937_64& random, const Primitives& isa) {
+  std::uniform_real_distribution<float> uniform(-1, 0);
+  for (const float least : {0.0f, 1e-6f, 0.1f, 1.0f, 20.0f, 87.0f}) {
+    // Powers of two, so that exponents are exact.
+    float dots[kTileRows], scales[kTileRows], shares[kTileRows];
+    for (int64_t r = 0; r < kTileRows; ++r) {
+      dots[r] = least * uniform(random);
+      scales[r] = r % 2 ? 0.5f : 1.0f;
+    }
+    scales[3] = 0;  // not there
+    dots[4] = -87.001f;
+    dots[5] = -INFINITY;
+    CHECK(isa.share_tile(dots, scales, 0, shares) == 0);
+    CHECK(shares[3] == 0 && shares[4] == 0 && shares[5] == 0);
+    for (int64_t r = 6; r < kTileRows; ++r) {
+      const double exact = std::exp(double(dots[r] * scales[r]));
+      CHECK(std::fabs(shares[r] - exact) <= 3e-7 * exact);
+    }
+    dots[7] = dots[9] = 2 * least + 4;
+    CHECK(isa.share_tile(dots, scales, least + 1, shares) == (1u << 7 | 1u << 9));
+    CHECK(isa.share_tile(dots, scales, least + 2, shares) == 0 && shares[7] == 1);
+    CHECK(isa.share_tile(dots, scales, -INFINITY, shares) == ~(1u << 3 | 1u << 5));
+  }
+}
+
 // Tiles hold byte j of all rows' planes side by side; row by row the answer is that of one row.
 void decodes_tiles_alike(std::mt19937_64& random, const Primitives& isa, int64_t dim) {
   const std::vector<float> centroids = noise(random, 256), scales = noise(random, kTileRows);
@@ -234,11 +277,13 @@ int main() {
   for (const Primitives* const* set = peel::simd::available(); *set; ++set, ++sets) {
     std::printf("instruction set %s\n", (*set)->name);
     CHECK(peel::simd::find((*set)->name) == *set);
+    for (int round = 0; round < 100; ++round) shares_alike(random, **set);
     for (const int64_t dim : {1, 3, 7, 8, 9, 16, 17, 31, 32, 33, 63, 64, 65, 128, 200}) {
       decodes_alike(random, **set, dim);
       rotates_alike(random, **set, dim);
       decodes_tiles_alike(random, **set, dim);
       for (const int64_t width : {1, 8, 11, 300}) scores_int8_alike(random, **set, dim, width);
+      sums_alike(random, **set, dim);
       for (const int64_t rows : {1, 5, 8, 16, 31, 32}) scores_alike(random, **set, dim, rows);
     }
   }

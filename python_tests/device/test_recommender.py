@@ -112,6 +112,20 @@ def test_fold_in_is_the_formula(layout: Layout, steps: int, seed: int, tmp_path:
             assert not set(items) & set(history)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_fold_in_over_more_rows_than_are_decoded_once(
+    layout: Layout, seed: int, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(seed)
+    path, num_rows, dim = tmp_path / "a.peel", 4_500, 64  # 1 MiB is 4,096 such rows
+    write_file(path, draw_table(layout, rng, num_rows, dim))
+    rows = plain_rows(path, None)
+    history = rng.choice(num_rows, 8)
+    with DeviceRecommender.open(path) as recommender:
+        want = plain_fold_in(rows, history, 20, 0.03, 0.1)
+        assert np.allclose(recommender.fold_in(history), want, atol=2e-5)
+
+
 def test_a_vector_goes_on(path: Path, seed: int) -> None:
     rng = np.random.default_rng(seed)
     rows = plain_rows(path, 4_000)
