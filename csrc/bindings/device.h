@@ -183,6 +183,26 @@ std::tuple<uint64_t, uint32_t, py::bytes> section(const Embedding& file, uint32_
           py::bytes(reinterpret_cast<const char*>(found.payload.data()), found.payload.size())};
 }
 
+// Begin, bytes, count and width of a section; its payload is not looked at.
+std::tuple<uint64_t, uint64_t, uint64_t, uint32_t> section_place(const Embedding& file,
+                                                                 uint32_t kind) {
+  const SectionPlace place =
+      find_section(*file.source(), file.header(), static_cast<SectionKind>(kind));
+  return {place.begin, place.bytes, place.count, place.width};
+}
+
+// Any bytes of the file, held or not.
+py::bytes read_bytes(const Embedding& file, uint64_t offset, uint64_t count) {
+  const std::shared_ptr<const Source> source = file.source();
+  if (offset > source->size() || count > source->size() - offset) {
+    throw SourceError("the file has " + std::to_string(source->size()) + " bytes, and none from " +
+                      std::to_string(offset) + " to " + std::to_string(offset + count));
+  }
+  std::vector<uint8_t> bytes(count);
+  source->read(offset, count, bytes.data());
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
 // Native errors as those of peel_ext.errors.
 void translate_errors(std::exception_ptr thrown) {
   const auto raise = [](const char* name, const py::tuple& arguments) {
@@ -257,12 +277,8 @@ void bind_device(py::module_& m) {
           py::arg("budget_bytes"))
       .def("close", &Embedding::close)
       .def("section", &section, py::arg("kind"))
-      .def(
-          "has_section",
-          [](const Embedding& file, uint32_t kind) {
-            return has_section(*file.source(), file.header(), static_cast<SectionKind>(kind));
-          },
-          py::arg("kind"))
+      .def("find_section", &section_place, py::arg("kind"))
+      .def("read", &read_bytes, py::arg("offset"), py::arg("count"))
       .def(
           "choose_group",
           [](const Embedding& file, Address user) {

@@ -34,7 +34,7 @@ uint64_t padded_payload(const SectionHeader& header) {
   return (header.payload_bytes + kBlockAlignment - 1) / kBlockAlignment * kBlockAlignment;
 }
 
-Found find_section(const Source& source, const FileHeader& header, SectionKind kind) {
+Found find(const Source& source, const FileHeader& header, SectionKind kind) {
   const uint64_t size = source.size();
   uint64_t at = header.blocks_end;
   if (size < at) throw_cut_short(size);
@@ -68,12 +68,14 @@ Section read_centroids(const Source& source, const FileHeader& header) {
 
 }  // namespace
 
-bool has_section(const Source& source, const FileHeader& header, SectionKind kind) {
-  return find_section(source, header, kind).payload_at > 0;
+SectionPlace find_section(const Source& source, const FileHeader& header, SectionKind kind) {
+  const Found found = find(source, header, kind);
+  if (found.payload_at == 0) return {};
+  return {found.payload_at, found.header.payload_bytes, found.header.count, found.header.width};
 }
 
 Section read_section(const Source& source, const FileHeader& header, SectionKind kind) {
-  const Found found = find_section(source, header, kind);
+  const Found found = find(source, header, kind);
   if (found.payload_at == 0) return {};
   const uint64_t padded = padded_payload(found.header);
   Section section{found.header.count, found.header.width, std::vector<uint8_t>(padded)};

@@ -17,9 +17,17 @@ struct Section {
   std::vector<uint8_t> payload;
 };
 
-// Whether the file has such a section; reads headers of sections alone. Throws FormatError where
-// what is there of the file does not tell.
-bool has_section(const Source& source, const FileHeader& header, SectionKind kind);
+struct SectionPlace {
+  uint64_t begin =
+      0;  // of the payload, bytes from the first of the file; 0: there is no such section
+  uint64_t bytes = 0;
+  uint64_t count = 0;
+  uint32_t width = 0;
+};
+
+// Where a section lies, without a look at its payload. Throws FormatError where what is there of
+// the file does not tell.
+SectionPlace find_section(const Source& source, const FileHeader& header, SectionKind kind);
 
 // Throws FormatError for a damaged section, or one beyond the end of what is there of the file.
 Section read_section(const Source& source, const FileHeader& header, SectionKind kind);

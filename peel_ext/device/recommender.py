@@ -13,9 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from peel_ext import _core
 from peel_ext.device import _bridge
+from peel_ext.device.item_ids import ItemIds, open_item_ids
 from peel_ext.device.sources import CachedSource, FileObjectSource, HttpSource
 from peel_ext.errors import DataError, FormatError
-from peel_ext.format.appendix import ITEM_IDS, ItemIds
+from peel_ext.format.appendix import ITEM_IDS
 
 Ids = Sequence[int | str] | NDArray[np.integer]
 
@@ -29,15 +30,18 @@ class DeviceRecommender:
     Where the file has item ids, items are those: integers or text. Else they are row numbers.
     """
 
-    def __init__(self, file: _core.PeelFile, item_ids: bool = True) -> None:
+    def __init__(
+        self, file: _core.PeelFile, item_ids: bool = True, *, remote: bool = False
+    ) -> None:
         self._file = file
+        self._remote = remote
         self._ids: ItemIds | None = None
         self._lock = threading.Lock()
         self._torn: FormatError | None = None
         self._has_ids = False
         if item_ids:
             try:
-                self._has_ids = file.has_section(ITEM_IDS)
+                self._has_ids = file.find_section(ITEM_IDS)[0] > 0
             except FormatError as error:
                 self._torn = error
 
@@ -58,8 +62,9 @@ class DeviceRecommender:
                 are used where they lie. A file of which only the first bytes have arrived is a
                 smaller model, whose items go by row: open it with ``item_ids=False``.
             budget_bytes: upper limit of everything held for the table; None: all there is.
-            item_ids: whether to tell items by the ids of the file, which are read, beside the
-                budget, when they are first needed; without them items are row numbers.
+            item_ids: whether to tell items by the ids of the file; without them items are row
+                numbers. Ids are not held: they are read where they are when they are needed, those of
+                a server from a temporary file, which they come to once.
             cache: with a URL, a local file that keeps what was fetched, so that growing again after
                 shrinking fetches nothing twice. It is the first bytes of the file: without a network,
                 open it by its path.
@@ -74,7 +79,8 @@ class DeviceRecommender:
         if isinstance(file, str) and file.startswith(("http://", "https://")):
             http = HttpSource(file)
             remote = http if cache is None else CachedSource(http, cache)
-            return cls(_core.PeelFile.open_callable(remote.read, remote.size, budget), item_ids)
+            opened = _core.PeelFile.open_callable(remote.read, remote.size, budget)
+            return cls(opened, item_ids, remote=True)
         if cache is not None:
             raise ValueError(f"cache is for files on a server, got {file!r}")
         if isinstance(file, str | os.PathLike):
@@ -269,13 +275,9 @@ class DeviceRecommender:
             return None
         with self._lock:
             if self._ids is None:
-                count, integers, payload = self._file.section(ITEM_IDS)
-                ids = ItemIds(count, bool(integers), payload)
-                if len(ids) != self.num_embeddings:
-                    raise FormatError(
-                        f"not a valid .peel file: {len(ids)} item ids, expected {self.num_embeddings}"
-                    )
-                self._ids = ids
+                self._ids = open_item_ids(
+                    self._file, self.num_embeddings, keep_on_disk=self._remote
+                )
             return self._ids
 
     def _rows(self, name: str, items: Ids) -> NDArray[np.int64]:

@@ -6,12 +6,11 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from peel_ext.errors import DataError, FormatError
+from peel_ext.errors import FormatError
 from peel_ext.format.header import Header, header_checksum
 from peel_ext.format.layout import ALIGNMENT, padded
 
@@ -81,69 +80,6 @@ def item_id_section(ids: Sequence[int | str], num_embeddings: int) -> Section:
         raise ValueError(f"item_ids take {ends[-1]} bytes, expected fewer than 2^32")
     payload = ends.astype("<u4").tobytes() + b"".join(names)
     return Section(ITEM_IDS, len(names), int(integers), payload)
-
-
-class ItemIds:
-    """Ids of the items and their rows.
-
-    Args:
-        count: of ids.
-        integers: whether they are integers, not text.
-        payload: of the section.
-
-    Raises:
-        FormatError: a payload that is not one of ids.
-    """
-
-    def __init__(self, count: int, integers: bool, payload: bytes) -> None:
-        if len(payload) < 4 * (count + 1):
-            raise FormatError("not a valid .peel file: item ids are cut short")
-        self._ends = np.frombuffer(payload, "<u4", count + 1)
-        self._names = payload[4 * (count + 1) :]
-        self._integers = integers
-        ends = self._ends.astype(np.int64)
-        if ends[0] != 0 or ends[-1] != len(self._names) or bool((np.diff(ends) < 0).any()):
-            raise FormatError("not a valid .peel file: item ids overlap")
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    @property
-    def holds_integers(self) -> bool:
-        """Whether ids are integers, not text."""
-        return self._integers
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the ids."""
-        return self._ends.nbytes + len(self._names)
-
-    def to_ids(self, rows: ArrayLike) -> list[int | str]:
-        """Ids of rows, as Python integers or text."""
-        return [self._name(int(row)) for row in np.asarray(rows, dtype=np.int64)]
-
-    def to_rows(self, ids: Sequence[int | str]) -> NDArray[np.int64]:
-        """Rows int64 of ids.
-
-        Raises:
-            DataError: an id that is not known.
-        """
-        rows = np.empty(len(ids), dtype=np.int64)
-        for at, name in enumerate(ids):
-            row = self._row_of.get(name) if isinstance(name, int | str | np.integer) else None
-            if row is None:
-                kind = "integers" if self._integers else "text"
-                raise DataError(f"item {name!r} is not known: ids of this file are {kind}")
-            rows[at] = row
-        return rows
-
-    @cached_property
-    def _row_of(self) -> dict[int | str, int]:
-        return {self._name(row): row for row in range(len(self))}
-
-    def _name(self, row: int) -> int | str:
-        name = self._names[self._ends[row] : self._ends[row + 1]].decode()
-        return int(name) if self._integers else name
 
 
 def read_sections(data: bytes, header: Header) -> list[Section]:

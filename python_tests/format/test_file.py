@@ -20,6 +20,7 @@ from tables import LAYOUTS, draw_table
 
 from peel_ext import _core
 from peel_ext.device import PersonalizedElasticEmbedding
+from peel_ext.device.item_ids import ItemIds
 from peel_ext.errors import BudgetError, FormatError
 from peel_ext.format import (
     EncodedRows,
@@ -32,7 +33,7 @@ from peel_ext.format import (
     unpack_embedding,
     write_file,
 )
-from peel_ext.format.appendix import GROUP_CENTROIDS, ITEM_IDS, ItemIds, read_sections
+from peel_ext.format.appendix import GROUP_CENTROIDS, ITEM_IDS, read_sections
 from peel_ext.format.quantizer import centroid_table
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -256,7 +257,8 @@ def test_centroids_and_ids_come_back(ids: list, tmp_path: Path) -> None:
     sections = read_sections(data, header)
     assert [section.kind for section in sections] == [ITEM_IDS, GROUP_CENTROIDS]
     assert sections[1].payload == centroids.tobytes()
-    items = ItemIds(sections[0].count, bool(sections[0].width), sections[0].payload)
+    payload = sections[0].payload
+    items = ItemIds(40, bool(sections[0].width), lambda at, count: payload[at : at + count])
     assert items.to_ids(range(40)) == ids
     assert items.to_rows(ids[::-1]).tolist() == list(range(40))[::-1]
     file = _core.PeelFile.open_path(str(path))
