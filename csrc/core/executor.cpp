@@ -64,9 +64,10 @@ inline void pause() {
 }
 
 // Waking a thread takes tens of microseconds, as long as a small call takes; one that stays awake a
-// little between calls need not be woken. Not where threads outnumber processors: there it would
-// keep others from running.
-constexpr std::chrono::microseconds kSpin{50};
+// little between calls need not be woken. Long enough for the caller to end its own range, too: one
+// that ends much later would find the others asleep at every second call. Not where threads
+// outnumber processors: there it would keep others from running.
+constexpr std::chrono::microseconds kSpin{200};
 
 template <typename Condition>
 void spin_while(Condition&& waiting) {
