@@ -20,14 +20,9 @@ from peel_ext.nn.derived import stamp
 from peel_ext.nn.selection import minimum_bytes, order_blocks, overhead_bytes
 from peel_ext.ops import grouped_lookup
 from peel_ext.ops._checks import is_traced
-from peel_ext.ops.grouped_lookup import (
-    LookupTable,
-    check_groups,
-    flatten_pairs,
-    held_values,
-    plain_rows,
-    straight_through,
-)
+from peel_ext.ops._lookup_arguments import check_groups, flatten_pairs
+from peel_ext.ops._lookup_gradients import held_values
+from peel_ext.ops.grouped_lookup import LookupTable, plain_rows, straight_through
 
 #: Indices from which on a lookup in the full table goes to our kernel: as fast as torch's forward
 #: from here on, and faster backward.

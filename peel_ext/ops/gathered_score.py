@@ -95,9 +95,9 @@ def gathered_score(
     traced = is_traced(users)
     # A finite sum has finite terms only, and is quicker to have than a look at each of them.
     if not traced and not math.isfinite(float(users.sum())):
-        bad = (~torch.isfinite(users).all(dim=1)).nonzero()
-        if len(bad):
-            user = int(bad[0])
+        odd = (~torch.isfinite(users).all(dim=1)).nonzero()
+        if len(odd):
+            user = int(odd[0])
             raise ValueError(f"users[{user}] must be finite, got {users[user].tolist()}")
     if candidates is not None:
         check_tensor("candidates", candidates, (torch.int64,), 1)

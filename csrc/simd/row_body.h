@@ -1,0 +1,68 @@
+// The primitives on one row. Included by body.h.
+
+template <int kBits>
+static inline void decode_planes_of(const uint8_t* const* planes, const float* centroids,
+                                    float scale, float* out, int64_t dim) {
+  const CentroidTable<kBits> table(centroids);
+  const Vector scales = broadcast(scale);
+  for (int64_t first = 0; first < dim; first += 32) {
+    const int64_t count = dim - first < 32 ? dim - first : 32;
+    uint32_t words[kBits] = {};
+    for (int bit = 0; bit < kBits; ++bit) {
+      if (count == 32) {
+        __builtin_memcpy(&words[bit], planes[bit] + first / 8, 4);
+      } else {
+        __builtin_memcpy(&words[bit], planes[bit] + first / 8,
+                         static_cast<size_t>((count + 7) / 8));
+      }
+    }
+    uint8_t codes[32];
+    store_bytes(codes, expand<kBits>(words));
+    float tail[32];
+    float* to = count == 32 ? out + first : tail;
+    for (int64_t lane = 0; lane < 32; lane += kLanes) {
+      store(to + lane, table.at(codes + lane) * scales);
+    }
+    if (count < 32) __builtin_memcpy(out + first, tail, static_cast<size_t>(count) * sizeof(float));
+  }
+}
+
+static void decode_planes(const uint8_t* const* planes, int bits, const float* centroids,
+                          float scale, float* out, int64_t dim) {
+  with_bits(bits, [&](auto width) {
+    decode_planes_of<decltype(width)::value>(planes, centroids, scale, out, dim);
+  });
+}
+
+static void decode_int8(const int8_t* values, float scale, float* out, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) out[i] = static_cast<float>(values[i]) * scale;
+}
+
+static void decode_float16(const uint16_t* values, float* out, int64_t count) {
+  widen_halves(values, out, count);
+}
+
+// Columns [j, j + kVectors * kLanes) of a rotation.
+template <int kVectors>
+static inline void rotate_columns(const float* x, const float* rotation_t, float* out, int64_t dim,
+                                  int64_t j) {
+  const float* column = rotation_t + j;
+  Vector sums[kVectors];
+  for (int v = 0; v < kVectors; ++v) sums[v] = x[0] * load(column + v * kLanes);
+  for (int64_t k = 1; k < dim; ++k) {
+    for (int v = 0; v < kVectors; ++v)
+      sums[v] = sums[v] + x[k] * load(column + k * dim + v * kLanes);
+  }
+  for (int v = 0; v < kVectors; ++v) store(out + j + v * kLanes, sums[v]);
+}
+
+static void rotate(const float* x, const float* rotation_t, float* out, int64_t dim) {
+  int64_t j = 0;
+  for (; j + 4 * kLanes <= dim; j += 4 * kLanes) rotate_columns<4>(x, rotation_t, out, dim, j);
+  for (; j + kLanes <= dim; j += kLanes) rotate_columns<1>(x, rotation_t, out, dim, j);
+  for (; j < dim; ++j) {
+    float sum = x[0] * rotation_t[j];
+    for (int64_t k = 1; k < dim; ++k) sum = sum + x[k] * rotation_t[k * dim + j];
+    out[j] = sum;
+  }
+}
