@@ -1,4 +1,4 @@
-"""Quality per byte under one protocol, over several seeds: rows for ``bench/results``."""
+"""Quality per byte under some protocols, over several seeds: rows for ``bench/results``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,13 @@ NEW_USER_SHARE = 0.1
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, help="file or folder of interactions")
-    parser.add_argument("--protocol", choices=PROTOCOLS, default="known")
+    parser.add_argument(
+        "--protocol",
+        choices=PROTOCOLS,
+        nargs="+",
+        default=["known"],
+        help="those that train alike share one training a seed",
+    )
     parser.add_argument("--seeds", type=int, default=3, help="how many")
     parser.add_argument("--budgets", default=BUDGETS, help="as of 'peel evaluate'")
     parser.add_argument("--target", choices=("test", "validation"), default="test")
@@ -49,59 +55,69 @@ def main() -> None:
     parser.add_argument(
         "--retrain", action="store_true", help="train models of fewer dimensions as a rival too"
     )
-    parser.add_argument("--append", type=Path, help="JSON lines file to add one row per seed to")
+    parser.add_argument(
+        "--append", type=Path, help="JSON lines file to add one row per protocol and seed to"
+    )
     options = parser.parse_args()
-    evaluations, rows = [], []
+    measured: dict[str, list[tuple[Evaluation, dict[str, Any]]]] = {}
     for seed in range(options.seeds):
-        evaluation, row = measure(options, seed)
-        evaluations.append(evaluation)
-        rows.append(row)
-        if options.append:  # what was measured stays if a later seed fails
-            with options.append.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-    print_curve(rows)
-    if options.rivals or options.retrain:
-        print_rivals(rows, evaluations)
+        for arguments, protocols in trainings(options.protocol).items():
+            for evaluation, row in measure(options, seed, arguments, protocols):
+                measured.setdefault(evaluation.protocol, []).append((evaluation, row))
+                if options.append:  # what was measured stays if a later one fails
+                    with options.append.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(row) + "\n")
+    for pairs in measured.values():
+        evaluations, rows = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        print_curve(rows)
+        if options.rivals or options.retrain:
+            print_rivals(rows, evaluations)
 
 
-def measure(options: argparse.Namespace, seed: int) -> tuple[Evaluation, dict[str, Any]]:
-    """Trains with one seed as a user would, and evaluates."""
-    arguments: list[object] = ["--seed", seed, "--target", options.target]
-    if options.protocol in ("new", "offline"):
-        arguments += ["--new-user-share", NEW_USER_SHARE]
-    if options.protocol == "time":
-        arguments += ["--split", "time"]
+def trainings(protocols: Sequence[str]) -> dict[tuple[str, ...], list[str]]:
+    """The protocols by what they ask of training."""
+    new_users, by_time = ("--new-user-share", str(NEW_USER_SHARE)), ("--split", "time")
+    asked = {"new": new_users, "offline": new_users, "time": by_time}
+    found: dict[tuple[str, ...], list[str]] = {}
+    for protocol in dict.fromkeys(protocols):
+        found.setdefault(asked.get(protocol, ()), []).append(protocol)
+    return found
+
+
+def measure(
+    options: argparse.Namespace, seed: int, arguments: Sequence[str], protocols: Sequence[str]
+) -> Iterator[tuple[Evaluation, dict[str, Any]]]:
+    """Trains once as a user would, and evaluates under each protocol."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         command = [sys.executable, "-P", "-m", "peel_ext.cli.main", "train", options.data]
-        command += ["--out", out, *arguments]
+        command += ["--out", out, "--seed", seed, "--target", options.target, *arguments]
         began = time.perf_counter()
         subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
         wall = time.perf_counter() - began
+        # The largest of the children so far, so of this training or an earlier one.
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
         run = TrainedRun.open(out)
         names = {
             budget.resolve(run.full_bytes): budget.text for budget in parse_budgets(options.budgets)
         }
-        evaluation = evaluate_run(
-            run,
-            options.protocol,
-            list(names),
-            with_rivals=options.rivals,
-            more_rivals=functools.partial(retrained, run) if options.retrain else None,
-        )
-        summary = summarise(run, evaluation, names)
-    return evaluation, {
-        "data": options.data.name,
-        **summary,
-        "train_wall_seconds": round(wall, 1),
-        # The largest of the children so far, so of one seed or an earlier one.
-        "train_peak_bytes": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024,
-        **circumstances(),
-    }
+        more_rivals = smaller_models(run) if options.retrain else None
+        for protocol in protocols:
+            evaluation = evaluate_run(
+                run, protocol, list(names), with_rivals=options.rivals, more_rivals=more_rivals
+            )
+            row = {
+                "data": options.data.name,
+                **summarise(run, evaluation, names),
+                "train_wall_seconds": round(wall, 1),
+                "train_peak_bytes": peak,
+                **circumstances(),
+            }
+            yield evaluation, row
 
 
-def retrained(run: TrainedRun, ship: Ship) -> Sequence[Rival]:
-    """Models of the same kind with fewer dimensions, each trained once."""
+def smaller_models(run: TrainedRun) -> Callable[[Ship], Sequence[Rival]]:
+    """Makes models of the same kind with fewer dimensions, each trained once for all protocols."""
     settings = PretrainingConfig(
         **run.folder.config["pretraining"] | {"temperature": run.temperature}
     )
@@ -110,12 +126,20 @@ def retrained(run: TrainedRun, ship: Ship) -> Sequence[Rival]:
     def train(dim: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         small = dataclasses.replace(settings, embedding_dim=dim)
         users, items, _ = pretrain(run.train_indptr, run.train_items, len(run.items), small)
-        return ship(users, items), items
+        return users, items
 
-    return [
-        TrainedDimensions(train, len(run.items), settings.embedding_dim, bits)
-        for bits in (32, 8, 4)
-    ]
+    def rivals(ship: Ship) -> Sequence[Rival]:
+        @functools.cache
+        def shipped(dim: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+            users, items = train(dim)
+            return ship(users, items), items
+
+        return [
+            TrainedDimensions(shipped, len(run.items), settings.embedding_dim, bits)
+            for bits in (32, 8, 4)
+        ]
+
+    return rivals
 
 
 def circumstances() -> dict[str, Any]:
