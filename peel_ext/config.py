@@ -109,7 +109,7 @@ class PretrainingConfig:
     softmax: str = "auto"
     max_full_scores: int = 1 << 32
     num_negatives: int = 8192
-    user_weight_exponent: float = 0.5
+    user_weight_exponent: float = 0.75
     item_popularity_exponent: float = 0.05
     start_scale: float = 0.1
     seed: int = 0

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
@@ -25,14 +26,13 @@ def full_softmax_loss(
     *,
     chunk_bytes: int = _CHUNK_BYTES,
 ) -> Tensor:
-    """Weighted mean over users of the cross-entropy under a softmax over all items.
+    """Weighted mean over users of the cross-entropy of each positive among all negatives.
 
     For user u with positives P(u) and scores ``s_uj = <users[u], items[j]> / temperature`` the loss
-    is ``log(sum_j exp(s_uj)) - mean_{i in P(u)} s_ui``: the softmax cross-entropy against a target
-    spread evenly over P(u), as in Mult-VAE (Liang et al., 2018, arXiv 1802.05814, equation 2,
-    divided by the number of positives). With rows of length 1 it is the cosine softmax loss of
-    Wu et al. (2022, arXiv 2201.02327) with every item in place of a sample of them. Lengths are the
-    caller's business.
+    is the mean over i in P(u) of ``log(exp(s_ui) + sum_{j not in P(u)} exp(s_uj)) - s_ui``: every
+    positive competes with the items the user has not had, never with the user's other positives.
+    With rows of length 1 it is the cosine softmax loss of Wu et al. (2022, arXiv 2201.02327) with
+    all negatives in place of a sample of them. Lengths are the caller's business.
 
     The gradients are made in the same pass over chunks of users as the loss, so memory is bounded
     by two score matrices of ``chunk_bytes`` (at least one user each), forward and backward. Twice
@@ -43,7 +43,7 @@ def full_softmax_loss(
         items: [num_items, dim], same dtype.
         indptr: int64 [num_users + 1], from 0 and ascending.
         positives: int64 [indptr[-1]], user u's are ``positives[indptr[u] : indptr[u + 1]]``; one
-            that occurs twice counts twice.
+            that occurs twice counts twice in the mean.
         temperature: divides the scores, above 0.
         weights: [num_users], same dtype, not negative, not all 0; None for equal ones.
         chunk_bytes: upper limit of one score matrix.
@@ -76,7 +76,7 @@ def sampled_softmax_loss(
     generator: torch.Generator,
     chunk_users: int = 512,
 ) -> Tensor:
-    """:func:`full_softmax_loss` with the sum over all items estimated from some of them.
+    """:func:`full_softmax_loss` with the sum over all negatives estimated from some of them.
 
     For each chunk of users the candidates are all positives of the chunk, which count as they are,
     and the distinct ones of ``num_negatives`` items drawn uniformly, which stand for all the others:
@@ -224,11 +224,13 @@ class _SoftmaxLoss(torch.autograd.Function):
             for buffer in (scores, shares):
                 buffer.resize_(stop - start, len(rows))
             part = users[start:stop]
-            losses[start:stop] = _score_chunk(part, rows, targets, scores, shares, offsets)
+            losses[start:stop], pulls = _score_chunk(part, rows, targets, scores, shares, offsets)
             if not wants_gradients:
                 continue
-            # softmax - target is the gradient with respect to the scores.
-            shares.index_put_((targets.rows, targets.columns), -targets.shares, accumulate=True)
+            # What the positives pull at the user, the negatives push, each by its share.
+            push = pulls.new_zeros(stop - start).index_add_(0, targets.rows, pulls)
+            shares *= push[:, None]
+            shares.index_put_((targets.rows, targets.columns), -pulls, accumulate=True)
             torch.mm(shares, rows, out=user_gradient[start:stop])
             weighted = part * weights[start:stop, None]
             if candidates is None:
@@ -253,18 +255,25 @@ def _score_chunk(
     scores: Tensor,
     shares: Tensor,
     offsets: Tensor | None = None,
-) -> Tensor:
-    """Losses [chunk] of users already divided by the temperature; fills both [chunk, num_items].
+) -> tuple[Tensor, Tensor]:
+    """Losses [chunk] of users already divided by the temperature, and what pulls at each positive.
 
+    The pull [num_positives] is minus the gradient of its user's loss with respect to its score.
+    Fills scores and shares, both [chunk, num_items]: each user's softmax over the negatives.
     Offsets [num_items] are added to the scores, and must be 0 for every positive.
     """
     torch.mm(users, items.T, out=scores)
     if offsets is not None:
         scores += offsets
+    positives = (targets.rows, targets.columns)
+    wanted = scores[positives]
+    # Not infinity, which has no softmax where a user has every item.
+    scores[positives] = torch.finfo(scores.dtype).min
     torch.softmax(scores, dim=1, out=shares)
     # The best item's share is exp(best score) / sum, which spares a second pass of exponentials.
     log_sum = scores.amax(dim=1) - shares.amax(dim=1).log()
-    mean_score = torch.zeros_like(log_sum).index_add_(
-        0, targets.rows, scores[targets.rows, targets.columns] * targets.shares
+    behind = log_sum[targets.rows] - wanted
+    losses = torch.zeros_like(log_sum).index_add_(
+        0, targets.rows, F.softplus(behind) * targets.shares
     )
-    return log_sum - mean_score
+    return losses, torch.sigmoid(behind) * targets.shares

@@ -55,11 +55,11 @@ def pretrain(
     """Learns vectors whose plain dot product ranks the items for each user.
 
     LightGCN (:class:`peel_ext.models.LightGCN`) starts from a truncated SVD of the normalised
-    interactions and is trained with Adam on the softmax over all items of the cosines
-    (:func:`peel_ext.train.losses.full_softmax_loss`), or over a sample where users times items are
-    too many (:func:`peel_ext.train.losses.sampled_softmax_loss`). Two runs with one seed and one
-    number of threads give the same bits, also when one of them was interrupted and went on from its
-    checkpoint. The global random state is neither read nor changed.
+    interactions and is trained with Adam on a softmax of the cosines, of each interaction among all
+    items the user has not had (:func:`peel_ext.train.losses.full_softmax_loss`), or among a sample of
+    them where users times items are too many (:func:`peel_ext.train.losses.sampled_softmax_loss`).
+    Two runs with one seed and one number of threads give the same bits, also when one of them was
+    interrupted and went on from its checkpoint. The global random state is neither read nor changed.
 
     Args:
         indptr: [num_users + 1], interactions in CSR form.

@@ -18,11 +18,13 @@ def plain_loss(
     temperature: float,
     weights: Tensor,
 ) -> Tensor:
-    log_shares = torch.log_softmax(users @ items.T / temperature, dim=1)  # [num_users, num_items]
-    losses = [
-        -log_shares[user, positives[indptr[user] : indptr[user + 1]]].mean()
-        for user in range(len(users))
-    ]
+    losses = []
+    for user, scores in enumerate(users @ items.T / temperature):
+        wanted = positives[indptr[user] : indptr[user + 1]]
+        is_negative = torch.ones(len(items), dtype=torch.bool)
+        is_negative[wanted] = False
+        candidates = [torch.cat([scores[i : i + 1], scores[is_negative]]) for i in wanted]
+        losses.append(-torch.stack([torch.log_softmax(each, 0)[0] for each in candidates]).mean())
     return (torch.stack(losses) * weights).sum() / weights.sum()
 
 
