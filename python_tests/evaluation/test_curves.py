@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -72,10 +73,11 @@ def test_known_users_equal_a_plain_full_ranking(run: TrainedRun) -> None:
 
 def test_new_users_equal_a_plain_full_ranking(run: TrainedRun) -> None:
     found = evaluate_run(run, "new", BUDGETS, n=10)
+    fold_in = functools.partial(fold_in_users, temperature=run.temperature)
     histories = lists_of(run.history_indptr, run.history_items)
     targets = (run.history_test_indptr, run.history_test_items)
     items = run.embedding.weight.detach().numpy()
-    vectors = fold_in_users(items, run.history_indptr, run.history_items)
+    vectors = fold_in(items, run.history_indptr, run.history_items)
     groups = nearest_group(vectors, run.centroids)
     assert len(vectors) == len(run.new_users) == 80
     rows = [found.ceiling, *found.curve]
@@ -86,7 +88,7 @@ def test_new_users_equal_a_plain_full_ranking(run: TrainedRun) -> None:
         tables, held = tables_of(run, budget)
         folded = np.stack(
             [
-                fold_in_users(tables[group], [0, len(history)], history)[0]
+                fold_in(tables[group], [0, len(history)], history)[0]
                 for group, history in zip(groups, histories, strict=True)
             ]
         )
@@ -96,14 +98,15 @@ def test_new_users_equal_a_plain_full_ranking(run: TrainedRun) -> None:
 
 def test_the_offline_protocol_equals_a_plain_one(run: TrainedRun) -> None:
     found = evaluate_run(run, "offline", BUDGETS, n=10)
+    fold_in = functools.partial(fold_in_users, temperature=run.temperature)
     histories = lists_of(run.history_indptr, run.history_items)
     targets = (run.history_test_indptr, run.history_test_items)
     items = run.embedding.weight.detach().numpy()
     before = [history[: len(history) // 2] for history in histories]
     after = [history[len(history) // 2 :] for history in histories]
-    shipped = np.stack([fold_in_users(items, [0, len(part)], part)[0] for part in before])
+    shipped = np.stack([fold_in(items, [0, len(part)], part)[0] for part in before])
     groups = nearest_group(shipped, run.centroids)
-    fresh = fold_in_users(items, run.history_indptr, run.history_items)
+    fresh = fold_in(items, run.history_indptr, run.history_items)
 
     def quality(budget: int | None, vectors: np.ndarray) -> RankingQuality:
         lists = plain_lists(*tables_of(run, budget), vectors, groups, histories)
@@ -117,7 +120,7 @@ def test_the_offline_protocol_equals_a_plain_one(run: TrainedRun) -> None:
         tables, _ = tables_of(run, budget)
         continued = []
         for user, group in enumerate(groups):
-            folded = fold_in_users(tables[group], [0, len(after[user])], after[user])[0]
+            folded = fold_in(tables[group], [0, len(after[user])], after[user])[0]
             share = len(after[user]) / len(histories[user])
             continued.append(continue_vectors(shipped[user], folded, share))
         assert_close(found.curve[at].users.mean(), quality(budget, np.stack(continued)))
