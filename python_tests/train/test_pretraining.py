@@ -139,7 +139,8 @@ def test_an_untouched_item_is_hardly_ever_recommended() -> None:
 
     untouched = np.full(len(lists), 100)
     chance = 10 / 93
-    assert recall(users @ items.T, lists, untouched) < 0.2 * chance
+    # Rounding, which depends on the number of threads, moves single users: 0 to 0.25 over many seeds.
+    assert recall(users @ items.T, lists, untouched) < 0.5 * chance
 
 
 def test_progress_counts_every_step() -> None:
