@@ -48,11 +48,11 @@ static uint32_t bound_tile(const uint8_t* const* planes, int bits, int64_t plane
 }
 
 // words[r] = sum of user[d] * values[d, r] over `count` coordinates, at most 8.
-static inline void sum_products(const int32_t* user, const int8_t* values, int64_t count,
+static inline void sum_products(const uint32_t* user, const int8_t* values, int64_t count,
                                 int16_t* words) {
   Shorts sums[kTileShorts] = {};
   for (int64_t i = 0; i < count; ++i) {
-    const auto code = reinterpret_cast<Shorts>(user[i] - Ints{});
+    const auto code = reinterpret_cast<Shorts>(user[i] - Integers{});
     for (int64_t v = 0; v < kTileShorts; ++v) {
       sums[v] += widen_int8_shorts(values + i * kTileRows + v * kShortLanes) * code;
     }
@@ -62,7 +62,7 @@ static inline void sum_products(const int32_t* user, const int8_t* values, int64
   }
 }
 
-static uint32_t bound_int8_tile(const int32_t* user, float step, const float* slacks,
+static uint32_t bound_int8_tile(const uint32_t* user, float step, const float* slacks,
                                 const Int8Layer* layers, int64_t num_layers, float threshold) {
   const Vector steps = broadcast(step);
   Vector bounds[kTileVectors] = {};
@@ -77,7 +77,7 @@ static uint32_t bound_int8_tile(const int32_t* user, float step, const float* sl
     }
     Vector slack = broadcast(slacks[layer.begin]);
     for (int64_t i = 0; i < layer.width; i += 8, slack = Vector{}) {
-      const int32_t* part = user + layer.begin + i;
+      const uint32_t* part = user + layer.begin + i;
       const int8_t* values = layer.values + i * kTileRows;
       int16_t words[kTileRows];
       if (layer.width - i >= 8) {

@@ -81,7 +81,7 @@ struct Primitives {
   // Bit r: not (sum over layers of scales[r] * (step * (sum over d of user[d] * values[d, r]) +
   // slacks[begin]) < threshold), or a scale of row r is negative. user[d], at most kMaxBoundCode in
   // size, comes as 16 bits twice over; the sums of products are exact.
-  uint32_t (*bound_int8_tile)(const int32_t* user, float step, const float* slacks,
+  uint32_t (*bound_int8_tile)(const uint32_t* user, float step, const float* slacks,
                               const Int8Layer* layers, int64_t num_layers, float threshold);
   // Bit r of masks[u]: not (scores[u, r] < thresholds[u]).
   void (*reach_tile)(const float* scores, int64_t num_users, const float* thresholds,

@@ -102,12 +102,12 @@ constexpr float kSeries[8] = {1.0f / 5040, 1.0f / 720, 1.0f / 120, 1.0f / 24,
 static inline Vector exp_of(Vector x) {
   constexpr float kToNearest = 12582912.0f;  // 1.5 * 2^23: a float added to it loses its fraction
   // x = n log 2 + rest; the first part of log 2 has few bits, so that n times it is exact.
-  const Vector shifted = PEEL_FMA(x, Vector{} + 1.44269504f, Vector{} + kToNearest);
+  const Vector shifted = PEEL_FMA(x, broadcast(1.44269504f), broadcast(kToNearest));
   const Vector n = shifted - kToNearest;
-  Vector rest = PEEL_FMA(n, Vector{} - 0.693359375f, x);
-  rest = PEEL_FMA(n, Vector{} + 2.12194440e-4f, rest);
-  Vector sum = Vector{} + kSeries[0];
-  for (int i = 1; i < 8; ++i) sum = PEEL_FMA(sum, rest, Vector{} + kSeries[i]);
+  Vector rest = PEEL_FMA(n, broadcast(-0.693359375f), x);
+  rest = PEEL_FMA(n, broadcast(2.12194440e-4f), rest);
+  Vector sum = broadcast(kSeries[0]);
+  for (int i = 1; i < 8; ++i) sum = PEEL_FMA(sum, rest, broadcast(kSeries[i]));
   // n lies in the last bits of `shifted`; 2^n as bits.
   const Integers power = (reinterpret_cast<Integers>(shifted) << 23) + 0x3f800000u;
   return x < -87.0f ? Vector{} : sum * reinterpret_cast<Vector>(power);
@@ -118,7 +118,7 @@ static uint32_t share_tile(const float* dots, const float* scales, float most, f
   for (int64_t v = 0; v < kTileVectors; ++v) {
     const Vector scale = load(scales + v * kLanes);
     const Vector there = load(dots + v * kLanes) * scale - most;
-    const Vector exponent = scale == 0.0f ? Vector{} - __builtin_inff() : there;
+    const Vector exponent = scale == 0.0f ? broadcast(-__builtin_inff()) : there;
     float exponents[kLanes];
     store(exponents, exponent);
     mask |= above(exponents, 0.0f) << (v * kLanes);

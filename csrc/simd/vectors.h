@@ -18,7 +18,6 @@ typedef uint16_t UnalignedWords __attribute__((vector_size(32), aligned(2), may_
 typedef int16_t Shorts __attribute__((vector_size(PEEL_VECTOR_BYTES)));
 typedef int16_t UnalignedShorts
     __attribute__((vector_size(PEEL_VECTOR_BYTES), aligned(2), may_alias));
-typedef int32_t Ints __attribute__((vector_size(PEEL_VECTOR_BYTES)));
 
 constexpr int64_t kLanes = PEEL_VECTOR_BYTES / 4;
 constexpr int64_t kTileVectors = kTileRows / kLanes;

@@ -233,11 +233,12 @@ void scores_int8_alike(std::mt19937_64& random, const Primitives& isa, int64_t d
   for (auto& half : halves) half = static_cast<uint16_t>(0x3800 + 0x400 * (random() % 3));
   halves[5] |= 0x8000;
   halves[6] = 0x7e00;
-  std::vector<int32_t> user(dim), codes(dim);
+  std::vector<uint32_t> user(dim);
+  std::vector<int> codes(dim);
   std::vector<float> slacks(dim, 0.0f), bounds(kTileRows, 0.0f);
   for (int64_t d = 0; d < dim; ++d) {
     codes[d] = static_cast<int>(random() % 63) - 31;
-    user[d] = static_cast<int32_t>((codes[d] & 0xffff) * 0x10001u);
+    user[d] = static_cast<uint32_t>(codes[d] & 0xffff) * 0x10001u;
     slacks[d] = static_cast<float>(random() % 5);
   }
   for (const auto& layer : layers) {

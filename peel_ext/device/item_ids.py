@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from peel_ext import _core
 from peel_ext.errors import DataError, FormatError, SourceError
 from peel_ext.format.appendix import ITEM_IDS
+from peel_ext.format.header import header_checksum
 from peel_ext.format.layout import ALIGNMENT, HEADER_BYTES, padded
 
 #: Bytes of the file, or ids, looked at together.
@@ -100,6 +101,8 @@ class ItemIds:
     def _names(self, first: int, count: int) -> list[bytes]:
         """The names of rows [first, first + count)."""
         ends = np.frombuffer(self._read(4 * first, 4 * (count + 1)), "<u4").tolist()
+        if any(begin > end for begin, end in pairwise(ends)):
+            raise FormatError("damaged: item ids have changed since they were checked")
         text = self._read(self._names_begin + ends[0], ends[-1] - ends[0])
         return [text[begin - ends[0] : end - ends[0]] for begin, end in pairwise(ends)]
 
@@ -185,8 +188,8 @@ class _Kept:
 def _check(file: _core.PeelFile, begin: int, size: int, count: int, kept: _Kept | None) -> None:
     """Checksum and positions of a section's payload, a piece at a time."""
     header = file.read(begin - ALIGNMENT, ALIGNMENT)
-    seed = int.from_bytes(file.read(HEADER_BYTES - 4, 4), "little")
-    checksum, before = zlib.crc32(header[4:], seed), 0
+    checksum = zlib.crc32(header[4:], header_checksum(file.read(0, HEADER_BYTES)))
+    before = 0
     positions = 4 * (count + 1)
     for at in range(0, padded(size, ALIGNMENT), _PIECE_BYTES):
         piece = file.read(begin + at, min(_PIECE_BYTES, padded(size, ALIGNMENT) - at))

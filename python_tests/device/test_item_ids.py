@@ -18,6 +18,7 @@ from peel_ext.errors import DataError, FormatError
 from peel_ext.format import pack_prefix, read_header, write_file
 from peel_ext.format.appendix import ITEM_IDS, Section, pack_section, read_sections
 from peel_ext.format.header import header_checksum
+from peel_ext.format.layout import ALIGNMENT
 
 ROWS, DIM = 600, 16
 TEXT = sorted(f"ü{row}" for row in range(ROWS))
@@ -107,6 +108,18 @@ def test_ids_that_make_no_sense(change: dict, told: str) -> None:
     recommender = DeviceRecommender.open(data + pack_section(section, header_checksum(data)))
     with pytest.raises(FormatError, match=told):
         recommender.recommend(user=np.ones(DIM))
+
+
+def test_ids_overwritten_after_they_were_checked_are_reported(tmp_path: Path) -> None:
+    path = write_named(tmp_path / "a.peel", TEXT)
+    begin = read_header(path.read_bytes()).blocks_end + ALIGNMENT
+    with DeviceRecommender.open(path) as recommender:
+        recommender.recommend([TEXT[3]])
+        with path.open("r+b") as file:
+            file.seek(begin)
+            file.write(bytes(range(255, 0, -1)) * 8)
+        with pytest.raises(FormatError, match="have changed"):
+            recommender.recommend([TEXT[3]])
 
 
 def test_ids_come_from_a_server_once(tmp_path: Path) -> None:

@@ -143,6 +143,14 @@ def test_an_untouched_item_is_hardly_ever_recommended() -> None:
     assert recall(users @ items.T, lists, untouched) < 0.5 * chance
 
 
+def test_an_untouched_item_is_below_what_a_user_has() -> None:
+    lists = [[0, 1], [1, 2], [0, 2]]
+    users, items, _ = pretrain(*to_csr(lists), 4, PretrainingConfig(seed=SEED))
+
+    scores = users @ items.T  # [3, 4]
+    assert (scores[:, 3] < np.take_along_axis(scores, np.array(lists), 1).min(axis=1)).all()
+
+
 def test_progress_counts_every_step() -> None:
     lists, _ = make_two_tastes()
     reports: list[tuple[int, int, float]] = []

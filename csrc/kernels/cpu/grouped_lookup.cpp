@@ -15,7 +15,7 @@ namespace peel {
 namespace {
 
 constexpr int64_t kGrain = 256;  // pairs below which a second thread costs more than it saves
-constexpr int64_t kAhead = 8;    // pairs whose rows are on their way from memory meanwhile
+constexpr int64_t kAhead = 8;    // pairs whose rows are asked for ahead of use
 
 template <typename Index>
 LookupResult check(const LookupPairs<Index>& pairs, int64_t num_embeddings, int64_t num_groups) {

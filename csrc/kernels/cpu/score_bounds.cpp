@@ -102,8 +102,7 @@ ScoreBounds::Bound ScoreBounds::make_bound(const PackedTable& table, const float
   return bound;
 }
 
-// With u = step * code + error, at most step / 2: sum u v <= step * sum code v + step / 2 * sum
-// |v|.
+// With u = step * code + error, sum u v is at most step * sum code v + sum |error| * 128.
 ScoreBounds::Int8Bound ScoreBounds::make_int8_bound(const Geometry& geometry, const float* user) {
   const auto dim = static_cast<size_t>(geometry.dim);
   Int8Bound bound;
@@ -124,7 +123,7 @@ ScoreBounds::Int8Bound ScoreBounds::make_int8_bound(const Geometry& geometry, co
     for (int64_t d = begin; d < begin + geometry.layer_width(layer); ++d) {
       const float code = std::round(user[d] * inverse);
       const auto bits = static_cast<uint16_t>(static_cast<int16_t>(code));
-      bound.codes[static_cast<size_t>(d)] = static_cast<int32_t>(bits * 0x10001u);
+      bound.codes[static_cast<size_t>(d)] = bits * 0x10001u;
       const double size = std::fabs(static_cast<double>(user[d]));
       slack += most * (std::fabs(user[d] - static_cast<double>(bound.step) * code) +
                        roundings * (size + bound.step));

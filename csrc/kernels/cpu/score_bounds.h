@@ -28,7 +28,7 @@ class ScoreBounds {
     float base = 0;
   };
   struct Int8Bound {
-    std::vector<int32_t> codes;  // [dim], the user in steps, as 16 bits twice over
+    std::vector<uint32_t> codes;  // [dim], the user in steps, as 16 bits twice over
     float step = 0;
     std::vector<float> slacks;  // [dim], at a layer's first coordinate
   };

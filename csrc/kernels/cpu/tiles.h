@@ -128,10 +128,11 @@ class PackedTiles {
     int bits() const { return bits_; }
     uint32_t bound(const uint8_t* steps, float step, float base, float threshold) const;
     // In columns of int8 values, as simd::Primitives::bound_int8_tile has it.
-    uint32_t bound_int8(const int32_t* user, float step, const float* slacks,
+    uint32_t bound_int8(const uint32_t* user, float step, const float* slacks,
                         float threshold) const;
     const LoadedTile& load();
     int64_t count() const { return loaded_.count; }
+    // As DenseTiles::Reader's.
     void dot(const float* users, int64_t num_users, int64_t user_stride, float* scores);
     int64_t id(int64_t r) const;
 
