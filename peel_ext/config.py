@@ -89,8 +89,12 @@ class PretrainingConfig:
         max_full_scores: users times items up to which the full softmax is affordable.
         num_negatives: items drawn for every 512 users of the sampled softmax.
         user_weight_exponent: a user's loss is weighted by its number of interactions to this power.
+        negative_popularity_exponent: an item weighs its number of interactions to this power where
+            the positives of other items compete with it (the negatives of Mikolov et al., 2013,
+            arXiv 1310.4546, are drawn that way). Above 0 the vectors have to say less about
+            popularity, and more about taste.
         item_popularity_exponent: an item's final vector has the length
-            ``(number of interactions / 10) ** item_popularity_exponent``.
+            ``(number of interactions / 10) ** item_popularity_exponent``, which gives that back.
         start_scale: root mean square of the entries of the embeddings before the first step, where
             the learning rate is the yardstick.
         seed: of the start and of the order of the users.
@@ -101,7 +105,7 @@ class PretrainingConfig:
 
     embedding_dim: int = 64
     num_layers: int = 2
-    epochs: int = 10
+    epochs: int = 15
     steps_per_epoch: int = 16
     learning_rate: float = 4e-2
     final_learning_rate_share: float = 0.1
@@ -110,7 +114,8 @@ class PretrainingConfig:
     max_full_scores: int = 1 << 32
     num_negatives: int = 8192
     user_weight_exponent: float = 0.75
-    item_popularity_exponent: float = 0.05
+    negative_popularity_exponent: float = 0.25
+    item_popularity_exponent: float = 0.075
     start_scale: float = 0.1
     seed: int = 0
 
@@ -122,7 +127,11 @@ class PretrainingConfig:
             _check_positive(self, "temperature")
         _check_seed(self.seed)
         _check_choice(self, softmax=("auto", "full", "sampled"))
-        for name in ("user_weight_exponent", "item_popularity_exponent"):
+        for name in (
+            "user_weight_exponent",
+            "negative_popularity_exponent",
+            "item_popularity_exponent",
+        ):
             if not math.isfinite(getattr(self, name)):
                 raise ValueError(f"{name} must be finite, got {getattr(self, name)}")
 

@@ -24,15 +24,18 @@ def full_softmax_loss(
     temperature: float,
     weights: Tensor | None = None,
     *,
+    negative_weights: Tensor | None = None,
     chunk_bytes: int = _CHUNK_BYTES,
 ) -> Tensor:
     """Weighted mean over users of the cross-entropy of each positive among all negatives.
 
-    For user u with positives P(u) and scores ``s_uj = <users[u], items[j]> / temperature`` the loss
-    is the mean over i in P(u) of ``log(exp(s_ui) + sum_{j not in P(u)} exp(s_uj)) - s_ui``: every
-    positive competes with the items the user has not had, never with the user's other positives.
-    With rows of length 1 it is the cosine softmax loss of Wu et al. (2022, arXiv 2201.02327) with
-    all negatives in place of a sample of them. Lengths are the caller's business.
+    For user u with positives P(u), scores ``s_uj = <users[u], items[j]> / temperature`` and negative
+    weights w the loss is the mean over i in P(u) of
+    ``log(exp(s_ui) + sum_{j not in P(u)} w_j exp(s_uj)) - s_ui``: every positive competes with the
+    items the user has not had, never with the user's other positives. With rows of length 1 it is
+    the cosine softmax loss of Wu et al. (2022, arXiv 2201.02327) with all negatives in place of a
+    sample of them; a weight does what drawing the item that much more often would. Lengths are the
+    caller's business.
 
     The gradients are made in the same pass over chunks of users as the loss, so memory is bounded
     by two score matrices of ``chunk_bytes`` (at least one user each), forward and backward. Twice
@@ -46,6 +49,7 @@ def full_softmax_loss(
             that occurs twice counts twice in the mean.
         temperature: divides the scores, above 0.
         weights: [num_users], same dtype, not negative, not all 0; None for equal ones.
+        negative_weights: [num_items], same dtype, above 0; None for ones.
         chunk_bytes: upper limit of one score matrix.
 
     Returns:
@@ -54,12 +58,22 @@ def full_softmax_loss(
     Raises:
         ValueError: shapes that do not fit, a temperature not above 0, or a user without positives.
     """
-    _check(users, items, indptr, positives, temperature, weights)
+    _check(users, items, indptr, positives, temperature, weights, negative_weights)
     if weights is None:
         weights = users.new_ones(len(users))
+    if negative_weights is None:
+        negative_weights = items.new_ones(len(items))
     chunk = max(1, chunk_bytes // (max(1, len(items)) * items.element_size()))
     loss: Tensor = _SoftmaxLoss.apply(
-        users, items, indptr, positives, temperature, weights / weights.sum(), chunk, None
+        users,
+        items,
+        indptr,
+        positives,
+        temperature,
+        weights / weights.sum(),
+        negative_weights.log(),
+        chunk,
+        None,
     )
     return loss
 
@@ -72,13 +86,14 @@ def sampled_softmax_loss(
     temperature: float,
     weights: Tensor | None = None,
     *,
+    negative_weights: Tensor | None = None,
     num_negatives: int,
     generator: torch.Generator,
     chunk_users: int = 512,
 ) -> Tensor:
     """:func:`full_softmax_loss` with the sum over all negatives estimated from some of them.
 
-    For each chunk of users the candidates are all positives of the chunk, which count as they are,
+    For each chunk of users the candidates are all positives of the chunk, which stand for themselves,
     and the distinct ones of ``num_negatives`` items drawn uniformly, which stand for all the others:
     with P positives and m others among the candidates of N items, their exponentials are multiplied
     by (N - P) / m. The estimate of the sum is unbiased, and exact once every item is drawn (sampled
@@ -92,6 +107,7 @@ def sampled_softmax_loss(
         positives: as there.
         temperature: as there.
         weights: as there.
+        negative_weights: as there.
         num_negatives: items drawn for each chunk, at least 1; as many as there are items or more
             take them all.
         generator: of the draws.
@@ -103,17 +119,27 @@ def sampled_softmax_loss(
     Raises:
         ValueError: as there, or fewer than one negative.
     """
-    _check(users, items, indptr, positives, temperature, weights)
+    _check(users, items, indptr, positives, temperature, weights, negative_weights)
     if num_negatives < 1:
         raise ValueError(f"num_negatives must be at least 1, got {num_negatives}")
     if weights is None:
         weights = users.new_ones(len(users))
+    if negative_weights is None:
+        negative_weights = items.new_ones(len(items))
 
     def draw(chunk_positives: Tensor) -> tuple[Tensor, Tensor]:
         return draw_candidates(chunk_positives, len(items), num_negatives, generator)
 
     loss: Tensor = _SoftmaxLoss.apply(
-        users, items, indptr, positives, temperature, weights / weights.sum(), chunk_users, draw
+        users,
+        items,
+        indptr,
+        positives,
+        temperature,
+        weights / weights.sum(),
+        negative_weights.log(),
+        chunk_users,
+        draw,
     )
     return loss
 
@@ -153,6 +179,7 @@ def _check(
     positives: Tensor,
     temperature: float,
     weights: Tensor | None,
+    negative_weights: Tensor | None,
 ) -> None:
     if users.ndim != 2 or items.ndim != 2 or users.shape[1] != items.shape[1]:
         raise ValueError(
@@ -172,6 +199,10 @@ def _check(
         raise ValueError(f"temperature must be above 0, got {temperature}")
     if weights is not None and weights.shape != (len(users),):
         raise ValueError(f"weights must have shape ({len(users)},), got {tuple(weights.shape)}")
+    if negative_weights is not None and negative_weights.shape != (len(items),):
+        raise ValueError(
+            f"negative_weights must have shape ({len(items)},), got {tuple(negative_weights.shape)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -204,6 +235,7 @@ class _SoftmaxLoss(torch.autograd.Function):
         positives: Tensor,
         temperature: float,
         weights: Tensor,
+        offsets: Tensor,
         chunk: int,
         draw: Callable[[Tensor], tuple[Tensor, Tensor]] | None,
     ) -> Tensor:
@@ -216,15 +248,18 @@ class _SoftmaxLoss(torch.autograd.Function):
         for start in range(0, len(users), chunk):
             stop = min(start + chunk, len(users))
             targets = _Targets.of_users(start, stop, indptr, positives, users.dtype)
-            rows, offsets, candidates = items, None, None
+            rows, row_offsets, candidates = items, offsets, None
             if draw is not None:
                 candidates, counts = draw(targets.columns)
-                rows, offsets = items[candidates], counts.log().to(users.dtype)
+                rows = items[candidates]
+                row_offsets = offsets[candidates] + counts.log().to(users.dtype)
                 targets = replace(targets, columns=torch.searchsorted(candidates, targets.columns))
             for buffer in (scores, shares):
                 buffer.resize_(stop - start, len(rows))
             part = users[start:stop]
-            losses[start:stop], pulls = _score_chunk(part, rows, targets, scores, shares, offsets)
+            losses[start:stop], pulls = _score_chunk(
+                part, rows, row_offsets, targets, scores, shares
+            )
             if not wants_gradients:
                 continue
             # What the positives pull at the user, the negatives push, each by its share.
@@ -245,28 +280,27 @@ class _SoftmaxLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         user_gradient, item_gradient = ctx.saved_tensors  # type: ignore[attr-defined]
-        return gradient * user_gradient, gradient * item_gradient, *(None,) * 6
+        return gradient * user_gradient, gradient * item_gradient, *(None,) * 7
 
 
 def _score_chunk(
     users: Tensor,
     items: Tensor,
+    offsets: Tensor,
     targets: _Targets,
     scores: Tensor,
     shares: Tensor,
-    offsets: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Losses [chunk] of users already divided by the temperature, and what pulls at each positive.
 
     The pull [num_positives] is minus the gradient of its user's loss with respect to its score.
     Fills scores and shares, both [chunk, num_items]: each user's softmax over the negatives.
-    Offsets [num_items] are added to the scores, and must be 0 for every positive.
+    Offsets [num_items] are added to the scores of negatives, not to those of positives.
     """
     torch.mm(users, items.T, out=scores)
-    if offsets is not None:
-        scores += offsets
     positives = (targets.rows, targets.columns)
     wanted = scores[positives]
+    scores += offsets
     # Not infinity, which has no softmax where a user has every item.
     scores[positives] = torch.finfo(scores.dtype).min
     torch.softmax(scores, dim=1, out=shares)

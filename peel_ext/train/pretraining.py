@@ -103,6 +103,8 @@ class _Training:
         degrees = indptr.diff()
         self.active = degrees.nonzero()[:, 0]
         self.weights = degrees.float() ** config.user_weight_exponent
+        popularity = count_interactions(item_rows, num_items) ** config.negative_popularity_exponent
+        self.negative_weights = popularity / popularity.mean()
         self.steps_per_epoch = min(config.steps_per_epoch, len(self.active))
         self.num_steps = config.epochs * self.steps_per_epoch
         self.losses: list[float] = []
@@ -204,9 +206,12 @@ class _Training:
         )
         if self._samples():
             return sampled_softmax_loss(
-                *arguments, num_negatives=self.config.num_negatives, generator=self.generator
+                *arguments,
+                negative_weights=self.negative_weights,
+                num_negatives=self.config.num_negatives,
+                generator=self.generator,
             )
-        return full_softmax_loss(*arguments)
+        return full_softmax_loss(*arguments, negative_weights=self.negative_weights)
 
     def _samples(self) -> bool:
         if self.config.softmax == "auto":
@@ -234,12 +239,16 @@ def take_lists(indptr: Tensor, item_rows: Tensor, users: Tensor) -> tuple[Tensor
     return taken, item_rows[torch.arange(len(shifts)) + shifts]
 
 
+def count_interactions(item_rows: Tensor, num_items: int) -> Tensor:
+    """Float32 [num_items], at least 1 so that it has every power."""
+    return torch.bincount(item_rows, minlength=num_items).clamp(min=1).float()
+
+
 def _ranking_vectors(
     model: nn.Module, indptr: Tensor, item_rows: Tensor, exponent: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     with torch.no_grad():
         users, items = (vectors.detach() for vectors in model())
     users = F.normalize(users) * (indptr.diff() > 0)[:, None]
-    degrees = torch.bincount(item_rows, minlength=len(items)).clamp(min=1)
-    lengths = (degrees / _REFERENCE_DEGREE) ** exponent
+    lengths = (count_interactions(item_rows, len(items)) / _REFERENCE_DEGREE) ** exponent
     return users.numpy(), (F.normalize(items) * lengths[:, None]).numpy()

@@ -17,13 +17,17 @@ def plain_loss(
     positives: Tensor,
     temperature: float,
     weights: Tensor,
+    negative_weights: Tensor | None = None,
 ) -> Tensor:
+    offsets = torch.zeros(len(items)) if negative_weights is None else negative_weights.log()
     losses = []
     for user, scores in enumerate(users @ items.T / temperature):
         wanted = positives[indptr[user] : indptr[user + 1]]
         is_negative = torch.ones(len(items), dtype=torch.bool)
         is_negative[wanted] = False
-        candidates = [torch.cat([scores[i : i + 1], scores[is_negative]]) for i in wanted]
+        candidates = [
+            torch.cat([scores[i : i + 1], (scores + offsets)[is_negative]]) for i in wanted
+        ]
         losses.append(-torch.stack([torch.log_softmax(each, 0)[0] for each in candidates]).mean())
     return (torch.stack(losses) * weights).sum() / weights.sum()
 
@@ -47,10 +51,12 @@ def test_loss_and_gradients_equal_the_plain_formula(
     chunk_bytes: int, dtype: torch.dtype, tolerance: float
 ) -> None:
     users, items, indptr, positives, weights = make_case([1, 4, 23, 2, 7], 23, 6, dtype)
+    negative_weights = torch.arange(1, 24, dtype=dtype) / 5
+    arguments = (users, items, indptr, positives, 0.1, weights)
 
-    expected = plain_loss(users, items, indptr, positives, 0.1, weights)
+    expected = plain_loss(*arguments, negative_weights)
     expected_gradients = torch.autograd.grad(3 * expected, (users, items))
-    loss = full_softmax_loss(users, items, indptr, positives, 0.1, weights, chunk_bytes=chunk_bytes)
+    loss = full_softmax_loss(*arguments, negative_weights=negative_weights, chunk_bytes=chunk_bytes)
     gradients = torch.autograd.grad(3 * loss, (users, items))
 
     torch.testing.assert_close(loss, expected, rtol=tolerance, atol=tolerance)
@@ -71,7 +77,15 @@ def test_equal_weights_are_the_default() -> None:
 
     torch.testing.assert_close(
         full_softmax_loss(users, items, indptr, positives, 0.1),
-        full_softmax_loss(users, items, indptr, positives, 0.1, 4 * torch.ones_like(weights)),
+        full_softmax_loss(
+            users,
+            items,
+            indptr,
+            positives,
+            0.1,
+            4 * torch.ones_like(weights),
+            negative_weights=torch.ones(5, dtype=torch.float64),
+        ),
     )
 
 
@@ -127,7 +141,8 @@ def test_no_tensor_is_larger_than_the_limit() -> None:
         ({"indptr": torch.tensor([0, 2])}, r"shape \(3,\)"),
         ({"indptr": torch.tensor([0, 1, 3])}, "2 positives"),
         ({"temperature": 0.0}, "temperature"),
-        ({"weights": torch.ones(3)}, "weights"),
+        ({"weights": torch.ones(3)}, r"^weights must have shape \(2,\)"),
+        ({"negative_weights": torch.ones(2)}, r"^negative_weights must have shape \(5,\)"),
         ({"items": torch.ones(5, 2)}, "equal width"),
     ],
 )
@@ -144,10 +159,12 @@ def test_arguments_that_do_not_fit_are_refused(change: dict[str, object], messag
 def test_a_sample_of_all_items_gives_the_full_loss() -> None:
     users, items, indptr, positives, weights = make_case([1, 4, 23, 2, 7], 23, 6, torch.float64)
     arguments = (users, items, indptr, positives, 0.1, weights)
-    full = full_softmax_loss(*arguments)
+    negative_weights = torch.arange(1, 24, dtype=torch.float64) / 5
+    full = full_softmax_loss(*arguments, negative_weights=negative_weights)
     for chunk_users in (1, 2, 9):
         sampled = sampled_softmax_loss(
             *arguments,
+            negative_weights=negative_weights,
             num_negatives=23,
             generator=torch.Generator(),
             chunk_users=chunk_users,

@@ -71,6 +71,22 @@ def test_held_out_items_rank_above_chance_and_popularity() -> None:
     assert learned > 2 * chance
 
 
+def test_popular_negatives_that_weigh_more_leave_less_of_popularity_in_the_directions() -> None:
+    indptr, item_rows = to_csr(make_two_tastes()[0])
+    popularity = np.bincount(item_rows, minlength=100).astype(np.float64)
+
+    slopes = []
+    for exponent in (0.0, 0.5, 1.0):
+        config = dataclasses.replace(SMALL, negative_popularity_exponent=exponent)
+        users, items, _ = pretrain(indptr, item_rows, 100, config)
+        cosines = users @ items.T / np.linalg.norm(items, axis=1)
+        slopes.append(np.corrcoef(cosines.mean(axis=0), np.log(popularity.clip(1)))[0, 1])
+
+    print(f"correlation of mean cosine and log popularity {slopes}")
+    assert slopes[0] > slopes[1] > slopes[2]
+    assert slopes[0] > slopes[2] + 0.2
+
+
 def test_one_seed_gives_the_same_bits_and_another_others() -> None:
     indptr, item_rows = to_csr(make_two_tastes()[0])
 
