@@ -190,8 +190,8 @@ class ExposureConfig:
 
     depth: int = 100
     cutoff: float = 20.0
-    slope: float = 5.0
-    group_popularity_weight: float = 1e-3
+    slope: float = 10.0
+    group_popularity_weight: float = 0.3
     popularity_weight: float = 1e-6
     max_scores: int = 1 << 34
     seed: int = 0

@@ -22,7 +22,8 @@ def measure_exposure(
 
     The value of an item for a group is the sum over the group's users of
     ``1 / (1 + exp((rank - cutoff) / slope))``, rank from 1 in the user's list of unseen items, plus
-    small shares of the item's popularity in the group and overall, which order what no list shows.
+    shares of the item's popularity in the group, for new users have not had what these users have,
+    and overall, which orders what is left.
 
     Args:
         user_vectors: [num_users, dim].
