@@ -70,8 +70,8 @@ static inline Vector widen_int8(const int8_t* values) {
       _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(values))));
 }
 
-static inline Vector widen_shorts(const int16_t* values) {
-  return _mm256_cvtepi32_ps(
+static inline Totals widen_shorts(const int16_t* values) {
+  return reinterpret_cast<Totals>(
       _mm256_cvtepi16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(values))));
 }
 

@@ -2,13 +2,13 @@
 //   lookup16(table, codes)       table[code] of 32 codes below 16
 //   CentroidTable<bits>.at       centroids of kLanes codes
 //   expand<bits>(words)          32 codes from 4 bytes of each plane
-//   widen_halves, widen_int8, widen_shorts   to float, exactly
-//   widen_int8_shorts            to 16 bits
+//   widen_halves, widen_int8     to float, exactly
+//   widen_int8_shorts, widen_shorts   to 16 and to 32 bits
 //   transpose_square
 //   reach, above, equal          comparisons of kLanes values, as bits
 //   pack_values, pack_positions  the picked ones of kLanes, moved to the front
 // included inside the anonymous namespace of its translation unit (vectors.h). A set that brings
-// only lookup16 defines PEEL_PORTABLE_STEPS.
+// only lookup16 defines PEEL_PORTABLE_STEPS; one with products of bytes, PEEL_INT8_PRODUCTS.
 
 #ifdef PEEL_PORTABLE_STEPS
 #include "simd/portable_steps.h"
@@ -46,9 +46,8 @@ constexpr uint32_t kLaneMask = (1u << kLanes) - 1;
 #include "simd/selection_body.h"
 // clang-format on
 
-#define PEEL_PRIMITIVES(name)                                         \
-  {name,        decode_planes,  decode_int8,        decode_float16,   \
-   rotate,      transpose_tile, decode_planes_tile, decode_int8_tile, \
-   dot_tile,    dot_int8_tile,  bound_tile,         bound_int8_tile,  \
-   reach_tile,  share_tile,     sum_tile,           collect_between,  \
-   collect_from}
+#define PEEL_PRIMITIVES(name)                                                           \
+  {name,          kMaxCode,       decode_planes,      decode_int8,      decode_float16, \
+   rotate,        transpose_tile, decode_planes_tile, decode_int8_tile, dot_tile,       \
+   dot_int8_tile, bound_tile,     pack_codes,         bound_int8_tile,  reach_tile,     \
+   share_tile,    sum_tile,       collect_between,    collect_from}

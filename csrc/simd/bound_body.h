@@ -47,9 +47,20 @@ static uint32_t bound_tile(const uint8_t* const* planes, int bits, int64_t plane
   return mask;
 }
 
+#ifndef PEEL_INT8_PRODUCTS
+// The largest code: 8 products with an int8 value fit into 16 bits.
+constexpr int kMaxCode = 31;
+
+// As 16 bits, twice over.
+static void pack_codes(const int8_t* codes, int64_t count, uint32_t* words) {
+  for (int64_t i = 0; i < count; ++i) {
+    words[i] = static_cast<uint16_t>(static_cast<int16_t>(codes[i])) * 0x10001u;
+  }
+}
+
 // words[r] = sum of user[d] * values[d, r] over `count` coordinates, at most 8.
-static inline void sum_products(const uint32_t* user, const int8_t* values, int64_t count,
-                                int16_t* words) {
+static inline void sum_a_few(const uint32_t* user, const int8_t* values, int64_t count,
+                             int16_t* words) {
   Shorts sums[kTileShorts] = {};
   for (int64_t i = 0; i < count; ++i) {
     const auto code = reinterpret_cast<Shorts>(user[i] - Integers{});
@@ -62,9 +73,25 @@ static inline void sum_products(const uint32_t* user, const int8_t* values, int6
   }
 }
 
-static uint32_t bound_int8_tile(const uint32_t* user, float step, const float* slacks,
-                                const Int8Layer* layers, int64_t num_layers, float threshold) {
-  const Vector steps = broadcast(step);
+// totals[r] = sum of code[d] * values[d, r] over a layer, whose codes add up to `sum`.
+static inline void sum_products(const uint32_t* user, int32_t, const int8_t* values, int64_t width,
+                                Totals* totals) {
+  for (int64_t v = 0; v < kTileVectors; ++v) totals[v] = Totals{};
+  for (int64_t i = 0; i < width; i += 8) {
+    int16_t words[kTileRows];
+    if (width - i >= 8) {
+      sum_a_few(user + i, values + i * kTileRows, 8, words);
+    } else {
+      sum_a_few(user + i, values + i * kTileRows, width - i, words);
+    }
+    for (int64_t v = 0; v < kTileVectors; ++v) totals[v] += widen_shorts(words + v * kLanes);
+  }
+}
+#endif
+
+static uint32_t bound_int8_tile(const Int8User& user, const Int8Layer* layers, int64_t num_layers,
+                                float threshold) {
+  const Vector steps = broadcast(user.step);
   Vector bounds[kTileVectors] = {};
   Shorts signs[kTileShorts] = {};  // of the scales
   for (int64_t l = 0; l < num_layers; ++l) {
@@ -75,20 +102,13 @@ static uint32_t bound_int8_tile(const uint32_t* user, float step, const float* s
       const auto* halves = layer.scales + v * kShortLanes;
       signs[v] |= reinterpret_cast<Shorts>(*reinterpret_cast<const UnalignedShorts*>(halves));
     }
-    Vector slack = broadcast(slacks[layer.begin]);
-    for (int64_t i = 0; i < layer.width; i += 8, slack = Vector{}) {
-      const uint32_t* part = user + layer.begin + i;
-      const int8_t* values = layer.values + i * kTileRows;
-      int16_t words[kTileRows];
-      if (layer.width - i >= 8) {
-        sum_products(part, values, 8, words);
-      } else {
-        sum_products(part, values, layer.width - i, words);
-      }
-      for (int64_t v = 0; v < kTileVectors; ++v) {
-        const Vector total = PEEL_FMA(widen_shorts(words + v * kLanes), steps, slack);
-        bounds[v] = PEEL_FMA(load(scales + v * kLanes), total, bounds[v]);
-      }
+    Totals totals[kTileVectors];
+    sum_products(user.words + layer.begin, user.sums[layer.begin], layer.values, layer.width,
+                 totals);
+    const Vector slack = broadcast(user.slacks[layer.begin]);
+    for (int64_t v = 0; v < kTileVectors; ++v) {
+      const Vector total = PEEL_FMA(__builtin_convertvector(totals[v], Vector), steps, slack);
+      bounds[v] = PEEL_FMA(load(scales + v * kLanes), total, bounds[v]);
     }
   }
   uint32_t mask = 0;

@@ -21,7 +21,7 @@ bool has_f16c() {
 #endif
 
 struct Sets {
-  const Primitives* list[5] = {};
+  const Primitives* list[6] = {};
   int count = 0;
 
   Sets() {
@@ -30,6 +30,9 @@ struct Sets {
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
     if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
+      if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi")) {
+        list[count++] = &kAvx512Vnni;
+      }
       list[count++] = &kAvx512;
     }
     if (avx2) list[count++] = &kAvx2;

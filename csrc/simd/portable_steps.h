@@ -35,9 +35,9 @@ static inline Vector widen_int8(const int8_t* values) {
   return result;
 }
 
-static inline Vector widen_shorts(const int16_t* values) {
-  Vector result;
-  for (int64_t lane = 0; lane < kLanes; ++lane) result[lane] = static_cast<float>(values[lane]);
+static inline Totals widen_shorts(const int16_t* values) {
+  Totals result;
+  for (int64_t lane = 0; lane < kLanes; ++lane) result[lane] = values[lane];
   return result;
 }
 

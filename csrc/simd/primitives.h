@@ -12,8 +12,6 @@ namespace peel::simd {
 constexpr int64_t kTileRows = 32;
 constexpr int64_t kSumLanes = 16;  // partial sums of sum_tile
 constexpr int kBoundBits = 4;      // of a code, that bound_tile looks at
-// Of a user's coordinate in bound_int8_tile: 8 products with an int8 value fit into 16 bits.
-constexpr int kMaxBoundCode = 31;
 
 // What collect_between adds up about a window of values.
 struct WindowCounts {
@@ -34,8 +32,17 @@ struct Int8Layer {
   int64_t width;
 };
 
+// A user as bound_int8_tile takes it: coordinate d is about step * code(d).
+struct Int8User {
+  const uint32_t* words;  // [dim], the codes of each layer as pack_codes makes them
+  const int32_t* sums;    // [dim], at a layer's first coordinate: of its codes
+  const float* slacks;    // [dim], likewise: what a layer's bound may be short of, before the scale
+  float step;
+};
+
 struct Primitives {
   const char* name;
+  int max_code;  // of a coordinate in an Int8User
 
   // ---- one row ----
 
@@ -78,11 +85,12 @@ struct Primitives {
   uint32_t (*bound_tile)(const uint8_t* const* planes, int bits, int64_t plane_bytes,
                          const uint8_t* steps, float step, float base, const float* scales,
                          float threshold);
-  // Bit r: not (sum over layers of scales[r] * (step * (sum over d of user[d] * values[d, r]) +
-  // slacks[begin]) < threshold), or a scale of row r is negative. user[d], at most kMaxBoundCode in
-  // size, comes as 16 bits twice over; the sums of products are exact.
-  uint32_t (*bound_int8_tile)(const uint32_t* user, float step, const float* slacks,
-                              const Int8Layer* layers, int64_t num_layers, float threshold);
+  // A layer's codes, at most max_code in size, in the order this set multiplies them.
+  void (*pack_codes)(const int8_t* codes, int64_t count, uint32_t* words);
+  // Bit r: not (sum over layers of scales[r] * (step * (sum over d of code(d) * values[d, r]) +
+  // slacks[begin]) < threshold), or a scale of row r is negative. The sums of products are exact.
+  uint32_t (*bound_int8_tile)(const Int8User& user, const Int8Layer* layers, int64_t num_layers,
+                              float threshold);
   // Bit r of masks[u]: not (scores[u, r] < thresholds[u]).
   void (*reach_tile)(const float* scores, int64_t num_users, const float* thresholds,
                      uint32_t* masks);
@@ -118,6 +126,7 @@ const Primitives* find(const char* name);
 extern const Primitives kPortable;
 extern const Primitives kAvx2;
 extern const Primitives kAvx512;
+extern const Primitives kAvx512Vnni;
 extern const Primitives kNeon;
 
 }  // namespace peel::simd

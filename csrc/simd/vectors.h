@@ -5,6 +5,7 @@
 
 typedef float Vector __attribute__((vector_size(PEEL_VECTOR_BYTES)));
 typedef uint32_t Integers __attribute__((vector_size(PEEL_VECTOR_BYTES)));
+typedef int32_t Totals __attribute__((vector_size(PEEL_VECTOR_BYTES)));
 typedef float UnalignedVector
     __attribute__((vector_size(PEEL_VECTOR_BYTES), aligned(4), may_alias));
 

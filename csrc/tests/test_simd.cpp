@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "check.h"
@@ -233,15 +234,22 @@ void scores_int8_alike(std::mt19937_64& random, const Primitives& isa, int64_t d
   for (auto& half : halves) half = static_cast<uint16_t>(0x3800 + 0x400 * (random() % 3));
   halves[5] |= 0x8000;
   halves[6] = 0x7e00;
-  std::vector<uint32_t> user(dim);
-  std::vector<int> codes(dim);
+  std::vector<uint32_t> words(dim);
+  std::vector<int8_t> codes(dim);
+  std::vector<int32_t> sums(dim);
   std::vector<float> slacks(dim, 0.0f), bounds(kTileRows, 0.0f);
+  const bool extreme = random() % 4 == 0;  // every product as large as it can be
+  if (extreme) std::fill(values.begin(), values.end(), static_cast<int8_t>(-128));
   for (int64_t d = 0; d < dim; ++d) {
-    codes[d] = static_cast<int>(random() % 63) - 31;
-    user[d] = static_cast<uint32_t>(codes[d] & 0xffff) * 0x10001u;
+    const auto range = static_cast<uint64_t>(2 * isa.max_code + 1);
+    codes[d] = static_cast<int8_t>(static_cast<int>(random() % range) - isa.max_code);
+    if (extreme) codes[d] = static_cast<int8_t>(isa.max_code);
     slacks[d] = static_cast<float>(random() % 5);
   }
   for (const auto& layer : layers) {
+    isa.pack_codes(codes.data() + layer.begin, layer.width, words.data() + layer.begin);
+    sums[layer.begin] =
+        std::accumulate(codes.begin() + layer.begin, codes.begin() + layer.begin + layer.width, 0);
     isa.decode_float16(layer.scales, scales.data(), kTileRows);
     for (int64_t r = 0; r < kTileRows; ++r) {
       int sum = 0;
@@ -252,8 +260,8 @@ void scores_int8_alike(std::mt19937_64& random, const Primitives& isa, int64_t d
     }
   }
   const float threshold = bounds[random() % 3];
-  const uint32_t mask =
-      isa.bound_int8_tile(user.data(), 0.25f, slacks.data(), layers.data(), count, threshold);
+  const uint32_t mask = isa.bound_int8_tile({words.data(), sums.data(), slacks.data(), 0.25f},
+                                            layers.data(), count, threshold);
   for (int64_t r = 0; r < kTileRows; ++r) {
     const bool negative = r == 5 && layers[0].begin == 0;
     CHECK((mask >> r & 1u) == (!(bounds[r] < threshold) || negative));

@@ -29,7 +29,7 @@ ScoreBounds::ScoreBounds(const PackedTiles& tiles, const float* users, int64_t n
     const bool bounded = geometry.value_type == ValueType::kInt8 && geometry.dim <= kMaxInt8Dim;
     if (!bounded || table.num_rows < kRows || num_users > kInt8Users) return;
     for (int64_t u = 0; u < num_users; ++u) {
-      int8_bounds_.push_back(make_int8_bound(geometry, users + u * user_stride));
+      int8_bounds_.push_back(make_int8_bound(tiles, users + u * user_stride));
     }
     return;
   }
@@ -103,10 +103,12 @@ ScoreBounds::Bound ScoreBounds::make_bound(const PackedTable& table, const float
 }
 
 // With u = step * code + error, sum u v is at most step * sum code v + sum |error| * 128.
-ScoreBounds::Int8Bound ScoreBounds::make_int8_bound(const Geometry& geometry, const float* user) {
+ScoreBounds::Int8Bound ScoreBounds::make_int8_bound(const PackedTiles& tiles, const float* user) {
+  const Geometry& geometry = tiles.table().geometry;
   const auto dim = static_cast<size_t>(geometry.dim);
   Int8Bound bound;
-  bound.codes.resize(dim);
+  bound.words.resize(dim);
+  bound.sums.resize(dim);
   bound.slacks.resize(dim, std::numeric_limits<float>::infinity());
   float largest = 0;
   for (size_t d = 0; d < dim; ++d) largest = std::max(largest, std::fabs(user[d]));
@@ -114,20 +116,23 @@ ScoreBounds::Int8Bound ScoreBounds::make_int8_bound(const Geometry& geometry, co
   // That the roundings below are relative holds within the range of normal floats only.
   if (!std::isfinite(sum) || (largest != 0 && !(largest > 1e-28f && largest < 1e28f))) return bound;
   const double most = 128;  // an int8 value
-  bound.step = largest / simd::kMaxBoundCode;
+  bound.step = largest / static_cast<float>(tiles.isa().max_code);
   const float inverse = bound.step > 0 ? 1 / bound.step : 0;
   const double roundings = static_cast<double>(4 * dim + 64) * std::ldexp(1.0, -24);
+  std::vector<int8_t> codes(dim);
   for (int32_t layer = 0; layer < geometry.num_layers; ++layer) {
     const int64_t begin = geometry.layer_begin(layer);
+    const int64_t width = geometry.layer_width(layer);
     double slack = 0;
-    for (int64_t d = begin; d < begin + geometry.layer_width(layer); ++d) {
+    for (int64_t d = begin; d < begin + width; ++d) {
       const float code = std::round(user[d] * inverse);
-      const auto bits = static_cast<uint16_t>(static_cast<int16_t>(code));
-      bound.codes[static_cast<size_t>(d)] = bits * 0x10001u;
+      codes[static_cast<size_t>(d)] = static_cast<int8_t>(code);
+      bound.sums[static_cast<size_t>(begin)] += codes[static_cast<size_t>(d)];
       const double size = std::fabs(static_cast<double>(user[d]));
       slack += most * (std::fabs(user[d] - static_cast<double>(bound.step) * code) +
                        roundings * (size + bound.step));
     }
+    tiles.isa().pack_codes(codes.data() + begin, width, bound.words.data() + begin);
     bound.slacks[static_cast<size_t>(begin)] = static_cast<float>(slack);
   }
   return bound;
@@ -137,9 +142,9 @@ bool ScoreBounds::may_reach(const PackedTiles::Reader& reader,
                             const std::vector<float>& thresholds) const {
   for (size_t u = 0; u < int8_bounds_.size(); ++u) {
     const Int8Bound& bound = int8_bounds_[u];
-    if (reader.bound_int8(bound.codes.data(), bound.step, bound.slacks.data(), thresholds[u])) {
-      return true;
-    }
+    const simd::Int8User user = {bound.words.data(), bound.sums.data(), bound.slacks.data(),
+                                 bound.step};
+    if (reader.bound_int8(user, thresholds[u])) return true;
   }
   if (!int8_bounds_.empty()) return false;
   const std::vector<Bound>& bounds = bounds_[reader.bits()];

@@ -28,12 +28,13 @@ class ScoreBounds {
     float base = 0;
   };
   struct Int8Bound {
-    std::vector<uint32_t> codes;  // [dim], the user in steps, as 16 bits twice over
+    std::vector<uint32_t> words;  // [dim], these three as simd::Int8User has them
+    std::vector<int32_t> sums;
+    std::vector<float> slacks;
     float step = 0;
-    std::vector<float> slacks;  // [dim], at a layer's first coordinate
   };
   static Bound make_bound(const PackedTable& table, const float* user, int bits);
-  static Int8Bound make_int8_bound(const Geometry& geometry, const float* user);
+  static Int8Bound make_int8_bound(const PackedTiles& tiles, const float* user);
 
   size_t num_users_ = 0;
   std::vector<Bound> bounds_[kMaxBits + 1];  // by bits: one for each user, or none

@@ -105,9 +105,8 @@ uint32_t PackedTiles::Reader::bound(const uint8_t* steps, float step, float base
                                 steps, step, base, scales_, threshold);
 }
 
-uint32_t PackedTiles::Reader::bound_int8(const uint32_t* user, float step, const float* slacks,
-                                         float threshold) const {
-  return tiles_.isa_.bound_int8_tile(user, step, slacks, int8_layers_, num_int8_layers_, threshold);
+uint32_t PackedTiles::Reader::bound_int8(const simd::Int8User& user, float threshold) const {
+  return tiles_.isa_.bound_int8_tile(user, int8_layers_, num_int8_layers_, threshold);
 }
 
 // Of a tile in columns of int8 values: its layers as they lie.

@@ -116,6 +116,7 @@ class PackedTiles {
  public:
   PackedTiles(const PackedTable& table, const simd::Primitives& isa);
   const PackedTable& table() const { return table_; }
+  const simd::Primitives& isa() const { return isa_; }
   int64_t dim() const { return table_.geometry.dim; }
   int64_t count() const { return num_tiles_; }
 
@@ -128,8 +129,7 @@ class PackedTiles {
     int bits() const { return bits_; }
     uint32_t bound(const uint8_t* steps, float step, float base, float threshold) const;
     // In columns of int8 values, as simd::Primitives::bound_int8_tile has it.
-    uint32_t bound_int8(const uint32_t* user, float step, const float* slacks,
-                        float threshold) const;
+    uint32_t bound_int8(const simd::Int8User& user, float threshold) const;
     const LoadedTile& load();
     int64_t count() const { return loaded_.count; }
     // As DenseTiles::Reader's.
