@@ -24,6 +24,9 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--users", type=int, default=250_000)
     parser.add_argument("--mean-interactions", type=int, default=40, help="of a user")
+    parser.add_argument(
+        "--epochs", type=int, help="of pretraining, for a look at memory and the time of an epoch"
+    )
     parser.add_argument("--append", type=Path, help="JSON lines file to add the row to")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -48,16 +51,10 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     pyarrow.parquet.write_table(pyarrow.table(columns), data)
     count = len(made)
     del made, columns
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "peel_ext.cli.main",
-        "train",
-        str(data),
-        "--out",
-        str(out),
-    ]
+    command = [sys.executable, "-P", "-m", "peel_ext.cli.main", "train", str(data)]
+    command += ["--out", str(out)]
+    if options.epochs is not None:
+        command += ["--epochs", str(options.epochs)]
     began = time.perf_counter()
     subprocess.run(command, check=True)
     wall = time.perf_counter() - began
@@ -66,6 +63,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "users": options.users,
         "items": options.items,
         "interactions": count,
+        "epochs": json.loads((out / "run.json").read_text())["config"]["pretraining"]["epochs"],
         "wall_seconds": round(wall, 1),
         "cpu_seconds": round(used.ru_utime + used.ru_stime, 1),  # unlike the other, of any machine
         "peak_bytes": used.ru_maxrss * 1024,

@@ -329,8 +329,6 @@ class ElasticEmbedding(BlockTable):
             return table.lookup(
                 weight, self._parameters["refinement"], input, groups, *self._options()
             )
-        if self.sparse:
-            raise ValueError("sparse=True is not supported under torch.compile or torch.func")
         pairs = flatten_pairs(input, groups)
         decoded, held = budgeted_lookup(
             weight, pairs, self.num_groups, self.refinement, self.refinement_slot, self.rotation,
@@ -342,6 +340,7 @@ class ElasticEmbedding(BlockTable):
                 weight, flat, group if spread is None else spread, refinement=self.refinement,
                 refinement_slot=self.refinement_slot, num_groups=self.num_groups,
                 padding_idx=self.padding_idx, scale_grad_by_freq=self.scale_grad_by_freq,
+                sparse=self.sparse,
             )  # fmt: skip
             known = held_values(
                 None if self.layout.nested else self.layout.block_dim, self.embedding_dim, flat,

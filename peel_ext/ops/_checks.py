@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -64,10 +66,12 @@ def rows_with_unit_stride(value: Tensor) -> Tensor:
     return value if value.stride(-1) == 1 or value.shape[-1] <= 1 else value.contiguous()
 
 
-# Looked up once, for they are asked at every call. The second is not public, hence the way out:
-# without it, transforms are not recognised.
+# Looked up once, for they are asked at every call. The others are not public, hence the way out:
+# without them, transforms are not recognised. Compilers wrap what the second returns, None included,
+# so that only its type tells.
 _is_compiling = torch.compiler.is_compiling
 _innermost_transform = getattr(torch._C._functorch, "peek_interpreter_stack", lambda: None)
+_Transform: Any = getattr(torch._C._functorch, "CInterpreter", ())
 
 
 def is_traced(*tensors: Tensor | None) -> bool:
@@ -86,4 +90,4 @@ def is_traced(*tensors: Tensor | None) -> bool:
 
 def is_transformed() -> bool:
     """Whether a torch.func transform (grad, vmap, jvp, ...) is active."""
-    return _innermost_transform() is not None
+    return isinstance(_innermost_transform(), _Transform)

@@ -57,26 +57,36 @@ def _(
 
 
 def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    grad_rows, indices, groups, group, _, targets, _, mean, _, geometry, item_group, held = inputs
+    _, indices, groups, group, _, targets, _, mean, _, geometry, item_group, held = inputs
     ctx.save_for_backward(indices, groups, targets, item_group, held)
-    ctx.group, ctx.mean, ctx.geometry, ctx.dim = group, mean, geometry, grad_rows.shape[1]
+    ctx.group, ctx.mean, ctx.geometry = group, mean, geometry
 
 
 def _backward_of_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     indices, groups, targets, item_group, held = ctx.saved_tensors
-    gathered = grad[targets.clamp(min=0)] * (targets >= 0)[:, None]  # [m, dim]
-    if ctx.mean:
-        counts = torch.zeros(len(grad), dtype=grad.dtype)
-        counts.index_add_(0, targets.clamp(min=0), (targets >= 0).to(grad.dtype))
-        gathered = gathered / counts[targets.clamp(min=0)].clamp(min=1)[:, None]
-    if item_group is not None:
-        block_dim = ctx.geometry[2] if ctx.geometry[0] == ColumnsLayout.code else None
-        owner = groups if groups is not None else torch.full_like(indices, ctx.group)
-        gathered = gathered * held_values(block_dim, ctx.dim, indices, owner, item_group, held)
-    return (gathered, *([None] * 11))
+    gathered = grad[targets.clamp(min=0)]  # [m, dim]
+    parts = _parts_taken(ctx, gathered, targets, len(grad), indices, groups, item_group, held)
+    return (parts, *([None] * 11))
 
 
 _lookup_backward_op.register_autograd(_backward_of_backward, setup_context=_setup_backward)
+
+
+def _parts_taken(
+    ctx: Any, rows: Tensor, targets: Tensor, num_targets: int, indices: Tensor,
+    groups: Tensor | None, item_group: Tensor | None, held: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """What of each of rows [m, dim] takes part in the gradient of the row that targets [m] names."""
+    parts = rows * (targets >= 0)[:, None]
+    if ctx.mean:
+        counts = torch.zeros(num_targets, dtype=rows.dtype)
+        counts = counts.index_add(0, targets.clamp(min=0), (targets >= 0).to(rows.dtype))
+        parts = parts / counts[targets.clamp(min=0)].clamp(min=1)[:, None]
+    if item_group is not None and held is not None:
+        block_dim = ctx.geometry[2] if ctx.geometry[0] == ColumnsLayout.code else None
+        owner = groups if groups is not None else torch.full_like(indices, ctx.group)
+        parts = parts * held_values(block_dim, rows.shape[1], indices, owner, item_group, held)
+    return parts
 
 
 def held_values(
@@ -123,6 +133,13 @@ def _gradient(ctx: Any, grad_rows: Tensor, targets: Tensor, num_targets: int) ->
     if not ctx.sparse:
         return _scatter(ctx, grad_rows, targets, num_targets)
     shape = (num_targets, grad_rows.shape[1])
+    if is_traced(grad_rows):  # no shape may depend on values: rows of nothing stay, as zeros
+        parts = _parts_taken(
+            ctx, grad_rows, targets, num_targets, indices, groups, item_group, held
+        )
+        return torch.sparse_coo_tensor(
+            targets.clamp(min=0)[None], parts, shape, check_invariants=False
+        )
     if ctx.geometry[0] == ColumnsLayout.code or ctx.mean:
         kept = targets >= 0
         rows, inverse = torch.unique(targets[kept], return_inverse=True)

@@ -35,6 +35,7 @@ def _lookup(
     rotation: Tensor | None,
     padding_idx: int,
     mean_duplicates: bool,
+    sparse: bool,
 ) -> Tensor:
     weight = rows_with_unit_stride(weight)
     refinement = None if refinement is None else refinement.contiguous()
@@ -98,18 +99,18 @@ def _unbatch_pairs(batch_size: int, in_dims: Any, args: tuple[Any, ...]) -> list
 
 def _setup_lookup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     (weight, indices, groups, group, num_groups, refinement, refinement_slot, geometry, _, _,
-     item_group, held, _, _, padding_idx, mean) = inputs  # fmt: skip
+     item_group, held, _, _, padding_idx, mean, sparse) = inputs  # fmt: skip
     ctx.save_for_backward(indices, groups, refinement_slot, item_group, held)
     ctx.native = None
     ctx.group, ctx.num_groups, ctx.geometry = group, num_groups, geometry
-    ctx.padding_idx, ctx.mean, ctx.sparse = padding_idx, mean, False
+    ctx.padding_idx, ctx.mean, ctx.sparse = padding_idx, mean, sparse
     ctx.num_embeddings = weight.shape[0]
     ctx.num_refined = None if refinement is None else refinement.shape[0]
 
 
 def _backward_of_op(ctx: Any, grad_rows: Tensor) -> tuple[Any, ...]:
     grad_weight, grad_refinement = lookup_gradients(ctx, grad_rows)
-    return (grad_weight, None, None, None, None, grad_refinement, *([None] * 10))
+    return (grad_weight, None, None, None, None, grad_refinement, *([None] * 11))
 
 
 _lookup_op.register_autograd(_backward_of_op, setup_context=_setup_lookup)
@@ -245,7 +246,7 @@ def grouped_lookup(
 
     Raises:
         TypeError: a wrong dtype.
-        ValueError: a wrong shape; sparse under torch.compile, torch.export or torch.func.
+        ValueError: a wrong shape; sparse under torch.func.
         IndexError: an index or group out of range.
     """
     options = (padding_idx, scale_grad_by_freq, sparse)
@@ -258,11 +259,11 @@ def grouped_lookup(
     geometry, refinement_slot, *stored = check_table(
         weight, refinement, refinement_slot, blocks, num_groups
     )
-    if sparse:
-        raise ValueError("sparse=True is not supported under torch.compile or torch.func")
+    if sparse and is_transformed():
+        raise ValueError("sparse=True is not supported under torch.func")
     flat, flat_groups, group = flatten_pairs(indices, groups)
     padding = -1 if padding_idx is None else padding_idx
-    tail = (geometry, *stored, padding, scale_grad_by_freq)
+    tail = (geometry, *stored, padding, scale_grad_by_freq, sparse)
     if not is_transformed():
         rows = _lookup_op(
             weight, flat, flat_groups, group, num_groups, refinement, refinement_slot, *tail

@@ -174,9 +174,30 @@ def test_errors_reach_the_caller_of_what_is_compiled(generator) -> None:
 
     with pytest.raises(BudgetError, match="needs at least"):
         torch.compile(too_small, fullgraph=True, backend="aot_eager")(INPUT)
-    sparse = make("planes", generator, sparse=True)
-    with pytest.raises(Exception, match=r"sparse=True is not supported under torch.compile"):
-        torch.compile(sparse, fullgraph=True, backend="aot_eager")(INPUT, 1)
+
+
+@pytest.mark.parametrize(
+    "options", [dict(), dict(padding_idx=3), dict(scale_grad_by_freq=True)], ids=str
+)
+def test_sparse_gradients_of_what_is_compiled_are_the_dense_ones(
+    case: str, budget: int | None, options: dict, generator
+) -> None:
+    module = make(case, generator, sparse=True, **options)
+    torch.compiler.reset()
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    with maybe_under(module, budget):
+        found = gradients(module, lambda: compiled(INPUT, OWNERS))
+        assert all(gradient.is_sparse for gradient in found.values())
+        module.sparse = False
+        want = gradients(module, lambda: module(INPUT, OWNERS))
+    assert_same({name: gradient.to_dense() for name, gradient in found.items()}, want)
+
+
+def test_sparse_gradients_are_refused_under_function_transforms(generator) -> None:
+    module = make("planes", generator, sparse=True)
+    parameters = {name: each.detach() for name, each in module.named_parameters()}
+    with pytest.raises(ValueError, match=r"sparse=True is not supported under torch\.func"):
+        grad(lambda values: functional_call(module, values, (INPUT, OWNERS)).sum())(parameters)
 
 
 # ---- torch.export ----

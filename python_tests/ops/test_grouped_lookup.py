@@ -309,7 +309,7 @@ def test_opcheck(layout: str, generator) -> None:
     pairs = (torch.tensor([1, 2, 2]), torch.tensor([0, 2, 2]), 0, NUM_GROUPS)
     arguments = (
         weight.requires_grad_(), *pairs, table["refinement"].requires_grad_(),
-        table["refinement_slot"], geometry, *tensors, -1, False,
+        table["refinement_slot"], geometry, *tensors, -1, False, False,
     )  # fmt: skip
     torch.library.opcheck(torch.ops.peel_ext.grouped_lookup.default, arguments)
     arguments = (
@@ -335,7 +335,7 @@ def test_compiles_with_gradients(generator) -> None:
 def test_registered_ops_take_strided_pairs(generator) -> None:
     weight, _ = make_table(None, generator)
     pairs = torch.tensor([[5, 0], [7, 1], [9, 2]])
-    tail = (None, None, [0, 0, 0], *[None] * 6, -1, False)
+    tail = (None, None, [0, 0, 0], *[None] * 6, -1, False, False)
     op = torch.ops.peel_ext.grouped_lookup
     assert torch.equal(op(weight, pairs[:, 0], pairs[:, 1], 0, 3, *tail), weight[[5, 7, 9]])
     same = torch.tensor([5]).expand(3)  # stride 0
