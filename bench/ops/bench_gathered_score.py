@@ -169,7 +169,6 @@ def bench_budget(measure, held: str, percent: int, contender: str, sized) -> Non
     measure(case, OURS, run, random_vectors(1, DIM, BATCHES), check)
 
 
-@pytest.mark.parametrize("threads", [1], indirect=True)
 @pytest.mark.parametrize("rows", GROWTH)
 @pytest.mark.parametrize("contender", [OURS, "torch", "faiss FlatIP", LIMIT])
 def bench_growth(measure, contender: str, rows: int, sized, reserve) -> None:

@@ -93,11 +93,10 @@ def bench_forward(measure, held: str, contender: str, distribution: str, sized) 
     )
 
 
-@pytest.mark.parametrize("threads", [1], indirect=True)
 @pytest.mark.parametrize("rows", GROWTH)
+@pytest.mark.parametrize("indices", ["uniform", "zipf"])
 @pytest.mark.parametrize("contender", [OURS, "F.embedding", "FBGEMM", LIMIT])
-def bench_growth(measure, contender: str, rows: int, sized, reserve) -> None:
+def bench_growth(measure, indices: str, contender: str, rows: int, sized, reserve) -> None:
     reserve(4 * rows * DIM * 4)
-    compare(
-        measure, contender, "dense", "uniform", sized(rows), sized(COUNT), f"dense, {rows:,} rows"
-    )
+    name = f"dense, {rows:,} rows, {indices}"
+    compare(measure, contender, "dense", indices, sized(rows), sized(COUNT), name)

@@ -70,7 +70,6 @@ def bench_many_groups(measure, contender: str, sized) -> None:
     compare(measure, contender, name, 64, sized(1 << 18), 3, in_order=True)
 
 
-@pytest.mark.parametrize("threads", [1], indirect=True)
 @pytest.mark.parametrize("n", GROWTH)
 @pytest.mark.parametrize("contender", ANY_ORDER)
 def bench_growth(measure, contender: str, n: int, sized) -> None:
