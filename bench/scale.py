@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
+import multiprocessing
+import os
 import subprocess
 import sys
 import tempfile
@@ -37,37 +38,46 @@ def main() -> None:
             file.write(json.dumps(row) + "\n")
 
 
-def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Writes the interactions to a file and trains on it in a process of its own."""
+def make(path: Path, users: int, items: int, mean_interactions: int) -> None:
+    """Writes made-up interactions to a Parquet file."""
     config = SyntheticConfig(
-        num_users=options.users,
-        num_items=options.items,
-        mean_interactions=options.mean_interactions,
-        num_tastes=1000,
+        num_users=users, num_items=items, mean_interactions=mean_interactions, num_tastes=1000
     )
     made = make_interactions(config)
     columns = {"user_id": made.user_rows, "item_id": made.item_rows, "timestamp": made.timestamps}
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+
+
+def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Trains on a file of interactions in a process of its own."""
     data, out = folder / "interactions.parquet", folder / "run"
-    pyarrow.parquet.write_table(pyarrow.table(columns), data)
-    count = len(made)
-    del made, columns
+    # Not in this process: what starts another hands it its own peak of memory.
+    arguments = (data, options.users, options.items, options.mean_interactions)
+    maker = multiprocessing.get_context("spawn").Process(target=make, args=arguments)
+    maker.start()
+    maker.join()
+    if maker.exitcode != 0:
+        raise SystemExit("the interactions could not be made")
     command = [sys.executable, "-P", "-m", "peel_ext.cli.main", "train", str(data)]
     command += ["--out", str(out)]
     if options.epochs is not None:
         command += ["--epochs", str(options.epochs)]
     began = time.perf_counter()
-    subprocess.run(command, check=True)
+    child = subprocess.Popen(command)
+    _, status, used = os.wait4(child.pid, 0)
     wall = time.perf_counter() - began
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if status != 0:
+        raise SystemExit(f"{' '.join(command)} failed")
+    run = json.loads((out / "run.json").read_text())
     return {
         "users": options.users,
         "items": options.items,
-        "interactions": count,
-        "epochs": json.loads((out / "run.json").read_text())["config"]["pretraining"]["epochs"],
+        "interactions": pyarrow.parquet.read_metadata(data).num_rows,
+        "epochs": run["config"]["pretraining"]["epochs"],
         "wall_seconds": round(wall, 1),
         "cpu_seconds": round(used.ru_utime + used.ru_stime, 1),  # unlike the other, of any machine
         "peak_bytes": used.ru_maxrss * 1024,
-        "stages": json.loads((out / "run.json").read_text())["stages"],
+        "stages": run["stages"],
         **circumstances(),
     }
 
