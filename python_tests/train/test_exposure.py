@@ -17,7 +17,9 @@ def test_equals_the_plain_formula(depth: int, seed: int) -> None:
     group = rng.integers(3, size=9)
     lists = [np.sort(rng.permutation(12)[: rng.integers(6)]) for _ in range(9)]
     indptr = np.cumsum([0, *map(len, lists)])
-    config = ExposureConfig(depth=depth, cutoff=2, slope=1.5)
+    config = ExposureConfig(
+        depth=depth, cutoff=2, slope=1.5, group_popularity_weight=0.25, popularity_weight=0.01
+    )
     got = measure_exposure(users, items, group, 3, indptr, np.concatenate(lists), config)
 
     expected = np.zeros((3, 12))
@@ -27,8 +29,8 @@ def test_equals_the_plain_formula(depth: int, seed: int) -> None:
         for rank, item in enumerate(unseen[:depth], start=1):
             expected[group[user], item] += 1 / (1 + math.exp((rank - 2) / 1.5))
         for item in lists[user]:
-            expected[group[user], item] += 1e-3
-            expected[:, item] += 1e-6
+            expected[group[user], item] += 0.25
+            expected[:, item] += 0.01
     np.testing.assert_allclose(got, expected, rtol=1e-12)
 
 
