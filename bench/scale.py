@@ -65,6 +65,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     began = time.perf_counter()
     child = subprocess.Popen(command)
     _, status, used = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
     wall = time.perf_counter() - began
     if status != 0:
         raise SystemExit(f"{' '.join(command)} failed")

@@ -89,10 +89,10 @@ class PretrainingConfig:
         max_full_scores: users times items up to which the full softmax is affordable.
         num_negatives: items drawn for every 512 users of the sampled softmax.
         user_weight_exponent: a user's loss is weighted by its number of interactions to this power.
-        negative_popularity_exponent: an item weighs its number of interactions to this power where
-            the positives of other items compete with it (the negatives of Mikolov et al., 2013,
-            arXiv 1310.4546, are drawn that way). Above 0 the vectors have to say less about
-            popularity, and more about taste.
+        negative_popularity_exponent: an item that competes as a negative weighs its number of
+            interactions (at least 1) to this power, relative to the mean (the negatives of Mikolov
+            et al., 2013, arXiv 1310.4546, are drawn that way). Above 0 the vectors have to say less
+            about popularity, and more about taste.
         item_popularity_exponent: an item's final vector has the length
             ``(number of interactions / 10) ** item_popularity_exponent``, which gives that back.
         start_scale: root mean square of the entries of the embeddings before the first step, where

@@ -70,8 +70,10 @@ __attribute__((target("pclmul,sse4.1"))) inline __m128i move_on(__m128i bytes, _
 __attribute__((target("pclmul,sse4.1"))) uint64_t fold(uint32_t* value, const uint8_t* data,
                                                        uint64_t size) {
   constexpr int kParts = 4;
-  const __m128i far = _mm_set_epi64x(power(512 - 32), power(512 + 32));
-  const __m128i near = _mm_set_epi64x(power(128 - 32), power(128 + 32));
+  constexpr int64_t kFar[2] = {power(512 + 32), power(512 - 32)};
+  constexpr int64_t kNear[2] = {power(128 + 32), power(128 - 32)};
+  const __m128i far = _mm_set_epi64x(kFar[1], kFar[0]);
+  const __m128i near = _mm_set_epi64x(kNear[1], kNear[0]);
   const auto* next = reinterpret_cast<const __m128i*>(data);
   __m128i parts[kParts];
   for (int i = 0; i < kParts; ++i) parts[i] = _mm_loadu_si128(next + i);

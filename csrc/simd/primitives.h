@@ -88,7 +88,8 @@ struct Primitives {
   // A layer's codes, at most max_code in size, in the order this set multiplies them.
   void (*pack_codes)(const int8_t* codes, int64_t count, uint32_t* words);
   // Bit r: not (sum over layers of scales[r] * (step * (sum over d of code(d) * values[d, r]) +
-  // slacks[begin]) < threshold), or a scale of row r is negative. The sums of products are exact.
+  // slacks[begin]) < threshold), or a scale of row r is negative. The sums of products are exact
+  // whole numbers, and rounded to float once.
   uint32_t (*bound_int8_tile)(const Int8User& user, const Int8Layer* layers, int64_t num_layers,
                               float threshold);
   // Bit r of masks[u]: not (scores[u, r] < thresholds[u]).

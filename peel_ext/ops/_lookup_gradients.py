@@ -64,6 +64,8 @@ def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward_of_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     indices, groups, targets, item_group, held = ctx.saved_tensors
+    if len(grad) == 0:
+        return (grad.new_zeros(len(indices), grad.shape[1]), *([None] * 11))
     gathered = grad[targets.clamp(min=0)]  # [m, dim]
     parts = _parts_taken(ctx, gathered, targets, len(grad), indices, groups, item_group, held)
     return (parts, *([None] * 11))
@@ -77,7 +79,8 @@ def _parts_taken(
     groups: Tensor | None, item_group: Tensor | None, held: Tensor | None,
 ) -> Tensor:  # fmt: skip
     """What of each of rows [m, dim] takes part in the gradient of the row that targets [m] names."""
-    parts = rows * (targets >= 0)[:, None]
+    # Chosen, not multiplied: what takes no part may be infinite or NaN.
+    parts = torch.where((targets >= 0)[:, None], rows, 0.0)
     if ctx.mean:
         counts = torch.zeros(num_targets, dtype=rows.dtype)
         counts = counts.index_add(0, targets.clamp(min=0), (targets >= 0).to(rows.dtype))
@@ -85,7 +88,8 @@ def _parts_taken(
     if item_group is not None and held is not None:
         block_dim = ctx.geometry[2] if ctx.geometry[0] == ColumnsLayout.code else None
         owner = groups if groups is not None else torch.full_like(indices, ctx.group)
-        parts = parts * held_values(block_dim, rows.shape[1], indices, owner, item_group, held)
+        known = held_values(block_dim, rows.shape[1], indices, owner, item_group, held)
+        parts = torch.where(known, parts, 0.0)
     return parts
 
 
@@ -133,13 +137,18 @@ def _gradient(ctx: Any, grad_rows: Tensor, targets: Tensor, num_targets: int) ->
     if not ctx.sparse:
         return _scatter(ctx, grad_rows, targets, num_targets)
     shape = (num_targets, grad_rows.shape[1])
-    if is_traced(grad_rows):  # no shape may depend on values: rows of nothing stay, as zeros
-        parts = _parts_taken(
-            ctx, grad_rows, targets, num_targets, indices, groups, item_group, held
-        )
-        return torch.sparse_coo_tensor(
-            targets.clamp(min=0)[None], parts, shape, check_invariants=False
-        )
+    if is_traced(grad_rows):
+        if num_targets == 0:
+            targets, grad_rows, parts = targets[:0], grad_rows[:0], grad_rows[:0]
+        else:
+            parts = _parts_taken(
+                ctx, grad_rows, targets, num_targets, indices, groups, item_group, held
+            )
+        # No shape may depend on values, so rows of nothing stay: zeros for a row that is there
+        # anyway, as optimisers step every row they are given.
+        there = torch.cat([targets, targets.new_zeros(1)]).amax()
+        coordinates = torch.where(targets >= 0, targets, there)
+        return torch.sparse_coo_tensor(coordinates[None], parts, shape, check_invariants=False)
     if ctx.geometry[0] == ColumnsLayout.code or ctx.mean:
         kept = targets >= 0
         rows, inverse = torch.unique(targets[kept], return_inverse=True)

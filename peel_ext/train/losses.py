@@ -56,7 +56,8 @@ def full_softmax_loss(
         The loss, a scalar.
 
     Raises:
-        ValueError: shapes that do not fit, a temperature not above 0, or a user without positives.
+        ValueError: shapes that do not fit, a temperature or negative weight not above 0, or a user
+            without positives.
     """
     _check(users, items, indptr, positives, temperature, weights, negative_weights)
     if weights is None:
@@ -203,6 +204,8 @@ def _check(
         raise ValueError(
             f"negative_weights must have shape ({len(items)},), got {tuple(negative_weights.shape)}"
         )
+    if negative_weights is not None and not bool((negative_weights > 0).all()):
+        raise ValueError("negative_weights must be above 0")
 
 
 @dataclass(frozen=True)

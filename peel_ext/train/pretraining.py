@@ -103,8 +103,10 @@ class _Training:
         degrees = indptr.diff()
         self.active = degrees.nonzero()[:, 0]
         self.weights = degrees.float() ** config.user_weight_exponent
-        popularity = count_interactions(item_rows, num_items) ** config.negative_popularity_exponent
-        self.negative_weights = popularity / popularity.mean()
+        counts = count_interactions(item_rows, num_items).double()
+        popularity = counts**config.negative_popularity_exponent
+        weights = (popularity / popularity.mean()).float()
+        self.negative_weights = weights.clamp(min=torch.finfo(torch.float32).tiny)
         self.steps_per_epoch = min(config.steps_per_epoch, len(self.active))
         self.num_steps = config.epochs * self.steps_per_epoch
         self.losses: list[float] = []

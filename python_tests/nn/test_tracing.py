@@ -193,6 +193,32 @@ def test_sparse_gradients_of_what_is_compiled_are_the_dense_ones(
     assert_same({name: gradient.to_dense() for name, gradient in found.items()}, want)
 
 
+def test_compiled_sparse_gradients_hold_no_rows_that_took_no_part(generator) -> None:
+    module = make("planes", generator, sparse=True, padding_idx=3)
+    torch.compiler.reset()
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    weights = torch.ones(*INPUT.shape, 1)
+    weights[INPUT == 3] = torch.nan  # of the padding, whose gradient is dropped
+    found = {}
+    for name, call in (("eager", module), ("compiled", compiled)):
+        module.zero_grad()
+        (call(INPUT, OWNERS) * weights).sum().backward()
+        found[name] = [each.grad for each in module.parameters() if each.grad is not None]
+    for eager, traced in zip(found["eager"], found["compiled"], strict=True):
+        torch.testing.assert_close(traced.to_dense(), eager.to_dense())
+        assert set(traced._indices()[0].tolist()) == set(eager._indices()[0].tolist())
+        assert traced.to_dense().isfinite().all()
+
+
+def test_compiled_sparse_gradients_of_a_refinement_without_rows(generator) -> None:
+    module = ElasticEmbedding(ROWS, DIM, num_groups=GROUPS, sparse=True)
+    module.refine_rows(1, torch.empty(0, dtype=torch.int64))
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    compiled(INPUT, OWNERS).sum().backward()
+    want = torch.zeros(ROWS, DIM).index_add(0, INPUT.reshape(-1), torch.ones(8, DIM))
+    assert torch.equal(module.weight.grad.to_dense(), want)
+
+
 def test_sparse_gradients_are_refused_under_function_transforms(generator) -> None:
     module = make("planes", generator, sparse=True)
     parameters = {name: each.detach() for name, each in module.named_parameters()}

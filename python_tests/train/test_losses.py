@@ -142,6 +142,7 @@ def test_no_tensor_is_larger_than_the_limit() -> None:
         ({"indptr": torch.tensor([0, 1, 3])}, "2 positives"),
         ({"temperature": 0.0}, "temperature"),
         ({"weights": torch.ones(3)}, r"^weights must have shape \(2,\)"),
+        ({"negative_weights": torch.tensor([1.0, 1, 0, 1, 1])}, "negative_weights must be above"),
         ({"negative_weights": torch.ones(2)}, r"^negative_weights must have shape \(5,\)"),
         ({"items": torch.ones(5, 2)}, "equal width"),
     ],

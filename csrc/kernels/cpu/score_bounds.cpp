@@ -12,7 +12,7 @@ namespace {
 constexpr int64_t kUsers = 4;
 constexpr int64_t kInt8Users = 1;
 constexpr int64_t kRows = 256;  // with fewer, making the bounds costs more than they save
-// So that 16 bits hold the sum of the steps, and floats the sums of products exactly.
+// So that 16 bits hold the sum of the steps, and 32 bits the sums of products.
 constexpr int64_t kMaxDim = 256;
 constexpr int64_t kMaxInt8Dim = 4096;
 constexpr int kCodes = 1 << simd::kBoundBits;

@@ -120,7 +120,8 @@ void PackedTiles::Reader::find_int8_layers() {
     const int64_t width = geometry_.layer_width(layer);
     const uint8_t* values =
         whole_lanes(bytes_.pieces[layer] + first_ * bytes_.piece_bytes[layer], width, 1, at);
-    prefetch(values + width * kTileRows, width * kTileRows);  // of the next tile
+    if (loaded_.count == kTileRows)
+      prefetch(values + width * kTileRows, width * kTileRows);  // next
     at += width * kTileRows;
     const int64_t size = sizeof(uint16_t);
     const uint8_t* scales = whole_lanes(bytes_.scales[layer] + first_ * size, 1, size, at);
