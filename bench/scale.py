@@ -76,7 +76,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "interactions": pyarrow.parquet.read_metadata(data).num_rows,
         "epochs": run["config"]["pretraining"]["epochs"],
         "wall_seconds": round(wall, 1),
-        "cpu_seconds": round(used.ru_utime + used.ru_stime, 1),  # unlike the other, of any machine
+        # Unlike the one before, hardly longer while other work runs.
+        "cpu_seconds": round(used.ru_utime + used.ru_stime, 1),
         "peak_bytes": used.ru_maxrss * 1024,
         "stages": run["stages"],
         **circumstances(),

@@ -138,17 +138,7 @@ def _gradient(ctx: Any, grad_rows: Tensor, targets: Tensor, num_targets: int) ->
         return _scatter(ctx, grad_rows, targets, num_targets)
     shape = (num_targets, grad_rows.shape[1])
     if is_traced(grad_rows):
-        if num_targets == 0:
-            targets, grad_rows, parts = targets[:0], grad_rows[:0], grad_rows[:0]
-        else:
-            parts = _parts_taken(
-                ctx, grad_rows, targets, num_targets, indices, groups, item_group, held
-            )
-        # No shape may depend on values, so rows of nothing stay: zeros for a row that is there
-        # anyway, as optimisers step every row they are given.
-        there = torch.cat([targets, targets.new_zeros(1)]).amax()
-        coordinates = torch.where(targets >= 0, targets, there)
-        return torch.sparse_coo_tensor(coordinates[None], parts, shape, check_invariants=False)
+        return _traced_gradient(ctx, grad_rows, targets, num_targets)
     if ctx.geometry[0] == ColumnsLayout.code or ctx.mean:
         kept = targets >= 0
         rows, inverse = torch.unique(targets[kept], return_inverse=True)
@@ -166,6 +156,24 @@ def _gradient(ctx: Any, grad_rows: Tensor, targets: Tensor, num_targets: int) ->
         kept = targets >= 0
         targets, grad_rows = targets[kept], grad_rows[kept]
     return torch.sparse_coo_tensor(targets[None], grad_rows, shape, check_invariants=False)
+
+
+def _traced_gradient(ctx: Any, grad_rows: Tensor, targets: Tensor, num_targets: int) -> Tensor:
+    """The sparse gradient where no shape may depend on values, so that all of targets [m] stay.
+
+    Those that are -1 become zeros for a row that is there anyway, as optimisers step every row they
+    are given.
+    """
+    shape = (num_targets, grad_rows.shape[1])
+    if num_targets == 0:
+        return torch.sparse_coo_tensor(
+            targets[None, :0], grad_rows[:0], shape, check_invariants=False
+        )
+    indices, groups, _, item_group, held = ctx.saved_tensors
+    parts = _parts_taken(ctx, grad_rows, targets, num_targets, indices, groups, item_group, held)
+    there = torch.cat([targets, targets.new_zeros(1)]).amax()
+    coordinates = torch.where(targets >= 0, targets, there)
+    return torch.sparse_coo_tensor(coordinates[None], parts, shape, check_invariants=False)
 
 
 def _scatter(ctx: Any, grad_rows: Tensor, targets: Tensor, num_targets: int) -> Tensor:

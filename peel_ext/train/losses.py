@@ -60,23 +60,10 @@ def full_softmax_loss(
             without positives.
     """
     _check(users, items, indptr, positives, temperature, weights, negative_weights)
-    if weights is None:
-        weights = users.new_ones(len(users))
-    if negative_weights is None:
-        negative_weights = items.new_ones(len(items))
     chunk = max(1, chunk_bytes // (max(1, len(items)) * items.element_size()))
-    loss: Tensor = _SoftmaxLoss.apply(
-        users,
-        items,
-        indptr,
-        positives,
-        temperature,
-        weights / weights.sum(),
-        negative_weights.log(),
-        chunk,
-        None,
+    return _softmax_loss(
+        users, items, indptr, positives, temperature, weights, negative_weights, chunk, None
     )
-    return loss
 
 
 def sampled_softmax_loss(
@@ -123,26 +110,13 @@ def sampled_softmax_loss(
     _check(users, items, indptr, positives, temperature, weights, negative_weights)
     if num_negatives < 1:
         raise ValueError(f"num_negatives must be at least 1, got {num_negatives}")
-    if weights is None:
-        weights = users.new_ones(len(users))
-    if negative_weights is None:
-        negative_weights = items.new_ones(len(items))
 
     def draw(chunk_positives: Tensor) -> tuple[Tensor, Tensor]:
         return draw_candidates(chunk_positives, len(items), num_negatives, generator)
 
-    loss: Tensor = _SoftmaxLoss.apply(
-        users,
-        items,
-        indptr,
-        positives,
-        temperature,
-        weights / weights.sum(),
-        negative_weights.log(),
-        chunk_users,
-        draw,
+    return _softmax_loss(
+        users, items, indptr, positives, temperature, weights, negative_weights, chunk_users, draw
     )
-    return loss
 
 
 def draw_candidates(
@@ -224,6 +198,29 @@ class _Targets:
         rows = torch.repeat_interleave(counts)
         columns = positives[int(indptr[start]) : int(indptr[stop])]
         return cls(rows, columns, counts.to(dtype).reciprocal()[rows])
+
+
+def _softmax_loss(
+    users: Tensor,
+    items: Tensor,
+    indptr: Tensor,
+    positives: Tensor,
+    temperature: float,
+    weights: Tensor | None,
+    negative_weights: Tensor | None,
+    chunk: int,
+    draw: Callable[[Tensor], tuple[Tensor, Tensor]] | None,
+) -> Tensor:
+    """Either loss, of arguments that fit; ``draw`` None: all items."""
+    if weights is None:
+        weights = users.new_ones(len(users))
+    if negative_weights is None:
+        negative_weights = items.new_ones(len(items))
+    shares, offsets = weights / weights.sum(), negative_weights.log()
+    loss: Tensor = _SoftmaxLoss.apply(
+        users, items, indptr, positives, temperature, shares, offsets, chunk, draw
+    )
+    return loss
 
 
 class _SoftmaxLoss(torch.autograd.Function):

@@ -120,8 +120,8 @@ void PackedTiles::Reader::find_int8_layers() {
     const int64_t width = geometry_.layer_width(layer);
     const uint8_t* values =
         whole_lanes(bytes_.pieces[layer] + first_ * bytes_.piece_bytes[layer], width, 1, at);
-    if (loaded_.count == kTileRows)
-      prefetch(values + width * kTileRows, width * kTileRows);  // next
+    // The next tile is on its way while this one is worked on; the last may be a copy.
+    if (loaded_.count == kTileRows) prefetch(values + width * kTileRows, width * kTileRows);
     at += width * kTileRows;
     const int64_t size = sizeof(uint16_t);
     const uint8_t* scales = whole_lanes(bytes_.scales[layer] + first_ * size, 1, size, at);
