@@ -27,7 +27,7 @@ from peel_ext.cli.arguments import parse_budgets
 from peel_ext.cli.evaluate import summarise
 from peel_ext.config import PretrainingConfig
 from peel_ext.evaluation import PROTOCOLS, Evaluation, Measurement, evaluate_run
-from peel_ext.evaluation.curves import Ship
+from peel_ext.evaluation.plan import Ship
 from peel_ext.evaluation.rivals import Rival
 from peel_ext.evaluation.rivals.dimensions import TrainedDimensions
 from peel_ext.metrics import paired_bootstrap
@@ -49,6 +49,8 @@ def main() -> None:
         help="those that train alike share one training a seed",
     )
     parser.add_argument("--seeds", type=int, default=3, help="how many")
+    parser.add_argument("--first-seed", type=int, default=0, help="the others follow it")
+    parser.add_argument("--runs", type=Path, help="folder to keep the trained runs in")
     parser.add_argument("--budgets", default=BUDGETS, help="as of 'peel evaluate'")
     parser.add_argument("--target", choices=("test", "validation"), default="test")
     parser.add_argument("--rivals", action="store_true", help="as of 'peel evaluate'")
@@ -60,7 +62,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     measured: dict[str, list[tuple[Evaluation, dict[str, Any]]]] = {}
-    for seed in range(options.seeds):
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
         for arguments, protocols in trainings(options.protocol).items():
             for evaluation, row in measure(options, seed, arguments, protocols):
                 measured.setdefault(evaluation.protocol, []).append((evaluation, row))
@@ -89,7 +91,8 @@ def measure(
 ) -> Iterator[tuple[Evaluation, dict[str, Any]]]:
     """Trains once as a user would, and evaluates under each protocol."""
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "run"
+        name = "-".join(["seed", str(seed), *(part.strip("-") for part in arguments)])
+        out = Path(options.runs or folder) / name
         command = [sys.executable, "-P", "-m", "peel_ext.cli.main", "train", options.data]
         command += ["--out", out, "--seed", seed, "--target", options.target, *arguments]
         began = time.perf_counter()

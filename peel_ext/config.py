@@ -208,6 +208,31 @@ class ExposureConfig:
 
 
 @dataclass(frozen=True)
+class BlendConfig:
+    """How a user between groups shares in them; see :mod:`peel_ext.train.blending`.
+
+    Attributes:
+        num_groups: nearest groups that have a share.
+        temperature: divides the cosine between user and centroid; the larger, the more alike the
+            shares.
+        own_share: of the user's own list in what blocks are worth.
+
+    Raises:
+        ValueError: a setting outside its range.
+    """
+
+    num_groups: int = 16
+    temperature: float = 0.1
+    own_share: float = 0.25
+
+    def __post_init__(self) -> None:
+        _check_at_least(self, num_groups=1)
+        _check_positive(self, "temperature")
+        if not 0 <= self.own_share < 1:
+            raise ValueError(f"own_share must be in [0, 1), got {self.own_share}")
+
+
+@dataclass(frozen=True)
 class RefinementConfig:
     """Stage 3, rows of each group's own; see :mod:`peel_ext.train.refinement`.
 

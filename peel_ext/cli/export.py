@@ -1,15 +1,27 @@
-"""``peel export``: one ``.peel`` file a user group, every budget in each."""
+"""``peel export``: one ``.peel`` file a user group, every budget in each; or one for a single user,
+who gets what the nearest groups and its own list say (``user.peel``), with its vector (``user.npy``, in
+the space of the file).
+"""
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peel_ext.cli.narration import Narration
 from peel_ext.cli.requirements import require_train
+from peel_ext.cli.users import find_user
+from peel_ext.config import BlendConfig, ExposureConfig
+from peel_ext.format.atomic import write_atomically
+
+if TYPE_CHECKING:
+    from peel_ext.format import FoldInSettings
+    from peel_ext.train.pipeline import TrainedRun
 
 
 def add_parser(verbs: Any) -> None:
@@ -17,9 +29,12 @@ def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser("export", help="write files for devices", description=__doc__)
     parser.add_argument("folder", help="run folder of 'peel train'")
     parser.add_argument("--out", required=True, help="folder of the files, made if need be")
-    parser.add_argument(
+    whose = parser.add_mutually_exclusive_group()
+    whose.add_argument(
         "--group", type=_parse_groups, default=None, help="a user group, or 'all' (default)"
     )
+    whose.add_argument("--user", help="for one user of the training data")
+    whose.add_argument("--history", help="for one user with these items, comma-separated ids")
     parser.add_argument(
         "--no-item-ids", action="store_true", help="let devices tell items by row, to save bytes"
     )
@@ -38,26 +53,28 @@ def run(options: argparse.Namespace) -> int:
 
     trained = TrainedRun.open(options.folder)
     num_groups = len(trained.centroids)
-    groups = range(num_groups) if options.group is None else [options.group]
     if options.group is not None and options.group >= num_groups:
         raise IndexError(f"--group must be in [0, {num_groups}), got {options.group}")
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
-    centroids = trained.embedding.rotate(torch.from_numpy(trained.centroids)).numpy()
     names = None if options.no_item_ids else trained.items.to_ids(range(len(trained.items)))
+    fold_in = FoldInSettings(temperature=trained.temperature)
+    single = options.user is not None or options.history is not None
+    groups = range(num_groups) if options.group is None else [options.group]
     files = []
     with Narration(options.quiet) as narration:
-        for done, group in enumerate(groups):
-            narration.stage("export", done, len(groups), "")
-            path = out / f"group-{group}.peel"
-            trained.embedding.export(
-                path,
-                group,
-                fold_in=FoldInSettings(temperature=trained.temperature),
-                centroids=centroids,
-                item_ids=names,
-            )
-            files.append({"group": group, "path": str(path), "bytes": path.stat().st_size})
+        if single:
+            narration.stage("export", 0, 1, "")
+            files.append(_export_for_user(trained, options, out, fold_in, names))
+        else:
+            centroids = trained.embedding.rotate(torch.from_numpy(trained.centroids)).numpy()
+            for done, group in enumerate(groups):
+                narration.stage("export", done, len(groups), "")
+                path = out / f"group-{group}.peel"
+                trained.embedding.export(
+                    path, group, fold_in=fold_in, centroids=centroids, item_ids=names
+                )
+                files.append({"group": group, "path": str(path), "bytes": path.stat().st_size})
         narration.stage("export", 1, 1, f"{len(files)} files")
     if options.json:
         json.dump(files, sys.stdout, indent=2)
@@ -66,6 +83,35 @@ def run(options: argparse.Namespace) -> int:
         for file in files:
             print(file["path"])
     return 0
+
+
+def _export_for_user(
+    trained: TrainedRun,
+    options: argparse.Namespace,
+    out: Path,
+    fold_in: FoldInSettings,
+    names: Sequence[int | str] | None,
+) -> dict[str, Any]:
+    """Writes the file of one user, whose own vector is its only centroid, and the vector."""
+    import numpy as np
+    import torch
+
+    from peel_ext.train.blending import blend_for_users
+
+    vector, group, seen = find_user(trained, options.user, options.history)
+    blend = blend_for_users(
+        trained.embedding, vector[None], (np.array([0, len(seen)]), seen), trained.centroids,
+        BlendConfig(), ExposureConfig(**trained.folder.config["exposure"]),
+    )  # fmt: skip
+    rotated = blend.rotate(torch.from_numpy(vector)).numpy()
+    path, beside = out / "user.peel", out / "user.npy"
+    blend.export(path, 0, fold_in=fold_in, centroids=rotated[None], item_ids=names)
+    content = io.BytesIO()
+    np.save(content, rotated)
+    write_atomically(beside, content.getvalue())
+    return {
+        "group": group, "path": str(path), "bytes": path.stat().st_size, "vector": str(beside),
+    }  # fmt: skip
 
 
 def _parse_groups(text: str) -> int | None:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from peel_ext.cli.arguments import Budget, parse_budget, parse_count
 from peel_ext.cli.requirements import require_train
+from peel_ext.cli.users import find_user
 from peel_ext.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from peel_ext.data import IdMap
     from peel_ext.train.pipeline import TrainedRun
 
 
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     from peel_ext.train.pipeline import TrainedRun
 
     trained = TrainedRun.open(options.source)
-    vector, group, seen = _user(trained, options)
+    vector, group, seen = find_user(trained, options.user, options.history)
     n = min(options.n, len(trained.items))
     ids, scores, held = _recommend(trained, vector, group, seen, n, options.budget)
     found = [(item, float(score)) for item, score in zip(ids, scores, strict=True) if item >= 0]
@@ -80,36 +80,6 @@ def _recommend_on_device(options: argparse.Namespace) -> int:
         names = items if isinstance(items, list) else items.tolist()
         _print(recommender.group, recommender.nbytes, names, scores.tolist(), options.json)
     return 0
-
-
-def _rows(known: IdMap, text: list[str], what: str) -> NDArray[np.int64]:
-    """Rows of ids given as text."""
-    integers = known.ids.dtype.kind == "i"
-    values: list[int | str] = []
-    for name in text:
-        try:
-            values.append(int(name) if integers else name)
-        except ValueError:
-            raise DataError(f"{what} {name!r} is not known: ids of this run are integers") from None
-    return known.to_rows(values)
-
-
-def _user(
-    trained: TrainedRun, options: argparse.Namespace
-) -> tuple[NDArray[np.float32], int, NDArray[np.int64]]:
-    """Vector, group and items already seen."""
-    import numpy as np
-
-    from peel_ext.device import fold_in_mean
-    from peel_ext.train.clustering import nearest_group
-
-    if options.user is not None:
-        user = int(_rows(trained.users, [options.user], "user")[0])
-        seen = trained.train_items[trained.train_indptr[user] : trained.train_indptr[user + 1]]
-        return trained.user_vectors[user], int(trained.user_group[user]), seen
-    history = np.unique(_rows(trained.items, options.history.split(","), "item"))
-    vector = fold_in_mean(trained.embedding.weight.detach().numpy()[history])
-    return vector, int(nearest_group(vector[None], trained.centroids)[0]), history
 
 
 def _recommend(

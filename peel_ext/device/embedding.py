@@ -20,16 +20,19 @@ class PersonalizedElasticEmbedding:
         buffer: a ``.peel`` file or a prefix of one, as :meth:`peel_ext.nn.ElasticEmbedding.generate`
             makes them; kept, not copied, when the bytes are 8-byte aligned. Of a prefix that ends
             inside a block the blocks before it are used.
+        budget_bytes: upper limit of ``nbytes``; None: all blocks there are.
 
     Raises:
         FormatError: the bytes are not a ``.peel`` file, are damaged, or end before the first block.
+        BudgetError: too few bytes; names the minimum.
+        TypeError: budget_bytes is not an integer.
     """
 
-    def __init__(self, buffer: bytes | NDArray[np.uint8]) -> None:
+    def __init__(self, buffer: bytes | NDArray[np.uint8], budget_bytes: int | None = None) -> None:
         data = _bridge.aligned(buffer)
         # What was checked once must stay as it is.
         data.setflags(write=False)
-        self._pee = _core.PeelFile.open_buffer(data).pee()
+        self._pee = _core.PeelFile.open_buffer(data, _bridge.check_budget(budget_bytes)).pee()
         self._buffer = data[: self._pee.prefix_bytes]
 
     @property

@@ -75,7 +75,7 @@ class DeviceRecommender:
             BudgetError: too few bytes for the first block; names the minimum.
             TypeError: budget_bytes is not an integer.
         """
-        budget = _check_budget(budget_bytes)
+        budget = _bridge.check_budget(budget_bytes)
         if isinstance(file, str) and file.startswith(("http://", "https://")):
             http = HttpSource(file)
             remote = http if cache is None else CachedSource(http, cache)
@@ -129,7 +129,7 @@ class DeviceRecommender:
             TypeError: budget_bytes is not an integer.
             ClosedError: it has been closed.
         """
-        self._file.resize(_check_budget(budget_bytes))
+        self._file.resize(_bridge.check_budget(budget_bytes))
 
     def close(self) -> None:
         """Gives the memory back once calls that are under way have ended. Closing twice is fine."""
@@ -314,11 +314,3 @@ class DeviceRecommender:
         if not centroid.size:
             raise DataError("no item of the history is held, and the file has no centroids")
         return centroid
-
-
-def _check_budget(budget_bytes: int | None) -> int | None:
-    if budget_bytes is None:
-        return None
-    if isinstance(budget_bytes, bool) or not isinstance(budget_bytes, int | np.integer):
-        raise TypeError(f"budget_bytes must be an integer, got {budget_bytes!r}")
-    return max(0, int(budget_bytes))

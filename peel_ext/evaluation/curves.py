@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -10,33 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peel_ext.config import ExposureConfig
-from peel_ext.device.fold_in import fold_in_users
-from peel_ext.errors import BudgetError, DataError
-from peel_ext.evaluation.protocols import (
-    FoldHistories,
-    fold_on_device,
-    known_users,
-    new_users,
-    offline_users,
-)
+from peel_ext.errors import BudgetError
+from peel_ext.evaluation.plan import Plan, Ship
 from peel_ext.evaluation.ranking import (
     Audience,
+    Blend,
     RankedLists,
+    rank_blended,
     rank_elastic,
     rank_full,
     rank_rival,
 )
 from peel_ext.evaluation.rivals import Rival, build_rivals
 from peel_ext.metrics import Difference, UserQuality, measure_users, paired_bootstrap
-from peel_ext.train.clustering import nearest_group
 from peel_ext.train.exposure import measure_exposure
 from peel_ext.train.pipeline import TrainedRun
-
-PROTOCOLS = ("known", "new", "offline", "time")
-
-#: The vectors a server would ship to the audience of a protocol if the model were another one, of
-#: which it gets the vectors of the known users [num_users, dim] and the item rows [num_items, dim].
-Ship = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +60,9 @@ class Evaluation:
         floor: in the offline protocol the list shipped at download, without what the user had since.
         curve: the Personalized Elastic Embeddings, one for each budget.
         others: other uses of the same embeddings: in the new-users protocol with vectors folded in
-            on the device, in the offline protocol with the vector of the download.
+            on the device, in the offline protocol with the vector of the download; and in both
+            what a server makes for each user alone
+            (:func:`peel_ext.train.blending.blend_for_users`).
         rivals: every variant of every rival under every budget it can serve.
         left_out: rivals that could not be measured, and why.
     """
@@ -145,14 +134,15 @@ def evaluate_run(
         DataError: the run has nothing to measure this protocol on.
         ValueError: an unknown protocol.
     """
-    plan = _Plan.of_run(run, protocol)
+    plan = Plan.of_run(run, protocol)
     for budget in budgets:  # all are checked before the first is measured
         with run.embedding.budget(budget):
             pass
     rivals, left_out = build_rivals(*_rival_inputs(run)) if with_rivals else ([], [])
     rivals += more_rivals(plan.ship) if more_rivals is not None else []
-    full_passes = 1 if plan.floor is None else 2
-    steps = _Steps(full_passes + len(budgets) * (1 + len(rivals)), on_progress)
+    passes = 1 if plan.floor is None else 2
+    passes += 0 if plan.blend is None else len(budgets)
+    steps = _Steps(passes + len(budgets) * (1 + len(rivals)), on_progress)
     table = run.embedding.weight.detach().numpy()
 
     def full(name: str, audience: Audience) -> Measurement:
@@ -163,6 +153,8 @@ def evaluate_run(
     ceiling = full(plan.ceiling_name, plan.ceiling)
     floor = None if plan.floor is None else full("list shipped at download", plan.floor)
     curve, *others = _elastic_curves(run, plan, budgets, n, steps)
+    if plan.blend is not None and budgets:
+        others.append(_blended_curve(run, plan, plan.blend, budgets, n, steps))
     lines = _rival_lines(rivals, plan.device, budgets, n, steps)
     return Evaluation(
         protocol, n, ceiling, floor, curve, [each for other in others for each in other], lines,
@@ -183,7 +175,7 @@ def _measured(
 
 
 def _elastic_curves(
-    run: TrainedRun, plan: _Plan, budgets: Sequence[int], n: int, steps: _Steps
+    run: TrainedRun, plan: Plan, budgets: Sequence[int], n: int, steps: _Steps
 ) -> list[list[Measurement]]:
     """One measurement for each budget, of the device first and then of each other use."""
     methods = [("PEE", plan.device), *plan.others]
@@ -194,6 +186,26 @@ def _elastic_curves(
             curve.append(_measured(name, audience, lists, budget))
         steps.advance()
     return curves
+
+
+def _blended_curve(
+    run: TrainedRun, plan: Plan, blend: Blend, budgets: Sequence[int], n: int, steps: _Steps
+) -> list[Measurement]:
+    """One measurement for each budget, of devices that hold what is worth most to their user."""
+    name, audience, num_users = "PEE, blended for the user", plan.device, len(plan.device.vectors)
+    told = 0
+
+    def on_users(done: int) -> None:  # all budgets come at once, and are told of one by one
+        nonlocal told
+        while (told + 1) * num_users <= done * len(budgets):
+            told += 1
+            steps.advance()
+
+    made = rank_blended([audience], run.embedding, blend, budgets, n, on_users)
+    return [
+        _measured(name, audience, lists, budget)
+        for budget, (lists,) in zip(budgets, made, strict=True)
+    ]
 
 
 def _rival_lines(
@@ -212,71 +224,6 @@ def _rival_lines(
                 _measured(rival.family, audience, lists, budget, rival.name, rival.per_group)
             )
     return lines
-
-
-@dataclass(frozen=True, eq=False)
-class _Plan:
-    """Who is ranked for with what."""
-
-    ceiling_name: str
-    ceiling: Audience
-    floor: Audience | None
-    device: Audience
-    others: list[tuple[str, Audience]]
-    ship: Ship
-
-    @classmethod
-    def of_run(cls, run: TrainedRun, protocol: str) -> _Plan:
-        if protocol not in PROTOCOLS:
-            raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
-        place = run.folder.path
-        method = run.folder.stages["data"]["split"]
-        if protocol == "time" and method != "time":
-            raise DataError(
-                f"{place}: the targets of this run are not later than its training part (split: "
-                f"{method}); train with --split time"
-            )
-        if protocol in ("known", "time"):
-            _check_targets(run, run.test_items, "")
-            seen = (run.train_indptr, run.train_items)
-            targets = (run.test_indptr, run.test_items)
-            audience = known_users(run.user_vectors, run.user_group, seen, targets)
-            return cls("full table", audience, None, audience, [], lambda users, _: users)
-        if len(run.new_users) == 0:
-            raise DataError(
-                f"{place}: no users were held out of training; train with --new-user-share 0.1"
-            )
-        _check_targets(run, run.history_test_items, " of new users")
-        histories = (run.history_indptr, run.history_items)
-        targets = (run.history_test_indptr, run.history_test_items)
-        items = run.embedding.weight.detach().numpy()
-        fold_in = _fold_in(run)
-        assign = functools.partial(nearest_group, centroids=run.centroids)
-        if protocol == "new":
-            audience = new_users(items, histories, targets, fold_in, assign)
-            on_device = fold_on_device(audience, histories, fold_in)
-            others = [("PEE, folded in on the device", on_device)]
-            return cls(
-                "full table", audience, None, audience, others,
-                lambda _, rows: fold_in(rows, *histories),
-            )  # fmt: skip
-        offline = offline_users(items, histories, targets, fold_in, assign)
-        _check_targets(run, offline.server.targets[1], " of new users with a history of 2 or more")
-        others = [("PEE, vector never updated", offline.stale)]
-        return cls(
-            "fresh server", offline.server, offline.stale, offline.device, others,
-            lambda _, rows: fold_in(rows, *offline.before),
-        )  # fmt: skip
-
-
-def _check_targets(run: TrainedRun, items: NDArray[np.int64], whose: str) -> None:
-    if len(items) == 0:
-        target = run.folder.config["split"]["target"]
-        raise DataError(f"{run.folder.path}: no {target} interactions{whose} to measure on")
-
-
-def _fold_in(run: TrainedRun) -> FoldHistories:
-    return functools.partial(fold_in_users, temperature=run.temperature)
 
 
 def _rival_inputs(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,13 @@ from peel_ext.evaluation.rivals import Rival
 from peel_ext.nn import ElasticEmbedding
 from peel_ext.ops import gathered_score
 
+#: Users times items whose worth is in memory at once.
+_BLENDED_CELLS = 1 << 22
+
 Lists = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+#: An embedding with one user group for each of the users at some positions [m], in their order.
+Blend = Callable[[NDArray[np.int64]], ElasticEmbedding]
 
 #: Users' vectors on the device [m, dim], from the ids it holds [h], ascending, and their rows
 #: [h, dim], the users' shipped vectors [m, dim] in the space of those rows, and their positions [m].
@@ -80,20 +86,83 @@ def rank_elastic(
     Raises:
         BudgetError: a budget too small for a group with users; names the minimum.
     """
+    made = _rank_tables(
+        audiences, embedding, n,
+        ((members, [embedding.generate(group, budget_bytes)])
+         for group, members in _groups(audiences[0])), 1,
+    )  # fmt: skip
+    return made[0]
+
+
+def rank_blended(
+    audiences: Sequence[Audience],
+    embedding: ElasticEmbedding,
+    blend: Blend,
+    budgets: Sequence[int],
+    n: int,
+    on_users: Callable[[int], None] | None = None,
+) -> list[list[RankedLists]]:
+    """Lists of each user from a Personalized Elastic Embedding of its own: a blend of groups.
+
+    Args:
+        audiences: of the same users; what is generated serves all.
+        embedding: the item table.
+        blend: makes embeddings of some users.
+        budgets: bytes, of each user.
+        n: items returned.
+        on_users: told how many users are done.
+
+    Returns:
+        For every budget one of every audience.
+
+    Raises:
+        BudgetError: a budget too small for a user; names the minimum.
+    """
+    num_users = len(audiences[0].vectors)
+
+    def tables() -> Iterator[tuple[NDArray[np.int64], list[PersonalizedElasticEmbedding]]]:
+        chunk = max(1, _BLENDED_CELLS // max(1, embedding.num_embeddings))
+        for start in range(0, num_users, chunk):
+            members = np.arange(start, min(start + chunk, num_users))
+            blended = blend(members)
+            for group, member in enumerate(members):
+                # What fits a smaller budget is a prefix of what fits the largest.
+                whole = blended.generate(group, max(budgets))
+                yield (
+                    np.array([member]),
+                    [PersonalizedElasticEmbedding(whole.buffer, budget) for budget in budgets],
+                )
+            if on_users is not None:
+                on_users(int(members[-1]) + 1)
+
+    return _rank_tables(audiences, embedding, n, tables(), len(budgets))
+
+
+def _rank_tables(
+    audiences: Sequence[Audience],
+    embedding: ElasticEmbedding,
+    n: int,
+    tables: Iterable[tuple[NDArray[np.int64], list[PersonalizedElasticEmbedding]]],
+    num_budgets: int,
+) -> list[list[RankedLists]]:
+    """Lists of each budget and audience; tables are the members who hold them, one a budget."""
     rotated = [
         embedding.rotate(torch.from_numpy(audience.vectors)).numpy() for audience in audiences
     ]
-    collectors = [_Collector(audience, n) for audience in audiences]
-    for group, members in _groups(audiences[0]):
-        pee = embedding.generate(group, budget_bytes)
-        for audience, shipped, collector in zip(audiences, rotated, collectors, strict=True):
-            vectors = shipped[members]
-            if audience.update is not None:
-                ids = pee.row_ids
-                vectors = audience.update(ids, pee.lookup(ids), vectors, members)
-            indices = _rank(vectors, pee, n, take_lists(*audience.exclude, members))
-            collector.add(members, indices, pee.nbytes, len(pee.row_ids))
-    return [collector.lists() for collector in collectors]
+    collectors = [[_Collector(audience, n) for audience in audiences] for _ in range(num_budgets)]
+    for members, pees in tables:
+        exclude = [take_lists(*audience.exclude, members) for audience in audiences]
+        for pee, row in zip(pees, collectors, strict=True):
+            ids = pee.row_ids
+            rows = None
+            for at, (audience, collector) in enumerate(zip(audiences, row, strict=True)):
+                vectors = rotated[at][members]
+                if audience.update is not None:
+                    rows = pee.lookup(ids) if rows is None else rows
+                    vectors = audience.update(ids, rows, vectors, members)
+                indices = _rank(vectors, pee, n, exclude[at])
+                collector.add(members, indices, pee.nbytes, len(ids))
+    return [[collector.lists() for collector in row] for row in collectors]
 
 
 def rank_rival(audience: Audience, rival: Rival, budget_bytes: int, n: int) -> RankedLists:

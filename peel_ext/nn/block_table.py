@@ -6,10 +6,12 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from peel_ext.format import Layout, resolve_layout
 from peel_ext.nn import rotation as rotations
+from peel_ext.nn.blending import blend_blocks, check_matrix
 from peel_ext.nn.budgeted_lookup import layout_text
 from peel_ext.nn.derived import Derived, derive
 from peel_ext.nn.selection import block_costs
@@ -222,15 +224,7 @@ class BlockTable(nn.Embedding):
             ValueError: a wrong shape or value.
         """
         shape = (self.num_groups, self.num_embeddings)
-        if tuple(values.shape) != shape:
-            raise ValueError(f"values must have shape {shape}, got {tuple(values.shape)}")
-        if not bool((torch.isfinite(values) & (values >= 0)).all()):
-            group, row = (~(torch.isfinite(values) & (values >= 0))).nonzero()[0].tolist()
-            raise ValueError(
-                f"values[{group}, {row}] must be finite and not negative, got "
-                f"{float(values[group, row])}"
-            )
-        values = values.double()
+        values = check_matrix("values", values, shape)
         if self.layout.nested:
             order = values.sort(dim=1, descending=True, stable=True).indices
             sizes = self.layout.item_group_sizes(self.num_embeddings)
@@ -240,6 +234,43 @@ class BlockTable(nn.Embedding):
             )
             self._changed_state.add("item_group")
         self._weigh(values)
+
+    def blend(self, shares: Tensor, row_values: Tensor | None = None) -> Self:
+        """A module over the same rows for users between groups, who have a share of every group.
+
+        Its user groups are the rows of ``shares``: a block is worth to one the sum over the groups
+        here, each with its share, and what ``row_values`` say beside. Refined rows are those of the
+        group with the largest share. The memory of ``weight`` is shared, frozen; later changes of
+        block weights are not followed.
+
+        Args:
+            shares: [m, num_groups], m at least 1, not negative, finite; need not sum to 1.
+            row_values: [m, num_embeddings], as of :meth:`set_row_values`.
+
+        Raises:
+            ValueError: a wrong shape or value.
+        """
+        if shares.dim() != 2 or len(shares) == 0:
+            raise ValueError(
+                f"shares must be a matrix of at least one row, got shape {tuple(shares.shape)}"
+            )
+        shares = check_matrix("shares", shares, (len(shares), self.num_groups))
+        if row_values is not None:
+            shape = (len(shares), self.num_embeddings)
+            row_values = check_matrix("row_values", row_values, shape)
+        made = self.from_pretrained(
+            self._parameter("weight").detach(), True, self.padding_idx, self.max_norm,
+            self.norm_type, num_groups=len(shares), layout=self.layout,
+        )  # fmt: skip
+        made.block_weights, made.item_group = blend_blocks(
+            self.block_weights, self.item_group, shares, row_values, self.layout, self._gains()
+        )
+        made.rotation = self.rotation
+        if self.refinement is not None and self.refinement_slot is not None:
+            made.refinement_slot = self.refinement_slot[shares.argmax(dim=1)]
+            made.refinement = nn.Parameter(self.refinement.detach(), requires_grad=False)
+        made._changed_state = self._changed_state | {"block_weights", "item_group"}
+        return made
 
     def set_item_groups(self, item_group: Tensor) -> None:
         """Sets which item group each row belongs to, in the columns layout, for all user groups.
@@ -274,9 +305,17 @@ class BlockTable(nn.Embedding):
         groups, num_item_groups, _ = self.block_weights.shape
         which = self.item_group.long().expand(groups, -1)
         worth = values.new_zeros(groups, num_item_groups).scatter_add_(1, which, values)
-        gains = self.layout.layer_gains(self._parameter("weight").detach().float().numpy())
-        self.block_weights.copy_(worth[:, :, None] * torch.from_numpy(gains))
+        self.block_weights.copy_(worth[:, :, None] * torch.from_numpy(self._gains()))
         self._changed_state.add("block_weights")
+
+    @property
+    def value_gain(self) -> float:
+        """What all blocks of a row together are worth of its value (:meth:`set_row_values`)."""
+        return float(self._gains().sum())
+
+    def _gains(self) -> NDArray[np.float64]:
+        """What each layer makes of a row's value [num_layers]."""
+        return self.layout.layer_gains(self._parameter("weight").detach().float().numpy())
 
     def block_costs(self) -> Tensor:
         """Bytes of every block, int64 [num_item_groups, num_layers]."""

@@ -204,10 +204,12 @@ class ElasticEmbedding(BlockTable):
         """The rows of a user group, and the order in which budgets take their blocks."""
         self._check_group(group)
         store, scales = self._encoded()
-        rows = torch.arange(self.num_embeddings)
         if self.refinement_slot is not None:
             slot = self.refinement_slot[group].long()
-            rows = torch.where(slot < 0, rows, self.num_embeddings + slot)
+            rows = torch.where(
+                slot < 0, torch.arange(self.num_embeddings), self.num_embeddings + slot
+            )
+            store, scales = store[rows], scales[rows]
         weights = self.block_weights.detach()[group : group + 1]
         order = order_blocks(weights, self.block_costs(), self.layout)[0]
         which = self.item_group[0 if len(self.item_group) == 1 else group]
@@ -217,7 +219,7 @@ class ElasticEmbedding(BlockTable):
         return GroupTable(
             layout=self.layout,
             dim=self.embedding_dim,
-            rows=EncodedRows(store[rows].numpy(), scales[rows].numpy()),
+            rows=EncodedRows(store.numpy(), scales.numpy()),
             item_groups=np.split(ids, np.cumsum(sizes)[:-1]) if num_item_groups else [],
             order=order.numpy(),
             group=int(group),

@@ -93,6 +93,33 @@ def test_inspect_tells_bytes_per_budget(devices: Path, tmp_path: Path, capsys) -
     assert "of 195, all sound" in table or " of " in table
 
 
+@pytest.mark.parametrize("who", [("--user", "5"), ("--history", "3,1,40")], ids=["user", "history"])
+def test_export_for_one_user(run: Path, tmp_path: Path, capsys, who: tuple[str, str]) -> None:
+    code, printed, _ = call(capsys, "export", run, "--out", tmp_path, *who, "--json")
+    assert code == 0
+    (file,) = json.loads(printed)
+    assert file["path"] == str(tmp_path / "user.peel")
+    assert Path(file["path"]).stat().st_size == file["bytes"]
+    vector = np.load(file["vector"])
+    assert vector.shape == (64,)
+    assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
+    trained = TrainedRun.open(run)
+    full = trained.embedding.rotate(trained.embedding.weight.detach()).numpy() @ vector
+    with DeviceRecommender.open(file["path"], 20_000) as recommender:
+        # Whoever has no history there gets the list of the shipped vector; and its best are held.
+        items, scores = recommender.recommend([], n=10)
+        again, same = recommender.recommend(user=vector, n=10)
+        assert items == again
+        np.testing.assert_allclose(scores, same, rtol=1e-5)
+        best = set(trained.items.to_ids(np.argsort(-full)[:60].tolist()))
+        assert len(best & set(items)) >= 8
+        recommender.resize(2_000)
+        assert recommender.nbytes <= 2_000
+    code, _, told = call(capsys, "export", run, "--out", tmp_path, "--user", "nobody")
+    assert code == 1
+    assert "user 'nobody' is not known" in told
+
+
 @pytest.mark.parametrize("at", [3, 50, 70, 400, 40_000, -100])
 def test_inspect_finds_damage(devices: Path, tmp_path: Path, capsys, at: int) -> None:
     data = bytearray((devices / "group-0.peel").read_bytes())

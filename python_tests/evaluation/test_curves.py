@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from peel_ext.config import PipelineConfig, SplitConfig
+from peel_ext.config import BlendConfig, ExposureConfig, PipelineConfig, SplitConfig
 from peel_ext.device.fold_in import continue_vectors, fold_in_users
 from peel_ext.errors import BudgetError, DataError
-from peel_ext.evaluation import evaluate_run, lead
+from peel_ext.evaluation import Evaluation, Measurement, evaluate_run, lead
 from peel_ext.evaluation.rivals import build_rivals
 from peel_ext.metrics import RankingQuality, rank_quality
+from peel_ext.nn import ElasticEmbedding
+from peel_ext.train.blending import blend_for_users
 from peel_ext.train.clustering import nearest_group
 from peel_ext.train.pipeline import TrainedRun, run_pipeline
 
@@ -36,13 +38,20 @@ def plain_lists(
     return lists
 
 
-def tables_of(run: TrainedRun, budget: int | None) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def others(found: Evaluation, method: str) -> list[Measurement]:
+    return [each for each in found.others if each.method == method]
+
+
+def tables_of(
+    run: TrainedRun, budget: int | None, embedding: ElasticEmbedding | None = None
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Decoded rows in the space of the model, and ids, of every group."""
-    num_groups = len(run.centroids)
+    embedding = run.embedding if embedding is None else embedding
+    num_groups = embedding.num_groups
     if budget is None:
         every = run.embedding.weight.detach().numpy()
         return [every] * num_groups, [np.arange(len(every))] * num_groups
-    pees = [run.embedding.generate(group, budget) for group in range(num_groups)]
+    pees = [embedding.generate(group, budget) for group in range(num_groups)]
     rotation = run.embedding.rotate(torch.eye(16)).numpy()
     return (
         [pee.lookup(np.arange(len(run.items))) @ rotation.T for pee in pees],
@@ -84,7 +93,7 @@ def test_new_users_equal_a_plain_full_ranking(run: TrainedRun) -> None:
     for budget, row in zip([None, *BUDGETS], rows, strict=True):
         lists = plain_lists(*tables_of(run, budget), vectors, groups, histories)
         assert_close(row.users.mean(), rank_quality(lists, *targets))
-    for budget, row in zip(BUDGETS, found.others, strict=True):
+    for budget, row in zip(BUDGETS, others(found, "PEE, folded in on the device"), strict=True):
         tables, held = tables_of(run, budget)
         folded = np.stack(
             [
@@ -94,6 +103,14 @@ def test_new_users_equal_a_plain_full_ranking(run: TrainedRun) -> None:
         )
         lists = plain_lists(tables, held, folded, groups, histories)
         assert_close(row.users.mean(), rank_quality(lists, *targets))
+    seen = (run.history_indptr, run.history_items)
+    blend = blend_for_users(
+        run.embedding, vectors, seen, run.centroids, BlendConfig(), ExposureConfig()
+    )
+    for budget, row in zip(BUDGETS, others(found, "PEE, blended for the user"), strict=True):
+        lists = plain_lists(*tables_of(run, budget, blend), vectors, np.arange(80), histories)
+        assert_close(row.users.mean(), rank_quality(lists, *targets))
+        assert 0 < row.max_bytes <= budget
 
 
 def test_the_offline_protocol_equals_a_plain_one(run: TrainedRun) -> None:
@@ -112,18 +129,34 @@ def test_the_offline_protocol_equals_a_plain_one(run: TrainedRun) -> None:
         lists = plain_lists(*tables_of(run, budget), vectors, groups, histories)
         return rank_quality(lists, *targets)
 
+    def updated(tables: list[np.ndarray], group_of: np.ndarray) -> np.ndarray:
+        vectors = []
+        for user, group in enumerate(group_of):
+            folded = fold_in(tables[group], [0, len(after[user])], after[user])[0]
+            share = len(after[user]) / len(histories[user])
+            vectors.append(continue_vectors(shipped[user], folded, share))
+        return np.stack(vectors)
+
+    seen = (
+        np.concatenate([[0], np.cumsum([len(part) for part in before])]),
+        np.concatenate(before),
+    )
+    blend = blend_for_users(
+        run.embedding, shipped, seen, run.centroids, BlendConfig(), ExposureConfig()
+    )
     assert found.floor is not None
     assert_close(found.ceiling.users.mean(), quality(None, fresh))
     assert_close(found.floor.users.mean(), quality(None, shipped))
     for at, budget in enumerate(BUDGETS):
-        assert_close(found.others[at].users.mean(), quality(budget, shipped))
+        stale = others(found, "PEE, vector never updated")[at]
+        assert_close(stale.users.mean(), quality(budget, shipped))
         tables, _ = tables_of(run, budget)
-        continued = []
-        for user, group in enumerate(groups):
-            folded = fold_in(tables[group], [0, len(after[user])], after[user])[0]
-            share = len(after[user]) / len(histories[user])
-            continued.append(continue_vectors(shipped[user], folded, share))
-        assert_close(found.curve[at].users.mean(), quality(budget, np.stack(continued)))
+        assert_close(found.curve[at].users.mean(), quality(budget, updated(tables, groups)))
+        tables, held = tables_of(run, budget, blend)
+        own = np.arange(len(histories))
+        lists = plain_lists(tables, held, updated(tables, own), own, histories)
+        blended = others(found, "PEE, blended for the user")[at]
+        assert_close(blended.users.mean(), rank_quality(lists, *targets))
 
     # So small a model may rank better with the vector of the download: one way round there is a gap.
     turned = dataclasses.replace(found, ceiling=found.floor, floor=found.ceiling)
@@ -185,7 +218,7 @@ def test_rivals_get_the_same_bytes_and_the_best_is_picked(run: TrainedRun) -> No
     ours, theirs = found.curve[0].users.recall, shared.users.recall
     assert difference.mean == pytest.approx(ours.mean() - theirs.mean())
     assert difference.low < difference.mean < difference.high
-    total = 1 + len(BUDGETS) * (1 + len(build_rivals(*[np.ones((20, 16), np.float32)] * 3)[0]))
+    total = 1 + len(BUDGETS) * (2 + len(build_rivals(*[np.ones((20, 16), np.float32)] * 3)[0]))
     assert passes == [(done, total) for done in range(1, total + 1)]
 
 

@@ -1,0 +1,136 @@
+"""Who is ranked for with what under each protocol of a trained run."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from peel_ext.config import BlendConfig, ExposureConfig
+from peel_ext.device.fold_in import fold_in_users
+from peel_ext.errors import DataError
+from peel_ext.evaluation.protocols import (
+    FoldHistories,
+    OfflineUsers,
+    fold_on_device,
+    known_users,
+    new_users,
+    offline_users,
+)
+from peel_ext.evaluation.ranking import Audience, Blend, Lists, take_lists
+from peel_ext.nn import ElasticEmbedding
+from peel_ext.train.blending import blend_for_users
+from peel_ext.train.clustering import nearest_group
+from peel_ext.train.pipeline import TrainedRun
+
+PROTOCOLS = ("known", "new", "offline", "time")
+
+#: The vectors a server would ship to the audience of a protocol if the model were another one, of
+#: which it gets the vectors of the known users [num_users, dim] and the item rows [num_items, dim].
+Ship = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Who is ranked for with what.
+
+    Attributes:
+        ceiling_name: of the method that is the ceiling.
+        ceiling: ranked for with the full table.
+        floor: the same, where the protocol has a floor.
+        device: ranked for with what a device holds.
+        others: other uses of the same embeddings, by name.
+        ship: what a server would ship if the model were another one.
+        blend: embeddings of single users of ``device``, where the protocol has such.
+    """
+
+    ceiling_name: str
+    ceiling: Audience
+    floor: Audience | None
+    device: Audience
+    others: list[tuple[str, Audience]]
+    ship: Ship
+    blend: Blend | None = None
+
+    @classmethod
+    def of_run(cls, run: TrainedRun, protocol: str) -> Plan:
+        """The plan of a protocol; errors as of :func:`peel_ext.evaluation.evaluate_run`."""
+        if protocol not in PROTOCOLS:
+            raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
+        place = run.folder.path
+        method = run.folder.stages["data"]["split"]
+        if protocol == "time" and method != "time":
+            raise DataError(
+                f"{place}: the targets of this run are not later than its training part (split: "
+                f"{method}); train with --split time"
+            )
+        if protocol in ("known", "time"):
+            _check_targets(run, run.test_items, "")
+            seen = (run.train_indptr, run.train_items)
+            targets = (run.test_indptr, run.test_items)
+            audience = known_users(run.user_vectors, run.user_group, seen, targets)
+            return cls("full table", audience, None, audience, [], lambda users, _: users)
+        if len(run.new_users) == 0:
+            raise DataError(
+                f"{place}: no users were held out of training; train with --new-user-share 0.1"
+            )
+        _check_targets(run, run.history_test_items, " of new users")
+        histories = (run.history_indptr, run.history_items)
+        targets = (run.history_test_indptr, run.history_test_items)
+        items = run.embedding.weight.detach().numpy()
+        fold_in = _fold_in(run)
+        assign = functools.partial(nearest_group, centroids=run.centroids)
+        if protocol == "new":
+            audience = new_users(items, histories, targets, fold_in, assign)
+            on_device = fold_on_device(audience, histories, fold_in)
+            others = [("PEE, folded in on the device", on_device)]
+            return cls(
+                "full table", audience, None, audience, others,
+                lambda _, rows: fold_in(rows, *histories),
+                blend_of(run, audience.vectors, histories),
+            )  # fmt: skip
+        offline = offline_users_of(run)
+        _check_targets(run, offline.server.targets[1], " of new users with a history of 2 or more")
+        others = [("PEE, vector never updated", offline.stale)]
+        return cls(
+            "fresh server", offline.server, offline.stale, offline.device, others,
+            lambda _, rows: fold_in(rows, *offline.before),
+            blend_of(run, offline.device.vectors, offline.before),
+        )  # fmt: skip
+
+
+def offline_users_of(run: TrainedRun) -> OfflineUsers:
+    """The users of the offline protocol."""
+    return offline_users(
+        run.embedding.weight.detach().numpy(),
+        (run.history_indptr, run.history_items),
+        (run.history_test_indptr, run.history_test_items),
+        _fold_in(run),
+        functools.partial(nearest_group, centroids=run.centroids),
+    )
+
+
+def blend_of(run: TrainedRun, vectors: NDArray[np.float32], seen: Lists) -> Blend:
+    """Blends of groups for users of whom the server knows a vector and the items seen."""
+    exposure = ExposureConfig(**run.folder.config["exposure"])
+
+    def blend(members: NDArray[np.int64]) -> ElasticEmbedding:
+        return blend_for_users(
+            run.embedding, vectors[members], take_lists(*seen, members), run.centroids,
+            BlendConfig(), exposure,
+        )  # fmt: skip
+
+    return blend
+
+
+def _check_targets(run: TrainedRun, items: NDArray[np.int64], whose: str) -> None:
+    if len(items) == 0:
+        target = run.folder.config["split"]["target"]
+        raise DataError(f"{run.folder.path}: no {target} interactions{whose} to measure on")
+
+
+def _fold_in(run: TrainedRun) -> FoldHistories:
+    return functools.partial(fold_in_users, temperature=run.temperature)

@@ -1,0 +1,81 @@
+"""Block weights for one user: what the nearest groups say, and the user's own list."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from peel_ext.config import BlendConfig, ExposureConfig
+from peel_ext.nn import ElasticEmbedding
+from peel_ext.train.exposure import exposure_of_ranks
+from peel_ext.train.held_out import Lists, rank_unseen
+
+
+def blend_for_users(
+    embedding: ElasticEmbedding,
+    user_vectors: NDArray[np.float32],
+    seen: Lists,
+    centroids: NDArray[np.float32],
+    config: BlendConfig,
+    exposure: ExposureConfig,
+) -> ElasticEmbedding:
+    """An embedding over the same rows with one user group for each of some users.
+
+    A group says of every block which part of all worth it has. User u gives group g the share
+
+        s_g ~ exp(<u, c_g> / temperature)
+
+    among the ``num_groups`` nearest centroids c; a user with a zero vector shares in all groups
+    alike. The blend is ``(1 - own_share) * sum_g s_g w_g + own_share * w_u``, with w_u the exposure
+    of the items in the user's own list of unseen items.
+
+    Args:
+        embedding: the item table of all groups.
+        user_vectors: float32 [m, dim], of length 1 or zero.
+        seen: items each user has had, in CSR form.
+        centroids: float32 [num_groups, dim], of length 1.
+        config: the constants above.
+        exposure: those of :func:`peel_ext.train.exposure.measure_exposure`.
+
+    Returns:
+        An embedding of m groups (:meth:`peel_ext.nn.ElasticEmbedding.blend`).
+    """
+    worth = embedding.block_weights.double().sum(dim=(1, 2)).numpy()  # [num_groups]
+    shares = share_groups(user_vectors, centroids, config) / np.where(worth > 0, worth, 1)
+    own = own_values(user_vectors, embedding.weight.detach().numpy(), seen, exposure)
+    total = own.sum(axis=1, keepdims=True) * embedding.value_gain  # [m, 1]
+    own *= np.divide(config.own_share, total, out=np.zeros_like(total), where=total > 0)
+    rest = np.where(total > 0, 1 - config.own_share, 1.0)
+    return embedding.blend(torch.from_numpy(rest * shares), torch.from_numpy(own))
+
+
+def share_groups(
+    user_vectors: NDArray[np.float32], centroids: NDArray[np.float32], config: BlendConfig
+) -> NDArray[np.float64]:
+    """The share float64 [m, num_groups] of every group in each user; rows have the sum 1."""
+    cosines = (user_vectors @ centroids.T).astype(np.float64)
+    count = min(config.num_groups, len(centroids))
+    nearest = np.argsort(-cosines, axis=1, kind="stable")[:, :count]
+    among = np.take_along_axis(cosines, nearest, axis=1)
+    weights = np.exp((among - among[:, :1]) / config.temperature)
+    shares = np.zeros_like(cosines)
+    np.put_along_axis(shares, nearest, weights / weights.sum(axis=1, keepdims=True), axis=1)
+    shares[~user_vectors.any(axis=1)] = 1 / len(centroids)
+    return shares
+
+
+def own_values(
+    user_vectors: NDArray[np.float32],
+    items: NDArray[np.float32],
+    seen: Lists,
+    config: ExposureConfig,
+) -> NDArray[np.float64]:
+    """Exposure float64 [m, num_items] in each user's own list; of a zero vector nothing."""
+    lists = rank_unseen(user_vectors, items, seen, config.depth)  # [m, depth]
+    lists[~user_vectors.any(axis=1)] = -1
+    worth = np.broadcast_to(exposure_of_ranks(lists.shape[1], config), lists.shape)
+    values = np.zeros((len(user_vectors), len(items)))
+    rows, _ = found = np.nonzero(lists >= 0)
+    values[rows, lists[found]] = worth[found]
+    return values
