@@ -50,7 +50,7 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=3, help="how many")
     parser.add_argument("--first-seed", type=int, default=0, help="the others follow it")
-    parser.add_argument("--runs", type=Path, help="folder to keep the trained runs in")
+    parser.add_argument("--runs", type=Path, help="folder of trained runs: made, or gone on from")
     parser.add_argument("--budgets", default=BUDGETS, help="as of 'peel evaluate'")
     parser.add_argument("--target", choices=("test", "validation"), default="test")
     parser.add_argument("--rivals", action="store_true", help="as of 'peel evaluate'")
@@ -95,6 +95,7 @@ def measure(
         out = Path(options.runs or folder) / name
         command = [sys.executable, "-P", "-m", "peel_ext.cli.main", "train", options.data]
         command += ["--out", out, "--seed", seed, "--target", options.target, *arguments]
+        trained_before = out.exists()
         began = time.perf_counter()
         subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
         wall = time.perf_counter() - began
@@ -112,8 +113,8 @@ def measure(
             row = {
                 "data": options.data.name,
                 **summarise(run, evaluation, names),
-                "train_wall_seconds": round(wall, 1),
-                "train_peak_bytes": peak,
+                "train_wall_seconds": None if trained_before else round(wall, 1),
+                "train_peak_bytes": None if trained_before else peak,
                 **circumstances(),
             }
             yield evaluation, row
@@ -185,10 +186,11 @@ def processor() -> str:
 def print_curve(rows: list[dict[str, Any]]) -> None:
     """Means over the seeds, and the distance of the farthest seed from them."""
     first = rows[0]
+    wall, peak = (
+        max(row[name] or 0 for row in rows) for name in ("train_wall_seconds", "train_peak_bytes")
+    )
     print(f"{first['data']}, {first['protocol']} users: {len(rows)} seeds, target "
-          f"{first['target']}, training took up to "
-          f"{max(row['train_wall_seconds'] for row in rows):.0f} s and "
-          f"{max(row['train_peak_bytes'] for row in rows) / 1e9:.1f} GB")  # fmt: skip
+          f"{first['target']}, training took up to {wall:.0f} s and {peak / 1e9:.1f} GB")  # fmt: skip
     has_gap = first["floor"] is not None
     gap = " of the gap |" if has_gap else ""
     print(f"| method | budget | bytes held | Recall@20 | NDCG@20 | of full |{gap}")

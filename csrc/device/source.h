@@ -44,6 +44,8 @@ class FileSource : public Source {
   void read(uint64_t offset, uint64_t count, uint8_t* into) const override;
 
  private:
+  void read_piece(uint64_t offset, uint64_t count, uint8_t* into) const;
+
   std::string path_;
   int file_ = -1;
   uint64_t size_ = 0;
