@@ -221,7 +221,7 @@ class BlendConfig:
         ValueError: a setting outside its range.
     """
 
-    num_groups: int = 16
+    num_groups: int = 64
     temperature: float = 0.1
     own_share: float = 0.25
 
