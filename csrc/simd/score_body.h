@@ -3,9 +3,13 @@
 template <int kUsers, int kVectors>
 static inline void dot_block(const float* users, int64_t user_stride, const float* tile,
                              int64_t dim, bool accumulate, float* out) {
-  Vector sums[kUsers][kVectors] = {};
-  for (int u = 0; u < kUsers && accumulate; ++u) {
-    for (int v = 0; v < kVectors; ++v) sums[u][v] = load(out + u * kTileRows + v * kLanes);
+  Vector sums[kUsers][kVectors];
+#pragma GCC unroll 8
+  for (int u = 0; u < kUsers; ++u) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      sums[u][v] = accumulate ? load(out + u * kTileRows + v * kLanes) : Vector{};
+    }
   }
   for (int64_t d = 0; d < dim; ++d) {
     Vector rows[kVectors];
