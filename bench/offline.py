@@ -5,6 +5,7 @@ evaluation: rows for ``bench/results``.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import tempfile
 from pathlib import Path
@@ -37,7 +38,7 @@ def main() -> None:
     names = {
         budget.resolve(run.full_bytes): budget.text for budget in parse_budgets(options.budgets)
     }
-    evaluation = evaluate_run(run, "offline", list(names))
+    evaluation = evaluate_run(run, "offline", list(names), with_blends=True)
     lines = compare(run, evaluation, names, recommend_from_files(run, list(names)))
     for line in lines:
         print(json.dumps(line))
@@ -88,20 +89,21 @@ def compare(
     """Recall of both, and the share of the gap between the shipped list and a fresh server."""
     assert evaluation.floor is not None
     targets = offline_users_of(run).device.targets
-    floor, ceiling = (
-        float(part.users.recall.mean()) for part in (evaluation.floor, evaluation.ceiling)
-    )
     lines = []
     for own in evaluation.others:
         if own.budget_bytes is None or own.method != "PEE, blended for the user":
             continue
-        through = float(measure_users(lists[own.budget_bytes], *targets).recall.mean())
-        evaluated = float(own.users.recall.mean())
+        through = dataclasses.replace(own, users=measure_users(lists[own.budget_bytes], *targets))
+        differ = int((through.users.recall != own.users.recall).sum())
         lines.append({
-            "budget": names[own.budget_bytes], "floor": floor, "ceiling": ceiling,
-            "recall": through, "gap_recovered": (through - floor) / (ceiling - floor),
-            "evaluated_recall": evaluated,
-            "evaluated_gap_recovered": (evaluated - floor) / (ceiling - floor),
+            "budget": names[own.budget_bytes],
+            "floor": float(evaluation.floor.users.recall.mean()),
+            "ceiling": float(evaluation.ceiling.users.recall.mean()),
+            "recall": float(through.users.recall.mean()),
+            "gap_recovered": evaluation.gap_recovered(through),
+            "evaluated_recall": float(own.users.recall.mean()),
+            "evaluated_gap_recovered": evaluation.gap_recovered(own),
+            "users_that_differ": differ,
         })  # fmt: skip
     return lines
 

@@ -41,6 +41,11 @@ def add_parser(verbs: Any) -> None:
     )
     parser.add_argument("-n", type=parse_count, default=20, help="items recommended")
     parser.add_argument(
+        "--blends",
+        action="store_true",
+        help="measure tables made for each user alone too, for new users and offline",
+    )
+    parser.add_argument(
         "--rivals",
         action="store_true",
         help="measure other ways of making the table small under the same bytes too",
@@ -65,6 +70,7 @@ def run(options: argparse.Namespace) -> int:
             options.protocol,
             sizes,
             n=min(options.n, len(trained.items)),
+            with_blends=options.blends,
             with_rivals=options.rivals,
             on_progress=lambda done, total: narration.stage("evaluate", done, total, ""),
         )

@@ -1,6 +1,6 @@
 """``peel export``: one ``.peel`` file a user group, every budget in each; or one for a single user,
-who gets what the nearest groups and its own list say (``user.peel``), with its vector (``user.npy``, in
-the space of the file).
+who gets what the nearest groups and its own list say (``user.peel``), with its vector in the space of
+the file (``user.npy``).
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import argparse
 import io
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,6 @@ from peel_ext.config import BlendConfig, ExposureConfig
 from peel_ext.format.atomic import write_atomically
 
 if TYPE_CHECKING:
-    from peel_ext.format import FoldInSettings
     from peel_ext.train.pipeline import TrainedRun
 
 
@@ -57,23 +55,25 @@ def run(options: argparse.Namespace) -> int:
         raise IndexError(f"--group must be in [0, {num_groups}), got {options.group}")
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
-    names = None if options.no_item_ids else trained.items.to_ids(range(len(trained.items)))
-    fold_in = FoldInSettings(temperature=trained.temperature)
+    shared: dict[str, Any] = {
+        "fold_in": FoldInSettings(temperature=trained.temperature),
+        "centroids": trained.embedding.rotate(torch.from_numpy(trained.centroids)).numpy(),
+        "item_ids": None
+        if options.no_item_ids
+        else trained.items.to_ids(range(len(trained.items))),
+    }
     single = options.user is not None or options.history is not None
     groups = range(num_groups) if options.group is None else [options.group]
     files = []
     with Narration(options.quiet) as narration:
         if single:
             narration.stage("export", 0, 1, "")
-            files.append(_export_for_user(trained, options, out, fold_in, names))
+            files.append(_export_for_user(trained, options, out, shared))
         else:
-            centroids = trained.embedding.rotate(torch.from_numpy(trained.centroids)).numpy()
             for done, group in enumerate(groups):
                 narration.stage("export", done, len(groups), "")
                 path = out / f"group-{group}.peel"
-                trained.embedding.export(
-                    path, group, fold_in=fold_in, centroids=centroids, item_ids=names
-                )
+                trained.embedding.export(path, group, **shared)
                 files.append({"group": group, "path": str(path), "bytes": path.stat().st_size})
         narration.stage("export", 1, 1, f"{len(files)} files")
     if options.json:
@@ -86,13 +86,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _export_for_user(
-    trained: TrainedRun,
-    options: argparse.Namespace,
-    out: Path,
-    fold_in: FoldInSettings,
-    names: Sequence[int | str] | None,
+    trained: TrainedRun, options: argparse.Namespace, out: Path, shared: dict[str, Any]
 ) -> dict[str, Any]:
-    """Writes the file of one user, whose own vector is its only centroid, and the vector."""
+    """Writes the file of one user, and the vector a device continues."""
     import numpy as np
     import torch
 
@@ -103,14 +99,14 @@ def _export_for_user(
         trained.embedding, vector[None], (np.array([0, len(seen)]), seen), trained.centroids,
         BlendConfig(), ExposureConfig(**trained.folder.config["exposure"]),
     )  # fmt: skip
-    rotated = blend.rotate(torch.from_numpy(vector)).numpy()
     path, beside = out / "user.peel", out / "user.npy"
-    blend.export(path, 0, fold_in=fold_in, centroids=rotated[None], item_ids=names)
     content = io.BytesIO()
-    np.save(content, rotated)
+    np.save(content, blend.rotate(torch.from_numpy(vector)).numpy())
     write_atomically(beside, content.getvalue())
+    blend.export(path, 0, **shared)
     return {
-        "group": group, "path": str(path), "bytes": path.stat().st_size, "vector": str(beside),
+        "group": group, "path": str(path), "bytes": path.stat().st_size,
+        "vector": str(beside), "known_count": len(seen),
     }  # fmt: skip
 
 

@@ -20,7 +20,8 @@ class PersonalizedElasticEmbedding:
         buffer: a ``.peel`` file or a prefix of one, as :meth:`peel_ext.nn.ElasticEmbedding.generate`
             makes them; kept, not copied, when the bytes are 8-byte aligned. Of a prefix that ends
             inside a block the blocks before it are used.
-        budget_bytes: upper limit of ``nbytes``; None: all blocks there are.
+        budget_bytes: upper limit of ``nbytes``; None: all blocks there are. What of the buffer does not
+            fit is not counted, but stays in memory as long as the object.
 
     Raises:
         FormatError: the bytes are not a ``.peel`` file, are damaged, or end before the first block.

@@ -60,9 +60,8 @@ class Evaluation:
         floor: in the offline protocol the list shipped at download, without what the user had since.
         curve: the Personalized Elastic Embeddings, one for each budget.
         others: other uses of the same embeddings: in the new-users protocol with vectors folded in
-            on the device, in the offline protocol with the vector of the download; and in both
-            what a server makes for each user alone
-            (:func:`peel_ext.train.blending.blend_for_users`).
+            on the device, in the offline protocol with the vector of the download; and in both,
+            where asked for, tables made for each user alone.
         rivals: every variant of every rival under every budget it can serve.
         left_out: rivals that could not be measured, and why.
     """
@@ -110,6 +109,7 @@ def evaluate_run(
     budgets: Sequence[int],
     *,
     n: int = 20,
+    with_blends: bool = False,
     with_rivals: bool = False,
     more_rivals: Callable[[Ship], Sequence[Rival]] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -125,6 +125,9 @@ def evaluate_run(
             of known users, for a run split by time.
         budgets: bytes.
         n: items returned.
+        with_blends: whether to measure tables made for each user alone too
+            (:func:`peel_ext.train.blending.blend_for_users`), for new users and offline; takes
+            about a tenth of a second a user.
         with_rivals: whether to measure those of :mod:`peel_ext.evaluation.rivals` too.
         more_rivals: makes further ones, such as models trained anew.
         on_progress: called with the number of passes done and in all.
@@ -141,7 +144,7 @@ def evaluate_run(
     rivals, left_out = build_rivals(*_rival_inputs(run)) if with_rivals else ([], [])
     rivals += more_rivals(plan.ship) if more_rivals is not None else []
     passes = 1 if plan.floor is None else 2
-    passes += 0 if plan.blend is None else len(budgets)
+    passes += len(budgets) if with_blends and plan.blend is not None else 0
     steps = _Steps(passes + len(budgets) * (1 + len(rivals)), on_progress)
     table = run.embedding.weight.detach().numpy()
 
@@ -153,7 +156,7 @@ def evaluate_run(
     ceiling = full(plan.ceiling_name, plan.ceiling)
     floor = None if plan.floor is None else full("list shipped at download", plan.floor)
     curve, *others = _elastic_curves(run, plan, budgets, n, steps)
-    if plan.blend is not None and budgets:
+    if with_blends and plan.blend is not None and len(budgets):
         others.append(_blended_curve(run, plan, plan.blend, budgets, n, steps))
     lines = _rival_lines(rivals, plan.device, budgets, n, steps)
     return Evaluation(

@@ -108,7 +108,7 @@ def rank_blended(
         audiences: of the same users; what is generated serves all.
         embedding: the item table.
         blend: makes embeddings of some users.
-        budgets: bytes, of each user.
+        budgets: bytes, of each user; at least one.
         n: items returned.
         on_users: told how many users are done.
 

@@ -38,10 +38,10 @@ def blend_blocks(
 ) -> tuple[Tensor, Tensor]:
     """Weights and item groups of blends of user groups.
 
-    Where all have the same item groups, block weights are summed, each group's with its share. In the
-    planes layout a row has in a group what is its part of the weights of its blocks; that is summed
-    over the groups, and item groups become runs of rows in descending worth, as in
-    :meth:`peel_ext.nn.ElasticEmbedding.set_row_values`.
+    The weights of every group are scaled to a sum of 1. Where all have the same item groups, block
+    weights are summed, each group's with its share. In the planes layout a row has in a group what is
+    its part of the weights of its blocks; that is summed over the groups, and item groups become
+    runs of rows in descending worth, as in :meth:`peel_ext.nn.ElasticEmbedding.set_row_values`.
 
     Args:
         block_weights: float32 [num_groups, num_item_groups, num_layers].
@@ -49,7 +49,7 @@ def blend_blocks(
         shares: float64 [m, num_groups].
         row_values: float64 [m, num_embeddings], added to the worth of rows, or None.
         layout: of the blocks.
-        gains: [num_layers], what the layers make of a row's value.
+        gains: [num_layers], what the layers make of a row's value; their sum is taken as 1.
 
     Returns:
         block_weights float32 [m, num_item_groups, num_layers] and item_group int32
@@ -57,25 +57,28 @@ def blend_blocks(
     """
     num_item_groups, num_layers = block_weights.shape[1:]
     num_embeddings = item_group.shape[1]
+    totals = block_weights.sum(dim=(1, 2), dtype=torch.float64)
+    shares = shares / torch.where(totals > 0, totals, 1.0)
+    of_layer = torch.from_numpy(gains / gains.sum())
     if not layout.nested or (len(item_group) == 1 and row_values is None):
         weights = torch.einsum("mg,gil->mil", shares, block_weights.double())
         if row_values is not None:
             own = weights.new_zeros(len(shares), num_item_groups)
             own.index_add_(1, item_group[0].long(), row_values)
-            weights += own[:, :, None] * torch.from_numpy(gains)
+            weights += own[:, :, None] * of_layer
         return weights.float(), item_group.clone()
     sizes = layout.item_group_sizes(num_embeddings)
-    per_row = block_weights.double() / torch.from_numpy(sizes)[:, None]
+    rows_of = torch.from_numpy(sizes).double()[:, None]
     of_rank = torch.from_numpy(np.repeat(np.arange(num_item_groups, dtype=np.int32), sizes))
-    weights = per_row.new_zeros(len(shares), num_item_groups, num_layers)
+    weights = shares.new_zeros(len(shares), num_item_groups, num_layers)
     groups = torch.empty(len(shares), num_embeddings, dtype=torch.int32)
     for blend, share in enumerate(shares):
-        worth = per_row.new_zeros(num_embeddings, num_layers)
+        worth = shares.new_zeros(num_embeddings, num_layers)
         if row_values is not None:
-            worth += row_values[blend][:, None] * torch.from_numpy(gains)
+            worth += row_values[blend][:, None] * of_layer
         for group in share.nonzero()[:, 0].tolist():
-            which = item_group[0 if len(item_group) == 1 else group]
-            worth += (share[group] * per_row[group]).index_select(0, which)
+            per_row = share[group] * block_weights[group].double() / rows_of
+            worth += per_row.index_select(0, item_group[0 if len(item_group) == 1 else group])
         order = worth.sum(dim=1).sort(descending=True, stable=True).indices
         groups[blend, order] = of_rank
         weights[blend].index_add_(0, of_rank.long(), worth[order])

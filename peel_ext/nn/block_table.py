@@ -91,6 +91,7 @@ class BlockTable(nn.Embedding):
         self._kept: dict[Any, Derived] = {}
         self._table: tuple[object, LookupTable] | None = None
         self._changed_state: set[str] = set()
+        self._named_groups = list(range(num_groups))  # by which packed embeddings name them
         for name, value in self._even_blocks().items():
             self.register_buffer(name, value)
         # After the others: torch.export takes the position of a buffer for its place among those
@@ -235,17 +236,19 @@ class BlockTable(nn.Embedding):
             self._changed_state.add("item_group")
         self._weigh(values)
 
+    @torch.no_grad()
     def blend(self, shares: Tensor, row_values: Tensor | None = None) -> Self:
         """A module over the same rows for users between groups, who have a share of every group.
 
-        Its user groups are the rows of ``shares``: a block is worth to one the sum over the groups
-        here, each with its share, and what ``row_values`` say beside. Refined rows are those of the
-        group with the largest share. The memory of ``weight`` is shared, frozen; later changes of
-        block weights are not followed.
+        Its user groups are the rows of ``shares``. What a block is worth to one is the sum over the
+        groups here, the weights of each scaled to a sum of 1, times its share, and what
+        ``row_values`` say beside. Refined rows, and the group that packed embeddings and files name,
+        are those of the largest share, the first of equals. The memory of ``weight`` is shared,
+        frozen; later changes of block weights are not followed.
 
         Args:
             shares: [m, num_groups], m at least 1, not negative, finite; need not sum to 1.
-            row_values: [m, num_embeddings], as of :meth:`set_row_values`.
+            row_values: [m, num_embeddings], what each row is worth beside, not negative, finite.
 
         Raises:
             ValueError: a wrong shape or value.
@@ -266,8 +269,10 @@ class BlockTable(nn.Embedding):
             self.block_weights, self.item_group, shares, row_values, self.layout, self._gains()
         )
         made.rotation = self.rotation
+        largest = shares.argmax(dim=1)
+        made._named_groups = [self._named_groups[group] for group in largest.tolist()]
         if self.refinement is not None and self.refinement_slot is not None:
-            made.refinement_slot = self.refinement_slot[shares.argmax(dim=1)]
+            made.refinement_slot = self.refinement_slot[largest]
             made.refinement = nn.Parameter(self.refinement.detach(), requires_grad=False)
         made._changed_state = self._changed_state | {"block_weights", "item_group"}
         return made
@@ -307,11 +312,6 @@ class BlockTable(nn.Embedding):
         worth = values.new_zeros(groups, num_item_groups).scatter_add_(1, which, values)
         self.block_weights.copy_(worth[:, :, None] * torch.from_numpy(self._gains()))
         self._changed_state.add("block_weights")
-
-    @property
-    def value_gain(self) -> float:
-        """What all blocks of a row together are worth of its value (:meth:`set_row_values`)."""
-        return float(self._gains().sum())
 
     def _gains(self) -> NDArray[np.float64]:
         """What each layer makes of a row's value [num_layers]."""

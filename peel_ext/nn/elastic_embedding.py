@@ -222,7 +222,7 @@ class ElasticEmbedding(BlockTable):
             rows=EncodedRows(store.numpy(), scales.numpy()),
             item_groups=np.split(ids, np.cumsum(sizes)[:-1]) if num_item_groups else [],
             order=order.numpy(),
-            group=int(group),
+            group=self._named_groups[group],
         )
 
     def _held(self, budget_bytes: int) -> Tensor:

@@ -22,17 +22,18 @@ def blend_for_users(
 ) -> ElasticEmbedding:
     """An embedding over the same rows with one user group for each of some users.
 
-    A group says of every block which part of all worth it has. User u gives group g the share
+    User u gives group g the share
 
         s_g ~ exp(<u, c_g> / temperature)
 
     among the ``num_groups`` nearest centroids c; a user with a zero vector shares in all groups
-    alike. The blend is ``(1 - own_share) * sum_g s_g w_g + own_share * w_u``, with w_u the exposure
-    of the items in the user's own list of unseen items.
+    alike. What a block is worth is ``(1 - own_share) * sum_g s_g w_g + own_share * w_u``, with w_g
+    the weights of group g and w_u the exposure of the items in the user's own list of unseen items,
+    as the global table ranks them; each is scaled to a sum of 1.
 
     Args:
         embedding: the item table of all groups.
-        user_vectors: float32 [m, dim], of length 1 or zero.
+        user_vectors: float32 [m, dim], of length 1 or zero, m at least 1.
         seen: items each user has had, in CSR form.
         centroids: float32 [num_groups, dim], of length 1.
         config: the constants above.
@@ -41,13 +42,12 @@ def blend_for_users(
     Returns:
         An embedding of m groups (:meth:`peel_ext.nn.ElasticEmbedding.blend`).
     """
-    worth = embedding.block_weights.double().sum(dim=(1, 2)).numpy()  # [num_groups]
-    shares = share_groups(user_vectors, centroids, config) / np.where(worth > 0, worth, 1)
     own = own_values(user_vectors, embedding.weight.detach().numpy(), seen, exposure)
-    total = own.sum(axis=1, keepdims=True) * embedding.value_gain  # [m, 1]
+    total = own.sum(axis=1, keepdims=True)  # [m, 1]
     own *= np.divide(config.own_share, total, out=np.zeros_like(total), where=total > 0)
-    rest = np.where(total > 0, 1 - config.own_share, 1.0)
-    return embedding.blend(torch.from_numpy(rest * shares), torch.from_numpy(own))
+    shares = share_groups(user_vectors, centroids, config)
+    shares *= np.where(total > 0, 1 - config.own_share, 1.0)
+    return embedding.blend(torch.from_numpy(shares), torch.from_numpy(own))
 
 
 def share_groups(

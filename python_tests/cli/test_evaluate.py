@@ -40,7 +40,10 @@ def test_every_protocol_says_whom_it_measured(run: Path, capsys, protocol: str) 
 
 def test_json_and_the_tables_say_the_same(run: Path, capsys) -> None:
     protocol = "offline"
-    arguments = ("evaluate", run, "--protocol", protocol, "--budgets", "10%,2KiB", "--rivals")
+    arguments = (
+        "evaluate", run, "--protocol", protocol, "--budgets", "10%,2KiB", "--rivals",
+        "--blends",
+    )  # fmt: skip
     code, printed, _ = call(capsys, *arguments, "--json")
     assert code == 0
     summary = json.loads(printed)

@@ -11,7 +11,7 @@ import torch
 from peel_ext.config import BlendConfig, ExposureConfig, PipelineConfig, SplitConfig
 from peel_ext.device.fold_in import continue_vectors, fold_in_users
 from peel_ext.errors import BudgetError, DataError
-from peel_ext.evaluation import Evaluation, Measurement, evaluate_run, lead
+from peel_ext.evaluation import Evaluation, Measurement, evaluate_run, lead, ranking
 from peel_ext.evaluation.rivals import build_rivals
 from peel_ext.metrics import RankingQuality, rank_quality
 from peel_ext.nn import ElasticEmbedding
@@ -80,8 +80,9 @@ def test_known_users_equal_a_plain_full_ranking(run: TrainedRun) -> None:
     assert found.gap_recovered(found.curve[0]) is None
 
 
-def test_new_users_equal_a_plain_full_ranking(run: TrainedRun) -> None:
-    found = evaluate_run(run, "new", BUDGETS, n=10)
+def test_new_users_equal_a_plain_full_ranking(run: TrainedRun, monkeypatch) -> None:
+    monkeypatch.setattr(ranking, "_BLENDED_CELLS", 7 * len(run.items))  # some users at once
+    found = evaluate_run(run, "new", BUDGETS, n=10, with_blends=True)
     fold_in = functools.partial(fold_in_users, temperature=run.temperature)
     histories = lists_of(run.history_indptr, run.history_items)
     targets = (run.history_test_indptr, run.history_test_items)
@@ -114,7 +115,7 @@ def test_new_users_equal_a_plain_full_ranking(run: TrainedRun) -> None:
 
 
 def test_the_offline_protocol_equals_a_plain_one(run: TrainedRun) -> None:
-    found = evaluate_run(run, "offline", BUDGETS, n=10)
+    found = evaluate_run(run, "offline", BUDGETS, n=10, with_blends=True)
     fold_in = functools.partial(fold_in_users, temperature=run.temperature)
     histories = lists_of(run.history_indptr, run.history_items)
     targets = (run.history_test_indptr, run.history_test_items)
@@ -199,8 +200,9 @@ def test_every_budget_is_checked_before_the_first_is_measured(run: TrainedRun) -
 def test_rivals_get_the_same_bytes_and_the_best_is_picked(run: TrainedRun) -> None:
     passes: list[tuple[int, int]] = []
     found = evaluate_run(
-        run, "new", BUDGETS, with_rivals=True, on_progress=lambda *at: passes.append(at)
-    )
+        run, "new", BUDGETS, with_blends=True, with_rivals=True,
+        on_progress=lambda *at: passes.append(at),
+    )  # fmt: skip
     assert found.left_out == []
     assert {rival.method for rival in found.rivals} == {
         "global popularity", "group popularity", "smaller dimension (PCA)", "magnitude pruning",

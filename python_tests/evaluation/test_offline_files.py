@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import offline
-import pytest
 
 from peel_ext.evaluation import evaluate_run
 from peel_ext.train.pipeline import TrainedRun
@@ -12,11 +11,11 @@ BUDGETS = {1200: "small", 4000: "large"}
 
 
 def test_devices_recommend_what_the_evaluation_says(run: TrainedRun) -> None:
-    evaluation = evaluate_run(run, "offline", list(BUDGETS))
+    evaluation = evaluate_run(run, "offline", list(BUDGETS), with_blends=True)
     lists = offline.recommend_from_files(run, list(BUDGETS))
     lines = offline.compare(run, evaluation, BUDGETS, lists)
     assert [line["budget"] for line in lines] == ["small", "large"]
     for line in lines:
-        # Sums in another order may swap near ties.
-        assert line["recall"] == pytest.approx(line["evaluated_recall"], abs=2e-3)
         assert line["recall"] > 0
+        # Sums in another order may swap near ties at the end of a list.
+        assert line["users_that_differ"] <= 3

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 
 from peel_ext import ColumnsLayout, ElasticEmbedding, PlanesLayout
+from peel_ext.device import DeviceRecommender
 from peel_ext.format import Layout
 
 LAYOUTS: dict[str, Layout | str] = {
@@ -64,8 +67,11 @@ def test_shares_and_row_values_add_up(layout: Layout | str, generator) -> None:
     expected = ElasticEmbedding.from_pretrained(
         module.weight.detach(), num_groups=2, layout=module.layout
     )
-    expected.set_row_values(shares @ worth + own)
-    torch.testing.assert_close(blend.block_weights, expected.block_weights)
+    total = module.block_weights.sum(dim=(1, 2))
+    gain = module.block_weights.sum() / worth.sum()
+    values = (shares / total) @ worth * gain + own
+    expected.set_row_values(values)
+    torch.testing.assert_close(blend.block_weights, expected.block_weights / gain)
     if module.layout.nested:
         # Rows of equal worth but for rounding may change places.
         assert (blend.item_group == expected.item_group).float().mean() > 0.97
@@ -96,14 +102,16 @@ def test_row_values_alone_are_a_group(generator) -> None:
     plain = ElasticEmbedding.from_pretrained(module.weight.detach(), num_groups=1)
     plain.set_row_values(own)
     assert torch.equal(blend.item_group, plain.item_group)
-    torch.testing.assert_close(blend.block_weights, plain.block_weights)
+    scale = own.sum() / plain.block_weights.sum()
+    torch.testing.assert_close(blend.block_weights, plain.block_weights * scale)
 
 
 def test_groups_without_row_values_of_their_own(generator) -> None:
     weight = torch.randn(ROWS, DIM, generator=generator)
     module = ElasticEmbedding.from_pretrained(weight, num_groups=GROUPS)
     blend = module.blend(torch.ones(1, GROUPS))
-    torch.testing.assert_close(blend.block_weights, 3 * module.block_weights[:1])
+    total = module.block_weights[0].sum()
+    torch.testing.assert_close(blend.block_weights, 3 * module.block_weights[:1] / total)
     assert torch.equal(blend.item_group, module.item_group)
 
 
@@ -113,7 +121,8 @@ def test_refined_rows_are_those_of_the_largest_share(generator) -> None:
     module.refine_rows(1, torch.tensor([3]))
     with torch.no_grad():
         module.refinement.copy_(torch.randn(3, DIM, generator=generator))
-    module.set_row_values(values)
+    # The worth of groups differs, which is not to decide who is nearest.
+    module.set_row_values(values * torch.tensor([[100.0], [1.0], [10.0]]))
     blend = module.blend(torch.tensor([[0.6, 0.4, 0.0], [0.1, 0.5, 0.4], [0.0, 0.1, 0.9]]))
     rows = torch.tensor([3, 9, 4])
     for group in range(GROUPS):
@@ -134,6 +143,11 @@ def test_a_blend_is_an_elastic_embedding_like_others(tmp_path, generator) -> Non
     again.load_state_dict(blend.state_dict())
     assert held_rows(again, 0, 2_000) == held_rows(blend, 0, 2_000)
     blend.export(tmp_path / "user.peel", 0)
+    copied = copy.deepcopy(module.blend(torch.tensor([[0.1, 0.2, 0.7], [0.5, 0.4, 0.1]])))
+    for group, nearest in enumerate([2, 0]):
+        copied.export(tmp_path / "user.peel", group)
+        with DeviceRecommender.open(tmp_path / "user.peel") as device:
+            assert device.group == nearest
 
 
 @pytest.mark.parametrize(("shares", "values", "message"), [
