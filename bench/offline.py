@@ -19,8 +19,7 @@ from quality import circumstances
 from peel_ext.cli.arguments import parse_budgets
 from peel_ext.device import DeviceRecommender
 from peel_ext.evaluation import Evaluation, evaluate_run
-from peel_ext.evaluation.plan import blend_of, offline_users_of
-from peel_ext.evaluation.protocols import OfflineUsers
+from peel_ext.evaluation.plan import BLENDED, blend_of, offline_users_of
 from peel_ext.format import FoldInSettings
 from peel_ext.metrics import measure_users
 from peel_ext.train.pipeline import TrainedRun
@@ -57,7 +56,7 @@ def main() -> None:
 
 def recommend_from_files(run: TrainedRun, budgets: list[int]) -> dict[int, NDArray[np.int64]]:
     """Lists [num_users, 20] under each budget, from a file of each user, opened under that budget."""
-    offline: OfflineUsers = offline_users_of(run)
+    offline = offline_users_of(run)
     users, histories = offline.device, offline.server.exclude
     blend = blend_of(run, users.vectors, offline.before)
     shipped = run.embedding.rotate(torch.from_numpy(users.vectors)).numpy()
@@ -91,7 +90,7 @@ def compare(
     targets = offline_users_of(run).device.targets
     lines = []
     for own in evaluation.others:
-        if own.budget_bytes is None or own.method != "PEE, blended for the user":
+        if own.budget_bytes is None or own.method != BLENDED:
             continue
         through = dataclasses.replace(own, users=measure_users(lists[own.budget_bytes], *targets))
         differ = int((through.users.recall != own.users.recall).sum())

@@ -58,9 +58,13 @@ def add_parser(verbs: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Runs the verb."""
     require_train()
-    from peel_ext.evaluation import evaluate_run
+    from peel_ext.evaluation import BLENDED_PROTOCOLS, evaluate_run
     from peel_ext.train.pipeline import TrainedRun
 
+    if options.blends and options.protocol not in BLENDED_PROTOCOLS:
+        raise ValueError(
+            f"--blends needs --protocol {' or '.join(BLENDED_PROTOCOLS)}, got {options.protocol}"
+        )
     trained = TrainedRun.open(options.folder)
     budgets: list[Budget] = options.budgets
     sizes = [budget.resolve(trained.full_bytes) for budget in budgets]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from peel_ext.config import ExposureConfig
 from peel_ext.errors import BudgetError
-from peel_ext.evaluation.plan import Plan, Ship
+from peel_ext.evaluation.plan import BLENDED, Plan, Ship
 from peel_ext.evaluation.ranking import (
     Audience,
     Blend,
@@ -195,7 +195,7 @@ def _blended_curve(
     run: TrainedRun, plan: Plan, blend: Blend, budgets: Sequence[int], n: int, steps: _Steps
 ) -> list[Measurement]:
     """One measurement for each budget, of devices that hold what is worth most to their user."""
-    name, audience, num_users = "PEE, blended for the user", plan.device, len(plan.device.vectors)
+    audience, num_users = plan.device, len(plan.device.vectors)
     told = 0
 
     def on_users(done: int) -> None:  # all budgets come at once, and are told of one by one
@@ -206,7 +206,7 @@ def _blended_curve(
 
     made = rank_blended([audience], run.embedding, blend, budgets, n, on_users)
     return [
-        _measured(name, audience, lists, budget)
+        _measured(BLENDED, audience, lists, budget)
         for budget, (lists,) in zip(budgets, made, strict=True)
     ]
 

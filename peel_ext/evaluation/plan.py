@@ -28,6 +28,10 @@ from peel_ext.train.pipeline import TrainedRun
 
 PROTOCOLS = ("known", "new", "offline", "time")
 
+#: Those that can measure tables made for each user alone, and what these are called.
+BLENDED_PROTOCOLS = ("new", "offline")
+BLENDED = "PEE, blended for the user"
+
 #: The vectors a server would ship to the audience of a protocol if the model were another one, of
 #: which it gets the vectors of the known users [num_users, dim] and the item rows [num_items, dim].
 Ship = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]

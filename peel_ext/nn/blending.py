@@ -10,8 +10,8 @@ from torch import Tensor
 from peel_ext.format.layout import Layout
 
 
-def check_matrix(name: str, values: Tensor, shape: tuple[int, int]) -> Tensor:
-    """The values as float64, for they are worth of something.
+def check_worth(name: str, values: Tensor, shape: tuple[int, int]) -> Tensor:
+    """What something is worth, as float64.
 
     Raises:
         ValueError: a wrong shape, or a value that is negative or not finite.

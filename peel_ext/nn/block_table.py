@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from peel_ext.format import Layout, resolve_layout
 from peel_ext.nn import rotation as rotations
-from peel_ext.nn.blending import blend_blocks, check_matrix
+from peel_ext.nn.blending import blend_blocks, check_worth
 from peel_ext.nn.budgeted_lookup import layout_text
 from peel_ext.nn.derived import Derived, derive
 from peel_ext.nn.selection import block_costs
@@ -225,7 +225,7 @@ class BlockTable(nn.Embedding):
             ValueError: a wrong shape or value.
         """
         shape = (self.num_groups, self.num_embeddings)
-        values = check_matrix("values", values, shape)
+        values = check_worth("values", values, shape)
         if self.layout.nested:
             order = values.sort(dim=1, descending=True, stable=True).indices
             sizes = self.layout.item_group_sizes(self.num_embeddings)
@@ -257,10 +257,10 @@ class BlockTable(nn.Embedding):
             raise ValueError(
                 f"shares must be a matrix of at least one row, got shape {tuple(shares.shape)}"
             )
-        shares = check_matrix("shares", shares, (len(shares), self.num_groups))
+        shares = check_worth("shares", shares, (len(shares), self.num_groups))
         if row_values is not None:
             shape = (len(shares), self.num_embeddings)
-            row_values = check_matrix("row_values", row_values, shape)
+            row_values = check_worth("row_values", row_values, shape)
         made = self.from_pretrained(
             self._parameter("weight").detach(), True, self.padding_idx, self.max_norm,
             self.norm_type, num_groups=len(shares), layout=self.layout,

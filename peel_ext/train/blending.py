@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from peel_ext.config import BlendConfig, ExposureConfig
 from peel_ext.nn import ElasticEmbedding
-from peel_ext.train.exposure import exposure_of_ranks
+from peel_ext.train.exposure import sum_exposure
 from peel_ext.train.held_out import Lists, rank_unseen
 
 
@@ -74,8 +74,5 @@ def own_values(
     """Exposure float64 [m, num_items] in each user's own list; of a zero vector nothing."""
     lists = rank_unseen(user_vectors, items, seen, config.depth)  # [m, depth]
     lists[~user_vectors.any(axis=1)] = -1
-    worth = np.broadcast_to(exposure_of_ranks(lists.shape[1], config), lists.shape)
-    values = np.zeros((len(user_vectors), len(items)))
-    rows, _ = found = np.nonzero(lists >= 0)
-    values[rows, lists[found]] = worth[found]
-    return values
+    num_users = len(user_vectors)
+    return sum_exposure(lists, np.arange(num_users), num_users, len(items), config)

@@ -38,6 +38,12 @@ def test_every_protocol_says_whom_it_measured(run: Path, capsys, protocol: str) 
     assert summary["rivals"] == []
 
 
+def test_blends_of_known_users_are_refused(run: Path, capsys) -> None:
+    code, printed, told = call(capsys, "evaluate", run, "--blends")
+    assert (code, printed) == (1, "")
+    assert "--blends needs --protocol new or offline, got known" in told
+
+
 def test_json_and_the_tables_say_the_same(run: Path, capsys) -> None:
     protocol = "offline"
     arguments = (
