@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from measurement import Measure
+from measurement import Call, Measure
 from threadpoolctl import threadpool_info
 
 from peel_ext import _core
@@ -81,9 +81,15 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     _core.set_num_threads(before[1])
 
 
+@pytest.fixture(scope="module")
+def ours() -> dict[str, Call]:
+    """Our contender of each group measured so far."""
+    return {}
+
+
 @pytest.fixture
-def measure(benchmark: Any, threads: int) -> Measure:
-    return Measure(benchmark, threads)
+def measure(benchmark: Any, threads: int, ours: dict[str, Call]) -> Measure:
+    return Measure(benchmark, threads, ours)
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +18,13 @@ LIMIT = "streaming read"
 
 Run = Callable[[Any], Any]
 Check = Callable[[Any, Any], None]
+Call = Callable[[], Any]  # a contender on its next batch
+
+MAX_TURNS = 15
+MIN_TURNS = 3
+MAX_SECONDS = 1.0  # of the turns, once there are MIN_TURNS
+WARM_SECONDS = 0.01  # OpenMP's workers spin for milliseconds after the other's last call
+TURN_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -41,11 +50,17 @@ class Case:
 
 
 class Measure:
-    """Checks a contender's answers, then times it on batches in turn."""
+    """Checks a contender's answers, then times it on batches in turn.
 
-    def __init__(self, benchmark: Any, threads: int) -> None:
+    On a machine that is not ours alone, speed changes by a factor of two from one minute to the
+    next. So each other contender takes turns with ours, and its ratio to ours is the median of the
+    ratios of such neighbours; the times of pytest-benchmark stand beside that.
+    """
+
+    def __init__(self, benchmark: Any, threads: int, ours: dict[str, Call]) -> None:
         self.benchmark = benchmark
         self.threads = threads
+        self.ours = ours  # by group; ours comes first in each
 
     def __call__(
         self, case: Case, contender: str, run: Run, batches: Sequence[Any], check: Check
@@ -78,7 +93,39 @@ class Measure:
             footprint=case.footprint,
         )
         turn = itertools.cycle(batches)
-        self.benchmark(lambda: run(next(turn)))
+
+        def call() -> Any:
+            return run(next(turn))
+
+        if contender == OURS:
+            self.ours[self.benchmark.group] = call
+        ours = self.ours.get(self.benchmark.group)
+        if ours and contender != OURS and self.benchmark.enabled:
+            self.benchmark.extra_info["to_ours"] = float(f"{ratio_of_times(call, ours):.4g}")
+        self.benchmark(call)
+
+
+def ratio_of_times(call: Call, other: Call) -> float:
+    """How many times as long one call takes as another, both taking turns."""
+    ratios: list[float] = []
+    end = time.perf_counter() + MAX_SECONDS
+    while len(ratios) < MIN_TURNS or (len(ratios) < MAX_TURNS and time.perf_counter() < end):
+        ratios.append(time_of_turn(call) / time_of_turn(other))
+    return statistics.median(ratios)
+
+
+def time_of_turn(call: Call) -> float:
+    """Median seconds of a call, after some that find the other's data in the caches."""
+    start = time.perf_counter()
+    call()
+    while time.perf_counter() < start + WARM_SECONDS:
+        call()
+    seconds: list[float] = []
+    while not seconds or sum(seconds) < TURN_SECONDS:
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
 
 
 def streaming_windows(bytes_touched: int, footprint: int) -> list[Tensor]:

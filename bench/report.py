@@ -69,11 +69,13 @@ def rows_of(run: dict[str, Any]) -> list[Row]:
         times = {name: float(f"{stats[name]:.4g}") for name in ("median", "iqr", "min")}
         rows.append({**measured["extra_info"], **times, "rounds": stats["rounds"]})
     for group in groups_of(rows).values():
+        limit, ours = group.get(LIMIT), group.get(OURS)
         for row in group.values():
-            limit, ours = group.get(LIMIT), group.get(OURS)
             row["limit"] = limit and limit["median"]
-            row["to_limit"] = limit and float(f"{row['median'] / limit['median']:.4g}")
-            row["to_ours"] = ours and float(f"{row['median'] / ours['median']:.4g}")
+            row["to_ours"] = 1.0 if row is ours else row.get("to_ours")
+            row["to_limit"] = (
+                float(f"{row['to_ours'] / limit['to_ours']:.4g}") if limit and ours else None
+            )
     return rows
 
 

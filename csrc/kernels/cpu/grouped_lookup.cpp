@@ -1,6 +1,7 @@
 #include "kernels/grouped_lookup.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <vector>
 
@@ -30,6 +31,10 @@ LookupResult check(const LookupPairs<Index>& pairs, int64_t num_embeddings, int6
   return {};
 }
 
+const int32_t* item_group_of(const StoreTable& table, int64_t index, int64_t group) {
+  return table.item_group + group * table.item_group_stride + index;
+}
+
 // Values of refinement_slot and item_group are the caller's data too.
 template <typename Index>
 LookupResult check_table(const StoreTable& table, const LookupPairs<Index>& pairs) {
@@ -43,7 +48,7 @@ LookupResult check_table(const StoreTable& table, const LookupPairs<Index>& pair
       return {LookupStatus::kBadSlot, m};
     }
     if (blocks &&
-        table.item_group[group * table.item_group_stride + index] >= table.num_item_groups) {
+        *item_group_of(table, index, group) >= table.num_item_groups) {
       return {LookupStatus::kBadItemGroup, m};
     }
   }
@@ -61,7 +66,7 @@ int64_t refined_row(const StoreTable& table, int64_t index, int64_t group) {
 }
 
 uint64_t held_layers(const StoreTable& table, int64_t index, int64_t group) {
-  const int64_t c = table.item_group[group * table.item_group_stride + index];
+  const int64_t c = *item_group_of(table, index, group);
   return c < 0 ? 0 : static_cast<uint64_t>(table.held[group * table.num_item_groups + c]);
 }
 
@@ -90,18 +95,22 @@ struct StoredRow {
   uint64_t held;
 };
 
-// Finds the row and asks for it.
-PEEL_ALWAYS_INLINE StoredRow find_stored_row(const StoreTable& table, int64_t index,
-                                             int64_t group) {
+// Finds the row; false when the table names a refined row or an item group that it does not have.
+PEEL_ALWAYS_INLINE bool find_stored_row(const StoreTable& table, int64_t index, int64_t group,
+                                        StoredRow& found) {
   const int64_t slot = refined_row(table, index, group);
+  const int64_t c = *item_group_of(table, index, group);
+  if (slot >= table.num_refined || c >= table.num_item_groups) return false;
   const int64_t row = slot < 0 ? index : table.num_embeddings + slot;
-  StoredRow found;
   found.pieces = table.store + row * table.row_bytes;
   found.scales = reinterpret_cast<const uint8_t*>(table.scales + row * table.scales_per_row);
-  prefetch(found.pieces, table.row_bytes);
-  prefetch(found.scales, table.scales_per_row * 2);
-  found.held = held_layers(table, index, group);
-  return found;
+  found.held = c < 0 ? 0 : static_cast<uint64_t>(table.held[group * table.num_item_groups + c]);
+  return true;
+}
+
+PEEL_ALWAYS_INLINE void prefetch_stored_row(const StoreTable& table, const StoredRow& row) {
+  prefetch(row.pieces, table.row_bytes);
+  prefetch(row.scales, table.scales_per_row * 2);
 }
 
 void decode_stored_row(const simd::Primitives& isa, const StoreTable& table, const StoredRow& row,
@@ -207,25 +216,30 @@ void for_dense_rows(const StoreTable& table, const LookupPairs<Index>& pairs, in
   }
 }
 
-// Calls row(stored_row, to) for the pairs [begin, end). Finding a row waits for its item group: a
-// run of them waits together, while the run before is decoded.
+// Calls row(stored_row, to) for the pairs [begin, end); false when find_stored_row failed. Finding a
+// row waits for its item group: a chunk of them waits together.
 template <typename Index, typename Row>
-void for_stored_rows(const StoreTable& table, const LookupPairs<Index>& pairs, int64_t begin,
+bool for_stored_rows(const StoreTable& table, const LookupPairs<Index>& pairs, int64_t begin,
                      int64_t end, float* out, Row&& row) {
-  StoredRow found[2][kAhead];
-  const auto find = [&](int64_t first, StoredRow* to) {
-    for (int64_t m = first; m < std::min(first + kAhead, end); ++m) {
-      *to++ = find_stored_row(table, static_cast<int64_t>(pairs.indices[m]), pairs.group_at(m));
+  constexpr int64_t kChunk = 256;
+  StoredRow found[kChunk];
+  for (int64_t first = begin; first < end; first += kChunk) {
+    const int64_t count = std::min(kChunk, end - first);
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t index = static_cast<int64_t>(pairs.indices[first + i]);
+      if (!find_stored_row(table, index, pairs.group_at(first + i), found[i])) return false;
     }
-  };
-  find(begin, found[0]);
-  int now = 0;
-  for (int64_t first = begin; first < end; first += kAhead, now = 1 - now) {
-    find(first + kAhead, found[1 - now]);
-    for (int64_t m = first; m < std::min(first + kAhead, end); ++m) {
-      row(found[now][m - first], out + m * table.geometry.dim);
+    for (int64_t i = 0; i < std::min(kAhead, count); ++i) prefetch_stored_row(table, found[i]);
+    for (int64_t i = 0; i < count; ++i) {
+      if (i + kAhead < count) prefetch_stored_row(table, found[i + kAhead]);
+      if (const int64_t m = first + i + kChunk; m < end) {
+        prefetch(item_group_of(table, static_cast<int64_t>(pairs.indices[m]), pairs.group_at(m)),
+                 sizeof(int32_t));
+      }
+      row(found[i], out + (first + i) * table.geometry.dim);
     }
   }
+  return true;
 }
 
 // Adds the held part of one gradient row.
@@ -255,16 +269,18 @@ void add_held(const StoreTable& table, const LookupPairs<Index>& pairs, int64_t 
 
 template <typename Index>
 LookupResult grouped_lookup(const StoreTable& table, const LookupPairs<Index>& pairs, float* out) {
-  const LookupResult checked = check(table, pairs);
+  const bool dense = table.geometry.layout == Layout::kDense;
+  const LookupResult checked =
+      dense ? check(table, pairs) : check(pairs, table.num_embeddings, table.num_groups);
   if (checked.status != LookupStatus::kOk) return checked;
+  std::atomic<bool> found{true};  // every row of an encoded table, which is checked as it is read
   const simd::Primitives& isa = simd::primitives();
   const int64_t dim = table.geometry.dim;
-  const bool dense = table.geometry.layout == Layout::kDense;
   const std::vector<float> rotation = transposed(table.rotation, dim);
   parallel_for(pairs.count, kGrain, [&](int64_t begin, int64_t end) {
     const auto each_dense = [&](auto&& row) { for_dense_rows(table, pairs, begin, end, out, row); };
     const auto each_stored = [&](auto&& row) {
-      for_stored_rows(table, pairs, begin, end, out, row);
+      if (!for_stored_rows(table, pairs, begin, end, out, row)) found = false;
     };
     if (dense && !table.refinement_slot) {
       const auto bytes = static_cast<size_t>(dim) * sizeof(float);
@@ -284,7 +300,7 @@ LookupResult grouped_lookup(const StoreTable& table, const LookupPairs<Index>& p
       each_stored([&](const StoredRow& row, float* to) { decode_stored_row(isa, table, row, to); });
     }
   });
-  return {};
+  return found ? LookupResult{} : check_table(table, pairs);
 }
 
 template <typename Index>
