@@ -20,9 +20,9 @@ Run = Callable[[Any], Any]
 Check = Callable[[Any, Any], None]
 Call = Callable[[], Any]  # a contender on its next batch
 
-MAX_TURNS = 15
+MAX_TURNS = 9
 MIN_TURNS = 3
-MAX_SECONDS = 1.0  # of the turns, once there are MIN_TURNS
+MAX_SECONDS = 0.5  # of the turns, once there are MIN_TURNS
 WARM_SECONDS = 0.01  # OpenMP's workers spin for milliseconds after the other's last call
 TURN_SECONDS = 0.02
 

@@ -26,30 +26,39 @@ void normalise(float* vector, int64_t dim) {
   for (int64_t d = 0; d < dim && length > 0; ++d) vector[d] /= length;
 }
 
-// Every step reads all rows: those that fit here are decoded once, the others in every step.
-constexpr int64_t kDecodedBytes = int64_t{1} << 20;
+// Half of the rows that the softmax runs over at most.
+constexpr int64_t kSampledRows = 1024;
+static_assert(kSampledRows % kTileRows == 0, "a sampled tile has rows of one weight");
 
-// The mean of all held rows' unit vectors under a softmax of a user, in one pass over their
-// tiles.
+// The mean of the unit vectors of a sample of the held rows under a softmax of a user. The rows are
+// decoded once, into tiles, for all steps.
 class ExpectedRow {
  public:
   ExpectedRow(const PackedTable& table, float temperature)
-      : isa_(simd::primitives()),
-        tiles_(table, isa_),
-        reader_(tiles_),
-        temperature_(temperature),
-        tile_values_(tiles_.dim() * kTileRows),
-        num_decoded_(std::min(tiles_.count(), kDecodedBytes / 4 / tile_values_)),
-        decoded_(static_cast<size_t>(num_decoded_ * tile_values_)),
-        scales_(static_cast<size_t>(tiles_.count() * kTileRows)),
-        sums_(static_cast<size_t>(tiles_.dim() * kSumLanes)) {
-    whole_.num_runs = 1;
-    whole_.runs[0] = {0, tiles_.dim()};
-    for (int64_t tile = 0; tile < tiles_.count(); ++tile) {
-      reader_.enter(tile);
-      const LoadedTile& loaded = reader_.load();
-      measure(loaded, scales_.data() + tile * kTileRows);
-      if (tile < num_decoded_) keep(loaded, decoded_.data() + tile * tile_values_);
+      : isa_(simd::primitives()), temperature_(temperature), dim_(table.geometry.dim) {
+    const PackedTiles tiles(table, isa_);
+    const int64_t total = tiles.num_rows();
+    const int64_t rest = total - kSampledRows;
+    const bool all = total <= 2 * kSampledRows;
+    const int64_t count = all ? total : 2 * kSampledRows;
+    rest_weight_ = all ? 1.0f : static_cast<float>(rest) / static_cast<float>(kSampledRows);
+    num_tiles_ = (count + kTileRows - 1) / kTileRows;
+    values_.resize(static_cast<size_t>(num_tiles_ * dim_ * kTileRows));
+    scales_.resize(static_cast<size_t>(num_tiles_ * kTileRows));
+    sums_.resize(static_cast<size_t>(dim_ * kSumLanes));
+    PackedTiles::Reader reader(tiles);
+    PackedTiles::Place entered{-1, 0};
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t spaced = 2 * (i - kSampledRows) + 1;
+      const int64_t row =
+          all || i < kSampledRows ? i : kSampledRows + spaced * rest / (2 * kSampledRows);
+      const PackedTiles::Place place = tiles.place_of(row);
+      if (place.tile != entered.tile) {
+        reader.enter(place.tile);
+        reader.load();
+      }
+      entered = place;
+      keep(reader.loaded(), place.lane, i);
     }
   }
 
@@ -58,11 +67,9 @@ class ExpectedRow {
     std::fill(sums_.begin(), sums_.end(), 0.0f);
     std::fill_n(totals_, kTileRows, 0.0f);
     most_ = -std::numeric_limits<float>::infinity();
-    for (int64_t tile = 0; tile < tiles_.count(); ++tile) {
-      add(user, load(tile), scales_.data() + tile * kTileRows);
-    }
+    for (int64_t tile = 0; tile < num_tiles_; ++tile) add(user, tile);
     const double total = std::accumulate(totals_, totals_ + kTileRows, 0.0);
-    for (int64_t d = 0; d < tiles_.dim(); ++d) {
+    for (int64_t d = 0; d < dim_; ++d) {
       const float* sums = sums_.data() + d * kSumLanes;
       const double sum = std::accumulate(sums, sums + kSumLanes, 0.0);
       out[d] = total > 0 ? static_cast<float>(sum / total * temperature_) : 0.0f;
@@ -70,62 +77,38 @@ class ExpectedRow {
   }
 
  private:
-  // Copies a tile, with zeros in the columns that it does not hold.
-  static void keep(const LoadedTile& tile, float* decoded) {
-    const float* values = tile.values;
+  // Copies one row of a tile, with zeros in the columns that it does not hold, and sets its scale:
+  // one over its length and the temperature, 0 for a row of length 0.
+  void keep(const LoadedTile& tile, int64_t lane, int64_t i) {
+    float* to = values_.data() + i / kTileRows * dim_ * kTileRows + i % kTileRows;
+    const float* from = tile.values + lane;
+    float squares = 0;
     for (int64_t run = 0; run < tile.num_runs; ++run) {
-      const int64_t count = tile.runs[run].width * kTileRows;
-      std::copy_n(values, count, decoded + tile.runs[run].begin * kTileRows);
-      values += count;
-    }
-  }
-
-  const LoadedTile& load(int64_t tile) {
-    if (tile < num_decoded_) {
-      whole_.values = decoded_.data() + tile * tile_values_;
-      return whole_;
-    }
-    reader_.enter(tile);
-    return reader_.load();
-  }
-
-  // One over lengths and temperature of a tile's rows; 0 for those of length 0, or that there are
-  // not.
-  void measure(const LoadedTile& tile, float* scales) const {
-    float squares[kTileRows] = {};
-    const float* values = tile.values;
-    for (int64_t run = 0; run < tile.num_runs; ++run) {
-      for (int64_t d = 0; d < tile.runs[run].width; ++d, values += kTileRows) {
-        for (int64_t r = 0; r < kTileRows; ++r) squares[r] += values[r] * values[r];
+      const int64_t begin = tile.runs[run].begin;
+      for (int64_t d = begin; d < begin + tile.runs[run].width; ++d, from += kTileRows) {
+        to[d * kTileRows] = *from;
+        squares += *from * *from;
       }
     }
-    for (int64_t r = 0; r < kTileRows; ++r) {
-      const bool there = r < tile.count && squares[r] > 0;
-      scales[r] = there ? 1 / (std::sqrt(squares[r]) * temperature_) : 0.0f;
-    }
+    scales_[static_cast<size_t>(i)] =
+        squares > 0 ? 1 / (std::sqrt(squares) * temperature_) : 0.0f;
   }
 
-  void add(const float* user, const LoadedTile& tile, const float* scales) {
-    float dots[kTileRows] = {};
-    const float* values = tile.values;
-    for (int64_t run = 0; run < tile.num_runs; ++run) {
-      const Run& columns = tile.runs[run];
-      isa_.dot_tile(user + columns.begin, 1, 0, values, columns.width, run > 0, dots);
-      values += columns.width * kTileRows;
-    }
+  void add(const float* user, int64_t tile) {
+    const float* values = values_.data() + tile * dim_ * kTileRows;
+    const float* scales = scales_.data() + tile * kTileRows;
+    float dots[kTileRows];
+    isa_.dot_tile(user, 1, 0, values, dim_, false, dots);
     float shares[kTileRows];  // of the softmax; then over length and temperature of the row
     if (const uint32_t above = isa_.share_tile(dots, scales, most_, shares)) {
       raise(dots, scales, above);
       isa_.share_tile(dots, scales, most_, shares);
     }
+    const float weight = tile < kSampledRows / kTileRows ? 1.0f : rest_weight_;
+    for (float& share : shares) share *= weight;
     for (int64_t r = 0; r < kTileRows; ++r) totals_[r] += shares[r];
     for (int64_t r = 0; r < kTileRows; ++r) shares[r] *= scales[r];
-    values = tile.values;
-    for (int64_t run = 0; run < tile.num_runs; ++run) {
-      const Run& columns = tile.runs[run];
-      isa_.sum_tile(shares, values, columns.width, sums_.data() + columns.begin * kSumLanes);
-      values += columns.width * kTileRows;
-    }
+    isa_.sum_tile(shares, values, dim_, sums_.data());
   }
 
   // Measures shares by the largest of these rows from now on.
@@ -142,17 +125,15 @@ class ExpectedRow {
   }
 
   const simd::Primitives& isa_;
-  PackedTiles tiles_;
-  PackedTiles::Reader reader_;
   float temperature_;
-  int64_t tile_values_;
-  int64_t num_decoded_;         // tiles in decoded_, which are the first
-  std::vector<float> decoded_;  // [tiles, dim, kTileRows]
-  LoadedTile whole_;            // one of them
-  std::vector<float> scales_;   // [tiles, kTileRows]
-  std::vector<float> sums_;     // [dim, kSumLanes]
-  float totals_[kTileRows];     // of the shares
-  float most_;                  // of the cosines over the temperature, so far in this pass
+  int64_t dim_;
+  int64_t num_tiles_ = 0;
+  float rest_weight_ = 1;      // of each row after the first kSampledRows
+  std::vector<float> values_;  // [tiles, dim, kTileRows]
+  std::vector<float> scales_;  // [tiles, kTileRows]
+  std::vector<float> sums_;    // [dim, kSumLanes]
+  float totals_[kTileRows];    // of the shares
+  float most_ = 0;             // of the cosines over the temperature, so far in this pass
 };
 
 }  // namespace

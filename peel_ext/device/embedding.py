@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from peel_ext import _core
 from peel_ext.device import _bridge
 from peel_ext.device.exclusion import exclusion_lists
+from peel_ext.device.fold_in import RowSample, sample_rows
 
 
 class PersonalizedElasticEmbedding:
@@ -60,6 +61,16 @@ class PersonalizedElasticEmbedding:
     def row_ids(self) -> NDArray[np.int64]:
         """Ascending ids int64 [num_rows] of the rows with at least one block held."""
         return np.sort(np.array(self._pee.row_ids(), dtype=np.int64))
+
+    @cached_property
+    def row_sample(self) -> RowSample:
+        """Positions in ``row_ids`` of the rows that a device folds in over, and how often each counts.
+
+        Those of :func:`peel_ext.device.fold_in.sample_rows`, in the order of the file.
+        """
+        ids = np.array(self._pee.row_ids(), dtype=np.int64)
+        positions, weights = sample_rows(len(ids))
+        return np.searchsorted(self.row_ids, ids[positions]), weights
 
     def lookup(self, indices: ArrayLike) -> NDArray[np.float32]:
         """Decoded rows; what is not held is zero.

@@ -10,6 +10,12 @@ from numpy.typing import ArrayLike, NDArray
 #: Upper limit of one matrix of scores while many users are folded in at once.
 _CHUNK_BYTES = 16 * 2**20
 
+#: Half of the rows that a device's softmax runs over at most.
+_SAMPLED_ROWS = 1024
+
+#: Positions int64 [k] of rows, and float32 [k] for how many rows each of them stands.
+RowSample = tuple[NDArray[np.int64], NDArray[np.float32]]
+
 
 def fold_in_mean(rows: ArrayLike) -> NDArray[np.float32]:
     """The normalised mean of the unit vectors of a history.
@@ -84,6 +90,7 @@ def fold_in_users(
     steps: int = 20,
     step_size: float = 0.03,
     temperature: float = 0.1,
+    sample: RowSample | None = None,
 ) -> NDArray[np.float32]:
     """:func:`fold_in_softmax` of many users over the same rows, as matrix products.
 
@@ -94,6 +101,7 @@ def fold_in_users(
         steps: as there.
         step_size: as there.
         temperature: as there.
+        sample: rows of the softmax, and how often each counts (:func:`sample_rows`); None: all once.
 
     Returns:
         float32 [num_users, dim].
@@ -115,16 +123,42 @@ def fold_in_users(
     np.add.at(means, owners, units[items])
     means /= np.maximum(counts, 1)[:, None].astype(np.float32)
     vectors = _unit(means)
-    candidates = units[held]  # [num_held, dim]
+    positions, weights = (np.flatnonzero(held), None) if sample is None else sample
+    if weights is not None:
+        positions, weights = positions[held[positions]], np.log(weights[held[positions]])
+    candidates = units[positions]  # [num_held, dim]
     active = np.flatnonzero(counts)
     chunk = max(1, _CHUNK_BYTES // (4 * max(1, len(candidates))))
     for start in range(0, len(active), chunk):
         users = active[start : start + chunk]
         for _ in range(steps):
-            gradient = _expected_rows(vectors[users], candidates, temperature) - means[users]
+            gradient = _expected_rows(vectors[users], candidates, temperature, weights)
+            gradient -= means[users]
             gradient /= np.float32(temperature)
             vectors[users] = _unit(vectors[users] - np.float32(step_size) * gradient)
     return vectors
+
+
+def sample_rows(num_rows: int) -> RowSample:
+    """The rows a device's fold-in takes its softmax over, so that it takes as long under any budget.
+
+    Up to 2,048 rows: all of them. Of more: the first 1,024, which in the order of the file are worth
+    most to the group, and 1,024 evenly spaced ones of the others, each of which counts for as many.
+
+    Args:
+        num_rows: how many there are.
+
+    Returns:
+        Ascending positions int64 [k], k at most 2,048, and how often each counts, float32 [k].
+    """
+    if num_rows <= 2 * _SAMPLED_ROWS:
+        return np.arange(num_rows), np.ones(num_rows, dtype=np.float32)
+    rest = num_rows - _SAMPLED_ROWS
+    first, spaced = np.arange(_SAMPLED_ROWS), np.arange(_SAMPLED_ROWS)
+    spaced = _SAMPLED_ROWS + (2 * spaced + 1) * rest // (2 * _SAMPLED_ROWS)
+    weights = np.ones(2 * _SAMPLED_ROWS, dtype=np.float32)
+    weights[_SAMPLED_ROWS:] = rest / _SAMPLED_ROWS
+    return np.concatenate([first, spaced]), weights
 
 
 def continue_vectors(
@@ -161,13 +195,18 @@ def continue_vectors(
 
 
 def _expected_rows(
-    vectors: NDArray[np.float32], candidates: NDArray[np.float32], temperature: float
+    vectors: NDArray[np.float32],
+    candidates: NDArray[np.float32],
+    temperature: float,
+    log_weights: NDArray[np.float32] | None,
 ) -> NDArray[np.float32]:
     """The mean [num_users, dim] of the candidates [num_held, dim] under each user's softmax."""
     # The BLAS of NumPy's wheels now and then raises the flag of an invalid operation for small finite
     # matrices, in lanes that are not part of the product.
     with np.errstate(invalid="ignore"):
         shares = (vectors / np.float32(temperature)) @ candidates.T  # [num_users, num_held]
+        if log_weights is not None:
+            shares += log_weights
         shares -= shares.max(axis=1, keepdims=True)
         np.exp(shares, out=shares)
         total = shares.sum(axis=1, keepdims=True)

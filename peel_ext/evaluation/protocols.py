@@ -7,18 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from peel_ext.device.fold_in import continue_vectors
+from peel_ext.device.fold_in import RowSample, continue_vectors
 from peel_ext.evaluation.ranking import Audience, Lists, held_lists, take_lists
 
-#: Vectors float32 [num_users, dim] of histories in CSR form, which hold positions in the rows float32
-#: [n, dim] at hand; as :func:`peel_ext.device.fold_in.fold_in_users`.
-FoldHistories = Callable[
-    [NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]
-]
+
+class FoldHistories(Protocol):
+    """What makes vectors of histories: :func:`peel_ext.device.fold_in.fold_in_users` with settings."""
+
+    def __call__(
+        self,
+        rows: NDArray[np.float32],
+        indptr: NDArray[np.int64],
+        histories: NDArray[np.int64],
+        *,
+        sample: RowSample | None = None,
+    ) -> NDArray[np.float32]:
+        """Vectors [num_users, dim] of positions in rows [n, dim], in CSR form."""
+
 
 #: The group int64 [num_users] of each vector [num_users, dim].
 AssignGroups = Callable[[NDArray[np.float32]], NDArray[np.int64]]
@@ -64,10 +74,11 @@ def fold_on_device(audience: Audience, histories: Lists, fold_in: FoldHistories)
     def update(
         ids: NDArray[np.int64],
         rows: NDArray[np.float32],
+        sample: RowSample | None,
         shipped: NDArray[np.float32],
         members: NDArray[np.int64],
     ) -> NDArray[np.float32]:
-        return fold_in(rows, *held_lists(take_lists(*histories, members), ids))
+        return fold_in(rows, *held_lists(take_lists(*histories, members), ids), sample=sample)
 
     return replace(audience, update=update)
 
@@ -122,10 +133,11 @@ def offline_users(
     def update(
         ids: NDArray[np.int64],
         rows: NDArray[np.float32],
+        sample: RowSample | None,
         shipped: NDArray[np.float32],
         members: NDArray[np.int64],
     ) -> NDArray[np.float32]:
-        folded = fold_in(rows, *held_lists(take_lists(*after, members), ids))
+        folded = fold_in(rows, *held_lists(take_lists(*after, members), ids), sample=sample)
         return continue_vectors(shipped, folded, new_share[members])
 
     return OfflineUsers(server, stale, replace(stale, update=update), before)

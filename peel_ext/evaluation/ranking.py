@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from peel_ext.device import PersonalizedElasticEmbedding
+from peel_ext.device.fold_in import RowSample
 from peel_ext.evaluation.rivals import Rival
 from peel_ext.nn import ElasticEmbedding
 from peel_ext.ops import gathered_score
@@ -22,12 +23,16 @@ Lists = tuple[NDArray[np.int64], NDArray[np.int64]]
 #: An embedding with one user group for each of the users at some positions [m], in their order.
 Blend = Callable[[NDArray[np.int64]], ElasticEmbedding]
 
-#: Users' vectors on the device [m, dim], from the ids it holds [h], ascending, and their rows
-#: [h, dim], the users' shipped vectors [m, dim] in the space of those rows, and their positions [m].
+#: Users' vectors on the device [m, dim], from the ids it holds [h], ascending, their rows [h, dim], a
+#: sample of them or None for all, the users' shipped vectors [m, dim] in the space of those rows, and
+#: their positions [m].
 DeviceUpdate = Callable[
-    [NDArray[np.int64], NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]],
+    [
+        NDArray[np.int64], NDArray[np.float32], RowSample | None, NDArray[np.float32],
+        NDArray[np.int64],
+    ],
     NDArray[np.float32],
-]
+]  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +164,7 @@ def _rank_tables(
                 vectors = rotated[at][members]
                 if audience.update is not None:
                     rows = pee.lookup(ids) if rows is None else rows
-                    vectors = audience.update(ids, rows, vectors, members)
+                    vectors = audience.update(ids, rows, pee.row_sample, vectors, members)
                 indices = _rank(vectors, pee, n, exclude[at])
                 collector.add(members, indices, pee.nbytes, len(ids))
     return [[collector.lists() for collector in row] for row in collectors]
@@ -177,7 +182,7 @@ def rank_rival(audience: Audience, rival: Rival, budget_bytes: int, n: int) -> R
         held = rival.hold(budget_bytes, group)
         vectors = audience.vectors[members] if held.vectors is None else held.vectors[members]
         if audience.update is not None:
-            vectors = audience.update(held.ids, held.rows[held.ids], vectors, members)
+            vectors = audience.update(held.ids, held.rows[held.ids], None, vectors, members)
         exclude = take_lists(*audience.exclude, members)
         candidates = torch.from_numpy(held.ids)
         indices = _rank(vectors, torch.from_numpy(held.rows), n, exclude, candidates)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from peel_ext.device import continue_vectors, fold_in_mean, fold_in_softmax, fold_in_users
+from peel_ext.device.fold_in import sample_rows
 
 
 def plain_fold_in(rows: np.ndarray, history: list[int], steps: int, size: float, t: float):
@@ -47,6 +48,39 @@ def test_equals_the_plain_formula(num_rows: int, steps: int, seed: int) -> None:
         np.testing.assert_allclose(vector, expected, atol=2e-5)
         alone = fold_in_softmax(rows, history, steps=steps, step_size=0.02, temperature=0.2)
         np.testing.assert_allclose(alone, vector, atol=2e-5)
+
+
+def test_a_row_of_a_sample_counts_as_often_as_it_stands_for(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(size=(12, 5)).astype(np.float32)
+    rows[3] = 0  # not held
+    positions, counts = np.array([0, 3, 5, 9]), np.array([1, 7, 2, 5])
+    history = [2, 5, 9]  # rows that are not in the sample have a mean all the same
+    # The same rows of the softmax, each as often as it counts, and the history beside them.
+    repeated = np.concatenate([np.repeat(rows[positions], counts, axis=0), rows])
+    places = np.arange(counts.sum())
+    shifted = [item + len(places) for item in history]
+    want = fold_in_users(
+        repeated, [0, 3], shifted, sample=(places, np.ones(len(places), dtype=np.float32))
+    )
+    got = fold_in_users(rows, [0, 3], history, sample=(positions, counts.astype(np.float32)))
+    np.testing.assert_allclose(got, want, atol=2e-6)
+    everything = fold_in_users(rows, [0, 3], history, sample=sample_rows(12))
+    np.testing.assert_array_equal(everything, fold_in_users(rows, [0, 3], history))
+    assert not np.allclose(got, everything, atol=1e-3)
+
+
+@pytest.mark.parametrize("num_rows", [0, 1, 1024, 2047, 2048, 2049, 3072, 10_000, 5_000_000_000])
+def test_sampled_rows_stand_for_all(num_rows: int) -> None:
+    positions, weights = sample_rows(num_rows)
+    assert len(positions) == len(weights) == min(num_rows, 2048)
+    assert weights.sum() == pytest.approx(num_rows, rel=1e-6)
+    assert (np.diff(positions) > 0).all()
+    assert positions[:1024].tolist() == list(range(min(num_rows, 1024)))
+    if num_rows > 2048:
+        assert positions[-1] < num_rows
+        gaps = np.diff(positions[1024:])
+        assert gaps.max() - gaps.min() <= 1
 
 
 def test_chunks_do_not_show(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:

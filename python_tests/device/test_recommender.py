@@ -17,7 +17,12 @@ from servers import Server
 from tables import LAYOUTS, draw_table
 
 from peel_ext import _core
-from peel_ext.device import DeviceRecommender, PersonalizedElasticEmbedding, fold_in_softmax
+from peel_ext.device import (
+    DeviceRecommender,
+    PersonalizedElasticEmbedding,
+    fold_in_softmax,
+    fold_in_users,
+)
 from peel_ext.errors import BudgetError, ClosedError, DataError, FormatError, SourceError
 from peel_ext.format import FoldInSettings, Layout, pack_prefix, unpack_embedding, write_file
 
@@ -44,11 +49,17 @@ def plain_rows(path: Path, budget_bytes: int | None = None) -> np.ndarray:
 
 
 def plain_fold_in(
-    rows: np.ndarray, history: np.ndarray, steps: int, step_size: float, temperature: float
+    rows: np.ndarray,
+    history: np.ndarray,
+    steps: int,
+    step_size: float,
+    temperature: float,
+    weights: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The formula of peel_ext.device.fold_in in float64, row by row."""
+    """The formula of peel_ext.device.fold_in in float64, row by row; weights [n] of the softmax."""
     rows = rows.astype(np.float64)
     lengths = np.linalg.norm(rows, axis=1)
+    counts = np.ones(len(rows)) if weights is None else weights
     units = rows[lengths > 0] / lengths[lengths > 0, None]
     mean = np.zeros(rows.shape[1])
     known = [row for row in rows[history] if np.any(row)]
@@ -56,7 +67,7 @@ def plain_fold_in(
         mean += row / np.linalg.norm(row) / len(known)
     user = mean / np.linalg.norm(mean)
     for _ in range(steps):
-        share = np.exp(units @ user / temperature)
+        share = counts[lengths > 0] * np.exp(units @ user / temperature)
         gradient = (share @ units / share.sum() - mean) / temperature
         user = user - step_size * gradient
         user /= np.linalg.norm(user)
@@ -112,18 +123,38 @@ def test_fold_in_is_the_formula(layout: Layout, steps: int, seed: int, tmp_path:
             assert not set(items) & set(history)
 
 
+@pytest.mark.parametrize("num_rows", [2_048, 2_049, 4_500])
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-def test_fold_in_over_more_rows_than_are_decoded_once(
-    layout: Layout, seed: int, tmp_path: Path
+def test_fold_in_over_a_sample_of_many_rows(
+    layout: Layout, num_rows: int, seed: int, tmp_path: Path
 ) -> None:
     rng = np.random.default_rng(seed)
-    path, num_rows, dim = tmp_path / "a.peel", 4_500, 64  # 1 MiB is 4,096 such rows
+    path, dim = tmp_path / "a.peel", 24
     write_file(path, draw_table(layout, rng, num_rows, dim))
-    rows = plain_rows(path, None)
-    history = rng.choice(num_rows, 8)
-    with DeviceRecommender.open(path) as recommender:
-        want = plain_fold_in(rows, history, 20, 0.03, 0.1)
-        assert np.allclose(recommender.fold_in(history), want, atol=2e-5)
+    for share in (1.0, 0.9):
+        budget = int(share * path.stat().st_size)
+        unpacked = unpack_embedding(path.read_bytes(), budget)
+        in_order = unpacked.ids[unpacked.held != 0]
+        count = len(in_order)
+        weights = np.zeros(num_rows)
+        weights[in_order] = 1
+        if count > 2_048:
+            weights[in_order[1024:]] = 0
+            spaced = 1024 + ((np.arange(1024) + 0.5) * (count - 1024) / 1024).astype(int)
+            weights[in_order[spaced]] = (count - 1024) / 1024
+        history = rng.choice(num_rows, 8)
+        with DeviceRecommender.open(path, budget) as recommender:
+            got = recommender.fold_in(history)
+        rows = plain_rows(path, budget)
+        assert np.allclose(got, plain_fold_in(rows, history, 20, 0.03, 0.1, weights), atol=2e-5)
+        pee = PersonalizedElasticEmbedding(path.read_bytes(), budget)
+        lists = held_positions(pee.row_ids, history)
+        server = fold_in_users(rows[pee.row_ids], [0, len(lists)], lists, sample=pee.row_sample)
+        assert np.allclose(got, server[0], atol=2e-5)
+
+
+def held_positions(ids: np.ndarray, items: np.ndarray) -> np.ndarray:
+    return np.searchsorted(ids, items[np.isin(items, ids)])
 
 
 def test_a_vector_goes_on(path: Path, seed: int) -> None:

@@ -9,9 +9,10 @@ from peel_ext.evaluation.protocols import halve, offline_users
 from peel_ext.evaluation.ranking import held_lists
 
 
-def fold_in(rows: np.ndarray, indptr: np.ndarray, items: np.ndarray) -> np.ndarray:
-    """Sums of rows: easy to follow."""
-    parts = [rows[items[a:b]].sum(axis=0) for a, b in itertools.pairwise(indptr)]
+def fold_in(rows: np.ndarray, indptr: np.ndarray, items: np.ndarray, *, sample=None) -> np.ndarray:
+    """Sums of rows, and 10 for each row of a sample: easy to follow."""
+    more = 0 if sample is None else 10 * len(sample[0])
+    parts = [rows[items[a:b]].sum(axis=0) + more for a, b in itertools.pairwise(indptr)]
     return np.array(parts, dtype=np.float32).reshape(-1, rows.shape[1])
 
 
@@ -61,6 +62,7 @@ def test_the_device_knows_what_came_after_only_through_its_rows() -> None:
     assert offline.device.exclude[1].tolist() == [1, 2, 0, 1, 2, 3]
     assert offline.device.update is not None
     shipped, ids = offline.device.vectors[[1]], np.array([0, 1, 2])  # item 3 is not held
-    updated = offline.device.update(ids, rows[ids], shipped, np.array([1]))
-    expected = 0.5 * np.array([1, 1, 0, 0]) + 0.5 * np.array([0, 0, 1, 0])
-    assert updated[0] == pytest.approx(expected / np.linalg.norm(expected))
+    for sample, more in ((None, 0), ((np.array([0]), np.ones(1, dtype=np.float32)), 10)):
+        updated = offline.device.update(ids, rows[ids], sample, shipped, np.array([1]))
+        expected = 0.5 * np.array([1, 1, 0, 0]) + 0.5 * (np.array([0, 0, 1, 0]) + more)
+        assert updated[0] == pytest.approx(expected / np.linalg.norm(expected))

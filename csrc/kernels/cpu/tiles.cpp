@@ -20,9 +20,19 @@ PackedTiles::PackedTiles(const PackedTable& table, const simd::Primitives& isa)
     const int64_t rows = table.directory[c].row_end - first;
     first = table.directory[c].row_end;
     if (table.directory[c].layers == 0 || rows == 0) continue;
-    groups_.push_back({c, rows, num_tiles_});
+    groups_.push_back({c, rows, num_tiles_, num_rows_});
     num_tiles_ += (rows + kTileRows - 1) / kTileRows;
+    num_rows_ += rows;
   }
+}
+
+PackedTiles::Place PackedTiles::place_of(int64_t row) const {
+  const auto after =
+      std::upper_bound(groups_.begin(), groups_.end(), row,
+                       [](int64_t at, const ItemGroup& g) { return at < g.first_row; });
+  const ItemGroup& group = *(after - 1);
+  const int64_t own = row - group.first_row;
+  return {group.first_tile + own / kTileRows, own % kTileRows};
 }
 
 PackedTiles::Reader::Reader(const PackedTiles& tiles)

@@ -119,6 +119,14 @@ class PackedTiles {
   const simd::Primitives& isa() const { return isa_; }
   int64_t dim() const { return table_.geometry.dim; }
   int64_t count() const { return num_tiles_; }
+  int64_t num_rows() const { return num_rows_; }
+
+  // Where the row at a position in the order of the file is.
+  struct Place {
+    int64_t tile;
+    int64_t lane;
+  };
+  Place place_of(int64_t row) const;
 
   class Reader {
    public:
@@ -131,6 +139,7 @@ class PackedTiles {
     // In columns of int8 values, as simd::Primitives::bound_int8_tile has it.
     uint32_t bound_int8(const simd::Int8User& user, float threshold) const;
     const LoadedTile& load();
+    const LoadedTile& loaded() const { return loaded_; }
     int64_t count() const { return loaded_.count; }
     // As DenseTiles::Reader's.
     void dot(const float* users, int64_t num_users, int64_t user_stride, float* scores);
@@ -165,11 +174,13 @@ class PackedTiles {
     int64_t index;
     int64_t rows;
     int64_t first_tile;
+    int64_t first_row;
   };
   const PackedTable& table_;
   const simd::Primitives& isa_;
   std::vector<ItemGroup> groups_;  // those with rows and blocks
   int64_t num_tiles_ = 0;
+  int64_t num_rows_ = 0;
 };
 
 }  // namespace peel
