@@ -28,7 +28,18 @@ void normalise(float* vector, int64_t dim) {
 
 // Half of the rows that the softmax runs over at most.
 constexpr int64_t kSampledRows = 1024;
+// The second half comes in runs of adjacent rows: they are read together.
+constexpr int64_t kRunRows = 16;
+constexpr int64_t kRuns = kSampledRows / kRunRows;
 static_assert(kSampledRows % kTileRows == 0, "a sampled tile has rows of one weight");
+
+// The i-th row of the sample of `total` rows: in the second half the middle of each of kRuns parts.
+int64_t sampled_row(int64_t i, int64_t total) {
+  if (i < kSampledRows) return i;
+  const int64_t run = (i - kSampledRows) / kRunRows;
+  const int64_t middle = (2 * run + 1) * (total - kSampledRows) / (2 * kRuns);
+  return kSampledRows + middle - kRunRows / 2 + i % kRunRows;
+}
 
 // The mean of the unit vectors of a sample of the held rows under a softmax of a user. The rows are
 // decoded once, into tiles, for all steps.
@@ -38,10 +49,9 @@ class ExpectedRow {
       : isa_(simd::primitives()), temperature_(temperature), dim_(table.geometry.dim) {
     const PackedTiles tiles(table, isa_);
     const int64_t total = tiles.num_rows();
-    const int64_t rest = total - kSampledRows;
     const bool all = total <= 2 * kSampledRows;
     const int64_t count = all ? total : 2 * kSampledRows;
-    rest_weight_ = all ? 1.0f : static_cast<float>(rest) / static_cast<float>(kSampledRows);
+    if (!all) rest_weight_ = static_cast<float>(total - kSampledRows) / kSampledRows;
     num_tiles_ = (count + kTileRows - 1) / kTileRows;
     values_.resize(static_cast<size_t>(num_tiles_ * dim_ * kTileRows));
     scales_.resize(static_cast<size_t>(num_tiles_ * kTileRows));
@@ -49,10 +59,7 @@ class ExpectedRow {
     PackedTiles::Reader reader(tiles);
     PackedTiles::Place entered{-1, 0};
     for (int64_t i = 0; i < count; ++i) {
-      const int64_t spaced = 2 * (i - kSampledRows) + 1;
-      const int64_t row =
-          all || i < kSampledRows ? i : kSampledRows + spaced * rest / (2 * kSampledRows);
-      const PackedTiles::Place place = tiles.place_of(row);
+      const PackedTiles::Place place = tiles.place_of(all ? i : sampled_row(i, total));
       if (place.tile != entered.tile) {
         reader.enter(place.tile);
         reader.load();

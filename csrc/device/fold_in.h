@@ -4,8 +4,8 @@
 // the history's held rows and t the temperature, u starts at the normalised mean of v_i over H and
 // takes `steps` times  u <- normalise(u - step_size * (sum_j softmax_j(<u, v_j> / t) v_j - mean_H
 // v_i) / t). Items not held count for nothing; one that occurs twice counts twice. Of more than 2,048
-// rows the softmax runs over the first 1,024 in the order of the file and 1,024 evenly spaced ones of
-// the others, each of which counts for as many: a step takes as long under any budget.
+// rows the softmax runs over the first 1,024 in the order of the file and 64 evenly spaced runs of 16
+// of the others, which count for all of these: a step takes as long under any budget.
 #pragma once
 
 #include <cstdint>

@@ -79,7 +79,9 @@ def test_sampled_rows_stand_for_all(num_rows: int) -> None:
     assert positions[:1024].tolist() == list(range(min(num_rows, 1024)))
     if num_rows > 2048:
         assert positions[-1] < num_rows
-        gaps = np.diff(positions[1024:])
+        runs = positions[1024:].reshape(64, 16)
+        assert (np.diff(runs, axis=1) == 1).all()
+        gaps = np.diff(runs[:, 0])
         assert gaps.max() - gaps.min() <= 1
 
 
