@@ -23,8 +23,9 @@ Call = Callable[[], Any]  # a contender on its next batch
 MAX_TURNS = 9
 MIN_TURNS = 3
 MAX_SECONDS = 0.5  # of the turns, once there are MIN_TURNS
-WARM_SECONDS = 0.01  # OpenMP's workers spin for milliseconds after the other's last call
+WARM_SECONDS = 0.01
 TURN_SECONDS = 0.02
+QUIET_SECONDS = 0.3  # waited at most
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ class Measure:
             return run(next(turn))
 
         if contender == OURS:
+            self.ours.clear()  # one group's tables are enough in memory
             self.ours[self.benchmark.group] = call
         ours = self.ours.get(self.benchmark.group)
         if ours and contender != OURS and self.benchmark.enabled:
@@ -116,16 +118,29 @@ def ratio_of_times(call: Call, other: Call) -> float:
 
 def time_of_turn(call: Call) -> float:
     """Median seconds of a call, after some that find the other's data in the caches."""
+    wait_for_quiet()
     start = time.perf_counter()
     call()
     while time.perf_counter() < start + WARM_SECONDS:
         call()
     seconds: list[float] = []
-    while not seconds or sum(seconds) < TURN_SECONDS:
+    total = 0.0
+    while total < TURN_SECONDS:
         start = time.perf_counter()
         call()
         seconds.append(time.perf_counter() - start)
+        total += seconds[-1]
     return statistics.median(seconds)
+
+
+def wait_for_quiet() -> None:
+    """Sleeps while the workers of another pool still spin, some for a tenth of a second."""
+    end = time.perf_counter() + QUIET_SECONDS
+    while time.perf_counter() < end:
+        before = time.process_time()
+        time.sleep(0.005)
+        if time.process_time() - before < 0.001:
+            return
 
 
 def streaming_windows(bytes_touched: int, footprint: int) -> list[Tensor]:

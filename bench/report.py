@@ -73,9 +73,8 @@ def rows_of(run: dict[str, Any]) -> list[Row]:
         for row in group.values():
             row["limit"] = limit and limit["median"]
             row["to_ours"] = 1.0 if row is ours else row.get("to_ours")
-            row["to_limit"] = (
-                float(f"{row['to_ours'] / limit['to_ours']:.4g}") if limit and ours else None
-            )
+            both = row["to_ours"] and limit and limit.get("to_ours")
+            row["to_limit"] = float(f"{row['to_ours'] / limit['to_ours']:.4g}") if both else None
     return rows
 
 
@@ -137,7 +136,9 @@ def print_table(rows: list[Row], run: dict[str, Any]) -> None:
         time = duration(ours["median"]) if ours else "-"
         to_limit = f"{ours['to_limit']:.2f}" if ours and ours["to_limit"] else "-"
         peers = [
-            f"{name} {row['to_ours']:.2f}" if ours else f"{name} {duration(row['median'])}"
+            f"{name} {row['to_ours']:.2f}"
+            if row["to_ours"]
+            else f"{name} {duration(row['median'])}"
             for name, row in group.items()
             if name not in (OURS, LIMIT)
         ]

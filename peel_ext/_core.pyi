@@ -37,6 +37,9 @@ class Pee:
     @property
     def prefix_bytes(self) -> int:
         ...
+    @property
+    def rows_by_worth(self) -> bool:
+        ...
 class PeelFile:
     @staticmethod
     def open_buffer(buffer: typing_extensions.Buffer, budget_bytes: typing.SupportsInt | typing.SupportsIndex | None = None) -> PeelFile:

@@ -39,8 +39,8 @@ def training_step(contender: str, weight: Tensor, count: int) -> tuple[Run, Tens
     return torch_peer.step_of(module, optimizer), module.weight.detach()
 
 
-@pytest.mark.parametrize("distribution", ["uniform", "zipf"])
 @pytest.mark.parametrize("contender", [*RULES, LIMIT])
+@pytest.mark.parametrize("distribution", ["uniform", "zipf"])
 def bench_training_step(measure, contender: str, distribution: str, sized) -> None:
     rows, count = sized(ROWS), sized(COUNT)
     indices = random_indices(distribution, rows, count, BATCHES)
@@ -88,10 +88,10 @@ def small_call(contender: str, variant: str, weight: nn.Parameter) -> Callable[[
     }[variant]
 
 
-@pytest.mark.parametrize("threads", [1], indirect=True)
+@pytest.mark.parametrize("contender", [OURS, "F.embedding", "nn.Embedding"])
 @pytest.mark.parametrize("variant", ["plain", "groups", "budget"])
 @pytest.mark.parametrize("phase", ["no grad", "grad", "forward and backward"])
-@pytest.mark.parametrize("contender", [OURS, "F.embedding", "nn.Embedding"])
+@pytest.mark.parametrize("threads", [1], indirect=True)
 def bench_call_overhead(measure, contender: str, phase: str, variant: str) -> None:
     weight = nn.Parameter(random_table(SMALL_ROWS, SMALL_DIM).clone())
     call = small_call(contender, variant, weight)

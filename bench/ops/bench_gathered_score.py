@@ -150,9 +150,9 @@ def bench_full_ranking(measure, contender: str, sized) -> None:
     measure(case, contender, run, users, check)
 
 
-@pytest.mark.parametrize("held", ["columns, int8", "planes, 8 bits"])
-@pytest.mark.parametrize("percent", [1, 10, 50, 100])
 @pytest.mark.parametrize("contender", [OURS, LIMIT])
+@pytest.mark.parametrize("percent", [1, 10, 50, 100])
+@pytest.mark.parametrize("held", ["columns, int8", "planes, 8 bits"])
 def bench_budget(measure, held: str, percent: int, contender: str, sized) -> None:
     rows = sized(ROWS)
     pee = embedding_of(held, rows, percent)
@@ -169,8 +169,8 @@ def bench_budget(measure, held: str, percent: int, contender: str, sized) -> Non
     measure(case, OURS, run, random_vectors(1, DIM, BATCHES), check)
 
 
-@pytest.mark.parametrize("rows", GROWTH)
 @pytest.mark.parametrize("contender", [OURS, "torch", "faiss FlatIP", LIMIT])
+@pytest.mark.parametrize("rows", GROWTH)
 def bench_growth(measure, contender: str, rows: int, sized, reserve) -> None:
     reserve(5 * rows * DIM * 4)
     compare(measure, contender, "dense", 1, sized(rows), f"dense, 1 user, {rows:,} rows")

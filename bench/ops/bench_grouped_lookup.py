@@ -85,17 +85,17 @@ def compare(
     measure(case, contender, run, batches, check)
 
 
-@pytest.mark.parametrize("distribution", ["uniform", "zipf"])
 @pytest.mark.parametrize(("held", "contender"), PAIRS)
+@pytest.mark.parametrize("distribution", ["uniform", "zipf"])
 def bench_forward(measure, held: str, contender: str, distribution: str, sized) -> None:
     compare(
         measure, contender, held, distribution, sized(ROWS), sized(COUNT), f"{held}, {distribution}"
     )
 
 
+@pytest.mark.parametrize("contender", [OURS, "F.embedding", "FBGEMM", LIMIT])
 @pytest.mark.parametrize("rows", GROWTH)
 @pytest.mark.parametrize("indices", ["uniform", "zipf"])
-@pytest.mark.parametrize("contender", [OURS, "F.embedding", "FBGEMM", LIMIT])
 def bench_growth(measure, indices: str, contender: str, rows: int, sized, reserve) -> None:
     reserve(4 * rows * DIM * 4)
     name = f"dense, {rows:,} rows, {indices}"

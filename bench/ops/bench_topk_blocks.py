@@ -70,7 +70,7 @@ def bench_many_groups(measure, contender: str, sized) -> None:
     compare(measure, contender, name, 64, sized(1 << 18), 3, in_order=True)
 
 
-@pytest.mark.parametrize("n", GROWTH)
 @pytest.mark.parametrize("contender", ANY_ORDER)
+@pytest.mark.parametrize("n", GROWTH)
 def bench_growth(measure, contender: str, n: int, sized) -> None:
     compare(measure, contender, f"10% of {n:,}", 1, sized(n), 8)

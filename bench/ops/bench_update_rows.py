@@ -28,8 +28,8 @@ def optimizer_of(contender: str, rule: str, weight: nn.Parameter) -> torch.optim
     return optim.RowwiseAdagrad([weight], lr=LEARNING_RATE, eps=EPS)
 
 
-@pytest.mark.parametrize("distribution", ["uniform", "zipf"])
 @pytest.mark.parametrize(("rule", "contender"), PAIRS)
+@pytest.mark.parametrize("distribution", ["uniform", "zipf"])
 def bench_step(measure, rule: str, contender: str, distribution: str, sized) -> None:
     rows, count = sized(ROWS), sized(COUNT)
     indices = random_indices(distribution, rows, count, BATCHES)

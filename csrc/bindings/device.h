@@ -109,6 +109,8 @@ class Pee {
   uint32_t num_blocks() const { return snapshot_->num_blocks(); }
 
   // Ids of the rows with at least one block held, in the order of the file.
+  bool rows_by_worth() const { return table().row_ids == RowIds::kInBlocks; }
+
   std::vector<int64_t> row_ids() const {
     std::vector<int64_t> ids;
     int64_t begin = 0;
@@ -233,6 +235,7 @@ void bind_device(py::module_& m) {
       .def_property_readonly("nbytes", &Pee::nbytes)
       .def_property_readonly("prefix_bytes", &Pee::prefix_bytes)
       .def_property_readonly("num_blocks", &Pee::num_blocks)
+      .def_property_readonly("rows_by_worth", &Pee::rows_by_worth)
       .def("row_ids", &Pee::row_ids)
       .def("lookup", &Pee::lookup, py::arg("count"), py::arg("indices"), py::arg("out"))
       .def("score", &Pee::score, py::arg("users"), py::arg("num_users"), py::arg("user_stride"),

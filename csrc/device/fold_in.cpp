@@ -26,20 +26,40 @@ void normalise(float* vector, int64_t dim) {
   for (int64_t d = 0; d < dim && length > 0; ++d) vector[d] /= length;
 }
 
-// Half of the rows that the softmax runs over at most.
-constexpr int64_t kSampledRows = 1024;
-// The second half comes in runs of adjacent rows: they are read together.
-constexpr int64_t kRunRows = 16;
-constexpr int64_t kRuns = kSampledRows / kRunRows;
-static_assert(kSampledRows % kTileRows == 0, "a sampled tile has rows of one weight");
+// What the softmax runs over: all rows; of more than kRows the first kFirstRows, where rows come by
+// what they are worth, and evenly spaced runs of the others, which are adjacent to be read
+// together.
+class RowSample {
+ public:
+  RowSample(const PackedTable& table, int64_t total) : total_(total) {
+    if (total <= kRows) {
+      first_ = total;
+    } else {
+      first_ = table.row_ids == RowIds::kInBlocks ? kFirstRows : 0;
+      rest_weight_ = static_cast<float>(total - first_) / static_cast<float>(kRows - first_);
+    }
+  }
+  int64_t size() const { return std::min(total_, kRows); }
+  // The i-th row: the middle one of its part of the others.
+  int64_t row(int64_t i) const {
+    if (i < first_) return i;
+    const int64_t runs = (kRows - first_) / kRunRows;
+    const int64_t run = (i - first_) / kRunRows;
+    const int64_t middle = (2 * run + 1) * (total_ - first_) / (2 * runs);
+    return first_ + middle - kRunRows / 2 + i % kRunRows;
+  }
+  // For how many rows each of a tile of the sample stands.
+  float weight(int64_t tile) const { return tile * kTileRows < first_ ? 1.0f : rest_weight_; }
 
-// The i-th row of the sample of `total` rows: in the second half the middle of each of kRuns parts.
-int64_t sampled_row(int64_t i, int64_t total) {
-  if (i < kSampledRows) return i;
-  const int64_t run = (i - kSampledRows) / kRunRows;
-  const int64_t middle = (2 * run + 1) * (total - kSampledRows) / (2 * kRuns);
-  return kSampledRows + middle - kRunRows / 2 + i % kRunRows;
-}
+ private:
+  static constexpr int64_t kRows = 2048;
+  static constexpr int64_t kFirstRows = 1024;
+  static constexpr int64_t kRunRows = 16;
+  static_assert(kFirstRows % kTileRows == 0, "rows of a tile have one weight");
+  int64_t total_;
+  int64_t first_ = 0;
+  float rest_weight_ = 1;
+};
 
 // The mean of the unit vectors of a sample of the held rows under a softmax of a user. The rows are
 // decoded once, into tiles, for all steps.
@@ -48,18 +68,16 @@ class ExpectedRow {
   ExpectedRow(const PackedTable& table, float temperature)
       : isa_(simd::primitives()), temperature_(temperature), dim_(table.geometry.dim) {
     const PackedTiles tiles(table, isa_);
-    const int64_t total = tiles.num_rows();
-    const bool all = total <= 2 * kSampledRows;
-    const int64_t count = all ? total : 2 * kSampledRows;
-    if (!all) rest_weight_ = static_cast<float>(total - kSampledRows) / kSampledRows;
-    num_tiles_ = (count + kTileRows - 1) / kTileRows;
+    const RowSample sample(table, tiles.num_rows());
+    num_tiles_ = (sample.size() + kTileRows - 1) / kTileRows;
     values_.resize(static_cast<size_t>(num_tiles_ * dim_ * kTileRows));
     scales_.resize(static_cast<size_t>(num_tiles_ * kTileRows));
     sums_.resize(static_cast<size_t>(dim_ * kSumLanes));
     PackedTiles::Reader reader(tiles);
     PackedTiles::Place entered{-1, 0};
-    for (int64_t i = 0; i < count; ++i) {
-      const PackedTiles::Place place = tiles.place_of(all ? i : sampled_row(i, total));
+    for (int64_t tile = 0; tile < num_tiles_; ++tile) weights_.push_back(sample.weight(tile));
+    for (int64_t i = 0; i < sample.size(); ++i) {
+      const PackedTiles::Place place = tiles.place_of(sample.row(i));
       if (place.tile != entered.tile) {
         reader.enter(place.tile);
         reader.load();
@@ -97,8 +115,7 @@ class ExpectedRow {
         squares += *from * *from;
       }
     }
-    scales_[static_cast<size_t>(i)] =
-        squares > 0 ? 1 / (std::sqrt(squares) * temperature_) : 0.0f;
+    scales_[static_cast<size_t>(i)] = squares > 0 ? 1 / (std::sqrt(squares) * temperature_) : 0.0f;
   }
 
   void add(const float* user, int64_t tile) {
@@ -111,8 +128,7 @@ class ExpectedRow {
       raise(dots, scales, above);
       isa_.share_tile(dots, scales, most_, shares);
     }
-    const float weight = tile < kSampledRows / kTileRows ? 1.0f : rest_weight_;
-    for (float& share : shares) share *= weight;
+    for (float& share : shares) share *= weights_[static_cast<size_t>(tile)];
     for (int64_t r = 0; r < kTileRows; ++r) totals_[r] += shares[r];
     for (int64_t r = 0; r < kTileRows; ++r) shares[r] *= scales[r];
     isa_.sum_tile(shares, values, dim_, sums_.data());
@@ -135,12 +151,12 @@ class ExpectedRow {
   float temperature_;
   int64_t dim_;
   int64_t num_tiles_ = 0;
-  float rest_weight_ = 1;      // of each row after the first kSampledRows
-  std::vector<float> values_;  // [tiles, dim, kTileRows]
-  std::vector<float> scales_;  // [tiles, kTileRows]
-  std::vector<float> sums_;    // [dim, kSumLanes]
-  float totals_[kTileRows];    // of the shares
-  float most_ = 0;             // of the cosines over the temperature, so far in this pass
+  std::vector<float> weights_;  // [tiles]
+  std::vector<float> values_;   // [tiles, dim, kTileRows]
+  std::vector<float> scales_;   // [tiles, kTileRows]
+  std::vector<float> sums_;     // [dim, kSumLanes]
+  float totals_[kTileRows];     // of the shares
+  float most_ = 0;              // of the cosines over the temperature, so far in this pass
 };
 
 }  // namespace

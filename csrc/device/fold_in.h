@@ -3,9 +3,11 @@
 // The formulas are those of peel_ext/device/fold_in.py: with v_j the unit vector of held row j, H
 // the history's held rows and t the temperature, u starts at the normalised mean of v_i over H and
 // takes `steps` times  u <- normalise(u - step_size * (sum_j softmax_j(<u, v_j> / t) v_j - mean_H
-// v_i) / t). Items not held count for nothing; one that occurs twice counts twice. Of more than 2,048
-// rows the softmax runs over the first 1,024 in the order of the file and 64 evenly spaced runs of 16
-// of the others, which count for all of these: a step takes as long under any budget.
+// v_i) / t). Items not held count for nothing; one that occurs twice counts twice. Of more than
+// 2,048 rows the softmax runs over 2,048: in planes, where the file has rows by what they are
+// worth, the first 1,024 and 64 evenly spaced runs of 16 of the others, in columns 128 such runs.
+// The runs count for all rows they are drawn from. So a step takes as long under any budget;
+// finding the history's rows does not.
 #pragma once
 
 #include <cstdint>
@@ -16,8 +18,8 @@
 namespace peel {
 
 // Writes dim values of length 1, or zeros where no item of the history is held; returns how many
-// are. The ids are in range. Memory beyond the output, given back at the end: `count` rows, and at most
-// 2,048 decoded ones.
+// are. The ids are in range. Memory beyond the output, given back at the end: `count` rows, and at
+// most 2,048 decoded ones.
 int64_t fold_in(const PackedTable& table, const int64_t* history, int64_t count,
                 const FoldInSettings& settings, float* user);
 

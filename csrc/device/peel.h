@@ -100,7 +100,8 @@ PEEL_API peel_status peel_recommend(const peel_recommender* recommender, const i
                                     size_t num_history, size_t n, int64_t* ids, float* scores,
                                     peel_error* error);
 
-/* A user's vector [embedding_dim] from a history of ids; zeros where none of it is held. */
+/* A user's vector [embedding_dim] from a history of ids; zeros where none of it is held. However
+ * many rows are held, its softmax runs over no more than 2,048. */
 PEEL_API peel_status peel_fold_in(const peel_recommender* recommender, const int64_t* history,
                                   size_t num_history, float* user, size_t* num_held,
                                   peel_error* error);

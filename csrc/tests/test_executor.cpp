@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
+#include <limits>
 #include <mutex>
 #include <stdexcept>
 #include <string>
@@ -207,6 +208,19 @@ void finds_what_is_out_of_range() {
   values[2998] = -1;
   CHECK(peel::first_out_of_range(values.data(), 3000, 6) == 2998);
   CHECK(peel::first_out_of_range(values.data(), 3000, 5) == 0);
+  constexpr int64_t most = std::numeric_limits<int64_t>::max();
+  CHECK(peel::first_out_of_range(values.data(), 3000, most) == 2998);
+  std::vector<int64_t> wide(2000, 0);
+  CHECK(peel::first_out_of_range(wide.data(), 2000, 0) == 0);
+  CHECK(peel::first_out_of_range(wide.data(), 2000, 1) == -1);
+  for (const int64_t outside : {most, -most - 1, int64_t{-1}, int64_t{1} << 31, int64_t{7}}) {
+    wide[1500] = outside;
+    CHECK(peel::first_out_of_range(wide.data(), 2000, 7) == 1500);
+  }
+  wide[1500] = most - 1;
+  CHECK(peel::first_out_of_range(wide.data(), 2000, most) == -1);
+  wide[1500] = most;
+  CHECK(peel::first_out_of_range(wide.data(), 2000, most) == 1500);
 }
 
 }  // namespace

@@ -64,6 +64,55 @@ void names_what_is_out_of_range(std::mt19937_64& random) {
   CHECK(peel::grouped_lookup(dense.table, scalar, out.data()).status == LookupStatus::kBadGroup);
 }
 
+// An encoded table is checked while it is read, in chunks and by all threads.
+void names_what_an_encoded_table_does_not_have(std::mt19937_64& random) {
+  const int64_t rows = 2000, dim = 4;
+  Dense dense(random, rows, dim, 1);
+  peel::StoreTable& table = dense.table;
+  table.geometry.layout = peel::Layout::kColumns;
+  table.geometry.value_type = peel::ValueType::kFloat32;
+  table.geometry.block_dim = dim;
+  table.geometry.num_layers = 1;
+  std::vector<float> store(dense.weight);
+  store.insert(store.end(), dense.refinement.begin(), dense.refinement.end());
+  std::vector<int32_t> item_group(rows, 0);
+  const std::vector<int64_t> held{1, 0};
+  table.store = reinterpret_cast<const uint8_t*>(store.data());
+  table.row_bytes = dim * 4;
+  table.item_group = item_group.data();
+  table.item_group_stride = rows;
+  table.held = held.data();
+  table.num_item_groups = 2;
+  std::vector<int32_t> indices(rows);
+  for (int64_t m = 0; m < rows; ++m) indices[m] = static_cast<int32_t>(rows - 1 - m);
+  const LookupPairs<int32_t> pairs{rows, indices.data(), nullptr, 0};
+  std::vector<float> out(rows * dim);
+  dense.slot.assign(rows, -1);
+  for (const int threads : {1, 2, 7}) {
+    peel::set_num_threads(threads);
+    dense.slot[499] = item_group[498] = -5;  // no refined row, nothing held
+    item_group[497] = 1;                     // not held
+    dense.slot[496] = 1;
+    auto result = peel::grouped_lookup(table, pairs, out.data());
+    CHECK(result.status == LookupStatus::kOk);
+    for (int64_t d = 0; d < dim; ++d) {
+      CHECK(out[1500 * dim + d] == store[499 * dim + d]);
+      CHECK(out[1501 * dim + d] == 0 && out[1502 * dim + d] == 0);
+      CHECK(out[1503 * dim + d] == store[(rows + 1) * dim + d]);
+    }
+    for (const int64_t at : {1999, 1500, 3}) {
+      dense.slot[rows - 1 - at] = 2;
+      result = peel::grouped_lookup(table, pairs, out.data());
+      CHECK(result.status == LookupStatus::kBadSlot && result.position == at);
+      dense.slot[rows - 1 - at] = -1;
+      item_group[rows - 1 - at] = 2;
+      result = peel::grouped_lookup(table, pairs, out.data());
+      CHECK(result.status == LookupStatus::kBadItemGroup && result.position == at);
+      item_group[rows - 1 - at] = 0;
+    }
+  }
+}
+
 void sums_duplicates_in_order(std::mt19937_64& random) {
   const int64_t dim = 3, count = 2000, rows = 7;
   Dense dense(random, rows, dim, 1);
@@ -97,5 +146,6 @@ int main() {
   std::mt19937_64 random = seeded();
   reads_dense_rows(random);
   names_what_is_out_of_range(random);
+  names_what_an_encoded_table_does_not_have(random);
   sums_duplicates_in_order(random);
 }

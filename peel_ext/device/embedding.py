@@ -69,7 +69,7 @@ class PersonalizedElasticEmbedding:
         Those of :func:`peel_ext.device.fold_in.sample_rows`, in the order of the file.
         """
         ids = np.array(self._pee.row_ids(), dtype=np.int64)
-        positions, weights = sample_rows(len(ids))
+        positions, weights = sample_rows(len(ids), self._pee.rows_by_worth)
         return np.searchsorted(self.row_ids, ids[positions]), weights
 
     def lookup(self, indices: ArrayLike) -> NDArray[np.float32]:

@@ -10,11 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 #: Upper limit of one matrix of scores while many users are folded in at once.
 _CHUNK_BYTES = 16 * 2**20
 
-#: Half of the rows that a device's softmax runs over at most.
-_SAMPLED_ROWS = 1024
-
-#: The second half comes in runs of adjacent rows, which a device reads together.
-_RUN_ROWS = 16
+#: What a device's softmax runs over at most, and how many of these are the file's first rows where rows
+#: come by worth. The others come in runs of adjacent rows, which a device reads together.
+_SAMPLED_ROWS, _FIRST_ROWS, _RUN_ROWS = 2048, 1024, 16
 
 #: Positions int64 [k] of rows, and float32 [k] for how many rows each of them stands.
 RowSample = tuple[NDArray[np.int64], NDArray[np.float32]]
@@ -104,7 +102,8 @@ def fold_in_users(
         steps: as there.
         step_size: as there.
         temperature: as there.
-        sample: rows of the softmax, and how often each counts (:func:`sample_rows`); None: all once.
+        sample: positions [k] of the rows of the softmax and how often each counts [k], above 0
+            (:func:`sample_rows`); None: all rows, once.
 
     Returns:
         float32 [num_users, dim].
@@ -126,43 +125,45 @@ def fold_in_users(
     np.add.at(means, owners, units[items])
     means /= np.maximum(counts, 1)[:, None].astype(np.float32)
     vectors = _unit(means)
-    positions, weights = (np.flatnonzero(held), None) if sample is None else sample
-    if weights is not None:
-        positions, weights = positions[held[positions]], np.log(weights[held[positions]])
-    candidates = units[positions]  # [num_held, dim]
+    positions, log_weights = np.flatnonzero(held), None
+    if sample is not None:
+        positions, log_weights = _check_sample(sample, held)
+    candidates = units[positions]  # [num_candidates, dim]
     active = np.flatnonzero(counts)
     chunk = max(1, _CHUNK_BYTES // (4 * max(1, len(candidates))))
     for start in range(0, len(active), chunk):
         users = active[start : start + chunk]
         for _ in range(steps):
-            gradient = _expected_rows(vectors[users], candidates, temperature, weights)
+            gradient = _expected_rows(vectors[users], candidates, temperature, log_weights)
             gradient -= means[users]
             gradient /= np.float32(temperature)
             vectors[users] = _unit(vectors[users] - np.float32(step_size) * gradient)
     return vectors
 
 
-def sample_rows(num_rows: int) -> RowSample:
-    """The rows a device's fold-in takes its softmax over, so that it takes as long under any budget.
+def sample_rows(num_rows: int, by_worth: bool = True) -> RowSample:
+    """The rows a device's fold-in takes its softmax over, so that a step is as quick under any budget.
 
-    Up to 2,048 rows: all of them. Of more: the first 1,024, which in the order of the file are worth
-    most to the group, and 1,024 of the others, which count for all of these: the middle 16 of each of
-    64 equal parts.
+    Up to 2,048 rows: all of them. Of more: the first 1,024 where rows come by worth, as in a file in
+    planes, and of the others, up to 2,048 in all, the middle 16 of each of equal parts, which count for
+    all of these.
 
     Args:
         num_rows: how many there are.
+        by_worth: whether those worth most come first.
 
     Returns:
         Ascending positions int64 [k], k at most 2,048, and how often each counts, float32 [k].
     """
-    if num_rows <= 2 * _SAMPLED_ROWS:
+    if num_rows <= _SAMPLED_ROWS:
         return np.arange(num_rows), np.ones(num_rows, dtype=np.float32)
-    rest, num_runs = num_rows - _SAMPLED_ROWS, _SAMPLED_ROWS // _RUN_ROWS
-    middles = _SAMPLED_ROWS + (2 * np.arange(num_runs) + 1) * rest // (2 * num_runs)
+    first = _FIRST_ROWS if by_worth else 0
+    rest, num_runs = num_rows - first, (_SAMPLED_ROWS - first) // _RUN_ROWS
+    middles = first + (2 * np.arange(num_runs) + 1) * rest // (2 * num_runs)
     runs = middles[:, None] - _RUN_ROWS // 2 + np.arange(_RUN_ROWS)
-    weights = np.ones(2 * _SAMPLED_ROWS, dtype=np.float32)
-    weights[_SAMPLED_ROWS:] = rest / _SAMPLED_ROWS
-    return np.concatenate([np.arange(_SAMPLED_ROWS), runs.ravel()]), weights
+    weights = np.ones(_SAMPLED_ROWS, dtype=np.float32)
+    weights[first:] = rest / (_SAMPLED_ROWS - first)
+    return np.concatenate([np.arange(first), runs.ravel()]), weights
 
 
 def continue_vectors(
@@ -204,7 +205,9 @@ def _expected_rows(
     temperature: float,
     log_weights: NDArray[np.float32] | None,
 ) -> NDArray[np.float32]:
-    """The mean [num_users, dim] of the candidates [num_held, dim] under each user's softmax."""
+    """The mean [num_users, dim] of the candidates [k, dim] under each user's softmax."""
+    if len(candidates) == 0:
+        return np.zeros_like(vectors)
     # The BLAS of NumPy's wheels now and then raises the flag of an invalid operation for small finite
     # matrices, in lanes that are not part of the product.
     with np.errstate(invalid="ignore"):
@@ -248,6 +251,27 @@ def _check_histories(
             f"histories contain {items[np.argmax(outside)]}, expected rows in [0, {len(rows)})"
         )
     return ends, items
+
+
+def _check_sample(
+    sample: RowSample, held: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Of the rows of a sample that are held the positions, and the logarithms of the weights."""
+    positions, weights = np.asarray(sample[0]), np.asarray(sample[1], dtype=np.float32)
+    if positions.ndim != 1 or positions.shape != weights.shape:
+        raise ValueError(
+            "sample must be two vectors of one length, got shapes "
+            f"{positions.shape} and {weights.shape}"
+        )
+    outside = (positions < 0) | (positions >= len(held))
+    if outside.any():
+        raise IndexError(
+            f"sample contains {positions[np.argmax(outside)]}, expected rows in [0, {len(held)})"
+        )
+    if not bool((weights > 0).all()):
+        raise ValueError(f"the weights of sample must be above 0, got {weights.min()}")
+    there = held[positions]
+    return positions[there], np.log(weights[there])
 
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

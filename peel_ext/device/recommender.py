@@ -222,7 +222,8 @@ class DeviceRecommender:
         """A user's vector float32 [embedding_dim] from a history; zeros where none of it is held.
 
         The formula is that of :func:`peel_ext.device.fold_in.fold_in_softmax`, with the settings of the
-        file, over all rows held.
+        file, over the rows held; of more than 2,048 over a sample
+        (:func:`peel_ext.device.fold_in.sample_rows`).
 
         Raises:
             DataError: an unknown id.

@@ -71,18 +71,42 @@ def test_a_row_of_a_sample_counts_as_often_as_it_stands_for(seed: int) -> None:
 
 
 @pytest.mark.parametrize("num_rows", [0, 1, 1024, 2047, 2048, 2049, 3072, 10_000, 5_000_000_000])
-def test_sampled_rows_stand_for_all(num_rows: int) -> None:
-    positions, weights = sample_rows(num_rows)
+@pytest.mark.parametrize("by_worth", [False, True])
+def test_sampled_rows_stand_for_all(num_rows: int, by_worth: bool) -> None:
+    positions, weights = sample_rows(num_rows, by_worth)
     assert len(positions) == len(weights) == min(num_rows, 2048)
     assert weights.sum() == pytest.approx(num_rows, rel=1e-6)
     assert (np.diff(positions) > 0).all()
-    assert positions[:1024].tolist() == list(range(min(num_rows, 1024)))
-    if num_rows > 2048:
-        assert positions[-1] < num_rows
-        runs = positions[1024:].reshape(64, 16)
-        assert (np.diff(runs, axis=1) == 1).all()
-        gaps = np.diff(runs[:, 0])
-        assert gaps.max() - gaps.min() <= 1
+    if num_rows <= 2048:
+        return
+    assert positions[-1] < num_rows
+    first = 1024 if by_worth else 0
+    assert positions[:first].tolist() == list(range(first))
+    runs = positions[first:].reshape(-1, 16)
+    assert (np.diff(runs, axis=1) == 1).all()
+    gaps = np.diff(runs[:, 0])
+    assert gaps.max() - gaps.min() <= 1
+
+
+def test_a_sample_of_rows_that_are_not_held_is_no_softmax() -> None:
+    rows = np.zeros((4, 3), dtype=np.float32)
+    rows[2] = 1
+    got = fold_in_users(rows, [0, 1], [2], sample=(np.array([0]), np.ones(1, dtype=np.float32)))
+    assert got[0] == pytest.approx(rows[2] / np.sqrt(3))
+
+
+@pytest.mark.parametrize(
+    ("sample", "error", "named"),
+    [
+        ((np.array([0, 4]), np.ones(2)), IndexError, "sample contains 4, expected rows in"),
+        ((np.array([-1]), np.ones(1)), IndexError, "sample contains -1"),
+        ((np.array([0]), np.ones(2)), ValueError, "two vectors of one length"),
+        ((np.array([0]), np.zeros(1)), ValueError, "above 0, got 0"),
+    ],
+)
+def test_rejects_a_sample(sample, error: type[Exception], named: str) -> None:
+    with pytest.raises(error, match=named):
+        fold_in_users(np.eye(4, dtype=np.float32), [0, 1], [2], sample=sample)
 
 
 def test_chunks_do_not_show(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,10 +139,11 @@ def test_fold_in_over_a_sample_of_many_rows(
         weights = np.zeros(num_rows)
         weights[in_order] = 1
         if count > 2_048:
-            weights[in_order[1024:]] = 0
-            for part in range(64):  # its middle 16 rows
-                middle = 1024 + int((part + 0.5) * (count - 1024) / 64)
-                weights[in_order[middle - 8 : middle + 8]] = (count - 1024) / 1024
+            first, parts = (1024, 64) if layout.nested else (0, 128)
+            weights[in_order[first:]] = 0
+            for part in range(parts):  # its middle 16 rows
+                middle = first + int((part + 0.5) * (count - first) / parts)
+                weights[in_order[middle - 8 : middle + 8]] = (count - first) / (2048 - first)
         history = rng.choice(num_rows, 8)
         with DeviceRecommender.open(path, budget) as recommender:
             got = recommender.fold_in(history)

@@ -4,9 +4,13 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 
+from peel_ext import ElasticEmbedding
+from peel_ext.device.fold_in import RowSample
 from peel_ext.evaluation.protocols import halve, offline_users
-from peel_ext.evaluation.ranking import held_lists
+from peel_ext.evaluation.ranking import Audience, held_lists, rank_elastic, rank_rival
+from peel_ext.evaluation.rivals import build_rivals
 
 
 def fold_in(rows: np.ndarray, indptr: np.ndarray, items: np.ndarray, *, sample=None) -> np.ndarray:
@@ -66,3 +70,32 @@ def test_the_device_knows_what_came_after_only_through_its_rows() -> None:
         updated = offline.device.update(ids, rows[ids], sample, shipped, np.array([1]))
         expected = 0.5 * np.array([1, 1, 0, 0]) + 0.5 * (np.array([0, 0, 1, 0]) + more)
         assert updated[0] == pytest.approx(expected / np.linalg.norm(expected))
+
+
+def test_a_device_folds_in_over_a_sample_and_a_rival_over_all_it_holds() -> None:
+    num_rows, dim = 3_000, 8
+    rows = torch.randn(num_rows, dim, generator=torch.Generator().manual_seed(0))
+    embedding = ElasticEmbedding.from_pretrained(rows)
+    embedding.set_row_values(1.0 / torch.arange(1, num_rows + 1)[None])
+    samples: list[RowSample | None] = []
+
+    def update(ids, held, sample, vectors, members):
+        samples.append(sample)
+        return vectors
+
+    nothing = (np.zeros(2, dtype=np.int64), np.zeros(0, dtype=np.int64))
+    audience = Audience(
+        np.ones((1, dim), dtype=np.float32), np.zeros(1, dtype=np.int64), nothing, nothing, update
+    )
+    for budget in (1_000, 1 << 30):
+        rank_elastic([audience], embedding, budget, 5)
+        pee = embedding.generate(0, budget)
+        assert samples[-1] is not None
+        positions, weights = samples[-1]
+        assert len(positions) == min(2_048, len(pee.row_ids))
+        assert weights.sum() == pytest.approx(len(pee.row_ids))
+        # The rows worth most are all among them, the rest are not.
+        assert set(range(min(1_000, len(pee.row_ids)))) <= set(pee.row_ids[positions].tolist())
+    rivals, _ = build_rivals(rows.numpy(), np.ones((1, num_rows)), np.ones((1, num_rows)))
+    rank_rival(audience, rivals[0], 1 << 30, 5)
+    assert samples[-1] is None

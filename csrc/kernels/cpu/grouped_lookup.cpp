@@ -47,8 +47,7 @@ LookupResult check_table(const StoreTable& table, const LookupPairs<Index>& pair
         table.refinement_slot[group * table.num_embeddings + index] >= table.num_refined) {
       return {LookupStatus::kBadSlot, m};
     }
-    if (blocks &&
-        *item_group_of(table, index, group) >= table.num_item_groups) {
+    if (blocks && *item_group_of(table, index, group) >= table.num_item_groups) {
       return {LookupStatus::kBadItemGroup, m};
     }
   }
@@ -216,8 +215,8 @@ void for_dense_rows(const StoreTable& table, const LookupPairs<Index>& pairs, in
   }
 }
 
-// Calls row(stored_row, to) for the pairs [begin, end); false when find_stored_row failed. Finding a
-// row waits for its item group: a chunk of them waits together.
+// Calls row(stored_row, to) for the pairs [begin, end); false when find_stored_row failed. Finding
+// a row waits for its item group: a chunk of them waits together.
 template <typename Index, typename Row>
 bool for_stored_rows(const StoreTable& table, const LookupPairs<Index>& pairs, int64_t begin,
                      int64_t end, float* out, Row&& row) {
