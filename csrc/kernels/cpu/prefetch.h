@@ -9,14 +9,11 @@ namespace peel {
 
 #define PEEL_ALWAYS_INLINE inline __attribute__((always_inline))
 
-// Asks for one line of every pair: x86 processors fetch the other one with it or after it, and a
-// request of its own would only take the place of one for another row.
+// Asks for every second line from the first byte on: what is between comes with it or after it, and
+// a request of its own only takes the place of one for another row.
 PEEL_ALWAYS_INLINE void prefetch(const void* from, int64_t bytes) {
-  const auto begin = reinterpret_cast<uintptr_t>(from);
-  for (uintptr_t pair = begin & ~uintptr_t{127}; pair < begin + static_cast<uintptr_t>(bytes);
-       pair += 128) {
-    __builtin_prefetch(reinterpret_cast<const void*>(pair));
-  }
+  const auto* at = static_cast<const char*>(from);
+  for (int64_t offset = 0; offset < bytes; offset += 128) __builtin_prefetch(at + offset);
 }
 
 }  // namespace peel
