@@ -83,7 +83,7 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def ours() -> dict[str, Call]:
-    """Our contender of each group measured so far."""
+    """Our contender of the group being measured, by the name of the group."""
     return {}
 
 

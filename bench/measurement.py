@@ -61,7 +61,7 @@ class Measure:
     def __init__(self, benchmark: Any, threads: int, ours: dict[str, Call]) -> None:
         self.benchmark = benchmark
         self.threads = threads
-        self.ours = ours  # by group; ours comes first in each
+        self.ours = ours  # of this group, where it was measured: it comes first in each
 
     def __call__(
         self, case: Case, contender: str, run: Run, batches: Sequence[Any], check: Check

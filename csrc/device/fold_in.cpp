@@ -40,7 +40,7 @@ class RowSample {
     }
   }
   int64_t size() const { return std::min(total_, kRows); }
-  // The i-th row: the middle one of its part of the others.
+  // The i-th row: of the others those in the middle of equal parts.
   int64_t row(int64_t i) const {
     if (i < first_) return i;
     const int64_t runs = (kRows - first_) / kRunRows;

@@ -156,6 +156,7 @@ def test_fold_in_over_a_sample_of_many_rows(
 
 
 def held_positions(ids: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """Positions in ascending ids of the items that are among them."""
     return np.searchsorted(ids, items[np.isin(items, ids)])
 
 

@@ -94,7 +94,7 @@ def test_a_device_folds_in_over_a_sample_and_a_rival_over_all_it_holds() -> None
         positions, weights = samples[-1]
         assert len(positions) == min(2_048, len(pee.row_ids))
         assert weights.sum() == pytest.approx(len(pee.row_ids))
-        # The rows worth most are all among them, the rest are not.
+        # The rows worth most are all among them.
         assert set(range(min(1_000, len(pee.row_ids)))) <= set(pee.row_ids[positions].tolist())
     rivals, _ = build_rivals(rows.numpy(), np.ones((1, num_rows)), np.ones((1, num_rows)))
     rank_rival(audience, rivals[0], 1 << 30, 5)
