@@ -74,10 +74,10 @@ class ExpectedRow {
     scales_.resize(static_cast<size_t>(num_tiles_ * kTileRows));
     sums_.resize(static_cast<size_t>(dim_ * kSumLanes));
     PackedTiles::Reader reader(tiles);
-    PackedTiles::Place entered{-1, 0};
+    PackedTiles::RowPlace entered{-1, 0};
     for (int64_t tile = 0; tile < num_tiles_; ++tile) weights_.push_back(sample.weight(tile));
     for (int64_t i = 0; i < sample.size(); ++i) {
-      const PackedTiles::Place place = tiles.place_of(sample.row(i));
+      const PackedTiles::RowPlace place = tiles.place_of(sample.row(i));
       if (place.tile != entered.tile) {
         reader.enter(place.tile);
         reader.load();

@@ -139,6 +139,64 @@ static inline void pack_positions(uint32_t first, uint32_t mask, uint32_t* out) 
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_add_epi32(base, pack_order(mask)));
 }
 
+// As those in bound_body.h. The instruction multiplies unsigned by signed bytes and adds two
+// neighbouring products, so two coordinates of a row are brought together and 128 is added to each
+// value. Sums of 8 true products fit into 16 bits, so what the 128 add may run over: it is taken
+// off again modulo 2^16.
+#define PEEL_INT8_PRODUCTS
+constexpr int kMaxCode = 31;
+constexpr int64_t kSummed = 8;
+
+// The codes of two coordinates in the lower half of a word; in the upper, where 8 coordinates
+// begin, -128 times the sum of their codes.
+static void pack_codes(const int8_t* codes, int64_t count, uint32_t* words) {
+  for (int64_t i = 0; i < count; i += 2) {
+    words[i] = static_cast<uint8_t>(codes[i]);
+    if (i + 1 < count) words[i] |= static_cast<uint32_t>(static_cast<uint8_t>(codes[i + 1])) << 8;
+    if (i % kSummed) continue;
+    uint32_t sum = 0;
+    for (int64_t k = i; k < count && k < i + kSummed; ++k) sum += static_cast<uint32_t>(codes[k]);
+    words[i] |= (0u - 128 * sum) << 16;
+  }
+}
+
+static inline __m256i load_coordinate(const int8_t* values) {
+  return _mm256_xor_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(values)),
+                          _mm256_set1_epi8(-128));
+}
+
+static inline Totals widen_half(__m256i words, int half) {
+  return reinterpret_cast<Totals>(_mm256_cvtepi16_epi32(half ? _mm256_extracti128_si256(words, 1)
+                                                             : _mm256_castsi256_si128(words)));
+}
+
+static inline void sum_a_few(const uint32_t* words, const int8_t* values, int64_t count,
+                             Totals* totals) {
+  // Rows 0 to 7 and 16 to 23; 8 to 15 and 24 to 31.
+  __m256i low = _mm256_set1_epi16(static_cast<int16_t>(words[0] >> 16)), high = low;
+  for (int64_t i = 0; i < count; i += 2) {
+    const __m256i a = load_coordinate(values + i * kTileRows);
+    const __m256i b = i + 1 < count ? load_coordinate(values + (i + 1) * kTileRows) : a;
+    const __m256i codes = _mm256_set1_epi16(static_cast<int16_t>(words[i]));
+    low = _mm256_add_epi16(low, _mm256_maddubs_epi16(_mm256_unpacklo_epi8(a, b), codes));
+    high = _mm256_add_epi16(high, _mm256_maddubs_epi16(_mm256_unpackhi_epi8(a, b), codes));
+  }
+  totals[0] += widen_half(low, 0);
+  totals[1] += widen_half(high, 0);
+  totals[2] += widen_half(low, 1);
+  totals[3] += widen_half(high, 1);
+}
+
+static inline void sum_products(const uint32_t* words, int32_t, const int8_t* values, int64_t width,
+                                Totals* totals) {
+  for (int64_t v = 0; v < kTileVectors; ++v) totals[v] = Totals{};
+  int64_t i = 0;
+  for (; i + kSummed <= width; i += kSummed) {
+    sum_a_few(words + i, values + i * kTileRows, kSummed, totals);
+  }
+  if (i < width) sum_a_few(words + i, values + i * kTileRows, width - i, totals);
+}
+
 #include "simd/body.h"
 
 }  // namespace

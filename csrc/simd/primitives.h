@@ -62,8 +62,10 @@ struct Primitives {
 
   // ---- tiles ----
 
-  // tile[d, r] = rows[r][d] for r < count; lanes from count on are zero.
-  void (*transpose_tile)(const float* const* rows, int64_t count, int64_t dim, float* tile);
+  // tile[d, r] = rows[r][d] for r < count; lanes from count on are zero. Meanwhile asks for the
+  // rows `next`, as many, unless it is null.
+  void (*transpose_tile)(const float* const* rows, const float* const* next, int64_t count,
+                         int64_t dim, float* tile);
   // tile[d, r] = centroids[code(d, r)] * scales[r], as decode_planes; planes[b] is a tile of bytes.
   void (*decode_planes_tile)(const uint8_t* const* planes, int bits, const float* centroids,
                              const float* scales, float* tile, int64_t dim);

@@ -1,8 +1,14 @@
 // The primitives that make tiles, and the bits of their codes. Included by body.h.
 
-static void transpose_tile(const float* const* rows, int64_t count, int64_t dim, float* tile) {
+constexpr int64_t kLine = 16;  // floats
+
+static void transpose_tile(const float* const* rows, const float* const* next, int64_t count,
+                           int64_t dim, float* tile) {
   int64_t r = 0;
   for (; r + kLanes <= count; r += kLanes) {
+    for (int64_t lane = 0; next && lane < kLanes; ++lane) {
+      for (int64_t d = 0; d < dim; d += kLine) __builtin_prefetch(next[r + lane] + d);
+    }
     int64_t d = 0;
     for (; d + kLanes <= dim; d += kLanes) transpose_square(rows + r, d, tile + d * kTileRows + r);
     for (; d < dim; ++d) {

@@ -66,7 +66,7 @@ void scores_alike(std::mt19937_64& random, const Primitives& isa, int64_t dim, i
   std::vector<float> tile(kTileRows * dim, 7.0f);
   const float* pointers[kTileRows];
   for (int64_t r = 0; r < rows; ++r) pointers[r] = table.data() + r * dim;
-  isa.transpose_tile(pointers, rows, dim, tile.data());
+  isa.transpose_tile(pointers, random() % 2 ? pointers : nullptr, rows, dim, tile.data());
   for (int64_t d = 0; d < dim; ++d) {
     for (int64_t r = 0; r < kTileRows; ++r) {
       CHECK(tile[d * kTileRows + r] == (r < rows ? table[r * dim + d] : 0.0f));

@@ -5,6 +5,7 @@
 
 #include "core/executor.h"
 #include "kernels/cpu/best_rows.h"
+#include "kernels/cpu/plane_rows.h"
 #include "kernels/cpu/score_bounds.h"
 #include "kernels/cpu/tiles.h"
 #include "simd/primitives.h"
@@ -15,6 +16,7 @@ namespace {
 using simd::kTileRows;
 
 constexpr int64_t kUsers = 256;      // scored against one decoded tile: decoding is shared by these
+constexpr int kFewRows = 8;          // of a tile in planes: more are decoded with the whole tile
 constexpr int64_t kTilesAPart = 32;  // tiles below which a second thread costs more than it saves
 
 bool excluded(const ScoreArgs& args, int64_t user, int64_t id) {
@@ -24,9 +26,7 @@ bool excluded(const ScoreArgs& args, int64_t user, int64_t id) {
 }
 
 // Dense rows have no bits to bound a score by.
-struct NoBounds {
-  bool may_reach(const DenseTiles::Reader&, const std::vector<float>&) const { return true; }
-};
+struct NoBounds {};
 NoBounds bounds_of(const DenseTiles&, const float*, int64_t, int64_t) { return {}; }
 
 ScoreBounds bounds_of(const PackedTiles& tiles, const float* users, int64_t num_users,
@@ -40,7 +40,8 @@ class TileScorer {
  public:
   TileScorer(const Tiles& tiles, const simd::Primitives& isa, const ScoreArgs& args, int64_t first,
              std::vector<BestRows>& best)
-      : isa_(isa),
+      : tiles_(tiles),
+        isa_(isa),
         args_(args),
         first_(first),
         best_(best),
@@ -51,38 +52,67 @@ class TileScorer {
     for (const BestRows& user : best) thresholds_.push_back(user.threshold());
   }
 
-  template <typename Bounds>
-  void run(const Bounds& bounds, int64_t begin, int64_t end) {
+  void run(const NoBounds&, int64_t begin, int64_t end) {
     for (int64_t tile = begin; tile < end; ++tile) {
       reader_.enter(tile);
-      if (bounds.may_reach(reader_, thresholds_)) offer();
+      offer_all(reader_);
     }
+  }
+
+  void run(const ScoreBounds& bounds, int64_t begin, int64_t end) {
+    PlaneRows some(tiles_);
+    for (int64_t tile = begin; tile < end; ++tile) {
+      reader_.enter(tile);
+      reader_.prefetch_ahead();
+      uint32_t rows = bounds.may_reach(reader_, thresholds_);
+      if (rows == 0) continue;
+      const bool few = __builtin_popcount(rows) <= kFewRows && reader_.count() == kTileRows;
+      if (!few || reader_.bits() == 0) {
+        offer_all(reader_);
+        continue;
+      }
+      for (; rows; rows &= rows - 1) {
+        if (some.full()) offer_some(some);
+        some.add(reader_.row(__builtin_ctz(rows)));
+      }
+    }
+    offer_some(some);
   }
 
  private:
-  void offer() {
+  void offer_some(PlaneRows& rows) {
+    if (rows.count() > 0) offer_all(rows);
+    rows.clear();
+  }
+
+  // A reader's tile, or rows as one.
+  template <typename Rows>
+  void offer_all(Rows& rows) {
     const auto num_users = static_cast<int64_t>(best_.size());
-    reader_.dot(users_, num_users, args_.user_stride, scores_.data());
+    rows.dot(users_, num_users, args_.user_stride, scores_.data());
     isa_.reach_tile(scores_.data(), num_users, thresholds_.data(), masks_.data());
-    const uint32_t there = reader_.count() == kTileRows ? ~0u : (1u << reader_.count()) - 1;
+    const uint32_t there = rows.count() == kTileRows ? ~0u : (1u << rows.count()) - 1;
     for (int64_t u = 0; u < num_users; ++u) {
-      if (masks_[static_cast<size_t>(u)] & there) offer(u, masks_[static_cast<size_t>(u)] & there);
+      const uint32_t reached = masks_[static_cast<size_t>(u)] & there;
+      if (reached) offer(rows, u, reached);
     }
   }
 
-  void offer(int64_t u, uint32_t mask) {
+  template <typename Rows>
+  void offer(const Rows& rows, int64_t u, uint32_t mask) {
     const auto user = static_cast<size_t>(u);
     for (; mask; mask &= mask - 1) {
       const int r = __builtin_ctz(mask);
       const float score = scores_.data()[u * kTileRows + r];
       if (!(score >= thresholds_[user])) continue;  // risen meanwhile, or not a number
-      const int64_t id = reader_.id(r);
+      const int64_t id = rows.id(r);
       if (excluded(args_, first_ + u, id)) continue;
       best_[user].offer(score, id);
       thresholds_[user] = best_[user].threshold();
     }
   }
 
+  const Tiles& tiles_;
   const simd::Primitives& isa_;
   const ScoreArgs& args_;
   int64_t first_;

@@ -138,22 +138,23 @@ ScoreBounds::Int8Bound ScoreBounds::make_int8_bound(const PackedTiles& tiles, co
   return bound;
 }
 
-bool ScoreBounds::may_reach(const PackedTiles::Reader& reader,
-                            const std::vector<float>& thresholds) const {
+uint32_t ScoreBounds::may_reach(const PackedTiles::Reader& reader,
+                                const std::vector<float>& thresholds) const {
+  uint32_t rows = 0;
   for (size_t u = 0; u < int8_bounds_.size(); ++u) {
     const Int8Bound& bound = int8_bounds_[u];
     const simd::Int8User user = {bound.words.data(), bound.sums.data(), bound.slacks.data(),
                                  bound.step};
-    if (reader.bound_int8(user, thresholds[u])) return true;
+    rows |= reader.bound_int8(user, thresholds[u]);
   }
-  if (!int8_bounds_.empty()) return false;
+  if (!int8_bounds_.empty()) return rows;
   const std::vector<Bound>& bounds = bounds_[reader.bits()];
-  if (bounds.empty()) return true;
+  if (bounds.empty()) return ~0u;
   for (size_t u = 0; u < num_users_; ++u) {
     const Bound& bound = bounds[u];
-    if (reader.bound(bound.steps.data(), bound.step, bound.base, thresholds[u])) return true;
+    rows |= reader.bound(bound.steps.data(), bound.step, bound.base, thresholds[u]);
   }
-  return false;
+  return rows;
 }
 
 }  // namespace peel

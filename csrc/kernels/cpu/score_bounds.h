@@ -18,8 +18,8 @@ class ScoreBounds {
  public:
   ScoreBounds(const PackedTiles& tiles, const float* users, int64_t num_users, int64_t user_stride);
 
-  // Whether any row of the reader's tile may score at or above the threshold of its user.
-  bool may_reach(const PackedTiles::Reader& reader, const std::vector<float>& thresholds) const;
+  // The rows of the reader's tile that may score at or above the threshold of any user, as bits.
+  uint32_t may_reach(const PackedTiles::Reader& reader, const std::vector<float>& thresholds) const;
 
  private:
   struct Bound {

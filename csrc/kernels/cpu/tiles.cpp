@@ -9,7 +9,11 @@ namespace {
 
 using simd::kTileRows;
 
-constexpr int64_t kFewUsers = 4;  // int8 values are decoded anew for every two up to this many
+// Up to this many users, values in columns are multiplied where they lie: int8 ones are decoded
+// anew for every two users, float32 ones are read by the layer.
+constexpr int64_t kFewUsers = 4;
+// From the tile whose scores are bounded to the one asked for: memory takes longer than a tile.
+constexpr int64_t kTilesAhead = 4;
 
 }  // namespace
 
@@ -19,14 +23,15 @@ PackedTiles::PackedTiles(const PackedTable& table, const simd::Primitives& isa)
   for (int64_t c = 0; c < table.num_item_groups; ++c) {
     const int64_t rows = table.directory[c].row_end - first;
     first = table.directory[c].row_end;
-    if (table.directory[c].layers == 0 || rows == 0) continue;
-    groups_.push_back({c, rows, num_tiles_, num_rows_});
+    const uint64_t held = table.directory[c].layers;
+    if (held == 0 || rows == 0) continue;
+    groups_.push_back({c, rows, num_tiles_, num_rows_, held});
     num_tiles_ += (rows + kTileRows - 1) / kTileRows;
     num_rows_ += rows;
   }
 }
 
-PackedTiles::Place PackedTiles::place_of(int64_t row) const {
+PackedTiles::RowPlace PackedTiles::place_of(int64_t row) const {
   const auto after =
       std::upper_bound(groups_.begin(), groups_.end(), row,
                        [](int64_t at, const ItemGroup& g) { return at < g.first_row; });
@@ -44,21 +49,28 @@ PackedTiles::Reader::Reader(const PackedTiles& tiles)
   loaded_.values = values_.data();
 }
 
-void PackedTiles::Reader::enter(int64_t tile) {
-  const auto& groups = tiles_.groups_;
-  if (base_ == nullptr || tile < groups[group_].first_tile) {
+bool PackedTiles::Reader::Place::move(const PackedTiles& tiles, int64_t to) {
+  const auto& groups = tiles.groups_;
+  const size_t before = group;
+  const bool first_time = tile < 0;
+  if (first_time || to < groups[group].first_tile) {
     const auto after =
-        std::upper_bound(groups.begin(), groups.end(), tile,
+        std::upper_bound(groups.begin(), groups.end(), to,
                          [](int64_t at, const ItemGroup& g) { return at < g.first_tile; });
-    group_ = static_cast<size_t>(after - groups.begin()) - 1;
-    enter_item_group();
+    group = static_cast<size_t>(after - groups.begin()) - 1;
   }
-  while (group_ + 1 < groups.size() && tile >= groups[group_ + 1].first_tile) {
-    ++group_;
-    enter_item_group();
-  }
-  first_ = (tile - groups[group_].first_tile) * kTileRows;
-  loaded_.count = std::min(kTileRows, groups[group_].rows - first_);
+  while (group + 1 < groups.size() && to >= groups[group + 1].first_tile) ++group;
+  tile = to;
+  first = (to - groups[group].first_tile) * kTileRows;
+  if (!first_time && group == before) return false;
+  base = packed_base(tiles.table_, groups[group].index);
+  bytes = item_group_bytes(tiles.table_, groups[group].index, groups[group].rows);
+  return true;
+}
+
+void PackedTiles::Reader::enter(int64_t tile) {
+  if (here_.move(tiles_, tile)) enter_item_group();
+  loaded_.count = std::min(kTileRows, tiles_.groups_[here_.group].rows - here_.first);
   if (geometry_.layout == Layout::kPlanes) {
     find_planes();
   } else if (geometry_.value_type == ValueType::kInt8) {
@@ -66,23 +78,43 @@ void PackedTiles::Reader::enter(int64_t tile) {
   }
 }
 
+void PackedTiles::Reader::prefetch_ahead() {
+  const bool planes = geometry_.layout == Layout::kPlanes;
+  if (here_.tile + kTilesAhead >= tiles_.count()) return;
+  if (!planes && geometry_.value_type != ValueType::kInt8) return;
+  ahead_.move(tiles_, here_.tile + kTilesAhead);
+  const ItemGroupBytes& bytes = ahead_.bytes;
+  const uint64_t held = tiles_.groups_[ahead_.group].held;
+  int bits = 0;
+  for (int32_t layer = 0; layer < geometry_.num_layers && bits < simd::kBoundBits; ++layer) {
+    if (!((held >> layer) & 1u)) continue;
+    prefetch_lines(bytes.pieces[layer] + ahead_.first * bytes.piece_bytes[layer],
+                   kTileRows * bytes.piece_bytes[layer]);
+    if (planes) bits += geometry_.layer_bits[layer];
+    if (!planes) prefetch_lines(bytes.scales[layer] + ahead_.first * 2, kTileRows * 2);
+  }
+  if (planes) prefetch_lines(bytes.row_scales + ahead_.first * 2, kTileRows * 2);
+}
+
 void PackedTiles::Reader::enter_item_group() {
-  const PackedTable& table = tiles_.table_;
-  const ItemGroup& group = tiles_.groups_[group_];
-  held_ = table.directory[group.index].layers;
-  base_ = packed_base(table, group.index);
-  bytes_ = item_group_bytes(table, group.index, group.rows);
-  bits_ = geometry_.layout == Layout::kPlanes ? geometry_.bits_of(held_) : 0;
+  const uint64_t held = tiles_.groups_[here_.group].held;
+  const ItemGroupBytes& bytes = here_.bytes;
+  bits_ = geometry_.layout == Layout::kPlanes ? geometry_.bits_of(held) : 0;
+  num_layers_ = 0;
   loaded_.num_runs = 0;
   if (geometry_.layout == Layout::kPlanes) {
     if (bits_ > 0) loaded_.runs[loaded_.num_runs++] = {0, geometry_.dim};
     return;
   }
   for (int32_t layer = 0; layer < geometry_.num_layers; ++layer) {
-    if (!((held_ >> layer) & 1u)) continue;
-    const bool joins = layer > 0 && ((held_ >> (layer - 1)) & 1u);
-    if (!joins) loaded_.runs[loaded_.num_runs++] = {geometry_.layer_begin(layer), 0};
-    loaded_.runs[loaded_.num_runs - 1].width += geometry_.layer_width(layer);
+    if (!((held >> layer) & 1u)) continue;
+    const int64_t begin = geometry_.layer_begin(layer);
+    const int64_t width = geometry_.layer_width(layer);
+    layers_[num_layers_++] = {bytes.pieces[layer], bytes.piece_bytes[layer], bytes.scales[layer],
+                              begin, width};
+    const bool joins = layer > 0 && ((held >> (layer - 1)) & 1u);
+    if (!joins) loaded_.runs[loaded_.num_runs++] = {begin, 0};
+    loaded_.runs[loaded_.num_runs - 1].width += width;
   }
 }
 
@@ -103,61 +135,89 @@ void PackedTiles::Reader::find_planes() {
   int bit = 0;
   for (int32_t layer = 0; bit < bits_; ++layer) {
     const int64_t count = geometry_.layer_bits[layer];
-    const uint8_t* from = whole_lanes(bytes_.pieces[layer] + first_ * bytes_.piece_bytes[layer],
-                                      count * plane_bytes, 1, bit * plane_bytes * kTileRows);
+    const uint8_t* from =
+        whole_lanes(here_.bytes.pieces[layer] + here_.first * here_.bytes.piece_bytes[layer],
+                    count * plane_bytes, 1, bit * plane_bytes * kTileRows);
     for (int64_t b = 0; b < count; ++b) planes_[bit++] = from + b * plane_bytes * kTileRows;
   }
-  const auto* halves = reinterpret_cast<const uint16_t*>(bytes_.row_scales);
-  tiles_.isa_.decode_float16(halves + first_, scales_, loaded_.count);
+  const auto* halves = reinterpret_cast<const uint16_t*>(here_.bytes.row_scales);
+  tiles_.isa_.decode_float16(halves + here_.first, scales_, loaded_.count);
 }
 
 uint32_t PackedTiles::Reader::bound(const uint8_t* steps, float step, float base,
                                     float threshold) const {
-  return tiles_.isa_.bound_tile(planes_, std::min(bits_, simd::kBoundBits), geometry_.plane_bytes(),
-                                steps, step, base, scales_, threshold);
+  const int known = std::min(bits_, simd::kBoundBits);
+  return tiles_.isa_.bound_tile(planes_, known, geometry_.plane_bytes(), steps, step, base, scales_,
+                                threshold);
 }
 
 uint32_t PackedTiles::Reader::bound_int8(const simd::Int8User& user, float threshold) const {
-  return tiles_.isa_.bound_int8_tile(user, int8_layers_, num_int8_layers_, threshold);
+  return tiles_.isa_.bound_int8_tile(user, int8_layers_, num_layers_, threshold);
 }
 
 // Of a tile in columns of int8 values: its layers as they lie.
 void PackedTiles::Reader::find_int8_layers() {
-  num_int8_layers_ = 0;
-  int64_t at = 0;
-  for (int32_t layer = 0; layer < geometry_.num_layers; ++layer) {
-    if (!((held_ >> layer) & 1u)) continue;
-    const int64_t width = geometry_.layer_width(layer);
-    const uint8_t* values =
-        whole_lanes(bytes_.pieces[layer] + first_ * bytes_.piece_bytes[layer], width, 1, at);
-    // The next tile is on its way while this one is worked on; the last may be a copy.
-    if (loaded_.count == kTileRows) prefetch(values + width * kTileRows, width * kTileRows);
-    at += width * kTileRows;
-    const int64_t size = sizeof(uint16_t);
-    const uint8_t* scales = whole_lanes(bytes_.scales[layer] + first_ * size, 1, size, at);
-    at += size * kTileRows;
-    int8_layers_[num_int8_layers_++] = {reinterpret_cast<const int8_t*>(values),
-                                        reinterpret_cast<const uint16_t*>(scales),
-                                        geometry_.layer_begin(layer), width};
+  uint8_t* room = widened_.data();
+  for (int64_t l = 0; l < num_layers_; ++l) {
+    const HeldLayer& layer = layers_[l];
+    const uint8_t* values = layer.pieces + here_.first * layer.piece_bytes;
+    const uint8_t* scales = layer.scales + here_.first * 2;
+    if (loaded_.count < kTileRows) {
+      values = whole_lanes(values, layer.width, 1, room - widened_.data());
+      room += layer.width * kTileRows;
+      scales = whole_lanes(scales, 1, 2, room - widened_.data());
+      room += 2 * kTileRows;
+    }
+    int8_layers_[l] = {reinterpret_cast<const int8_t*>(values),
+                       reinterpret_cast<const uint16_t*>(scales), layer.begin, layer.width};
   }
 }
 
 void PackedTiles::Reader::dot(const float* users, int64_t num_users, int64_t user_stride,
                               float* scores) {
-  const simd::Primitives& isa = tiles_.isa_;
-  if (geometry_.layout == Layout::kColumns && geometry_.value_type == ValueType::kInt8 &&
-      num_users <= kFewUsers) {
-    isa.dot_int8_tile(users, num_users, user_stride, int8_layers_, num_int8_layers_, scores);
-    return;
+  if (geometry_.layout == Layout::kColumns && num_users <= kFewUsers) {
+    if (geometry_.value_type == ValueType::kInt8) {
+      tiles_.isa_.dot_int8_tile(users, num_users, user_stride, int8_layers_, num_layers_, scores);
+      return;
+    }
+    if (geometry_.value_type == ValueType::kFloat32 && loaded_.count == kTileRows) {
+      dot_in_place(users, num_users, user_stride, scores);
+      return;
+    }
   }
-  const LoadedTile& tile = load();
-  if (tile.num_runs == 0) std::fill_n(scores, num_users * kTileRows, 0.0f);
-  const float* values = tile.values;
-  for (int64_t i = 0; i < tile.num_runs; ++i) {
-    const Run& run = tile.runs[i];
-    isa.dot_tile(users + run.begin, num_users, user_stride, values, run.width, i > 0, scores);
+  load();
+  dot_loaded(users, num_users, user_stride, scores);
+}
+
+void PackedTiles::Reader::dot_loaded(const float* users, int64_t num_users, int64_t user_stride,
+                                     float* scores) {
+  if (loaded_.num_runs == 0) std::fill_n(scores, num_users * kTileRows, 0.0f);
+  const float* values = loaded_.values;
+  for (int64_t i = 0; i < loaded_.num_runs; ++i) {
+    const Run& run = loaded_.runs[i];
+    tiles_.isa_.dot_tile(users + run.begin, num_users, user_stride, values, run.width, i > 0,
+                         scores);
     values += run.width * kTileRows;
   }
+}
+
+// Of a whole tile of float32 values: the same bits as after loading it.
+void PackedTiles::Reader::dot_in_place(const float* users, int64_t num_users, int64_t user_stride,
+                                       float* scores) {
+  for (int64_t l = 0; l < num_layers_; ++l) {
+    const HeldLayer& layer = layers_[l];
+    const auto* values =
+        reinterpret_cast<const float*>(layer.pieces + here_.first * layer.piece_bytes);
+    tiles_.isa_.dot_tile(users + layer.begin, num_users, user_stride, values, layer.width, l > 0,
+                         scores);
+  }
+}
+
+PlaneRow PackedTiles::Reader::row(int64_t r) const {
+  PlaneRow row{{},         bits_,          scales_[r], r, tiles_.groups_[here_.group].index,
+               here_.base, here_.first + r};
+  std::copy(planes_, planes_ + bits_, row.planes);
+  return row;
 }
 
 const LoadedTile& PackedTiles::Reader::load() {
@@ -170,32 +230,31 @@ const LoadedTile& PackedTiles::Reader::load() {
     return loaded_;
   }
   float* to = values_.data();
-  for (int32_t layer = 0; layer < geometry_.num_layers; ++layer) {
-    if (!((held_ >> layer) & 1u)) continue;
-    load_layer(layer, to);
-    to += geometry_.layer_width(layer) * kTileRows;
+  for (int64_t l = 0; l < num_layers_; ++l) {
+    load_layer(layers_[l], to);
+    to += layers_[l].width * kTileRows;
   }
   return loaded_;
 }
 
-void PackedTiles::Reader::load_layer(int32_t layer, float* to) {
-  const int64_t width = geometry_.layer_width(layer);
-  const int64_t size = geometry_.value_bytes();
-  const uint8_t* from =
-      whole_lanes(bytes_.pieces[layer] + first_ * bytes_.piece_bytes[layer], width, size, 0);
+void PackedTiles::Reader::load_layer(const HeldLayer& layer, float* to) {
+  const uint8_t* from = whole_lanes(layer.pieces + here_.first * layer.piece_bytes, layer.width,
+                                    geometry_.value_bytes(), 0);
+  const int64_t count = layer.width * kTileRows;
   if (geometry_.value_type == ValueType::kFloat32) {
-    std::memcpy(to, from, static_cast<size_t>(width * kTileRows) * sizeof(float));
+    std::memcpy(to, from, static_cast<size_t>(count) * sizeof(float));
   } else if (geometry_.value_type == ValueType::kFloat16) {
-    tiles_.isa_.decode_float16(reinterpret_cast<const uint16_t*>(from), to, width * kTileRows);
+    tiles_.isa_.decode_float16(reinterpret_cast<const uint16_t*>(from), to, count);
   } else {
-    const auto* halves = reinterpret_cast<const uint16_t*>(bytes_.scales[layer]);
-    tiles_.isa_.decode_float16(halves + first_, scales_, loaded_.count);
-    tiles_.isa_.decode_int8_tile(reinterpret_cast<const int8_t*>(from), scales_, to, width);
+    const auto* halves = reinterpret_cast<const uint16_t*>(layer.scales);
+    tiles_.isa_.decode_float16(halves + here_.first, scales_, loaded_.count);
+    tiles_.isa_.decode_int8_tile(reinterpret_cast<const int8_t*>(from), scales_, to, layer.width);
   }
 }
 
 int64_t PackedTiles::Reader::id(int64_t r) const {
-  return packed_row_id(tiles_.table_, tiles_.groups_[group_].index, base_, first_ + r);
+  return packed_row_id(tiles_.table_, tiles_.groups_[here_.group].index, here_.base,
+                       here_.first + r);
 }
 
 }  // namespace peel

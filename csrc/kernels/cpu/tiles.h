@@ -54,13 +54,22 @@ class DenseTiles {
     // scores[u, r] of the tile's rows; of lanes beyond them anything.
     void dot(const float* users, int64_t num_users, int64_t user_stride, float* scores) {
       const float* rows[simd::kTileRows];
-      for (int64_t r = 0; r < count_; ++r) rows[r] = tiles_.row(first_ + r);
-      tiles_.isa_.transpose_tile(rows, count_, tiles_.dim(), values_.data());
-      // The next tile is on its way while this one is worked on, some rows for every few users:
-      // asked for at once, more lines than a core can wait for hold up everything behind them.
+      const float* next[simd::kTileRows];
+      for (int64_t r = 0; r < count_; ++r) {
+        rows[r] = tiles_.row(first_ + r);
+        next[r] = tiles_.row(std::min(first_ + simd::kTileRows + r, tiles_.total_ - 1));
+      }
+      // The next tile is on its way while this one is worked on, some rows for some of the work:
+      // asked for at once, more lines than a core can wait for hold up everything behind them. For
+      // few users the work is to transpose, for many to multiply.
       const int64_t shares = (num_users + kUsersAShare - 1) / kUsersAShare;
+      tiles_.isa_.transpose_tile(rows, shares == 1 ? next : nullptr, count_, tiles_.dim(),
+                                 values_.data());
       for (int64_t share = 0; share < shares; ++share) {
-        prefetch_next(share, shares);
+        const int64_t end = shares == 1 ? 0 : count_ * (share + 1) / shares;
+        for (int64_t r = count_ * share / shares; r < end; ++r) {
+          prefetch(next[r], tiles_.dim() * static_cast<int64_t>(sizeof(float)));
+        }
         const int64_t first = share * kUsersAShare;
         tiles_.isa_.dot_tile(users + first * user_stride, std::min(kUsersAShare, num_users - first),
                              user_stride, values_.data(), tiles_.dim(), false,
@@ -73,14 +82,6 @@ class DenseTiles {
 
    private:
     static constexpr int64_t kUsersAShare = 8;
-    PEEL_ALWAYS_INLINE void prefetch_next(int64_t share, int64_t shares) const {
-      const int64_t next = first_ + simd::kTileRows;
-      const int64_t end = next + simd::kTileRows * (share + 1) / shares;
-      for (int64_t r = next + simd::kTileRows * share / shares; r < std::min(end, tiles_.total_);
-           ++r) {
-        prefetch(tiles_.row(r), tiles_.dim() * static_cast<int64_t>(sizeof(float)));
-      }
-    }
     const DenseTiles& tiles_;
     TileValues values_;
     int64_t first_ = 0;
@@ -112,6 +113,17 @@ struct LoadedTile {
   const float* values = nullptr;
 };
 
+// A row in planes: where its tile lies, and which of its rows it is.
+struct PlaneRow {
+  const uint8_t* planes[kMaxBits];
+  int bits;
+  float scale;
+  int64_t lane;
+  int64_t item_group;
+  const uint8_t* base;  // of the item group
+  int64_t row;          // in it
+};
+
 class PackedTiles {
  public:
   PackedTiles(const PackedTable& table, const simd::Primitives& isa);
@@ -122,16 +134,18 @@ class PackedTiles {
   int64_t num_rows() const { return num_rows_; }
 
   // Where the row at a position in the order of the file is.
-  struct Place {
+  struct RowPlace {
     int64_t tile;
     int64_t lane;
   };
-  Place place_of(int64_t row) const;
+  RowPlace place_of(int64_t row) const;
 
   class Reader {
    public:
     explicit Reader(const PackedTiles& tiles);
     void enter(int64_t tile);
+    // Asks for what bounding the scores of a tile a few ahead will read.
+    void prefetch_ahead();
     // In planes: bits of a code here, and which rows' scores may reach a threshold, as
     // simd::Primitives::bound_tile has it.
     int bits() const { return bits_; }
@@ -144,26 +158,47 @@ class PackedTiles {
     // As DenseTiles::Reader's.
     void dot(const float* users, int64_t num_users, int64_t user_stride, float* scores);
     int64_t id(int64_t r) const;
+    // In planes, of a tile of kTileRows rows: one of them, to be scored among others later.
+    PlaneRow row(int64_t r) const;
 
    private:
+    // A tile in its item group. Moving on to the next is cheap.
+    struct Place {
+      int64_t tile = -1;
+      size_t group = 0;  // of tiles.groups_
+      const uint8_t* base = nullptr;
+      ItemGroupBytes bytes;
+      int64_t first = 0;  // row of the item group
+      // True where the item group is another than before.
+      bool move(const PackedTiles& tiles, int64_t to);
+    };
+
+    // A layer held by the item group, in columns.
+    struct HeldLayer {
+      const uint8_t* pieces;
+      int64_t piece_bytes;
+      const uint8_t* scales;  // of int8 values
+      int64_t begin;
+      int64_t width;
+    };
+
     void enter_item_group();
     const uint8_t* whole_lanes(const uint8_t* from, int64_t elements, int64_t size, int64_t at);
     void find_planes();
     void find_int8_layers();
-    void load_layer(int32_t layer, float* to);
+    void load_layer(const HeldLayer& layer, float* to);
+    void dot_loaded(const float* users, int64_t num_users, int64_t user_stride, float* scores);
+    void dot_in_place(const float* users, int64_t num_users, int64_t user_stride, float* scores);
 
     const PackedTiles& tiles_;
     const Geometry& geometry_;
-    size_t group_ = 0;               // of tiles_.groups_
-    const uint8_t* base_ = nullptr;  // its bytes
-    ItemGroupBytes bytes_;
-    uint64_t held_ = 0;
+    Place here_, ahead_;
+    HeldLayer layers_[kMaxLayers];
+    int64_t num_layers_ = 0;
     int bits_ = 0;
-    int64_t first_ = 0;  // row of the item group
     const uint8_t* planes_[kMaxBits] = {};
     float scales_[simd::kTileRows] = {};
     simd::Int8Layer int8_layers_[kMaxLayers];
-    int64_t num_int8_layers_ = 0;
     std::vector<uint8_t> widened_;  // elements and scales of a tile of fewer rows
     TileValues values_;
     LoadedTile loaded_;
@@ -175,6 +210,7 @@ class PackedTiles {
     int64_t rows;
     int64_t first_tile;
     int64_t first_row;
+    uint64_t held;  // its layers
   };
   const PackedTable& table_;
   const simd::Primitives& isa_;
