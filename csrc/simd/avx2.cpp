@@ -70,16 +70,6 @@ static inline Vector widen_int8(const int8_t* values) {
       _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(values))));
 }
 
-static inline Totals widen_shorts(const int16_t* values) {
-  return reinterpret_cast<Totals>(
-      _mm256_cvtepi16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(values))));
-}
-
-static inline Shorts widen_int8_shorts(const int8_t* values) {
-  return reinterpret_cast<Shorts>(
-      _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(values))));
-}
-
 static inline void transpose_square(const float* const* rows, int64_t column, float* tile) {
   __m256 a[8], b[8];
   for (int r = 0; r < 8; ++r) a[r] = _mm256_loadu_ps(rows[r] + column);
@@ -140,9 +130,9 @@ static inline void pack_positions(uint32_t first, uint32_t mask, uint32_t* out) 
 }
 
 // As those in bound_body.h. The instruction multiplies unsigned by signed bytes and adds two
-// neighbouring products, so two coordinates of a row are brought together and 128 is added to each
-// value. Sums of 8 true products fit into 16 bits, so what the 128 add may run over: it is taken
-// off again modulo 2^16.
+// neighbouring products (2 * 255 * kMaxCode must not exceed 32767: it saturates), so two
+// coordinates of a row are brought together and 128 is added to each value. Sums begin with what
+// that adds to them, taken off: 8 products fit into 16 bits all the way.
 #define PEEL_INT8_PRODUCTS
 constexpr int kMaxCode = 31;
 constexpr int64_t kSummed = 8;

@@ -3,7 +3,7 @@
 //   CentroidTable<bits>.at       centroids of kLanes codes
 //   expand<bits>(words)          32 codes from 4 bytes of each plane
 //   widen_halves, widen_int8     to float, exactly
-//   widen_int8_shorts, widen_shorts   to 16 and to 32 bits
+//   widen_int8_shorts, widen_shorts   to 16 and to 32 bits, without PEEL_INT8_PRODUCTS
 //   transpose_square
 //   reach, above, equal          comparisons of kLanes values, as bits
 //   pack_values, pack_positions  the picked ones of kLanes, moved to the front

@@ -238,12 +238,15 @@ void scores_int8_alike(std::mt19937_64& random, const Primitives& isa, int64_t d
   std::vector<int8_t> codes(dim);
   std::vector<int32_t> sums(dim);
   std::vector<float> slacks(dim, 0.0f), bounds(kTileRows, 0.0f);
-  const bool extreme = random() % 4 == 0;  // every product as large as it can be
-  if (extreme) std::fill(values.begin(), values.end(), static_cast<int8_t>(-128));
+  // Every product as large as it can be, with either sign of both.
+  const bool extreme = random() % 4 == 0;
+  const auto value = static_cast<int8_t>(random() % 2 ? -128 : 127);
+  const int code = random() % 2 ? isa.max_code : -isa.max_code;
+  if (extreme) std::fill(values.begin(), values.end(), value);
   for (int64_t d = 0; d < dim; ++d) {
     const auto range = static_cast<uint64_t>(2 * isa.max_code + 1);
     codes[d] = static_cast<int8_t>(static_cast<int>(random() % range) - isa.max_code);
-    if (extreme) codes[d] = static_cast<int8_t>(isa.max_code);
+    if (extreme) codes[d] = static_cast<int8_t>(code);
     slacks[d] = static_cast<float>(random() % 5);
   }
   for (const auto& layer : layers) {

@@ -214,6 +214,7 @@ def test_opcheck() -> None:
 
 BOUNDED = [PlanesLayout((bits,)) for bits in (2, 4, 6, 8)]
 BOUNDED += [ColumnsLayout(width, "int8") for width in (8, 13, 60)]
+BOUNDED += [ColumnsLayout(width, "float32") for width in (8, 13, 60)]  # read where they lie
 
 
 @pytest.mark.parametrize("layout", BOUNDED, ids=str)
@@ -226,6 +227,32 @@ def test_bounds_hold_at_every_magnitude(size: float, layout, generator) -> None:
     together = ops.gathered_score(users, pee, 10)
     for first, last in ((0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (0, 2), (1, 4), (1, 5)):
         some = ops.gathered_score(users[first:last], pee, 10)
+        assert torch.equal(some[0], together[0][first:last])
+        assert torch.equal(some[1], together[1][first:last])
+
+
+@pytest.mark.parametrize("layout", [PlanesLayout(), ColumnsLayout(8, "float32", 40)], ids=str)
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+def test_few_users_equal_many_in_a_table_of_several_widths(share, layout, generator) -> None:
+    """Few users meet bounds, rows scored apart from their tiles and values where they lie."""
+    weight = torch.randn(6000, 60, generator=generator)
+    module = ElasticEmbedding.from_pretrained(weight, layout=layout)
+    module.set_row_values(torch.rand(1, 6000, generator=generator) ** 4)
+    pee = module.generate(0, int(share * module.generate(0, 1 << 30).nbytes))
+    held, counts = np.unique(unpack_embedding(pee.buffer).held, return_counts=True)
+    enough = 256 if layout.nested else 32  # for bounds, and for a whole tile
+    assert (counts[held != 0] >= enough).sum() > 1
+    users = torch.randn(5, 60, generator=generator)
+    indptr, seen = lists(generator, 5, 6000)
+    together = ops.gathered_score(users, pee, 10, exclude_indptr=indptr, exclude=seen)
+    for first, last in ((0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (0, 2), (1, 4), (1, 5)):
+        some = ops.gathered_score(
+            users[first:last],
+            pee,
+            10,
+            exclude_indptr=indptr[first : last + 1] - indptr[first],
+            exclude=seen[indptr[first] : indptr[last]],
+        )
         assert torch.equal(some[0], together[0][first:last])
         assert torch.equal(some[1], together[1][first:last])
 

@@ -1,6 +1,7 @@
 #include "kernels/gathered_score.h"
 
 #include <algorithm>
+#include <optional>
 #include <vector>
 
 #include "core/executor.h"
@@ -60,23 +61,24 @@ class TileScorer {
   }
 
   void run(const ScoreBounds& bounds, int64_t begin, int64_t end) {
-    PlaneRows some(tiles_);
+    std::optional<PlaneRows> some;
     for (int64_t tile = begin; tile < end; ++tile) {
       reader_.enter(tile);
       reader_.prefetch_ahead();
-      uint32_t rows = bounds.may_reach(reader_, thresholds_);
+      uint32_t rows = bounds.may_reach(reader_, thresholds_, kFewRows);
       if (rows == 0) continue;
       const bool few = __builtin_popcount(rows) <= kFewRows && reader_.count() == kTileRows;
       if (!few || reader_.bits() == 0) {
         offer_all(reader_);
         continue;
       }
+      if (!some) some.emplace(tiles_);
       for (; rows; rows &= rows - 1) {
-        if (some.full()) offer_some(some);
-        some.add(reader_.row(__builtin_ctz(rows)));
+        if (some->full()) offer_some(*some);
+        some->add(reader_.row(__builtin_ctz(rows)));
       }
     }
-    offer_some(some);
+    if (some) offer_some(*some);
   }
 
  private:

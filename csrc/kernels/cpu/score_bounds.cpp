@@ -139,7 +139,7 @@ ScoreBounds::Int8Bound ScoreBounds::make_int8_bound(const PackedTiles& tiles, co
 }
 
 uint32_t ScoreBounds::may_reach(const PackedTiles::Reader& reader,
-                                const std::vector<float>& thresholds) const {
+                                const std::vector<float>& thresholds, int few) const {
   uint32_t rows = 0;
   for (size_t u = 0; u < int8_bounds_.size(); ++u) {
     const Int8Bound& bound = int8_bounds_[u];
@@ -150,7 +150,7 @@ uint32_t ScoreBounds::may_reach(const PackedTiles::Reader& reader,
   if (!int8_bounds_.empty()) return rows;
   const std::vector<Bound>& bounds = bounds_[reader.bits()];
   if (bounds.empty()) return ~0u;
-  for (size_t u = 0; u < num_users_; ++u) {
+  for (size_t u = 0; u < num_users_ && __builtin_popcount(rows) <= few; ++u) {
     const Bound& bound = bounds[u];
     rows |= reader.bound(bound.steps.data(), bound.step, bound.base, thresholds[u]);
   }

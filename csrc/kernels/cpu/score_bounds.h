@@ -12,14 +12,16 @@ namespace peel {
 
 // For each of a few users; in planes and each number of bits a code can have, what a coordinate
 // adds to the score at most, given the first bits of its code, as 8-bit steps above a base. Empty,
-// and then every tile may reach, where bounding would cost more than scoring. Centroids times
+// and then every row may reach, where bounding would cost more than scoring. Centroids times
 // scales must be zero or normal floats, as the quantiser's are.
 class ScoreBounds {
  public:
   ScoreBounds(const PackedTiles& tiles, const float* users, int64_t num_users, int64_t user_stride);
 
-  // The rows of the reader's tile that may score at or above the threshold of any user, as bits.
-  uint32_t may_reach(const PackedTiles::Reader& reader, const std::vector<float>& thresholds) const;
+  // The rows of the reader's tile that may score at or above the threshold of any user, as bits;
+  // once they are more than `few`, not all of them.
+  uint32_t may_reach(const PackedTiles::Reader& reader, const std::vector<float>& thresholds,
+                     int few) const;
 
  private:
   struct Bound {

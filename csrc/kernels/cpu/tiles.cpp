@@ -88,9 +88,14 @@ void PackedTiles::Reader::prefetch_ahead() {
   int bits = 0;
   for (int32_t layer = 0; layer < geometry_.num_layers && bits < simd::kBoundBits; ++layer) {
     if (!((held >> layer) & 1u)) continue;
+    int64_t row_bytes = bytes.piece_bytes[layer];
+    if (planes) {
+      const int32_t some = std::min(geometry_.layer_bits[layer], simd::kBoundBits - bits);
+      row_bytes = some * geometry_.plane_bytes();
+      bits += some;
+    }
     prefetch_lines(bytes.pieces[layer] + ahead_.first * bytes.piece_bytes[layer],
-                   kTileRows * bytes.piece_bytes[layer]);
-    if (planes) bits += geometry_.layer_bits[layer];
+                   kTileRows * row_bytes);
     if (!planes) prefetch_lines(bytes.scales[layer] + ahead_.first * 2, kTileRows * 2);
   }
   if (planes) prefetch_lines(bytes.row_scales + ahead_.first * 2, kTileRows * 2);
