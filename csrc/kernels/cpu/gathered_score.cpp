@@ -68,7 +68,7 @@ class TileScorer {
       uint32_t rows = bounds.may_reach(reader_, thresholds_, kFewRows);
       if (rows == 0) continue;
       const bool few = __builtin_popcount(rows) <= kFewRows && reader_.count() == kTileRows;
-      if (!few || reader_.bits() == 0) {
+      if (!few || reader_.bits() == 0) {  // columns have no bits
         offer_all(reader_);
         continue;
       }
