@@ -3,8 +3,32 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+import numbers
+from dataclasses import dataclass, field, fields
 from typing import Any
+
+#: For each annotation what a setting may be, what it becomes, and what an error calls it.
+_KINDS: dict[str, tuple[type, type, str]] = {
+    "int": (numbers.Integral, int, "an integer"),
+    "float": (numbers.Real, float, "a number"),
+    "float | None": (numbers.Real, float, "a number or None"),
+    "str": (str, str, "a string"),
+}
+
+
+class _Checked:
+    """Settings of the types they are declared with; numbers of NumPy become Python's, for JSON."""
+
+    def __post_init__(self) -> None:
+        for each in fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
+            value = getattr(self, each.name)
+            if each.type not in _KINDS or (value is None and "None" in str(each.type)):
+                continue
+            kind, plain, name = _KINDS[str(each.type)]
+            if isinstance(value, bool) or not isinstance(value, kind):
+                raise ValueError(f"{each.name} must be {name}, got {value!r}")
+            if not isinstance(value, (int, float, str)):
+                object.__setattr__(self, each.name, plain(value))
 
 
 def _check_at_least(config: Any, **minima: float) -> None:
@@ -34,7 +58,7 @@ def _check_seed(seed: int) -> None:
 
 
 @dataclass(frozen=True)
-class TuningConfig:
+class TuningConfig(_Checked):
     """What is chosen on validation interactions before training; see :mod:`peel_ext.train.tuning`.
 
     Attributes:
@@ -57,11 +81,17 @@ class TuningConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "temperatures", tuple(self.temperatures))
-        if not self.temperatures or not all(0 < each < math.inf for each in self.temperatures):
+        super().__post_init__()
+        try:
+            given = tuple(float(each) for each in self.temperatures)
+        except (TypeError, ValueError):
+            given = ()
+        if not given or not all(0 < each < math.inf for each in given):
             raise ValueError(
-                f"temperatures must be above 0 and finite, and at least one, got {self.temperatures}"
+                "temperatures must be numbers above 0 and finite, and at least one, "
+                f"got {self.temperatures}"
             )
+        object.__setattr__(self, "temperatures", given)
         if not 0 < self.validation_share < 1:
             raise ValueError(
                 f"validation_share must lie between 0 and 1, got {self.validation_share}"
@@ -71,7 +101,7 @@ class TuningConfig:
 
 
 @dataclass(frozen=True)
-class PretrainingConfig:
+class PretrainingConfig(_Checked):
     """Settings of stage 1, the user and item vectors.
 
     Attributes:
@@ -120,6 +150,7 @@ class PretrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_at_least(self, embedding_dim=1, steps_per_epoch=1, num_negatives=1)
         _check_at_least(self, num_layers=0, epochs=0, max_full_scores=0)
         _check_positive(self, "learning_rate", "final_learning_rate_share", "start_scale")
@@ -137,7 +168,7 @@ class PretrainingConfig:
 
 
 @dataclass(frozen=True)
-class ClusteringConfig:
+class ClusteringConfig(_Checked):
     """Stage 2, user groups.
 
     Attributes:
@@ -161,6 +192,7 @@ class ClusteringConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_at_least(self, users_per_group=1, max_groups=1, max_cells=1, max_iterations=1)
         if not 0 <= self.num_groups <= self.max_groups:
             raise ValueError(
@@ -171,7 +203,7 @@ class ClusteringConfig:
 
 
 @dataclass(frozen=True)
-class ExposureConfig:
+class ExposureConfig(_Checked):
     """What a row is worth to a user group; see :mod:`peel_ext.train.exposure`.
 
     Attributes:
@@ -197,6 +229,7 @@ class ExposureConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_at_least(self, depth=1, max_scores=1)
         _check_positive(self, "slope")
         for name in ("cutoff", "group_popularity_weight", "popularity_weight"):
@@ -208,7 +241,7 @@ class ExposureConfig:
 
 
 @dataclass(frozen=True)
-class BlendConfig:
+class BlendConfig(_Checked):
     """How a user between groups shares in them; see :mod:`peel_ext.train.blending`.
 
     Attributes:
@@ -226,6 +259,7 @@ class BlendConfig:
     own_share: float = 0.25
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_at_least(self, num_groups=1)
         _check_positive(self, "temperature")
         if not 0 <= self.own_share < 1:
@@ -233,7 +267,7 @@ class BlendConfig:
 
 
 @dataclass(frozen=True)
-class RefinementConfig:
+class RefinementConfig(_Checked):
     """Stage 3, rows of each group's own; see :mod:`peel_ext.train.refinement`.
 
     Attributes:
@@ -255,12 +289,13 @@ class RefinementConfig:
     diversity: float = 0.01
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_at_least(self, steps=0, rows_per_group=1, anchor=0, diversity=0)
         _check_positive(self, "learning_rate")
 
 
 @dataclass(frozen=True)
-class ControlConfig:
+class ControlConfig(_Checked):
     """Stage 4, what decides the weights of blocks; see :mod:`peel_ext.train.control`.
 
     Attributes:
@@ -290,6 +325,7 @@ class ControlConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_choice(self, controller=("exposure", "regression", "bilevel"))
         if not 0 < self.held_out_share < 1:
             raise ValueError(f"held_out_share must lie between 0 and 1, got {self.held_out_share}")
@@ -299,7 +335,7 @@ class ControlConfig:
 
 
 @dataclass(frozen=True)
-class SplitConfig:
+class SplitConfig(_Checked):
     """What is trained on and what is measured on; see :mod:`peel_ext.data.splits`.
 
     Attributes:
@@ -328,6 +364,7 @@ class SplitConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_choice(self, method=("random", "last", "time"), target=("test", "validation"))
         for name in ("test_share", "validation_share"):
             if not 0 < getattr(self, name) < 1:
@@ -344,6 +381,9 @@ class PipelineConfig:
 
     Attributes:
         layout: of the blocks, ``"planes"`` or ``"columns"``.
+
+    Raises:
+        ValueError: a part that is no such settings, or another layout.
     """
 
     split: SplitConfig = field(default_factory=SplitConfig)
@@ -354,3 +394,12 @@ class PipelineConfig:
     refinement: RefinementConfig = field(default_factory=RefinementConfig)
     control: ControlConfig = field(default_factory=ControlConfig)
     layout: str = "planes"
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            wanted = each.default_factory
+            if isinstance(wanted, type) and not isinstance(getattr(self, each.name), wanted):
+                raise ValueError(
+                    f"{each.name} must be a {wanted.__name__}, got {getattr(self, each.name)!r}"
+                )
+        _check_choice(self, layout=("planes", "columns"))

@@ -1,11 +1,22 @@
 from __future__ import annotations
 
+import json
 import math
+import re
+from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import pytest
 
-from peel_ext.config import ClusteringConfig, ExposureConfig, PretrainingConfig, SplitConfig
+from peel_ext.config import (
+    ClusteringConfig,
+    ExposureConfig,
+    PipelineConfig,
+    PretrainingConfig,
+    SplitConfig,
+    TuningConfig,
+)
 
 
 @pytest.mark.parametrize(
@@ -25,9 +36,25 @@ from peel_ext.config import ClusteringConfig, ExposureConfig, PretrainingConfig,
         (SplitConfig, "test_share", (0, 1, math.nan)),
         (SplitConfig, "validation_share", (0, 1.5)),
         (SplitConfig, "target", ("tests",)),
+        (SplitConfig, "k_core", (1.5, None, True, "2")),
+        (SplitConfig, "test_share", ("a", None)),
+        (SplitConfig, "method", (3,)),
+        (PretrainingConfig, "num_layers", (2.5,)),
+        (PretrainingConfig, "temperature", ("x", 0)),
+        (TuningConfig, "temperatures", (3, (), ("a",), (0.1, -1))),
+        (PipelineConfig, "split", (None, {"seed": 1})),
+        (PipelineConfig, "layout", ("rows", None)),
     ],
 )
 def test_a_setting_out_of_range_is_named(config: Any, name: str, values: tuple[Any, ...]) -> None:
     for value in values:
-        with pytest.raises(ValueError, match=f"{name} must .*got {value!r}"):
+        with pytest.raises(ValueError, match=f"{name} must .*got {re.escape(repr(value))}"):
             config(**{name: value})
+
+
+def test_numbers_of_numpy_become_plain_ones() -> None:
+    split = SplitConfig(seed=np.int64(3), new_user_share=np.float32(0.5))
+    pretraining = PretrainingConfig(temperature=np.float32(0.25), epochs=np.int32(2))
+    assert json.loads(json.dumps(asdict(split)))["seed"] == 3
+    assert split == SplitConfig(seed=3, new_user_share=0.5)
+    assert json.loads(json.dumps(asdict(pretraining)))["temperature"] == 0.25

@@ -38,7 +38,8 @@ void MemorySource::read(uint64_t offset, uint64_t count, uint8_t* into) const {
 }
 
 FileSource::FileSource(const std::string& path) : path_(path) {
-  file_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  // Not to wait for who writes to a pipe; a file is never waited for.
+  file_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (file_ < 0) throw SourceError(path_ + ": cannot be opened: " + std::strerror(errno));
   struct stat status;
   if (::fstat(file_, &status) != 0 || !S_ISREG(status.st_mode)) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import math
 import re
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ def parse_budget(text: str) -> Budget:
     """
     match = _FORM.fullmatch(text.strip())
     unit = match[2].upper() if match else ""
-    if not match or (unit != "%" and unit not in _UNITS):
+    if not match or (unit != "%" and unit not in _UNITS) or len(match[1]) > 30:
         raise argparse.ArgumentTypeError(
             f"{text!r} is no budget: expected bytes (65536, 64KiB, 1.5MB) or a share (2.5%)"
         )
@@ -47,8 +48,23 @@ def parse_budgets(text: str) -> list[Budget]:
     return [parse_budget(part) for part in text.split(",")]
 
 
-def parse_count(text: str) -> int:
-    """Reads an integer from 1 to 2^31 - 1."""
-    if not re.fullmatch(r"0*[0-9]{1,10}", text) or not 1 <= int(text) < 1 << 31:
-        raise argparse.ArgumentTypeError(f"{text!r} is no integer from 1 to 2147483647")
+def parse_count(text: str, least: int = 1) -> int:
+    """Reads an integer from 1, or another least one, to 2^31 - 1."""
+    if not re.fullmatch(r"0*[0-9]{1,10}", text) or not least <= int(text) < 1 << 31:
+        raise argparse.ArgumentTypeError(f"{text!r} is no integer from {least} to 2147483647")
     return int(text)
+
+
+def parse_path(text: str) -> str:
+    """A path; the empty one, as of a variable that is not set, would be the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got ''")
+    return text
+
+
+def parse_ids(text: str) -> list[str]:
+    """Reads comma-separated ids; one with a comma or a quote in it is quoted as in a CSV file."""
+    try:
+        return next(csv.reader([text], strict=True), [""])
+    except csv.Error as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of ids: {error}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from peel_ext.cli.arguments import Budget, parse_budgets, parse_count
 from peel_ext.cli.narration import Narration
 from peel_ext.cli.requirements import require_train
+from peel_ext.errors import BudgetError
 
 if TYPE_CHECKING:
     from peel_ext.evaluation import Evaluation, Measurement
@@ -66,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
             f"--blends needs --protocol {' or '.join(BLENDED_PROTOCOLS)}, got {options.protocol}"
         )
     trained = TrainedRun.open(options.folder)
-    budgets: list[Budget] = options.budgets
+    budgets, too_small = _fitting(trained, options.budgets)
     sizes = [budget.resolve(trained.full_bytes) for budget in budgets]
     with Narration(options.quiet) as narration:
         evaluation = evaluate_run(
@@ -78,6 +80,7 @@ def run(options: argparse.Namespace) -> int:
             with_rivals=options.rivals,
             on_progress=lambda done, total: narration.stage("evaluate", done, total, ""),
         )
+        evaluation = dataclasses.replace(evaluation, left_out=[*too_small, *evaluation.left_out])
         for reason in evaluation.left_out:
             print(f"peel: left out: {reason}", file=sys.stderr)
     names = dict(zip(sizes, (budget.text for budget in budgets), strict=True))
@@ -87,6 +90,25 @@ def run(options: argparse.Namespace) -> int:
     else:
         _print_tables(trained, evaluation, names)
     return 0
+
+
+def _fitting(trained: TrainedRun, budgets: list[Budget]) -> tuple[list[Budget], list[str]]:
+    """The budgets that have room for a block of every group, and what is wrong with the others.
+
+    Raises:
+        BudgetError: there is no room under any of them.
+    """
+    fitting, too_small = [], []
+    for budget in budgets:
+        try:
+            with trained.embedding.budget(budget.resolve(trained.full_bytes)):
+                fitting.append(budget)
+        except BudgetError as error:
+            too_small.append(f"budget {budget.text}: {error}")
+            smallest = error.minimum_bytes
+    if not fitting:
+        raise BudgetError("; ".join(too_small), smallest)
+    return fitting, too_small
 
 
 def summarise(trained: TrainedRun, evaluation: Evaluation, names: dict[int, str]) -> dict[str, Any]:

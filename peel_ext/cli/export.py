@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from peel_ext.cli.arguments import parse_ids, parse_path
 from peel_ext.cli.narration import Narration
 from peel_ext.cli.requirements import require_train
 from peel_ext.cli.users import find_user
@@ -26,13 +27,17 @@ def add_parser(verbs: Any) -> None:
     """Adds the verb."""
     parser = verbs.add_parser("export", help="write files for devices", description=__doc__)
     parser.add_argument("folder", help="run folder of 'peel train'")
-    parser.add_argument("--out", required=True, help="folder of the files, made if need be")
+    parser.add_argument(
+        "--out", type=parse_path, required=True, help="folder of the files, made if need be"
+    )
     whose = parser.add_mutually_exclusive_group()
     whose.add_argument(
         "--group", type=_parse_groups, default=None, help="a user group, or 'all' (default)"
     )
     whose.add_argument("--user", help="for one user of the training data")
-    whose.add_argument("--history", help="for one user with these items, comma-separated ids")
+    whose.add_argument(
+        "--history", type=parse_ids, help="for one user with these items, comma-separated ids"
+    )
     parser.add_argument(
         "--no-item-ids", action="store_true", help="let devices tell items by row, to save bytes"
     )
@@ -54,7 +59,10 @@ def run(options: argparse.Namespace) -> int:
     if options.group is not None and options.group >= num_groups:
         raise IndexError(f"--group must be in [0, {num_groups}), got {options.group}")
     out = Path(options.out)
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--out {out} cannot be made: {error.strerror}") from None
     shared: dict[str, Any] = {
         "fold_in": FoldInSettings(temperature=trained.temperature),
         "centroids": trained.embedding.rotate(torch.from_numpy(trained.centroids)).numpy(),
@@ -102,8 +110,16 @@ def _export_for_user(
     path, beside = out / "user.peel", out / "user.npy"
     content = io.BytesIO()
     np.save(content, blend.rotate(torch.from_numpy(vector)).numpy())
-    write_atomically(beside, content.getvalue())
-    blend.export(path, 0, **shared)
+    # Both are there before either replaces one of another user, which its other half would not fit.
+    new = [each.with_name(f".{each.name}.new") for each in (path, beside)]
+    try:
+        blend.export(new[0], 0, **shared)
+        write_atomically(new[1], content.getvalue())
+        for made, place in zip(new, (path, beside), strict=True):
+            made.replace(place)
+    finally:
+        for made in new:
+            made.unlink(missing_ok=True)
     return {
         "group": group, "path": str(path), "bytes": path.stat().st_size,
         "vector": str(beside), "known_count": len(seen),

@@ -66,7 +66,11 @@ def _describe(data: bytes, budgets: list[Budget]) -> dict[str, Any]:
     with DeviceRecommender.open(data, item_ids=False) as recommender:  # checks every block
         held = recommender.num_blocks
     whole = len(data) >= header.blocks_end
-    sections = read_sections(data, header) if whole else []
+    sections = read_sections(data, header, cut_short=True) if whole else []
+    behind = [NAMES.get(section.kind, f"kind {section.kind}") for section in sections]
+    ends = header.blocks_end + sum(section.file_bytes for section in sections)
+    if whole and ends < len(data):
+        behind.append("one that is not all there")
     blocks = list(read_blocks(data))[:held]
     layout = header.layout
     return {
@@ -78,7 +82,7 @@ def _describe(data: bytes, budgets: list[Budget]) -> dict[str, Any]:
         "blocks": f"{held:,} of {header.num_blocks:,}, all sound" if not whole
         else f"{held:,}, all sound",
         "bytes": len(data),
-        "behind them": [NAMES.get(section.kind, f"kind {section.kind}") for section in sections],
+        "behind them": behind,
         "fold-in": f"{header.fold_in.steps} steps of {header.fold_in.step_size:.3g} at temperature "
         f"{header.fold_in.temperature:.3g}",
         "budgets": [_under_budget(header, blocks, budget) for budget in budgets],

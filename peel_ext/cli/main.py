@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
 import sys
 from collections.abc import Sequence
 
-from peel_ext.cli import doctor, evaluate, export, inspect, recommend, train
+from peel_ext import __version__
 from peel_ext.errors import PeelError
-
-_VERBS = (train, evaluate, export, inspect, recommend, doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,14 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0, or 1 after an expected error told in one line, or 130 when interrupted. A usage error
         exits with 2.
     """
-    parser = argparse.ArgumentParser(
-        prog="peel", description="Personalized Elastic Embeddings: train once, serve every budget."
-    )
-    verbs = parser.add_subparsers(required=True, metavar="VERB")
-    for verb in _VERBS:
-        verb.add_parser(verbs)
-    options = parser.parse_args(arguments)
     try:
+        options = _parser().parse_args(arguments)
         code: int = options.run(options)
         sys.stdout.flush()
         return code
@@ -38,22 +32,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"peel: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("peel: interrupted; finished stages are kept", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(": ".join(["peel: interrupted", *map(str, interrupt.args)]), file=sys.stderr)
         return 130
     except BrokenPipeError:
         _discard_output()
         return 1
     except OSError as error:
         # Inputs and run folders name themselves; what is left is the output.
-        print(f"peel: cannot write the result: {error.strerror or error}", file=sys.stderr)
+        where = f" {error.filename}" if error.filename else ""
+        print(f"peel: cannot write the result{where}: {error.strerror or error}", file=sys.stderr)
         _discard_output()
         return 1
 
 
+def _parser() -> argparse.ArgumentParser:
+    # Not at the top: imports take a while, in which an interruption should be told in one line, too.
+    from peel_ext.cli import doctor, evaluate, export, inspect, recommend, train
+
+    parser = argparse.ArgumentParser(
+        prog="peel", description="Personalized Elastic Embeddings: train once, serve every budget."
+    )
+    parser.add_argument("--version", action="version", version=f"peel_ext {__version__}")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    for verb in (train, evaluate, export, inspect, recommend, doctor):
+        verb.add_parser(verbs)
+    return parser
+
+
 def _discard_output() -> None:
     """Lets the interpreter's last flush of stdout go nowhere instead of failing again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with contextlib.suppress(io.UnsupportedOperation):  # where it is no file, in another program
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

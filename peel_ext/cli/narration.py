@@ -50,7 +50,8 @@ class Narration:
             return
         if self._bars is not None and name in self._tasks:
             self._bars.remove_task(self._tasks.pop(name))
-        self._say(f"{name:13} {remark}")
+        if remark:
+            self._say(f"{name:13} {remark}")
 
     def _step(self, name: str, done: int, total: int, remark: str) -> None:
         if self._bars is None:

@@ -10,10 +10,10 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from peel_ext.cli.arguments import Budget, parse_budget, parse_count
+from peel_ext.cli.arguments import Budget, parse_budget, parse_count, parse_ids
 from peel_ext.cli.requirements import require_train
 from peel_ext.cli.users import find_user
-from peel_ext.errors import DataError
+from peel_ext.errors import DataError, FormatError, SourceError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,9 +28,16 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("source", help="a .peel file or its URL, or a run folder of 'peel train'")
     who = parser.add_mutually_exclusive_group(required=True)
     who.add_argument("--user", help="id of a user of the training data")
-    who.add_argument("--history", help="comma-separated ids of items; they are left out")
+    who.add_argument(
+        "--history", type=parse_ids, help="comma-separated ids of items; they are left out"
+    )
     parser.add_argument("-n", type=parse_count, default=20, help="items to recommend")
     parser.add_argument("--budget", type=parse_budget, help="bytes or a share (default: all)")
+    parser.add_argument(
+        "--no-item-ids",
+        action="store_true",
+        help="tell items by row, also those of a .peel file that has not arrived whole",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
 
@@ -42,6 +49,8 @@ def run(options: argparse.Namespace) -> int:
     require_train()
     from peel_ext.train.pipeline import TrainedRun
 
+    if options.no_item_ids:
+        raise ValueError("--no-item-ids is for a .peel file, not for a run folder")
     trained = TrainedRun.open(options.source)
     vector, group, seen = find_user(trained, options.user, options.history)
     n = min(options.n, len(trained.items))
@@ -69,17 +78,36 @@ def _recommend_on_device(options: argparse.Namespace) -> int:
 
     if options.user is not None:
         raise DataError("--user needs a run folder: a .peel file knows no users, give --history")
-    file = options.source
-    with DeviceRecommender.open(file) as recommender:
-        budget: Budget | None = options.budget
-        if budget is not None:
-            full_bytes = recommender.num_embeddings * recommender.embedding_dim * 4
-            recommender.resize(budget.resolve(full_bytes))
-        history = [recommender.parse_item(text) for text in options.history.split(",")]
+    file, budget = options.source, options.budget
+    limit = None if budget is None else budget.resolve(_full_bytes(file))
+    with DeviceRecommender.open(file, limit, item_ids=not options.no_item_ids) as recommender:
+        history = [recommender.parse_item(text) for text in options.history]
         items, scores = recommender.recommend(history, n=options.n)
         names = items if isinstance(items, list) else items.tolist()
         _print(recommender.group, recommender.nbytes, names, scores.tolist(), options.json)
     return 0
+
+
+def _full_bytes(file: str) -> int:
+    """Bytes of the table in float32, by the header alone: the rest may be far away, or large."""
+    from peel_ext.device.sources import HttpSource
+    from peel_ext.format import read_header
+    from peel_ext.format.layout import HEADER_BYTES
+
+    try:
+        if file.startswith(("http://", "https://")):
+            data = HttpSource(file).read(0, HEADER_BYTES)
+        else:
+            with open(file, "rb") as opened:
+                data = opened.read(HEADER_BYTES)
+        header = read_header(data)
+    except FormatError as error:
+        raise FormatError(f"{file}: {error}") from None
+    except OSError as error:
+        if isinstance(error, SourceError):
+            raise
+        raise SourceError(f"{file}: cannot be opened: {error.strerror}") from None
+    return header.num_embeddings * header.dim * 4
 
 
 def _recommend(

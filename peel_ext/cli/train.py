@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 from typing import Any
 
-from peel_ext.cli.arguments import parse_count
+from peel_ext.cli.arguments import parse_count, parse_path
 from peel_ext.cli.narration import Narration
 from peel_ext.cli.requirements import require_train
 from peel_ext.config import PipelineConfig
@@ -18,10 +19,11 @@ def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser("train", help="train on interactions", description=__doc__)
     parser.add_argument(
         "data",
+        type=parse_path,
         help="a .parquet, .csv, .tsv, .inter, .txt (LightGCN) or .dat (MovieLens) file, or a folder "
         "with one, or with train and test files; 'synthetic' makes a small data set",
     )
-    parser.add_argument("--out", required=True, help="run folder")
+    parser.add_argument("--out", type=parse_path, required=True, help="run folder")
     parser.add_argument("--groups", type=parse_count, help="user groups (default: from the users)")
     parser.add_argument(
         "--model",
@@ -37,8 +39,9 @@ def add_parser(verbs: Any) -> None:
     )
     parser.add_argument(
         "--refinement-steps",
-        type=parse_count,
-        help="refine the rows of each group in so many steps (default: not at all)",
+        type=functools.partial(parse_count, least=0),
+        default=0,
+        help="refine the rows of each group in so many steps (default: 0, not at all)",
     )
     parser.add_argument(
         "--controller",
@@ -96,17 +99,22 @@ def run(options: argparse.Namespace) -> int:
     paths = (options.user_embeddings, options.item_embeddings)
     if (paths[0] is None) != (paths[1] is None):
         raise ValueError("--user-embeddings and --item-embeddings must be given together")
+    if paths[0] is not None and options.epochs is not None:
+        raise ValueError("--epochs is of pretraining, in whose place --user-embeddings comes")
     vectors = None if paths[0] is None else VectorPair(*map(read_vectors, paths))
     with Narration(options.quiet) as narration, LossWriter(options.tensorboard) as losses:
-        run_pipeline(
-            options.data,
-            options.out,
-            config_of(options),
-            narration.stage,
-            vectors=vectors,
-            redo=options.redo,
-            on_loss=losses.write,
-        )
+        try:
+            run_pipeline(
+                options.data,
+                options.out,
+                config_of(options),
+                narration.stage,
+                vectors=vectors,
+                redo=options.redo,
+                on_loss=losses.write,
+            )
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("the same command goes on from what is finished") from None
     print(options.out)
     return 0
 
@@ -133,7 +141,7 @@ def config_of(options: argparse.Namespace) -> PipelineConfig:
         clustering=dataclasses.replace(
             base.clustering, num_groups=options.groups or 0, seed=options.seed
         ),
-        refinement=dataclasses.replace(base.refinement, steps=options.refinement_steps or 0),
+        refinement=dataclasses.replace(base.refinement, steps=options.refinement_steps),
         control=dataclasses.replace(base.control, controller=options.controller, seed=options.seed),
         layout=options.layout,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from peel_ext.errors import DataError
@@ -15,14 +16,14 @@ if TYPE_CHECKING:
 
 
 def find_user(
-    trained: TrainedRun, user: str | None, history: str | None
+    trained: TrainedRun, user: str | None, history: list[str] | None
 ) -> tuple[NDArray[np.float32], int, NDArray[np.int64]]:
     """Vector float32 [dim], user group, and items already seen [m], ascending.
 
     Args:
         trained: the run.
         user: id of a user of the training data, or None.
-        history: comma-separated ids of items, of which the vector is folded in.
+        history: ids of items, of which the vector is folded in.
 
     Raises:
         DataError: an id that is not known.
@@ -36,7 +37,7 @@ def find_user(
         row = int(_rows(trained.users, [user], "user")[0])
         seen = trained.train_items[trained.train_indptr[row] : trained.train_indptr[row + 1]]
         return trained.user_vectors[row], int(trained.user_group[row]), seen
-    items = np.unique(_rows(trained.items, (history or "").split(","), "item"))
+    items = np.unique(_rows(trained.items, history or [], "item"))
     table = trained.embedding.weight.detach().numpy()
     vector = fold_in_softmax(table, items, temperature=trained.temperature)
     return vector, int(nearest_group(vector[None], trained.centroids)[0]), items
@@ -45,10 +46,11 @@ def find_user(
 def _rows(known: IdMap, text: list[str], what: str) -> NDArray[np.int64]:
     """Rows of ids given as text."""
     integers = known.ids.dtype.kind == "i"
-    values: list[int | str] = []
     for name in text:
-        try:
-            values.append(int(name) if integers else name)
-        except ValueError:
-            raise DataError(f"{what} {name!r} is not known: ids of this run are integers") from None
-    return known.to_rows(values)
+        if integers and not re.fullmatch("-?[0-9]{1,19}", name):  # int() would take '1_0', too
+            raise DataError(f"{what} {name!r} is not known: ids of this run are integers")
+    values: list[int | str] = [int(name) if integers else name for name in text]
+    try:
+        return known.to_rows(values)
+    except DataError as error:
+        raise DataError(f"{what} {error}") from None

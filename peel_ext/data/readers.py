@@ -83,7 +83,7 @@ def read_split(path: str | os.PathLike[str]) -> tuple[Interactions, Interactions
     if len(train) == 1 and len(test) == 1:
         parts = _read_files([train[0], test[0]], ColumnNames())
         return parts[0], parts[1]
-    if len(files) == 1:
+    if len(files) == 1 and not test:
         return read_interactions(files[0]), None
     found = ", ".join(file.name for file in files) or "none"
     raise DataError(
@@ -109,6 +109,10 @@ def _read_files(files: list[Path], names: ColumnNames) -> list[Interactions]:
                     stamps.append(piece.timestamps)
         except FileNotFoundError:
             raise DataError(f"{file}: no such file") from None
+        except DataError as error:
+            if str(error).startswith(str(file)):
+                raise
+            raise DataError(f"{file}: {error}") from None
         except OSError as error:
             raise DataError(f"{file}: cannot be read: {error.strerror or error}") from error
         if length == 0:

@@ -139,6 +139,7 @@ class Split:
             them is in ``train``. In the order of time, or at random without timestamps.
         history_target: what new users are to be shown; same maps as ``history``.
         method: how the targets came about: ``"given"``, or a method of :class:`SplitConfig`.
+        num_left_out: target interactions of users who have no others, which nobody can be measured on.
     """
 
     train: Interactions
@@ -146,6 +147,7 @@ class Split:
     history: Interactions
     history_target: Interactions
     method: str
+    num_left_out: int
 
 
 def split_interactions(
@@ -184,12 +186,14 @@ def split_interactions(
         core = f" in the {config.k_core}-core" if config.k_core else ""
         raise DataError(f"no interactions to train on{core}")
     known, fresh = _users_of(train), _users_of(new)
+    target, history_target = test.restrict(known), test.restrict(fresh)
     return Split(
         train=train.restrict(known),
-        target=test.restrict(known),
+        target=target,
         history=_in_order(new.restrict(fresh), config.seed),
-        history_target=test.restrict(fresh),
+        history_target=history_target,
         method="given" if given else config.method,
+        num_left_out=len(test) - len(target) - len(history_target),
     )
 
 

@@ -27,12 +27,12 @@ def aligned(buffer: bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def check_budget(budget_bytes: int | None) -> int | None:
-    """A budget as the native core takes it; TypeError unless an integer or None."""
+    """A budget as the native core takes it, in 64 bits; TypeError unless an integer or None."""
     if budget_bytes is None:
         return None
     if isinstance(budget_bytes, bool) or not isinstance(budget_bytes, int | np.integer):
         raise TypeError(f"budget_bytes must be an integer, got {budget_bytes!r}")
-    return max(0, int(budget_bytes))
+    return min(max(0, int(budget_bytes)), (1 << 63) - 1)
 
 
 def lookup(pee: _core.Pee, indices: NDArray[np.int64]) -> tuple[int, int, NDArray[np.float32]]:

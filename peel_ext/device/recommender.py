@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Sequence
 from types import TracebackType
@@ -14,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from peel_ext import _core
 from peel_ext.device import _bridge
 from peel_ext.device.item_ids import ItemIds, open_item_ids
-from peel_ext.device.sources import CachedSource, FileObjectSource, HttpSource
+from peel_ext.device.sources import CachedSource, FileObjectSource, HttpSource, open_url
 from peel_ext.errors import DataError, FormatError
 from peel_ext.format.appendix import ITEM_IDS
 
@@ -31,10 +32,14 @@ class DeviceRecommender:
     """
 
     def __init__(
-        self, file: _core.PeelFile, item_ids: bool = True, *, remote: bool = False
+        self,
+        file: _core.PeelFile,
+        item_ids: bool = True,
+        *,
+        source: HttpSource | CachedSource | None = None,
     ) -> None:
         self._file = file
-        self._remote = remote
+        self._source = source  # None where the file is on this machine
         self._ids: ItemIds | None = None
         self._lock = threading.Lock()
         self._torn: FormatError | None = None
@@ -73,18 +78,22 @@ class DeviceRecommender:
             FormatError: not a ``.peel`` file, a newer version, or damaged.
             SourceError: it cannot be read.
             BudgetError: too few bytes for the first block; names the minimum.
-            TypeError: budget_bytes is not an integer.
+            TypeError: budget_bytes is not an integer, or cache not a path.
         """
         budget = _bridge.check_budget(budget_bytes)
-        if isinstance(file, str) and file.startswith(("http://", "https://")):
-            http = HttpSource(file)
-            remote = http if cache is None else CachedSource(http, cache)
-            opened = _core.PeelFile.open_callable(remote.read, remote.size, budget)
-            return cls(opened, item_ids, remote=True)
-        if cache is not None:
+        is_url = isinstance(file, str) and file.startswith(("http://", "https://"))
+        if not isinstance(cache, str | os.PathLike | None):
+            raise TypeError(f"cache must be a path, got {cache!r}")
+        if cache is not None and not is_url:
             raise ValueError(f"cache is for files on a server, got {file!r}")
         if isinstance(file, str | os.PathLike):
-            return cls(_core.PeelFile.open_path(os.fspath(file), budget), item_ids)
+            try:
+                if not is_url:
+                    return cls(_core.PeelFile.open_path(os.fspath(file), budget), item_ids)
+                opened, remote = open_url(str(file), budget, cache)
+            except FormatError as error:
+                raise FormatError(f"{os.fspath(file)}: {error}") from None
+            return cls(opened, item_ids, source=remote)
         if isinstance(file, bytes | np.ndarray):
             return cls(_core.PeelFile.open_buffer(_bridge.aligned(file), budget), item_ids)
         source = FileObjectSource(file)
@@ -129,11 +138,20 @@ class DeviceRecommender:
             TypeError: budget_bytes is not an integer.
             ClosedError: it has been closed.
         """
-        self._file.resize(_bridge.check_budget(budget_bytes))
+        budget = _bridge.check_budget(budget_bytes)
+        try:
+            self._file.resize(budget)
+        except FormatError:
+            if not isinstance(self._source, CachedSource):
+                raise
+            self._source.forget()  # that may be what is damaged
+            self._file.resize(budget)
 
     def close(self) -> None:
         """Gives the memory back once calls that are under way have ended. Closing twice is fine."""
         self._file.close()
+        if isinstance(self._source, CachedSource):
+            self._source.close()
 
     def __enter__(self) -> DeviceRecommender:
         return self
@@ -198,12 +216,9 @@ class DeviceRecommender:
         names = self._item_ids()
         if names is not None and not names.holds_integers:
             return text
-        try:
-            return int(text)
-        except ValueError:
-            raise DataError(
-                f"item {text!r} is not known: items of this file are integers"
-            ) from None
+        if not re.fullmatch("-?[0-9]{1,19}", text):  # int() would take '1_0', too
+            raise DataError(f"item {text!r} is not known: items of this file are integers")
+        return int(text)
 
     def score(
         self, ids: Ids, *, history: Ids | None = None, user: ArrayLike | None = None
@@ -249,8 +264,10 @@ class DeviceRecommender:
             ValueError: a vector of wrong shape or not finite, or a count below 0.
         """
         pee = self._file.pee()
-        if known_count < 0:
-            raise ValueError(f"known_count must be at least 0, got {known_count}")
+        if isinstance(known_count, bool) or not isinstance(known_count, int | np.integer):
+            raise TypeError(f"known_count must be an integer, got {known_count!r}")
+        if not 0 <= known_count < 1 << 63:
+            raise ValueError(f"known_count must be at least 0 and below 2^63, got {known_count}")
         vector = self._vector(pee, user, None)
         return _bridge.continue_vector(pee, vector, int(known_count), self._rows("items", items))
 
@@ -269,27 +286,30 @@ class DeviceRecommender:
         """The file's ids, or None where it has none or none are wanted."""
         if self._torn is not None:
             raise FormatError(
-                f"{self._torn}: whether it has item ids is not known; open it with item_ids=False "
-                "to tell items by row"
+                f"{self._torn}: whether it has item ids is not known; without them "
+                "(item_ids=False, --no-item-ids) items go by row"
             )
         if not self._has_ids:
             return None
         with self._lock:
             if self._ids is None:
                 self._ids = open_item_ids(
-                    self._file, self.num_embeddings, keep_on_disk=self._remote
+                    self._file, self.num_embeddings, keep_on_disk=self._source is not None
                 )
             return self._ids
 
     def _rows(self, name: str, items: Ids) -> NDArray[np.int64]:
         """Rows int64 [m], in range, of items."""
+        wrong_shape = items.ndim != 1 if isinstance(items, np.ndarray) else False
+        if isinstance(items, str | bytes) or not hasattr(items, "__len__") or wrong_shape:
+            raise TypeError(f"{name} must be a sequence of items, got {items!r}")
         names = self._item_ids() if len(items) else None
         if names is not None:
             return names.to_rows(items.tolist() if isinstance(items, np.ndarray) else items)
         rows = np.asarray(items)
-        if rows.size and rows.dtype.kind not in "iu":
-            raise TypeError(f"{name} must hold integers, got {rows.dtype}")
-        rows = np.ascontiguousarray(rows, dtype=np.int64).reshape(-1)
+        if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
+            raise TypeError(f"{name} must hold integers, got {rows.dtype} of shape {rows.shape}")
+        rows = np.ascontiguousarray(rows, dtype=np.int64)
         bad = np.flatnonzero((rows < 0) | (rows >= self.num_embeddings))
         if len(bad):
             raise IndexError(
@@ -303,8 +323,11 @@ class DeviceRecommender:
         """The vector given, or that of a history, or that of the group's average user."""
         if user is not None:
             vector = np.ascontiguousarray(user, dtype=np.float32)
-            if vector.shape != (pee.dim,) or not np.isfinite(vector).all():
-                raise ValueError(f"user must be finite and have shape ({pee.dim},), got {user!r}")
+            if vector.shape != (pee.dim,):
+                raise ValueError(f"user must have shape ({pee.dim},), got {vector.shape}")
+            if not np.isfinite(vector).all():
+                bad = int(np.argmin(np.isfinite(vector)))
+                raise ValueError(f"user must be finite, user[{bad}] is {vector[bad]}")
             return vector
         if known is None:
             raise ValueError("history or user must be given, got neither")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import string
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from http.client import HTTPException, HTTPResponse
 from typing import BinaryIO
 
-from peel_ext.errors import SourceError
+from peel_ext import _core
+from peel_ext.errors import FormatError, SourceError
+from peel_ext.format.header import MAGIC
 from peel_ext.format.layout import HEADER_BYTES
 
 
@@ -69,6 +74,8 @@ class HttpSource:
 
     def __init__(self, url: str, timeout: float = 30.0) -> None:
         self._url = url
+        # As browsers do with what a URL may not hold; what is escaped already stays.
+        self._request_url = urllib.parse.quote(url, safe=string.punctuation)
         self._timeout = timeout
         self._tag: str | None = None
         self.size = HEADER_BYTES  # until the server has told
@@ -86,7 +93,7 @@ class HttpSource:
 
     def _fetch(self, offset: int, count: int, first: bool = False) -> bytes:
         request = urllib.request.Request(
-            self._url, headers={"Range": f"bytes={offset}-{offset + count - 1}"}
+            self._request_url, headers={"Range": f"bytes={offset}-{offset + count - 1}"}
         )
         try:
             with urllib.request.urlopen(request, timeout=self._timeout) as response:
@@ -103,8 +110,9 @@ class HttpSource:
             self.size, self._tag = size, tag
         elif (size, tag) != (self.size, self._tag):
             raise SourceError(f"{self._url}: the server has another file than the one opened")
-        if len(data) != min(count, self.size - offset):
-            raise SourceError(f"{self._url}: {len(data)} bytes came, expected {count}")
+        wanted = min(count, self.size - offset)
+        if len(data) != wanted:
+            raise SourceError(f"{self._url}: {len(data)} bytes came, expected {wanted}")
         return data
 
     def _check(self, response: HTTPResponse, offset: int) -> int:
@@ -124,14 +132,15 @@ class CachedSource:
     """A server's file, of which what was fetched once from its beginning is kept in a local file.
 
     Memory given back and taken again is read from there, not from the server. The cache is itself
-    the first bytes of the ``.peel`` file: without a network, open it by its path.
+    the first bytes of the ``.peel`` file: without a network, open it by its path. It serves one
+    source at a time.
 
     Args:
         source: of the file.
-        path: of the cache. What is there of another file is replaced.
+        path: of the cache. What is there of another ``.peel`` file is replaced.
 
     Raises:
-        SourceError: the cache cannot be written.
+        SourceError: the cache cannot be written, is in use, or is a file of something else.
     """
 
     def __init__(self, source: HttpSource, path: str | os.PathLike[str]) -> None:
@@ -140,16 +149,24 @@ class CachedSource:
         self._lock = threading.Lock()
         self.size = source.size
         start = source.read(0, min(HEADER_BYTES, source.size))
+        self._start = start
         try:
             self._file = open(path, "a+b")  # noqa: SIM115 - open as long as the source
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._file.seek(0)
-            if self._file.read(len(start)) != start:
-                self._file.truncate(0)
+            found = self._file.read(len(start))
+            if found[: len(MAGIC)] != MAGIC[: len(found)]:
+                raise SourceError(f"{path}: cannot be a cache: it holds something else")
             self._held = self._file.seek(0, os.SEEK_END)
-            if self._held == 0:
-                self._append(start)
+            if found != start or self._held > self.size:
+                self.forget()
         except OSError as error:
-            raise SourceError(f"{path}: cannot be a cache: {error.strerror}") from error
+            self.__del__()
+            if isinstance(error, SourceError):
+                raise
+            in_use = isinstance(error, BlockingIOError)
+            reason = "it is in use as one" if in_use else error.strerror
+            raise SourceError(f"{path}: cannot be a cache: {reason}") from error
 
     def read(self, offset: int, count: int) -> bytes:
         """The bytes [offset, offset + count).
@@ -158,6 +175,8 @@ class CachedSource:
             SourceError: they cannot be fetched, or the cache cannot be read or written.
         """
         with self._lock:
+            if self._file.closed:
+                raise SourceError(f"{self._path}: the cache has been closed")
             if offset > self._held:
                 return self._source.read(offset, count)
             missing = offset + count - self._held
@@ -171,6 +190,22 @@ class CachedSource:
                     raise
                 raise SourceError(f"{self._path}: the cache fails: {error.strerror}") from error
 
+    def forget(self) -> None:
+        """Drops all but the start: what is wrong in the cache has to be fetched again.
+
+        Raises:
+            OSError: the cache cannot be written.
+        """
+        with self._lock:
+            self._file.truncate(0)
+            self._held = 0
+            self._append(self._start)
+
+    def close(self) -> None:
+        """Lets others have the cache; nothing can be read any more."""
+        with self._lock:
+            self._file.close()
+
     def _append(self, data: bytes) -> None:
         self._file.seek(0, os.SEEK_END)
         self._file.write(data)
@@ -181,3 +216,30 @@ class CachedSource:
         file = getattr(self, "_file", None)
         if file is not None:
             file.close()
+
+
+def open_url(
+    url: str, budget: int | None, cache: str | os.PathLike[str] | None
+) -> tuple[_core.PeelFile, HttpSource | CachedSource]:
+    """Opens a file on a server; where what a cache holds is damaged, with an emptied one.
+
+    Raises:
+        FormatError: not a ``.peel`` file, or damaged on the server.
+        SourceError: it cannot be read, or the cache cannot be used.
+        BudgetError: too few bytes for the first block.
+    """
+    http = HttpSource(url)
+    if cache is None:
+        return _core.PeelFile.open_callable(http.read, http.size, budget), http
+    cached = CachedSource(http, os.fspath(cache))
+    try:
+        try:
+            return _core.PeelFile.open_callable(cached.read, cached.size, budget), cached
+        except FormatError:
+            cached.forget()
+            return _core.PeelFile.open_callable(cached.read, cached.size, budget), cached
+    except BaseException as error:
+        if isinstance(error, FormatError):  # it is the server's then, and not to be kept
+            cached.forget()
+        cached.close()
+        raise

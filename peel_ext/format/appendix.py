@@ -6,9 +6,10 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from peel_ext.errors import FormatError
 from peel_ext.format.header import Header, header_checksum
@@ -37,6 +38,11 @@ class Section:
     width: int
     payload: bytes
 
+    @property
+    def file_bytes(self) -> int:
+        """Bytes in the file, header and padding included."""
+        return ALIGNMENT + padded(len(self.payload), ALIGNMENT)
+
 
 def pack_section(section: Section, checksum: int) -> bytes:
     """Its header and payload, padded; the checksum goes on from that of the file's header."""
@@ -60,7 +66,7 @@ def centroid_section(centroids: ArrayLike, dim: int) -> Section:
     return Section(GROUP_CENTROIDS, len(values), dim, values.tobytes())
 
 
-def item_id_section(ids: Sequence[int | str], num_embeddings: int) -> Section:
+def item_id_section(ids: Sequence[int | str] | NDArray[Any], num_embeddings: int) -> Section:
     """The section of item ids, that of row i at position i: all integers, or all text.
 
     Raises:
@@ -69,6 +75,8 @@ def item_id_section(ids: Sequence[int | str], num_embeddings: int) -> Section:
     """
     if len(ids) != num_embeddings:
         raise ValueError(f"item_ids must hold {num_embeddings} ids, got {len(ids)}")
+    if isinstance(ids, np.ndarray):
+        ids = ids.tolist()
     integers = all(isinstance(name, int) and not isinstance(name, bool) for name in ids)
     if not integers and not all(isinstance(name, str) for name in ids):
         raise TypeError("item_ids must be all integers or all text")
@@ -82,22 +90,31 @@ def item_id_section(ids: Sequence[int | str], num_embeddings: int) -> Section:
     return Section(ITEM_IDS, len(names), int(integers), payload)
 
 
-def read_sections(data: bytes, header: Header) -> list[Section]:
-    """All sections behind the blocks of a whole file.
+def read_sections(data: bytes, header: Header, *, cut_short: bool = False) -> list[Section]:
+    """All sections behind the blocks of a file.
+
+    Args:
+        data: the file.
+        header: of it.
+        cut_short: whether the last section may lack bytes, and is left out then.
 
     Raises:
-        FormatError: a damaged section, or one that is not all there.
+        FormatError: a damaged section, or one that is not all there and has to be.
     """
     checksum = header_checksum(data)
     sections = []
     at = header.blocks_end
     while at < len(data):
         if len(data) - at < ALIGNMENT:
+            if cut_short:
+                break
             raise FormatError(f"cut short: {len(data)} bytes, a section is not all there")
         own, kind, size, count, width = _SECTION.unpack_from(data, at)
         body = data[at + 4 : at + ALIGNMENT]
         payload = data[at + ALIGNMENT : at + ALIGNMENT + padded(size, ALIGNMENT)]
         if len(payload) < padded(size, ALIGNMENT):
+            if cut_short:
+                break
             raise FormatError(f"cut short: {len(data)} bytes, a section is not all there")
         if zlib.crc32(payload, zlib.crc32(body, checksum)) != own:
             raise FormatError(f"damaged: the checksum of section {kind} does not match")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 
@@ -10,9 +11,14 @@ from pathlib import Path
 def write_atomically(path: Path, data: bytes) -> None:
     """Writes a file so that at any moment the old or the new one is there, whole.
 
+    Of a symbolic link, the file it points to.
+
     Raises:
         OSError: it cannot be written; the old one, if any, is still there.
     """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "not a file", str(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:

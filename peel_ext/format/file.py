@@ -6,8 +6,9 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from peel_ext.format.appendix import centroid_section, item_id_section, pack_section
 from peel_ext.format.atomic import write_atomically
@@ -21,7 +22,7 @@ def write_file(
     *,
     fold_in: FoldInSettings | None = None,
     centroids: ArrayLike | None = None,
-    item_ids: Sequence[int | str] | None = None,
+    item_ids: Sequence[int | str] | NDArray[Any] | None = None,
 ) -> None:
     """Writes the ``.peel`` file of a user group; at any moment the old or the new one is there.
 

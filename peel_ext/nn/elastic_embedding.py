@@ -79,11 +79,11 @@ class ElasticEmbedding(BlockTable):
             TypeError: not an integer, or a weight that is not float32.
             ValueError: a weight that is not on the CPU, or not finite.
         """
-        _check_budget(budget_bytes)
+        limit = _check_budget(budget_bytes)
         if not is_traced():  # what cannot be had fails here, not at the first lookup
-            self._current_table(self._parameter("weight"), int(budget_bytes))
+            self._current_table(self._parameter("weight"), limit)
         before = self._budget_bytes
-        self._budget_bytes = int(budget_bytes)
+        self._budget_bytes = limit
         try:
             yield self
         finally:
@@ -166,11 +166,9 @@ class ElasticEmbedding(BlockTable):
             BudgetError: too few bytes; names the minimum.
         """
         self._check_group(group)
-        _check_budget(budget_bytes)
+        limit = _check_budget(budget_bytes)
         weights = self.block_weights[group : group + 1]
-        held = held_blocks(
-            weights, self.item_group, self.layout, self.embedding_dim, int(budget_bytes)
-        )[0]
+        held = held_blocks(weights, self.item_group, self.layout, self.embedding_dim, limit)[0]
         num_blocks = sum(int(mask).bit_count() for mask in held.tolist())
         return PersonalizedElasticEmbedding(pack_prefix(self._group_table(group), num_blocks))
 
@@ -181,7 +179,7 @@ class ElasticEmbedding(BlockTable):
         *,
         fold_in: FoldInSettings | None = None,
         centroids: ArrayLike | None = None,
-        item_ids: Sequence[int | str] | None = None,
+        item_ids: Sequence[int | str] | np.ndarray | None = None,
     ) -> None:
         """Writes the ``.peel`` file of a user group: every budget in one file.
 
@@ -385,6 +383,8 @@ class ElasticEmbedding(BlockTable):
         return f"{super().extra_repr()}, num_groups={self.num_groups}, layout={self.layout}"
 
 
-def _check_budget(budget_bytes: int) -> None:
+def _check_budget(budget_bytes: int) -> int:
+    """An integer in 64 bits, which is more than any table takes."""
     if isinstance(budget_bytes, bool) or not isinstance(budget_bytes, int | np.integer):
         raise TypeError(f"budget_bytes must be an integer, got {budget_bytes!r}")
+    return min(int(budget_bytes), (1 << 63) - 1)

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 #: Seconds between two checkpoints, and how many times longer than the last took to write.
-_INTERVAL = 30.0
-_PATIENCE = 20.0
+_INTERVAL = 10.0
+_PATIENCE = 50.0
 
 
 class Checkpoint(Protocol):

@@ -115,7 +115,9 @@ def run_pipeline(
         "items": parts.train.items,
         "new_users": parts.history.users,
     }
-    method = parts.method
+    facts = {"split": parts.method} | (
+        {"test_left_out": parts.num_left_out} if parts.num_left_out else {}
+    )
     del parts  # memory that training needs
     settings = dataclasses.asdict(config)
     if vectors is not None:
@@ -130,7 +132,7 @@ def run_pipeline(
     folder = RunFolder(out)
     with folder.lock():
         folder.begin(settings, fingerprint(split), DEPENDS, redo=redo)
-        stages = Stages(folder, config, split, method, ids, vectors, on_step)
+        stages = Stages(folder, config, split, facts, ids, vectors, on_step)
         for name in DEPENDS:
             _run_stage(folder, name, getattr(stages, name), progress)
     return TrainedRun.open(out)

@@ -1,9 +1,9 @@
 """The folder of a run: one JSON of settings and finished stages, one safetensors file per stage.
 
-The JSON also has the digest of every other file, so that a damaged one is not taken for whole. Every
-file is written to a temporary name, flushed to disk and renamed, and a stage counts as finished only
-once the JSON says so, after its tensors are in place. A long stage keeps its state in a checkpoint,
-with its own digest, until it is finished.
+The JSON also has the digest of every other file, and of itself, so that a damaged one is not taken for
+whole. Every file is written to a temporary name, flushed to disk and renamed, and a stage counts as
+finished only once the JSON says so, after its tensors are in place. A long stage keeps its state in a
+checkpoint, with its own digest, until it is finished.
 """
 
 from __future__ import annotations
@@ -25,10 +25,9 @@ from safetensors.numpy import load, save
 from peel_ext.errors import RunError
 from peel_ext.format import atomic
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 _INDEX = "run.json"
-_DIGEST = "sha256"  # the name of a checkpoint's digest among its tensors
-_PARTS = {"config": dict, "data": str, "stages": dict, "documents": dict}
+_DIGEST = "sha256"  # the name of its own digest in the index and among a checkpoint's tensors
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -60,7 +59,7 @@ class RunFolder:
         path: the folder.
 
     Raises:
-        RunError: there is an index, but not one of this version.
+        RunError: there is an index, but not one of this version, or not the one written.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -70,19 +69,16 @@ class RunFolder:
             return
         try:
             self._index = json.loads((self.path / _INDEX).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"{self.path / _INDEX}: not readable: {error}") from error
         found = self._index.get("format") if isinstance(self._index, dict) else None
         if found != FORMAT_VERSION:
             raise RunError(
                 f"{self.path / _INDEX}: expected a run of format {FORMAT_VERSION}, got {found!r}"
             )
-        for name, kind in _PARTS.items():
-            if not isinstance(self._index.get(name), kind):
-                raise RunError(
-                    f"{self.path / _INDEX}: {name} must be a {kind.__name__}, "
-                    f"got {self._index.get(name)!r}"
-                )
+        digest = self._index.pop(_DIGEST, None)
+        if digest != _digest_of_index(self._index):
+            raise RunError(_damaged(self.path / _INDEX))
 
     @property
     def exists(self) -> bool:
@@ -139,22 +135,25 @@ class RunFolder:
 
         Raises:
             RunError: stages that are finished or under way were made with other settings or data,
-                and ``redo`` is not set; names them.
+                and ``redo`` is not set; names them. Or the folder holds files, but no run.
         """
         settings = json.loads(json.dumps(config))
         if self.exists:
             changed = _changes(self.config, settings)
             if self._index["data"] != data_fingerprint:
-                changed["data"] = "other data"
+                # Another split has other parts of the same data, for all that is known.
+                changed["data"] = changed.get("split", "other data")
             invalid = self._invalid_stages(changed, depends)
             if invalid and not redo:
                 raise RunError(
-                    f"{self.path} holds a run with other settings ({', '.join(changed.values())}), "
-                    f"which make {', '.join(invalid)} invalid: redo those, choose another folder, "
-                    "or remove this one"
+                    f"{self.path} holds a run with other settings "
+                    f"({', '.join(dict.fromkeys(changed.values()))}), which make "
+                    f"{', '.join(invalid)} invalid: redo those (--redo, redo=True), choose another "
+                    "folder, or remove this one"
                 )
             self._drop(invalid)
         else:
+            self._check_no_files()
             self._index = {"format": FORMAT_VERSION, "stages": {}, "documents": {}}
         if not self.stages or settings != self.config:
             self._index |= {"config": settings, "data": data_fingerprint}
@@ -164,6 +163,19 @@ class RunFolder:
                 left_behind.unlink()
         for stage in self.stages:
             self.checkpoint(stage).remove()
+
+    def _check_no_files(self) -> None:
+        """Somebody's own files could have the names of ours."""
+        found = sorted(
+            each.name
+            for each in self.path.iterdir()
+            if each.is_file() and not each.name.startswith(".")
+        )
+        if found:
+            raise RunError(
+                f"{self.path}: expected a run folder or one without files, "
+                f"found {', '.join(found[:3])}{', ...' if len(found) > 3 else ''}"
+            )
 
     def _invalid_stages(
         self, changed: Collection[str], depends: Mapping[str, Collection[str]]
@@ -235,11 +247,12 @@ class RunFolder:
         except OSError as error:
             raise RunError(f"{path}: not readable: {error.strerror}") from error
         if hashlib.sha256(data).hexdigest() != digest:
-            raise RunError(f"{path}: damaged: its contents are not what 'peel train' wrote")
+            raise RunError(_damaged(path))
         return data
 
     def _write_index(self) -> None:
-        write_atomically(self.path / _INDEX, _as_json(self._index))
+        index = {**self._index, _DIGEST: _digest_of_index(self._index)}
+        write_atomically(self.path / _INDEX, _as_json(index))
 
 
 class StageCheckpoint:
@@ -281,7 +294,8 @@ class StageCheckpoint:
 
     def remove(self) -> None:
         """Forgets the state."""
-        self.path.unlink(missing_ok=True)
+        if self.path.exists():  # a folder that cannot be written need not be, where nothing is
+            self.path.unlink()
 
 
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, str]:
@@ -300,6 +314,18 @@ def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, s
         else:
             changes[name] = f"{name} {new!r} instead of {old!r}"
     return changes
+
+
+def _damaged(path: Path) -> str:
+    return (
+        f"{path}: damaged: its contents are not what 'peel train' wrote; bring back the file, or "
+        "remove the folder and train again"
+    )
+
+
+def _digest_of_index(index: Mapping[str, Any]) -> str:
+    """Of all of it but its own digest."""
+    return hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
 
 
 def _as_json(value: Any) -> bytes:

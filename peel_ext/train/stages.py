@@ -48,7 +48,7 @@ class Stages:
         config: all settings.
         split: the parts of the split in CSR form, as of
             :func:`peel_ext.train.pipeline.split_arrays`.
-        method: how the split was made.
+        split_facts: how the split was made, and what it left out, if anything.
         ids: id maps by name: users, items, new_users.
         vectors: user and item vectors brought from elsewhere, or None.
         on_step: told the stage, steps done, steps in all and the loss of a step.
@@ -57,7 +57,7 @@ class Stages:
     folder: RunFolder
     config: PipelineConfig
     split: dict[str, NDArray[np.int64]]
-    method: str
+    split_facts: dict[str, Any]
     ids: dict[str, IdMap]
     vectors: VectorPair | None
     on_step: Callable[[str, int, int, float], None]
@@ -68,7 +68,7 @@ class Stages:
             self.folder.write_document(f"{name}.json", ids.to_ids(np.arange(len(ids))))
         counts = {name: len(ids) for name, ids in self.ids.items()}
         lengths = {part: len(self.split[f"{part}_items"]) for part in ("train", "test")}
-        return dict(self.split), {**counts, **lengths, "split": self.method}
+        return dict(self.split), {**counts, **lengths, **self.split_facts}
 
     def tuning(self) -> Made:
         """The temperature, given or chosen."""

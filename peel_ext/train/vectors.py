@@ -13,6 +13,9 @@ from safetensors.numpy import load_file
 
 from peel_ext.errors import DataError
 
+#: What float32 can square and add up.
+_LARGEST = 1e15
+
 
 class VectorPair(NamedTuple):
     """Vectors whose dot products rank items for users.
@@ -47,7 +50,8 @@ def read_vectors(path: str | os.PathLike[str]) -> NDArray[np.float32]:
                 )
             array: NDArray[Any] = next(iter(tensors.values()))
         elif place.suffix == ".npy":
-            array = np.load(place, allow_pickle=False)
+            with place.open("rb") as file:
+                array = np.lib.format.read_array(file, allow_pickle=False)
         else:
             raise DataError(f"{place}: expected a .npy or .safetensors file")
     except OSError as error:
@@ -67,7 +71,7 @@ def check_vectors(vectors: VectorPair, num_users: int, num_items: int) -> Vector
     """The vectors as a run keeps them: users of length 1, which ranks items as before.
 
     Raises:
-        DataError: not one row for each user and item, of different widths, or not finite.
+        DataError: not one row for each user and item, of different widths or none, not finite or too large.
     """
     for name, rows, count in (
         ("user_embeddings", vectors.users, num_users),
@@ -78,10 +82,15 @@ def check_vectors(vectors: VectorPair, num_users: int, num_items: int) -> Vector
                 f"{name} must have one row for each of the {count} {name.split('_')[0]}s, in "
                 f"ascending order of their ids, got shape {rows.shape}"
             )
-        if not np.isfinite(rows).all():
-            bad = int(np.argmin(np.isfinite(rows).all(axis=1)))
-            raise DataError(f"{name} must be finite, row {bad} is not")
-    if vectors.users.shape[1] != vectors.items.shape[1] or vectors.users.shape[1] == 0:
+        if rows.shape[1] == 0:
+            raise DataError(f"{name} must have at least one column, got shape {rows.shape}")
+        if not (np.abs(rows) < _LARGEST).all():  # also where it is not a number
+            bad = int(np.argmin((np.abs(rows) < _LARGEST).all(axis=1)))
+            value = rows[bad][np.argmin(np.abs(rows[bad]) < _LARGEST)]
+            raise DataError(
+                f"{name} must be finite and below {_LARGEST:g}, row {bad} has {value:g}"
+            )
+    if vectors.users.shape[1] != vectors.items.shape[1]:
         raise DataError(
             "user_embeddings and item_embeddings must have the same width, got "
             f"{vectors.users.shape[1]} and {vectors.items.shape[1]}"

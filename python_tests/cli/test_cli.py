@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import peel_ext
 from peel_ext.cli import train
 from peel_ext.cli.main import main
 from peel_ext.config import PipelineConfig
@@ -19,6 +22,7 @@ from peel_ext.train.pipeline import TrainedRun
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
+    (folder.parent / "notes.txt").write_text("")
     command = ["train", "synthetic", "--out", str(folder), "--epochs", "1", "--groups", "4"]
     assert main([*command, "--quiet"]) == 0
     return folder
@@ -74,6 +78,59 @@ def test_redo_repeats_what_a_setting_makes_invalid(tmp_path: Path, capsys) -> No
     assert code == 0
     assert narrated.count("done before") == 3
     assert len(TrainedRun.open(tmp_path / "run").centroids) == 3
+
+
+def test_budgets_that_are_too_small_are_left_out(run: Path, capsys) -> None:
+    code, printed, told = call(capsys, "evaluate", run, "--budgets", "10%,12,5%", "--json")
+    assert code == 0
+    summary = json.loads(printed)
+    assert [row["budget"] for row in summary["rows"]] == ["full", "10%", "5%"]
+    assert len(summary["left_out"]) == 1
+    assert f"peel: left out: {summary['left_out'][0]}" in told
+    assert summary["left_out"][0].startswith(
+        "budget 12: budget_bytes is 12, but user group 0 needs"
+    )
+
+
+def test_ids_with_commas_are_quoted(tmp_path: Path, capsys) -> None:
+    rng = np.random.default_rng(0)
+    lines = {f'u{user},"a,{item}"' for user, item in rng.integers(0, (30, 40), size=(600, 2))}
+    (tmp_path / "a.csv").write_text("\n".join(["user,item", *sorted(lines)]) + "\n")
+    out = tmp_path / "run"
+    command = ("train", tmp_path / "a.csv", "--out", out, "--epochs", 1, "--temperature", 0.2)
+    assert call(capsys, *command)[0] == 0
+    code, printed, _ = call(capsys, "recommend", out, "--history", '"a,3","a,5"', "-n", 40)
+    assert code == 0
+    found = {line.split("\t")[0] for line in printed.splitlines()}
+    assert found == {f"a,{item}" for item in range(40)} - {"a,3", "a,5"}
+
+
+def test_version(capsys) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"peel_ext {peel_ext.__version__}\n"
+
+
+@pytest.mark.slow
+def test_an_interruption_while_it_starts_is_one_line() -> None:
+    # A job in the background inherits that SIGINT is ignored; here it must not be.
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from peel_ext.cli.main import main; print('ready', flush=True); sys.exit(main())"
+    )
+    for wait in (0.02, 0.1, 0.3, 0.6):
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-c", code, "train", "synthetic", "--out", "/proc/none"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(wait)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+        assert "Traceback" not in told, wait
+        assert told.splitlines()[-1].startswith("peel: ")
 
 
 def test_options_of_the_method_reach_the_settings() -> None:
@@ -181,10 +238,31 @@ def test_n_beyond_the_rows_held_returns_all_of_them(run: Path, capsys) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("evaluate", "{run}", "--budgets", "10"), "budget_bytes is 10, but user group"),
+        (
+            ("evaluate", "{run}", "--budgets", "10,9"),
+            "budget 10: budget_bytes is 10, but user group",
+        ),
+        (
+            (
+                "train",
+                "synthetic",
+                "--out",
+                "{tmp}/out",
+                "--user-embeddings",
+                "a",
+                "--epochs",
+                "1",
+                "--item-embeddings",
+                "b",
+            ),
+            "--epochs is of pretraining",
+        ),
+        (("train", "synthetic", "--out", "{run}/.."), "without files, found notes.txt"),
+        (("recommend", "{run}", "--user", "1", "--no-item-ids"), "--no-item-ids is for a .peel"),
+        (("export", "{run}", "--out", "{run}/run.json"), "run.json cannot be made: File exists"),
         (("evaluate", "{tmp}"), "holds no run: expected a folder made by 'peel train'"),
         (("recommend", "{tmp}", "--user", "1"), "holds no run"),
-        (("recommend", "{run}", "--user", "99999"), "id 99999 is not known"),
+        (("recommend", "{run}", "--user", "99999"), "user id 99999 is not known"),
         (("recommend", "{run}", "--user", "bob"), "user 'bob' is not known: ids of this run are"),
         (("recommend", "{run}", "--history", "1,,2"), "item '' is not known"),
         (("recommend", "{run}", "--user", "1", "--budget", "9"), "needs at least"),
@@ -226,12 +304,19 @@ def test_a_malformed_file_is_named_with_its_line(tmp_path: Path, capsys) -> None
         ((), "arguments are required: VERB"),
         (("fly",), "invalid choice: 'fly'"),
         (("evaluate", "x", "--budgets", "ten"), "'ten' is no budget"),
+        (("evaluate", "x", "--budgets", "9" * 400), "is no budget"),
         (("evaluate", "x", "-n", "0"), "'0' is no integer from 1 to 2147483647"),
         (("evaluate", "x", "-n", str(2**31)), "is no integer from 1 to 2147483647"),
         (("evaluate", "x", "-n", "9" * 5000), "is no integer from 1 to 2147483647"),
         (("recommend", "x"), "one of the arguments --user --history is required"),
         (("train", "x"), "arguments are required: --out"),
         (("train", "x", "--out", "y", "--layout", "rows"), "invalid choice: 'rows'"),
+        (("train", "x", "--out", ""), "argument --out: expected a path, got ''"),
+        (("train", "", "--out", "y"), "argument data: expected a path, got ''"),
+        (("train", "x", "--out", "y", "--refinement-steps", "-1"), "'-1' is no integer from 0"),
+        (("train", "x", "--out", "y", "--refinement-steps", "x"), "'x' is no integer from 0"),
+        (("export", "x", "--out", ""), "argument --out: expected a path, got ''"),
+        (("recommend", "x", "--history", '"1'), "is no list of ids"),
     ],
 )
 def test_a_usage_error_is_exit_2(capsys, arguments: tuple[str, ...], message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from servers import Server
 
 from peel_ext.cli.main import main
 from peel_ext.device import DeviceRecommender
@@ -150,6 +152,62 @@ def test_recommend_from_a_file(devices: Path, capsys) -> None:
     assert [item["score"] for item in answer["items"]] == scores.tolist()
 
 
+def test_recommend_fetches_what_the_budget_has_room_for(devices: Path, capsys) -> None:
+    server = Server((devices / "group-0.peel").read_bytes())
+    try:
+        for budget in ("16KiB", "2.5%"):
+            server.sent.clear()
+            arguments = ("recommend", server.url, "--history", "3,1", "-n", 4, "--no-item-ids")
+            code, printed, _ = call(capsys, *arguments, "--budget", budget, "--json")
+            assert code == 0
+            sent = sum(end - begin for begin, end in server.sent)
+            assert sent <= json.loads(printed)["bytes"] + 4096
+    finally:
+        server.close()
+
+
+def test_a_pair_for_a_user_is_replaced_together(
+    run: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert call(capsys, "export", run, "--out", tmp_path, "--user", 3)[0] == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("peel_ext.cli.export.write_atomically", fail)
+    code, _, told = call(capsys, "export", run, "--out", tmp_path, "--user", 5)
+    assert (code, told.splitlines()[-1]) == (
+        1, "peel: cannot write the result: No space left on device",
+    )  # fmt: skip
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("cut", [1, 10_000])
+def test_inspect_a_file_whose_end_is_missing(devices: Path, tmp_path: Path, capsys, cut) -> None:
+    data = (devices / "group-0.peel").read_bytes()
+    (tmp_path / "part.peel").write_bytes(data[:-cut])
+    code, printed, _ = call(capsys, "inspect", tmp_path / "part.peel", "--json")
+    assert code == 0
+    facts = json.loads(printed)
+    assert facts["behind them"][-1] == "one that is not all there"
+    assert facts["blocks"].endswith("all sound")
+
+
+def test_recommend_from_the_first_bytes_of_a_file(devices: Path, tmp_path: Path, capsys) -> None:
+    path = tmp_path / "part.peel"
+    path.write_bytes((devices / "group-0.peel").read_bytes()[:60_000])
+    code, printed, told = call(capsys, "recommend", path, "--history", "3,1", "-n", 4)
+    assert (code, printed) == (1, "")
+    assert "--no-item-ids" in told
+    arguments = ("recommend", path, "--history", "3,1", "-n", 4, "--no-item-ids", "--json")
+    code, printed, _ = call(capsys, *arguments)
+    assert code == 0
+    with DeviceRecommender.open(path, item_ids=False) as recommender:
+        items, _ = recommender.recommend([3, 1], n=4)
+    assert [item["item"] for item in json.loads(printed)["items"]] == list(items)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -158,7 +216,12 @@ def test_recommend_from_a_file(devices: Path, capsys) -> None:
         (("recommend", "{devices}/group-0.peel", "--user", "1"), "--user needs a run folder"),
         (("recommend", "{devices}/group-0.peel", "--history", "1", "--budget", "9"), "at least"),
         (("recommend", "{devices}/none.peel", "--history", "1"), "cannot be opened: No such file"),
-        (("recommend", "{run}/run.json", "--history", "1"), "not a .peel file"),
+        (("recommend", "{run}/run.json", "--history", "1"), "run.json: not a .peel file"),
+        (("recommend", "{devices}/group-0.peel", "--history", "1_0"), "item '1_0' is not known"),
+        (
+            ("recommend", "{devices}/none.peel", "--history", "1", "--budget", "1%"),
+            "none.peel: cannot be opened: No such file",
+        ),
         (("inspect", "{run}/run.json"), "not a .peel file"),
         (("inspect", "{run}"), "cannot be read: Is a directory"),
         (

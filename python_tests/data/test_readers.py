@@ -298,7 +298,9 @@ def test_a_folder_with_one_file(tmp_path: Path) -> None:
     assert rows_of(whole) == [(1, 5, None)]
 
 
-@pytest.mark.parametrize("names", [[], ["a.csv", "b.csv"], ["train.csv", "train.tsv", "test.csv"]])
+@pytest.mark.parametrize(
+    "names", [[], ["a.csv", "b.csv"], ["train.csv", "train.tsv", "test.csv"], ["test.csv"]]
+)
 def test_a_folder_without_a_clear_choice(tmp_path: Path, names: list[str]) -> None:
     for name in names:
         write(tmp_path, name, "user,item\n1,5\n")

@@ -476,11 +476,19 @@ def test_a_cache_fetches_nothing_twice(server: Server, path: Path, tmp_path: Pat
         with DeviceRecommender.open(path, 9_000) as local:
             want = local.recommend(user=user)[0]
         assert np.array_equal(offline.recommend(user=user)[0], want)
-    cache.write_bytes(b"something else")
+    other = bytearray(cache.read_bytes())
+    other[20] ^= 1  # of another file
+    cache.write_bytes(other)
     with DeviceRecommender.open(server.url, 5_000, cache=cache) as recommender:
         assert recommender.nbytes <= 5_000
     with pytest.raises(SourceError, match="cannot be a cache"):
         DeviceRecommender.open(server.url, 5_000, cache=tmp_path)
+    cache.write_bytes(b"my notes")
+    with pytest.raises(SourceError, match="cannot be a cache: it holds something else"):
+        DeviceRecommender.open(server.url, 5_000, cache=cache)
+    assert cache.read_bytes() == b"my notes"
+    with pytest.raises(TypeError, match="cache must be a path, got 0"):
+        DeviceRecommender.open(server.url, 5_000, cache=0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="cache is for files on a server"):
         DeviceRecommender.open(path, 5_000, cache=cache)
 
@@ -518,6 +526,64 @@ def test_two_recommenders_on_one_file(path: Path) -> None:
         assert len(two.recommend(user=np.ones(DIM), n=3)[0]) == 3
 
 
+def test_a_damaged_cache_heals(server: Server, path: Path, tmp_path: Path) -> None:
+    cache, whole = tmp_path / "cache.peel", path.read_bytes()
+    with DeviceRecommender.open(path) as recommender:
+        expected = recommender.recommend(user=np.ones(DIM))
+        everything = recommender.nbytes
+
+    def answers_right(recommender: DeviceRecommender) -> bool:
+        found = recommender.recommend(user=np.ones(DIM))
+        return np.array_equal(found[0], expected[0]) and np.array_equal(found[1], expected[1])
+
+    # What the server once sent wrong is not kept.
+    with DeviceRecommender.open(server.url, 9_000, cache=cache) as recommender:
+        server.data = whole[:12_000] + bytes([whole[12_000] ^ 1]) + whole[12_001:]
+        with pytest.raises(FormatError, match="checksum"):
+            recommender.resize(None)
+        assert recommender.nbytes <= 9_000
+        server.data = whole
+        recommender.resize(None)
+        assert answers_right(recommender)
+    server.data = whole[:12_000] + bytes([whole[12_000] ^ 1]) + whole[12_001:]
+    with pytest.raises(FormatError, match=r"a\.peel: .*checksum"):
+        DeviceRecommender.open(server.url, cache=cache)
+    server.data = whole
+    with DeviceRecommender.open(server.url, cache=cache) as recommender:
+        assert recommender.nbytes == everything
+        assert answers_right(recommender)
+    # A cache that went bad on the disk is fetched again.
+    for at in (3_000, 12_000):
+        damaged = bytearray(cache.read_bytes())
+        damaged[at] ^= 1
+        cache.write_bytes(damaged)
+        with DeviceRecommender.open(server.url, cache=cache) as recommender:
+            assert answers_right(recommender)
+        assert whole.startswith(cache.read_bytes())
+    cache.write_bytes(whole[:3])  # killed while it began
+    with DeviceRecommender.open(server.url, cache=cache) as recommender:
+        assert answers_right(recommender)
+
+
+def test_a_cache_serves_one_at_a_time(server: Server, path: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache.peel"
+    with DeviceRecommender.open(server.url, 9_000, cache=cache) as recommender:
+        with pytest.raises(SourceError, match="cannot be a cache: it is in use as one"):
+            DeviceRecommender.open(server.url, 5_000, cache=cache)
+        recommender.resize(14_000)
+    with DeviceRecommender.open(server.url, 5_000, cache=cache) as recommender:
+        recommender.resize(None)
+    assert path.read_bytes().startswith(cache.read_bytes())
+
+
+def test_a_budget_beyond_64_bits_is_all_there_is(path: Path) -> None:
+    with DeviceRecommender.open(path, 2**64) as recommender:
+        everything = recommender.nbytes
+        recommender.resize(9_000)
+        recommender.resize(2**63)
+        assert recommender.nbytes == everything
+
+
 def test_a_closed_recommender_says_so(path: Path) -> None:
     recommender = DeviceRecommender.open(path)
     recommender.close()
@@ -546,8 +612,19 @@ def test_a_closed_recommender_says_so(path: Path) -> None:
         (lambda r: r.recommend(["a"]), TypeError, "history must hold integers"),
         (lambda r: r.recommend([1], n=0), ValueError, "n must be an integer of at least 1, got 0"),
         (lambda r: r.recommend([1], exclude=[700]), IndexError, "exclude[0] is 700"),
-        (lambda r: r.recommend(user=np.ones(3)), ValueError, "user must be finite and have shape"),
-        (lambda r: r.recommend(user=np.full(DIM, np.nan)), ValueError, "user must be finite"),
+        (lambda r: r.recommend(user=np.ones(3)), ValueError, f"shape ({DIM},), got (3,)"),
+        (lambda r: r.recommend(1), TypeError, "history must be a sequence of items, got 1"),
+        (lambda r: r.recommend("7"), TypeError, "history must be a sequence of items, got '7'"),
+        (lambda r: r.fold_in(None), TypeError, "history must be a sequence of items, got None"),
+        (lambda r: r.recommend(np.array(1)), TypeError, "history must be a sequence of items"),
+        (lambda r: r.recommend([[1, 2]]), TypeError, "got int64 of shape (1, 2)"),
+        (lambda r: r.continue_vector(np.ones(DIM), "1", [1]), TypeError, "must be an integer"),
+        (lambda r: r.continue_vector(np.ones(DIM), 2**63, [1]), ValueError, "below 2^63, got"),
+        (
+            lambda r: r.recommend(user=np.full(DIM, np.nan)),
+            ValueError,
+            "user must be finite, user[0] is nan",
+        ),
         (lambda r: r.score([601], history=[1]), IndexError, "ids[0] is 601"),
         (lambda r: r.continue_vector(np.ones(DIM), -1, [1]), ValueError, "known_count must be"),
         (lambda r: r.resize(100), BudgetError, "budget_bytes is 100, but this file needs at least"),
@@ -567,8 +644,11 @@ def test_wrong_files(tmp_path: Path) -> None:
         DeviceRecommender.open(tmp_path / "none.peel")
     with pytest.raises(SourceError, match="not a file"):
         DeviceRecommender.open(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SourceError, match="not a file"):
+        DeviceRecommender.open(tmp_path / "pipe")  # and does not wait for who writes to it
     (tmp_path / "text").write_text("hello")
-    with pytest.raises(FormatError, match=r"not a \.peel file"):
+    with pytest.raises(FormatError, match=r"text: not a \.peel file"):
         DeviceRecommender.open(str(tmp_path / "text"))
     with pytest.raises(FormatError, match=r"not a \.peel file"):
         DeviceRecommender.open(b"hello")

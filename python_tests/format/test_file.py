@@ -245,12 +245,14 @@ def test_the_native_quantiser_is_that_of_the_format() -> None:
 # ---- behind the blocks ----
 
 
+@pytest.mark.parametrize("as_array", [False, True])
 @pytest.mark.parametrize("ids", [[f"ü{row}" for row in range(40)], [7 - row for row in range(40)]])
-def test_centroids_and_ids_come_back(ids: list, tmp_path: Path) -> None:
+def test_centroids_and_ids_come_back(ids: list, as_array: bool, tmp_path: Path) -> None:
     table = draw_table(LAYOUTS[0], np.random.default_rng(0), rows=40, dim=8)
     centroids = np.random.default_rng(1).normal(size=(3, 8)).astype(np.float32)
     path = tmp_path / "a.peel"
-    write_file(path, table, fold_in=FoldInSettings(3), centroids=centroids, item_ids=ids)
+    given = np.array(ids) if as_array else ids
+    write_file(path, table, fold_in=FoldInSettings(3), centroids=centroids, item_ids=given)
     data = path.read_bytes()
     header = read_header(data)
     assert header.fold_in.steps == 3
@@ -271,6 +273,10 @@ def test_centroids_and_ids_come_back(ids: list, tmp_path: Path) -> None:
         flipped[at] ^= 4
         with pytest.raises(FormatError):
             read_sections(bytes(flipped), header)
+    for end, whole in ((len(data), 2), (len(data) - 1, 1), (header.blocks_end + 70, 0)):
+        assert read_sections(data[:end], header, cut_short=True) == sections[:whole]
+    with pytest.raises(FormatError, match="cut short"):
+        read_sections(data[:-1], header)
     cut = np.frombuffer(data[: header.blocks_end + 70], np.uint8).copy()
     with pytest.raises(FormatError, match="cut short"):
         _core.PeelFile.open_buffer(cut).section(GROUP_CENTROIDS)
@@ -295,6 +301,20 @@ def test_extras_that_do_not_fit(extras, error, named: str, tmp_path: Path) -> No
 
 
 # ---- R6: writing ----
+
+
+def test_a_link_stays_and_what_is_no_file_is_left_alone(tmp_path: Path) -> None:
+    table = draw_table(LAYOUTS[0], np.random.default_rng(0), rows=20, dim=8)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "a.peel").symlink_to(tmp_path / "there" / "b.peel")
+    write_file(tmp_path / "a.peel", table)
+    assert (tmp_path / "a.peel").is_symlink()
+    assert (tmp_path / "there" / "b.peel").read_bytes().startswith(b"PEEL")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="not a file"):
+        write_file(tmp_path / "pipe", table)
+    assert (tmp_path / "pipe").is_fifo()
+
 
 _WRITE_FOR_EVER = """
 import sys

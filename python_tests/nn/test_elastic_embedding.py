@@ -190,7 +190,7 @@ def test_smaller_budgets_keep_subsets_within_bytes(layout: str, generator) -> No
     module = make(LAYOUTS[layout], generator)
     before: dict[int, int] = {}
     least = module.minimum_budget_bytes(1)
-    for budget in [*range(least, least + 4000, 123), 50_000]:
+    for budget in [*range(least, least + 4000, 123), 50_000, 2**63, 2**64]:
         pee = module.generate(1, budget)
         assert pee.nbytes <= budget
         plain = unpack_embedding(pee.buffer)
@@ -198,6 +198,11 @@ def test_smaller_budgets_keep_subsets_within_bytes(layout: str, generator) -> No
         for row, held in before.items():
             assert held & now.get(row, 0) == held
         before = now
+    every_row = torch.arange(module.num_embeddings)
+    with module.budget(100_000):
+        expected = module(every_row, 1)
+    with module.budget(2**63):
+        assert torch.equal(module(every_row, 1), expected)
     layers = module.block_weights.shape[2]
     assert set(before.values()) == {(1 << layers) - 1}
     assert len(before) == 150

@@ -56,6 +56,8 @@ def test_other_settings_name_what_they_make_invalid(tmp_path: Path) -> None:
         RunFolder(tmp_path).begin({**settings, "x": {"size": 7, "kind": "a"}}, "data", DEPENDS)
     with pytest.raises(RunError, match=r"\(other data\), which make first, second, third invalid"):
         RunFolder(tmp_path).begin(settings, "others", DEPENDS)
+    with pytest.raises(RunError, match=r"with other settings \(split 1 instead of None\), which"):
+        RunFolder(tmp_path).begin({**settings, "split": 1}, "others", DEPENDS)
     with pytest.raises(RunError, match=r"\(z 5 instead of None\), which make third invalid"):
         RunFolder(tmp_path).begin({**settings, "z": 5}, "data", DEPENDS)
     assert list(RunFolder(tmp_path).stages) == list(DEPENDS)
@@ -122,14 +124,34 @@ def test_a_damaged_index_is_an_error(tmp_path: Path, text: str) -> None:
         RunFolder(tmp_path)
 
 
-@pytest.mark.parametrize("missing", ["config", "stages", "data", "documents"])
-def test_an_index_without_a_part_is_an_error(tmp_path: Path, missing: str) -> None:
+def test_an_index_of_other_bytes_is_an_error(tmp_path: Path) -> None:
+    RunFolder(tmp_path).begin({"x": {"size": 10}}, "data", DEPENDS)
+    path = tmp_path / "run.json"
+    whole = path.read_bytes()
+    assert RunFolder(tmp_path).config == {"x": {"size": 10}}
+    for at in range(len(whole.rstrip())):
+        for damaged in (whole[:at], whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]):
+            try:
+                if json.loads(damaged) == json.loads(whole):  # white space
+                    continue
+            except ValueError:
+                pass
+            path.write_bytes(damaged)
+            with pytest.raises(RunError, match=r"run\.json: (damaged|not readable|expected)"):
+                RunFolder(tmp_path)
+
+
+def test_files_of_somebody_else_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / ".hidden").write_text("")
+    for name in ("items.json", "b.safetensors", "c", "d"):
+        (tmp_path / name).write_text("precious")
+    with pytest.raises(RunError, match=r"without files, found b\.safetensors, c, d, \.\.\."):
+        RunFolder(tmp_path).begin({}, "data", DEPENDS)
+    for name in ("items.json", "b.safetensors", "c", "d"):
+        assert (tmp_path / name).read_text() == "precious"
+        (tmp_path / name).unlink()
     RunFolder(tmp_path).begin({}, "data", DEPENDS)
-    index = json.loads((tmp_path / "run.json").read_text())
-    for damaged in ({k: v for k, v in index.items() if k != missing}, {**index, missing: 3}):
-        (tmp_path / "run.json").write_text(json.dumps(damaged))
-        with pytest.raises(RunError, match=missing):
-            RunFolder(tmp_path)
 
 
 def test_a_damaged_stage_is_an_error(tmp_path: Path) -> None:

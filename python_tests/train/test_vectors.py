@@ -67,9 +67,22 @@ def test_users_come_back_with_length_one() -> None:
         (np.ones((3, 2)), np.ones((5, 2)), r"user_embeddings must have one row .* 2 users"),
         (np.ones((2, 2)), np.ones((4, 2)), r"item_embeddings must have one row .* 5 items"),
         (np.ones((2, 2)), np.ones((5, 3)), "same width, got 2 and 3"),
-        (np.ones((2, 0)), np.ones((5, 0)), "same width, got 0 and 0"),
-        (np.array([[1, 2], [np.nan, 1]]), np.ones((5, 2)), "user_embeddings must be finite, row 1"),
-        (np.ones((2, 2)), np.full((5, 2), np.inf), "item_embeddings must be finite, row 0"),
+        (np.ones((2, 0)), np.ones((5, 0)), "user_embeddings must have at least one column"),
+        (
+            np.array([[1, 2], [np.nan, 1]]),
+            np.ones((5, 2)),
+            "user_embeddings must be finite .* row 1 has nan",
+        ),
+        (
+            np.ones((2, 2)),
+            np.full((5, 2), np.inf),
+            "item_embeddings must be finite .* row 0 has inf",
+        ),
+        (
+            np.full((2, 2), -1e30),
+            np.ones((5, 2)),
+            "user_embeddings must be .* below 1e.15, row 0 has -1e.30",
+        ),
     ],
 )
 def test_vectors_that_do_not_fit(users: np.ndarray, items: np.ndarray, told: str) -> None:
