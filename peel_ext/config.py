@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -82,16 +83,14 @@ class TuningConfig(_Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        try:
-            given = tuple(float(each) for each in self.temperatures)
-        except (TypeError, ValueError):
-            given = ()
-        if not given or not all(0 < each < math.inf for each in given):
+        given = self.temperatures if isinstance(self.temperatures, Sequence) else ()
+        numeric = all(isinstance(each, numbers.Real) for each in given)
+        if not given or not numeric or not all(0 < each < math.inf for each in given):
             raise ValueError(
                 "temperatures must be numbers above 0 and finite, and at least one, "
-                f"got {self.temperatures}"
+                f"got {self.temperatures!r}"
             )
-        object.__setattr__(self, "temperatures", given)
+        object.__setattr__(self, "temperatures", tuple(float(each) for each in given))
         if not 0 < self.validation_share < 1:
             raise ValueError(
                 f"validation_share must lie between 0 and 1, got {self.validation_share}"

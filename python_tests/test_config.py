@@ -41,7 +41,7 @@ from peel_ext.config import (
         (SplitConfig, "method", (3,)),
         (PretrainingConfig, "num_layers", (2.5,)),
         (PretrainingConfig, "temperature", ("x", 0)),
-        (TuningConfig, "temperatures", (3, (), ("a",), (0.1, -1))),
+        (TuningConfig, "temperatures", (3, (), "12", ("a",), (0.1, -1))),
         (PipelineConfig, "split", (None, {"seed": 1})),
         (PipelineConfig, "layout", ("rows", None)),
     ],

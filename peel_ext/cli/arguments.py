@@ -65,6 +65,6 @@ def parse_path(text: str) -> str:
 def parse_ids(text: str) -> list[str]:
     """Reads comma-separated ids; one with a comma or a quote in it is quoted as in a CSV file."""
     try:
-        return next(csv.reader([text], strict=True), [""])
+        return next(csv.reader([text], strict=True)) or [""]
     except csv.Error as error:
         raise argparse.ArgumentTypeError(f"{text!r} is no list of ids: {error}") from None

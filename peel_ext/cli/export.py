@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,11 +112,12 @@ def _export_for_user(
     content = io.BytesIO()
     np.save(content, blend.rotate(torch.from_numpy(vector)).numpy())
     # Both are there before either replaces one of another user, which its other half would not fit.
-    new = [each.with_name(f".{each.name}.new") for each in (path, beside)]
+    places = [Path(os.path.realpath(each)) for each in (path, beside)]
+    new = [each.with_name(f".{each.name}.{os.getpid()}.new.tmp") for each in places]
     try:
         blend.export(new[0], 0, **shared)
         write_atomically(new[1], content.getvalue())
-        for made, place in zip(new, (path, beside), strict=True):
+        for made, place in zip(new, places, strict=True):
             made.replace(place)
     finally:
         for made in new:

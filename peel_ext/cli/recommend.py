@@ -79,7 +79,9 @@ def _recommend_on_device(options: argparse.Namespace) -> int:
     if options.user is not None:
         raise DataError("--user needs a run folder: a .peel file knows no users, give --history")
     file, budget = options.source, options.budget
-    limit = None if budget is None else budget.resolve(_full_bytes(file))
+    limit = None
+    if budget is not None:
+        limit = budget.resolve(_full_bytes(file) if budget.unit == "%" else 0)
     with DeviceRecommender.open(file, limit, item_ids=not options.no_item_ids) as recommender:
         history = [recommender.parse_item(text) for text in options.history]
         items, scores = recommender.recommend(history, n=options.n)
@@ -98,8 +100,9 @@ def _full_bytes(file: str) -> int:
         if file.startswith(("http://", "https://")):
             data = HttpSource(file).read(0, HEADER_BYTES)
         else:
-            with open(file, "rb") as opened:
-                data = opened.read(HEADER_BYTES)
+            descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK)  # a pipe is not waited for
+            with open(descriptor, "rb") as opened:
+                data = opened.read(HEADER_BYTES) or b""
         header = read_header(data)
     except FormatError as error:
         raise FormatError(f"{file}: {error}") from None

@@ -47,7 +47,7 @@ def _rows(known: IdMap, text: list[str], what: str) -> NDArray[np.int64]:
     """Rows of ids given as text."""
     integers = known.ids.dtype.kind == "i"
     for name in text:
-        if integers and not re.fullmatch("-?[0-9]{1,19}", name):  # int() would take '1_0', too
+        if integers and not re.fullmatch(" *-?[0-9]{1,19} *", name):  # int() would take '1_0', too
             raise DataError(f"{what} {name!r} is not known: ids of this run are integers")
     values: list[int | str] = [int(name) if integers else name for name in text]
     try:

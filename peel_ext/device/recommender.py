@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import threading
@@ -93,7 +94,11 @@ class DeviceRecommender:
                 opened, remote = open_url(str(file), budget, cache)
             except FormatError as error:
                 raise FormatError(f"{os.fspath(file)}: {error}") from None
-            return cls(opened, item_ids, source=remote)
+            try:
+                return cls(opened, item_ids, source=remote)
+            except BaseException:
+                remote.close()
+                raise
         if isinstance(file, bytes | np.ndarray):
             return cls(_core.PeelFile.open_buffer(_bridge.aligned(file), budget), item_ids)
         source = FileObjectSource(file)
@@ -139,18 +144,26 @@ class DeviceRecommender:
             ClosedError: it has been closed.
         """
         budget = _bridge.check_budget(budget_bytes)
+        if not isinstance(self._source, CachedSource):
+            self._file.resize(budget)
+            return
+        # What a cache has beyond what is held may be damaged, or the server's was: try once more.
+        with contextlib.suppress(FormatError):
+            self._resize_or_forget(budget, self._source)
+            return
+        self._resize_or_forget(budget, self._source)
+
+    def _resize_or_forget(self, budget: int | None, cache: CachedSource) -> None:
         try:
             self._file.resize(budget)
         except FormatError:
-            if not isinstance(self._source, CachedSource):
-                raise
-            self._source.forget()  # that may be what is damaged
-            self._file.resize(budget)
+            cache.forget(self._file.pee().prefix_bytes)
+            raise
 
     def close(self) -> None:
         """Gives the memory back once calls that are under way have ended. Closing twice is fine."""
         self._file.close()
-        if isinstance(self._source, CachedSource):
+        if self._source is not None:
             self._source.close()
 
     def __enter__(self) -> DeviceRecommender:
@@ -216,7 +229,7 @@ class DeviceRecommender:
         names = self._item_ids()
         if names is not None and not names.holds_integers:
             return text
-        if not re.fullmatch("-?[0-9]{1,19}", text):  # int() would take '1_0', too
+        if not re.fullmatch(" *-?[0-9]{1,19} *", text):  # int() would take '1_0', too
             raise DataError(f"item {text!r} is not known: items of this file are integers")
         return int(text)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import string
@@ -14,7 +15,7 @@ from typing import BinaryIO
 
 from peel_ext import _core
 from peel_ext.errors import FormatError, SourceError
-from peel_ext.format.header import MAGIC
+from peel_ext.format.header import MAGIC, read_header
 from peel_ext.format.layout import HEADER_BYTES
 
 
@@ -91,6 +92,9 @@ class HttpSource:
             return self._start[offset : offset + count]
         return self._fetch(offset, count)
 
+    def close(self) -> None:
+        """Nothing to be done: every request has a connection of its own."""
+
     def _fetch(self, offset: int, count: int, first: bool = False) -> bytes:
         request = urllib.request.Request(
             self._request_url, headers={"Range": f"bytes={offset}-{offset + count - 1}"}
@@ -129,7 +133,7 @@ class HttpSource:
 
 
 class CachedSource:
-    """A server's file, of which what was fetched once from its beginning is kept in a local file.
+    """A server's file, of whose blocks what was fetched once is kept in a local file.
 
     Memory given back and taken again is read from there, not from the server. The cache is itself
     the first bytes of the ``.peel`` file: without a network, open it by its path. It serves one
@@ -140,6 +144,7 @@ class CachedSource:
         path: of the cache. What is there of another ``.peel`` file is replaced.
 
     Raises:
+        FormatError: the server's is no ``.peel`` file.
         SourceError: the cache cannot be written, is in use, or is a file of something else.
     """
 
@@ -148,18 +153,19 @@ class CachedSource:
         self._path = path
         self._lock = threading.Lock()
         self.size = source.size
-        start = source.read(0, min(HEADER_BYTES, source.size))
-        self._start = start
+        self._start = source.read(0, min(HEADER_BYTES, source.size))
+        self._end = read_header(self._start).blocks_end
         try:
-            self._file = open(path, "a+b")  # noqa: SIM115 - open as long as the source
+            # Without a buffer, which would keep what there was no room for.
+            self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 - open as long as the source
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._file.seek(0)
-            found = self._file.read(len(start))
+            found = self._file.read(HEADER_BYTES)
             if found[: len(MAGIC)] != MAGIC[: len(found)]:
                 raise SourceError(f"{path}: cannot be a cache: it holds something else")
             self._held = self._file.seek(0, os.SEEK_END)
-            if found != start or self._held > self.size:
-                self.forget()
+            if found != self._start or self._held > self._end:
+                self.forget(0)
         except OSError as error:
             self.__del__()
             if isinstance(error, SourceError):
@@ -175,9 +181,8 @@ class CachedSource:
             SourceError: they cannot be fetched, or the cache cannot be read or written.
         """
         with self._lock:
-            if self._file.closed:
-                raise SourceError(f"{self._path}: the cache has been closed")
-            if offset > self._held:
+            kept = offset <= self._held and offset + count <= self._end
+            if self._file.closed or not kept:
                 return self._source.read(offset, count)
             missing = offset + count - self._held
             try:
@@ -186,36 +191,53 @@ class CachedSource:
                 self._file.seek(offset)
                 return self._file.read(count)
             except OSError as error:
-                if isinstance(error, SourceError):
-                    raise
-                raise SourceError(f"{self._path}: the cache fails: {error.strerror}") from error
+                raise self._failure(error) from error
 
-    def forget(self) -> None:
-        """Drops all but the start: what is wrong in the cache has to be fetched again.
+    def forget(self, offset: int) -> None:
+        """Drops what lies behind the bytes [0, offset), to be fetched again; not the header.
 
         Raises:
-            OSError: the cache cannot be written.
+            SourceError: the cache cannot be written.
         """
         with self._lock:
-            self._file.truncate(0)
-            self._held = 0
-            self._append(self._start)
+            if self._file.closed or 0 < self._held <= offset:
+                return
+            try:
+                self._file.truncate(offset)
+                self._held = offset
+                if offset == 0:
+                    self._append(self._start)
+            except OSError as error:
+                raise self._failure(error) from error
 
     def close(self) -> None:
-        """Lets others have the cache; nothing can be read any more."""
-        with self._lock:
-            self._file.close()
+        """Lets others have the cache; what is read from now on comes from the server."""
+        with self._lock, contextlib.suppress(OSError):  # of bytes that there was no room for
+            if not self._file.closed:
+                fcntl.flock(self._file, fcntl.LOCK_UN)  # of a forked process's file, too
+                self._file.close()
 
     def _append(self, data: bytes) -> None:
-        self._file.seek(0, os.SEEK_END)
-        self._file.write(data)
-        self._file.flush()
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError:
+            with contextlib.suppress(OSError):  # the first error is the one to tell
+                self._file.truncate(self._held)
+            raise
         self._held += len(data)
+
+    def _failure(self, error: OSError) -> SourceError:
+        if isinstance(error, SourceError):
+            return error
+        return SourceError(f"{self._path}: the cache fails: {error.strerror}")
 
     def __del__(self) -> None:
         file = getattr(self, "_file", None)
         if file is not None:
-            file.close()
+            with contextlib.suppress(OSError):
+                file.close()
 
 
 def open_url(
@@ -233,13 +255,17 @@ def open_url(
         return _core.PeelFile.open_callable(http.read, http.size, budget), http
     cached = CachedSource(http, os.fspath(cache))
     try:
-        try:
-            return _core.PeelFile.open_callable(cached.read, cached.size, budget), cached
-        except FormatError:
-            cached.forget()
-            return _core.PeelFile.open_callable(cached.read, cached.size, budget), cached
-    except BaseException as error:
-        if isinstance(error, FormatError):  # it is the server's then, and not to be kept
-            cached.forget()
+        with contextlib.suppress(FormatError):
+            return _open_or_forget(cached, budget), cached
+        return _open_or_forget(cached, budget), cached
+    except BaseException:
         cached.close()
+        raise
+
+
+def _open_or_forget(cached: CachedSource, budget: int | None) -> _core.PeelFile:
+    try:
+        return _core.PeelFile.open_callable(cached.read, cached.size, budget)
+    except FormatError:
+        cached.forget(0)
         raise

@@ -16,7 +16,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         OSError: it cannot be written; the old one, if any, is still there.
     """
-    path = path.resolve()
+    path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "not a file", str(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -135,7 +135,8 @@ class RunFolder:
 
         Raises:
             RunError: stages that are finished or under way were made with other settings or data,
-                and ``redo`` is not set; names them. Or the folder holds files, but no run.
+                and ``redo`` is not set; names them. Or the folder holds such files
+                as a run has, but no run.
         """
         settings = json.loads(json.dumps(config))
         if self.exists:
@@ -167,13 +168,11 @@ class RunFolder:
     def _check_no_files(self) -> None:
         """Somebody's own files could have the names of ours."""
         found = sorted(
-            each.name
-            for each in self.path.iterdir()
-            if each.is_file() and not each.name.startswith(".")
+            each.name for each in self.path.iterdir() if each.suffix in (".json", ".safetensors")
         )
         if found:
             raise RunError(
-                f"{self.path}: expected a run folder or one without files, "
+                f"{self.path}: expected a run, or no .json and .safetensors files, "
                 f"found {', '.join(found[:3])}{', ...' if len(found) > 3 else ''}"
             )
 

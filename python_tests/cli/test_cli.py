@@ -22,7 +22,7 @@ from peel_ext.train.pipeline import TrainedRun
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
-    (folder.parent / "notes.txt").write_text("")
+    (folder.parent / "notes.json").write_text("")
     command = ["train", "synthetic", "--out", str(folder), "--epochs", "1", "--groups", "4"]
     assert main([*command, "--quiet"]) == 0
     return folder
@@ -214,7 +214,7 @@ def test_recommend_leaves_out_what_the_user_knows(run: Path, capsys, budget: str
 
 
 def test_recommend_from_a_history(run: Path, capsys) -> None:
-    code, printed, told = call(capsys, "recommend", run, "--history", "3,1,3", "-n", 4)
+    code, printed, told = call(capsys, "recommend", run, "--history", "3, 1,3", "-n", 4)
     assert code == 0
     items = [line.split("\t")[0] for line in printed.splitlines()]
     assert len(items) == 4
@@ -257,7 +257,10 @@ def test_n_beyond_the_rows_held_returns_all_of_them(run: Path, capsys) -> None:
             ),
             "--epochs is of pretraining",
         ),
-        (("train", "synthetic", "--out", "{run}/.."), "without files, found notes.txt"),
+        (
+            ("train", "synthetic", "--out", "{run}/.."),
+            "expected a run, or no .json and .safetensors files, found notes.json",
+        ),
         (("recommend", "{run}", "--user", "1", "--no-item-ids"), "--no-item-ids is for a .peel"),
         (("export", "{run}", "--out", "{run}/run.json"), "run.json cannot be made: File exists"),
         (("evaluate", "{tmp}"), "holds no run: expected a folder made by 'peel train'"),
@@ -265,6 +268,7 @@ def test_n_beyond_the_rows_held_returns_all_of_them(run: Path, capsys) -> None:
         (("recommend", "{run}", "--user", "99999"), "user id 99999 is not known"),
         (("recommend", "{run}", "--user", "bob"), "user 'bob' is not known: ids of this run are"),
         (("recommend", "{run}", "--history", "1,,2"), "item '' is not known"),
+        (("recommend", "{run}", "--history", ""), "item '' is not known"),
         (("recommend", "{run}", "--user", "1", "--budget", "9"), "needs at least"),
         (("train", "{tmp}/none.csv", "--out", "{tmp}/out"), "none.csv: no such file"),
         (("train", "{tmp}", "--out", "{tmp}/out"), "expected one data file"),

@@ -542,9 +542,18 @@ def test_a_damaged_cache_heals(server: Server, path: Path, tmp_path: Path) -> No
         with pytest.raises(FormatError, match="checksum"):
             recommender.resize(None)
         assert recommender.nbytes <= 9_000
+        assert 5_000 < len(cache.read_bytes()) <= 9_000  # what was right is kept
         server.data = whole
         recommender.resize(None)
         assert answers_right(recommender)
+        kept = cache.read_bytes()
+        assert len(kept) > 12_000
+        assert whole.startswith(kept)
+        server.sent.clear()
+        recommender.resize(5_000)
+        recommender.resize(None)
+        assert server.sent == []
+    cache.unlink()
     server.data = whole[:12_000] + bytes([whole[12_000] ^ 1]) + whole[12_001:]
     with pytest.raises(FormatError, match=r"a\.peel: .*checksum"):
         DeviceRecommender.open(server.url, cache=cache)
@@ -560,6 +569,17 @@ def test_a_damaged_cache_heals(server: Server, path: Path, tmp_path: Path) -> No
         with DeviceRecommender.open(server.url, cache=cache) as recommender:
             assert answers_right(recommender)
         assert whole.startswith(cache.read_bytes())
+    # Ids and centroids are not kept, so they cannot go bad.
+    with DeviceRecommender.open(server.url, cache=cache) as recommender:
+        recommender.recommend([])
+        assert whole.startswith(cache.read_bytes())
+        assert cache.read_bytes() == kept
+    # Of what is no such file nothing is kept, and what is there stays.
+    server.data = b"no such file" * 100
+    with pytest.raises(FormatError, match=r"not a \.peel file"):
+        DeviceRecommender.open(server.url, cache=cache)
+    assert cache.read_bytes() == kept
+    server.data = whole
     cache.write_bytes(whole[:3])  # killed while it began
     with DeviceRecommender.open(server.url, cache=cache) as recommender:
         assert answers_right(recommender)
@@ -573,6 +593,12 @@ def test_a_cache_serves_one_at_a_time(server: Server, path: Path, tmp_path: Path
         recommender.resize(14_000)
     with DeviceRecommender.open(server.url, 5_000, cache=cache) as recommender:
         recommender.resize(None)
+    server.data = b"no such file" * 100
+    try:
+        DeviceRecommender.open(server.url, cache=cache)
+    except FormatError:  # whose traceback holds what failed
+        server.data = path.read_bytes()
+        DeviceRecommender.open(server.url, cache=cache).close()
     assert path.read_bytes().startswith(cache.read_bytes())
 
 

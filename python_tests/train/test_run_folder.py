@@ -143,12 +143,13 @@ def test_an_index_of_other_bytes_is_an_error(tmp_path: Path) -> None:
 
 def test_files_of_somebody_else_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    (tmp_path / ".hidden").write_text("")
-    for name in ("items.json", "b.safetensors", "c", "d"):
+    (tmp_path / "train.log").write_text("")
+    names = ("a.json", "b.safetensors", "items.json", "users.json")
+    for name in names:
         (tmp_path / name).write_text("precious")
-    with pytest.raises(RunError, match=r"without files, found b\.safetensors, c, d, \.\.\."):
+    with pytest.raises(RunError, match=r"found a\.json, b\.safetensors, items\.json, \.\.\."):
         RunFolder(tmp_path).begin({}, "data", DEPENDS)
-    for name in ("items.json", "b.safetensors", "c", "d"):
+    for name in names:
         assert (tmp_path / name).read_text() == "precious"
         (tmp_path / name).unlink()
     RunFolder(tmp_path).begin({}, "data", DEPENDS)
