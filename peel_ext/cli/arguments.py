@@ -34,7 +34,9 @@ def parse_budget(text: str) -> Budget:
     Raises:
         argparse.ArgumentTypeError: another form.
     """
-    match = _FORM.fullmatch(text.strip())
+    match = _FORM.fullmatch(
+        text.strip()
+    )  # of more than 30 digits it is a mistake, and maybe no float
     unit = match[2].upper() if match else ""
     if not match or (unit != "%" and unit not in _UNITS) or len(match[1]) > 30:
         raise argparse.ArgumentTypeError(

@@ -71,9 +71,10 @@ class DeviceRecommender:
             item_ids: whether to tell items by the ids of the file; without them items are row
                 numbers. Ids are not held: they are read where they are when they are needed, those of
                 a server from a temporary file, which they come to once.
-            cache: with a URL, a local file that keeps what was fetched, so that growing again after
+            cache: with a URL, a local file that keeps the blocks fetched, so that growing again after
                 shrinking fetches nothing twice. It is the first bytes of the file: without a network,
-                open it by its path.
+                open it by its path. It serves one recommender at a time; what is damaged in it is
+                fetched again.
 
         Raises:
             FormatError: not a ``.peel`` file, a newer version, or damaged.

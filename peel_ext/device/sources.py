@@ -158,6 +158,9 @@ class CachedSource:
         try:
             # Without a buffer, which would keep what there was no room for.
             self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 - open as long as the source
+        except OSError as error:
+            raise SourceError(f"{path}: cannot be a cache: {error.strerror}") from error
+        try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._file.seek(0)
             found = self._file.read(HEADER_BYTES)
@@ -167,7 +170,7 @@ class CachedSource:
             if found != self._start or self._held > self._end:
                 self.forget(0)
         except OSError as error:
-            self.__del__()
+            self._file.close()
             if isinstance(error, SourceError):
                 raise
             in_use = isinstance(error, BlockingIOError)

@@ -135,8 +135,8 @@ class RunFolder:
 
         Raises:
             RunError: stages that are finished or under way were made with other settings or data,
-                and ``redo`` is not set; names them. Or the folder holds such files
-                as a run has, but no run.
+                and ``redo`` is not set; names them. Or the folder holds such files as a run has, but
+                no run.
         """
         settings = json.loads(json.dumps(config))
         if self.exists:

@@ -71,7 +71,8 @@ def check_vectors(vectors: VectorPair, num_users: int, num_items: int) -> Vector
     """The vectors as a run keeps them: users of length 1, which ranks items as before.
 
     Raises:
-        DataError: not one row for each user and item, of different widths or none, not finite or too large.
+        DataError: not one row for each user and item, of different widths or none, not finite or too
+            large.
     """
     for name, rows, count in (
         ("user_embeddings", vectors.users, num_users),

@@ -223,6 +223,15 @@ def test_a_given_test_part_is_taken_as_it_is() -> None:
     assert (core.train.num_users, core.train.num_items, len(core.target)) == (2, 2, 0)
 
 
+def test_interactions_of_users_without_others_are_counted() -> None:
+    every = make([0, 0, 1, 1, 2, 1, 2, 3], [0, 1, 0, 1, 1, 2, 0, 0])
+    train, test = every.select(np.arange(4)), every.select(np.arange(4, 8))
+    split = split_interactions(train, test, SplitConfig())
+    assert pairs(split.target) == {(1, 2)}
+    assert split.num_left_out == 3
+    assert split_interactions(every, None, SplitConfig()).num_left_out == 0
+
+
 def test_a_history_without_times_is_in_random_but_settled_order() -> None:
     data = make(np.repeat(np.arange(4), 30).tolist(), np.tile(np.arange(30), 4).tolist())
     config = SplitConfig(new_user_share=0.5, test_share=0.1, seed=1)

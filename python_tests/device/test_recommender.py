@@ -593,12 +593,16 @@ def test_a_cache_serves_one_at_a_time(server: Server, path: Path, tmp_path: Path
         recommender.resize(14_000)
     with DeviceRecommender.open(server.url, 5_000, cache=cache) as recommender:
         recommender.resize(None)
-    server.data = b"no such file" * 100
+    whole = path.read_bytes()
+    cache.unlink()
+    server.data = whole[:12_000] + bytes([whole[12_000] ^ 1]) + whole[12_001:]
     try:
         DeviceRecommender.open(server.url, cache=cache)
     except FormatError:  # whose traceback holds what failed
-        server.data = path.read_bytes()
+        server.data = whole
         DeviceRecommender.open(server.url, cache=cache).close()
+    else:
+        pytest.fail("a damaged block was taken")
     assert path.read_bytes().startswith(cache.read_bytes())
 
 
