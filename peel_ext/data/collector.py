@@ -41,7 +41,7 @@ class IdCollector:
             raise DataError(f"ids must be below 2^63, got {int(ids.max())}")
         self._pieces.append(ids)
         self._are_codes.append(False)
-        self._recent.append(np.unique(ids).astype(np.int64))
+        self._recent.append(_distinct(ids).astype(np.int64))
         if sum(map(len, self._recent)) > len(self._distinct) + _MERGE_AT:
             self._merge()
 
@@ -54,9 +54,8 @@ class IdCollector:
 
     def add_coded_strings(self, codes: NDArray[Any], names: list[str]) -> None:
         """Adds strings ``names[codes]``; not every name need occur."""
-        used = np.unique(codes)
         own = np.zeros(len(names), dtype=np.int32)
-        for code in used.tolist():
+        for code in _distinct(codes).tolist():
             own[code] = self._code_of.setdefault(names[code], len(self._code_of))
         self._pieces.append(own[codes])
         self._are_codes.append(True)
@@ -71,7 +70,7 @@ class IdCollector:
         names = list(self._code_of)
         if all(map(_PLAIN_INTEGER.fullmatch, names)):
             values = np.array(names, dtype=np.int64)
-            ids: NDArray[Any] = np.union1d(integers, values)
+            ids: NDArray[Any] = _distinct(np.concatenate([integers, values]))
             of_code = np.searchsorted(ids, values)
             of_integer = np.searchsorted(ids, integers)
         else:
@@ -85,7 +84,7 @@ class IdCollector:
         return IdMap(ids), self._rows(integers, of_code, of_integer)
 
     def _merge(self) -> None:
-        self._distinct = np.unique(np.concatenate([self._distinct, *self._recent]))
+        self._distinct = _distinct(np.concatenate([self._distinct, *self._recent]))
         self._recent = []
 
     def _rows(
@@ -106,3 +105,11 @@ class IdCollector:
                 place[:] = of_integer[np.searchsorted(integers, piece)]
             start += len(piece)
         return rows
+
+
+def _distinct(values: NDArray[Any]) -> NDArray[Any]:
+    """Each value once, ascending, by sorting: np.unique hashes, and is slow with millions."""
+    ordered = np.sort(values)
+    is_first = np.ones(len(ordered), dtype=bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=is_first[1:])
+    return ordered[is_first]

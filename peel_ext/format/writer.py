@@ -108,7 +108,9 @@ class GroupTable:
         for array in (self.all_ids, self.rows.store, self.rows.scales):
             content = zlib.crc32(np.ascontiguousarray(array), content)
         columns = isinstance(self.layout, ColumnsLayout)
-        opened = len(self.sizes) if columns else len(np.unique(self.order // self.num_layers))
+        opened = len(self.sizes)
+        if not columns:
+            opened = int(np.count_nonzero(np.bincount(self.order // self.num_layers)))
         return Header(
             self.layout,
             self.dim,

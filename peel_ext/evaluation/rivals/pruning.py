@@ -55,7 +55,8 @@ class LargestValues:
         kept = np.zeros(self._values.size, dtype=np.float32)
         kept[flat] = values
         rows = kept.reshape(self._values.shape) @ self._axes.T
-        return HeldRows(np.unique(flat // self._values.shape[1]), rows, self._nbytes(low))
+        held = np.flatnonzero(np.bincount(flat // self._values.shape[1]))
+        return HeldRows(held, rows, self._nbytes(low))
 
     def _nbytes(self, count: int) -> int:
         """Bytes of the largest ``count`` values."""
