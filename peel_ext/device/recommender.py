@@ -212,7 +212,7 @@ class DeviceRecommender:
         if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
             raise ValueError(f"n must be an integer of at least 1, got {n!r}")
         vector = self._vector(pee, user, None if history is None else known)
-        seen = np.unique(np.concatenate([known, left_out]))
+        seen = np.sort(np.concatenate([known, left_out]))
         count = min(int(n), pee.num_embeddings)
         exclusions = (np.array([0, len(seen)], dtype=np.int64), seen)
         ids, scores = _bridge.score(pee, vector[None], max(count, 1), exclusions)
