@@ -20,14 +20,15 @@ _PLAIN_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 class IdCollector:
     """Collects one column of ids, integers and strings.
 
-    Strings whose every one is a plain integer ("7", not "007") become integers; where some are not,
-    integers become strings.
+    Strings of text files whose every one is a plain integer ("7", not "007") become integers; where
+    some are not, or come with a type that says string, integers become strings.
     """
 
     def __init__(self) -> None:
         self._pieces: list[NDArray[Any]] = []
         self._are_codes: list[bool] = []
         self._code_of: dict[str, int] = {}
+        self._are_strings = False  # whether some came typed so
         self._distinct = np.zeros(0, np.int64)
         self._recent: list[NDArray[np.int64]] = []
 
@@ -46,14 +47,15 @@ class IdCollector:
             self._merge()
 
     def add_strings(self, ids: list[str]) -> None:
-        """Adds strings [m]."""
+        """Adds strings [m] that may mean integers."""
         code_of = self._code_of
         codes = [code_of.setdefault(name, len(code_of)) for name in ids]
         self._pieces.append(np.array(codes, dtype=np.int32))
         self._are_codes.append(True)
 
     def add_coded_strings(self, codes: NDArray[Any], names: list[str]) -> None:
-        """Adds strings ``names[codes]``; not every name need occur."""
+        """Adds what is known to be strings, ``names[codes]``; not every name need occur."""
+        self._are_strings = self._are_strings or len(codes) > 0
         own = np.zeros(len(names), dtype=np.int32)
         for code in _distinct(codes).tolist():
             own[code] = self._code_of.setdefault(names[code], len(self._code_of))
@@ -68,7 +70,7 @@ class IdCollector:
         self._merge()
         integers = self._distinct
         names = list(self._code_of)
-        if all(map(_PLAIN_INTEGER.fullmatch, names)):
+        if not self._are_strings and all(map(_PLAIN_INTEGER.fullmatch, names)):
             values = np.array(names, dtype=np.int64)
             ids: NDArray[Any] = _distinct(np.concatenate([integers, values]))
             of_code = np.searchsorted(ids, values)

@@ -61,7 +61,13 @@ def _ids(file: Path, name: str, column: Any, start: int) -> Ids:
     if types.is_string(kind) or types.is_large_string(kind):
         coded = column if types.is_dictionary(column.type) else column.dictionary_encode()
         codes = np.array(coded.indices.to_numpy(zero_copy_only=False))
-        names: list[str] = coded.dictionary.to_pylist()
+        try:
+            names: list[str] = coded.dictionary.to_pylist()
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{file}: column {name} holds text that is not UTF-8 in the rows from {start}: "
+                f"{error.reason}"
+            ) from None
         if "" in names and (codes == names.index("")).any():
             row = start + int(np.argmax(codes == names.index("")))
             raise DataError(f"{file}: column {name} holds an empty id at row {row}")

@@ -76,6 +76,8 @@ def find_columns(file: Path, header: list[str], names: ColumnNames) -> tuple[int
 
 def _find(file: Path, header: list[str], asked: str | None, names: tuple[str, ...]) -> int:
     for name in (asked,) if asked is not None else names:
+        if header.count(name) > 1:
+            raise DataError(f"{file}: {header.count(name)} columns {name}, expected one")
         if name in header:
             return header.index(name)
     expected = asked if asked is not None else " or ".join(names)

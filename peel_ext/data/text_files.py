@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,8 +59,12 @@ def read_adjacency(file: Path) -> Iterator[Piece]:
     """
     users: list[str] = []
     items: list[str] = []
-    for text in _decoded_lines(file):
-        user, *theirs = text.split() or [""]
+    for number, text in enumerate(_decoded_lines(file), start=1):
+        line = text.rstrip("\r\n")
+        if "\r" in line:
+            raise DataError(f"{file}:{number}: holds a carriage return that ends no line")
+        # What else Unicode takes for a space may be part of an id.
+        user, *theirs = [part for part in re.split("[ \t]", line) if part] or [""]
         users.extend([user] * len(theirs))
         items.extend(theirs)
         if len(users) >= PIECE_ROWS:
@@ -114,7 +119,7 @@ def _pieces(
 
 def _parse_time(file: Path, number: int, text: str) -> float:
     try:
-        value = float(text)
+        value = math.nan if "_" in text else float(text)  # which would take "1_0"
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
