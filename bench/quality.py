@@ -205,7 +205,8 @@ def print_curve(rows: list[dict[str, Any]]) -> None:
         cells += [spread([line[name] for line in lines]) for name in ("recall", "ndcg")]
         cells.append(f"{np.mean([line['recall'] for line in lines]) / full:.1%}")
         if has_gap:
-            cells.append(f"{np.mean([line['gap_recovered'] for line in lines]):.1%}")
+            gaps = [line["gap_recovered"] for line in lines if line["gap_recovered"] is not None]
+            cells.append(f"{np.mean(gaps):.1%}" if gaps else "-")
         print(f"| {' | '.join(cells)} |")
 
 
@@ -241,15 +242,19 @@ def print_rivals(rows: list[dict[str, Any]], evaluations: list[Evaluation]) -> N
             if method not in best or recall(seeds) > recall(best[method]):
                 best[method] = seeds
         for method, seeds in best.items():
-            lead = paired_bootstrap(
-                np.concatenate([each.users.recall for each in ours]),
-                np.concatenate([each.users.recall for each in seeds]),
-            )
+            lead = paired_bootstrap(*(of_users(each, rows[0]) for each in (ours, seeds)))
             whose = "" if seeds[0].per_group else " (one table for all)"
             print(f"| {name} | {method}{whose} | {seeds[0].variant} | "
                   f"{max(each.max_bytes for each in seeds):,} | "
                   f"{spread([float(each.users.recall.mean()) for each in seeds])} | "
                   f"{lead.mean:+.4f} ({lead.low:+.4f} to {lead.high:+.4f}) |")  # fmt: skip
+
+
+def of_users(seeds: Sequence[Measurement], row: dict[str, Any]) -> NDArray[np.float64]:
+    """Recalls to draw users from: each once, with the mean over the seeds, where all have the same."""
+    recalls = [each.users.recall for each in seeds]
+    same = row["protocol"] == "known" and row["split"] == "given"
+    return np.mean(recalls, axis=0) if same else np.concatenate(recalls)
 
 
 def recall(seeds: list[Measurement]) -> float:

@@ -18,12 +18,18 @@ class Narration:
     def __enter__(self) -> Narration:
         if not self._quiet and sys.stderr.isatty():
             from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                Progress,
+                TextColumn,
+                TimeRemainingColumn,
+            )
 
             self._bars = Progress(
                 TextColumn("{task.description:13}"),
                 BarColumn(),
-                TextColumn("{task.completed}/{task.total}"),
+                MofNCompleteColumn(),
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[remark]}"),
                 console=Console(stderr=True),

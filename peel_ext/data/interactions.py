@@ -186,6 +186,15 @@ class Interactions:
             keep[own[np.unique(numbers, return_index=True)[1]]] = True
         return self.select(keep)
 
+    def without(self, others: Interactions) -> Interactions:
+        """Those whose (user, item) pair is not among others with the same maps."""
+        pairs, unwanted = self._pairs(), others._pairs()
+        unwanted.sort()
+        if len(unwanted) == 0:
+            return self
+        places = np.minimum(np.searchsorted(unwanted, pairs), len(unwanted) - 1)
+        return self.select(unwanted[places] != pairs)
+
     def restrict(
         self, users: NDArray[np.int64] | None = None, items: NDArray[np.int64] | None = None
     ) -> Interactions:

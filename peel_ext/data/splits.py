@@ -139,7 +139,8 @@ class Split:
             them is in ``train``. In the order of time, or at random without timestamps.
         history_target: what new users are to be shown; same maps as ``history``.
         method: how the targets came about: ``"given"``, or a method of :class:`SplitConfig`.
-        num_left_out: target interactions of users who have no others, which nobody can be measured on.
+        num_left_out: target interactions that nobody can be measured on: of users who have no others,
+            or, in a given test part, repeated from the training part.
     """
 
     train: Interactions
@@ -173,8 +174,13 @@ def split_interactions(
         test = None if test is None else test.restrict(*kept)
     seeds = [config.seed, config.seed + 1]
     given = test is not None and config.target == "test"
+    num_repeated = 0
     if test is None:
         train, test = _carve(train, config.method, config.test_share, seeds[0])
+    elif given:
+        num_repeated = len(test)
+        test = test.without(train)
+        num_repeated -= len(test)
     new = train.select(np.zeros(len(train), dtype=bool))
     if config.new_user_share > 0:
         train, new = split_users(train, share=config.new_user_share, seed=seeds[0])
@@ -193,7 +199,7 @@ def split_interactions(
         history=_in_order(new.restrict(fresh), config.seed),
         history_target=history_target,
         method="given" if given else config.method,
-        num_left_out=len(test) - len(target) - len(history_target),
+        num_left_out=len(test) - len(target) - len(history_target) + num_repeated,
     )
 
 

@@ -125,7 +125,8 @@ def run_pipeline(
         settings["vectors"] = fingerprint(vectors._asdict())
 
     def on_step(stage: str, done: int, total: int, loss: float) -> None:
-        progress(stage, done, total, f"loss {loss:.4f}")
+        if total > 1:  # the only step is the end of its stage, which is told when that is saved
+            progress(stage, done, total, f"loss {loss:.4f}")
         if on_loss is not None:
             on_loss(stage, done, loss)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +37,7 @@ def choose_temperature(
         tuning: candidates, and how to judge them.
         pretraining: all other settings.
         on_progress: as of :func:`peel_ext.train.pretraining.pretrain`, over all candidates.
-        checkpoint: where the recalls of finished candidates are kept.
+        checkpoint: where the recalls of finished candidates are kept, and the state of one under way.
 
     Returns:
         The temperature, of equals the first, and the recall of each candidate [num_candidates]; of
@@ -49,8 +50,8 @@ def choose_temperature(
     if len(candidates) == 1 or len(users) == 0:
         only = candidates[0] if len(candidates) == 1 else DEFAULT_TEMPERATURE
         return only, np.zeros(0)
-    saved = checkpoint.load() if checkpoint is not None else None
-    recalls: list[float] = [] if saved is None else saved["recalls"].tolist()
+    place = _Place(checkpoint) if checkpoint is not None else None
+    recalls = place.recalls if place is not None else []
     for at in range(len(recalls), len(candidates)):
         config = dataclasses.replace(
             pretraining,
@@ -58,7 +59,11 @@ def choose_temperature(
             epochs=min(tuning.epochs, pretraining.epochs),
         )
         vectors = pretrain(
-            *left, num_items, config, on_progress=_shifted(on_progress, at, len(candidates))
+            *left,
+            num_items,
+            config,
+            on_progress=_shifted(on_progress, at, len(candidates)),
+            checkpoint=place,
         )
         quality = measure(
             vectors.users[users],
@@ -68,9 +73,27 @@ def choose_temperature(
             tuning.n,
         )
         recalls.append(quality.recall)
-        if checkpoint is not None:
-            checkpoint.save({"recalls": np.array(recalls)})
+        if place is not None:
+            place.save({})
     return candidates[int(np.argmax(recalls))], np.array(recalls)
+
+
+class _Place:
+    """A checkpoint that keeps, beside the state of one training, the recalls of those before it."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._state = checkpoint.load() or {}
+        self.recalls: list[float] = self._state.pop("recalls", np.zeros(0)).tolist()
+
+    def load(self) -> dict[str, NDArray[Any]] | None:
+        """The state of the training that was under way, for the first that asks, or None."""
+        state, self._state = self._state, {}
+        return state or None
+
+    def save(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Replaces the state, atomically."""
+        self._checkpoint.save({**state, "recalls": np.array(self.recalls)})
 
 
 def _shifted(

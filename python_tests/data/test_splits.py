@@ -232,6 +232,17 @@ def test_interactions_of_users_without_others_are_counted() -> None:
     assert split_interactions(every, None, SplitConfig()).num_left_out == 0
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_interactions_repeated_in_a_given_test_part_are_no_targets(share: float) -> None:
+    every = make([0, 0, 1, 1, 2, 0, 1, 1, 2, 2], [0, 1, 0, 1, 1, 1, 0, 2, 0, 1])
+    train, test = every.select(np.arange(5)), every.select(np.arange(5, 10))
+    split = split_interactions(train, test, SplitConfig(new_user_share=share))
+    assert pairs(split.target) | pairs(split.history_target) == {(1, 2), (2, 0)}
+    assert split.num_left_out == 3
+    assert pairs(test.without(test)) == set()
+    assert pairs(test.without(train.select(np.arange(0)))) == pairs(test)
+
+
 def test_a_history_without_times_is_in_random_but_settled_order() -> None:
     data = make(np.repeat(np.arange(4), 30).tolist(), np.tile(np.arange(30), 4).tolist())
     config = SplitConfig(new_user_share=0.5, test_share=0.1, seed=1)

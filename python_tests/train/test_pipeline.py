@@ -149,8 +149,11 @@ def test_one_process_at_a_time(data_file: Path, tmp_path: Path) -> None:
         run_pipeline(data_file, tmp_path / "run", SMALL)
 
 
-@pytest.mark.parametrize("stage", ["tuning", "pretraining"])
-@pytest.mark.parametrize("step", [1, 3, 4, 7])
+@pytest.mark.parametrize(
+    ("stage", "step"),
+    [("tuning", 1), ("tuning", 4), ("tuning", 8), ("tuning", 12), ("pretraining", 1),
+     ("pretraining", 3), ("pretraining", 4), ("pretraining", 7)],
+)  # fmt: skip
 def test_a_stage_goes_on_from_its_checkpoint(
     stage: str, step: int, data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,8 +166,8 @@ def test_a_stage_goes_on_from_its_checkpoint(
         data_file, tmp_path / "torn", SMALL, on_loss=lambda name, at, _: seen.append((name, at))
     )
     assert contents(tmp_path / "torn") == contents(tmp_path / "whole")
-    if stage == "pretraining":
-        assert seen[0] == ("pretraining", step + 1)
+    # A training's last step is saved with what comes of it.
+    assert seen[0] == (stage, step if (stage, step) == ("tuning", 8) else step + 1)
 
 
 def test_vectors_of_another_model(data_file: Path, tmp_path: Path, seed: int) -> None:
@@ -253,7 +256,7 @@ def test_one_interaction_to_train_on(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("user,item\n1,2\n")
     (tmp_path / "test.csv").write_text("user,item\n1,2\n")
     parts = load_split(tmp_path, SplitConfig())
-    assert (len(parts.train), len(parts.target)) == (1, 1)
+    assert (len(parts.train), len(parts.target), parts.num_left_out) == (1, 0, 1)
     run = run_pipeline(tmp_path, tmp_path / "run", SMALL)
     assert len(run.users) == len(run.items) == 1
 
