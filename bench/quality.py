@@ -27,8 +27,9 @@ from peel_ext.cli.arguments import parse_budgets
 from peel_ext.cli.evaluate import summarise
 from peel_ext.config import PretrainingConfig
 from peel_ext.evaluation import PROTOCOLS, Evaluation, Measurement, evaluate_run
+from peel_ext.evaluation.curves import rival_inputs
 from peel_ext.evaluation.plan import Ship
-from peel_ext.evaluation.rivals import Rival
+from peel_ext.evaluation.rivals import Rival, build_rivals
 from peel_ext.evaluation.rivals.dimensions import TrainedDimensions
 from peel_ext.metrics import paired_bootstrap
 from peel_ext.train.pipeline import TrainedRun
@@ -55,6 +56,9 @@ def main() -> None:
     parser.add_argument("--target", choices=("test", "validation"), default="test")
     parser.add_argument("--rivals", action="store_true", help="as of 'peel evaluate'")
     parser.add_argument(
+        "--family", help="of the rivals only those whose family begins so, as 'column blocks'"
+    )
+    parser.add_argument(
         "--retrain", action="store_true", help="train models of fewer dimensions as a rival too"
     )
     parser.add_argument(
@@ -72,7 +76,7 @@ def main() -> None:
     for pairs in measured.values():
         evaluations, rows = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
         print_curve(rows)
-        if options.rivals or options.retrain:
+        if options.rivals or options.family or options.retrain:
             print_rivals(rows, evaluations)
 
 
@@ -106,6 +110,8 @@ def measure(
             budget.resolve(run.full_bytes): budget.text for budget in parse_budgets(options.budgets)
         }
         more_rivals = smaller_models(run) if options.retrain else None
+        if options.family:
+            more_rivals = functools.partial(family_of, run, options.family)
         for protocol in protocols:
             evaluation = evaluate_run(
                 run,
@@ -123,6 +129,11 @@ def measure(
                 **circumstances(),
             }
             yield evaluation, row
+
+
+def family_of(run: TrainedRun, family: str, _: Ship) -> Sequence[Rival]:
+    rivals, _left_out = build_rivals(*rival_inputs(run))
+    return [rival for rival in rivals if rival.family.startswith(family)]
 
 
 def smaller_models(run: TrainedRun) -> Callable[[Ship], Sequence[Rival]]:

@@ -141,7 +141,7 @@ def evaluate_run(
     for budget in budgets:  # all are checked before the first is measured
         with run.embedding.budget(budget):
             pass
-    rivals, left_out = build_rivals(*_rival_inputs(run)) if with_rivals else ([], [])
+    rivals, left_out = build_rivals(*rival_inputs(run)) if with_rivals else ([], [])
     rivals += more_rivals(plan.ship) if more_rivals is not None else []
     passes = 1 if plan.floor is None else 2
     passes += len(budgets) if with_blends and plan.blend is not None else 0
@@ -229,10 +229,10 @@ def _rival_lines(
     return lines
 
 
-def _rival_inputs(
+def rival_inputs(
     run: TrainedRun,
 ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
-    """Item rows, interactions per group and item, and exposure."""
+    """What :func:`peel_ext.evaluation.rivals.build_rivals` asks for."""
     items = run.embedding.weight.detach().numpy()
     num_groups, num_items = len(run.centroids), len(items)
     owners = np.repeat(run.user_group, np.diff(run.train_indptr))

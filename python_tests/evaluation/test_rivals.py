@@ -67,7 +67,8 @@ def test_every_rival_keeps_the_budget_or_says_what_it_needs(
         assert not rest.any()
         if budget == 10**6 and rival.family != "product quantisation":
             assert len(held.ids) == NUM_ITEMS
-            assert np.abs(held.rows - items).max() < 0.5 * np.abs(items).max()
+            # Scales that lose least may cut the largest value to half.
+            assert np.abs(held.rows - items).max() < 0.6 * np.abs(items).max()
 
 
 @pytest.mark.parametrize("bits", [32, 8, 4])
@@ -171,17 +172,19 @@ def test_pruning_keeps_the_largest_values(items: np.ndarray, principal: bool) ->
         assert held.nbytes == 4 * count + places <= budget
 
 
+@pytest.mark.parametrize("bits", [32, 8])
 def test_column_blocks_follow_popularity_and_lose_least(
-    items: np.ndarray, popularity: np.ndarray
+    bits: int, items: np.ndarray, popularity: np.ndarray
 ) -> None:
-    rival = ColumnBlocks(items, popularity.sum(axis=0), popularity, "popularity", 20)
-    block = 15 * DIM * 4 + 44  # of all eight columns, aligned, with its entry
+    rival = ColumnBlocks(items, popularity.sum(axis=0), popularity, "popularity", 20, bits)
+    # Of all eight columns, with scales in int8; aligned, with its entry.
+    block = 15 * (DIM * 4 if bits == 32 else DIM + 2) + 44
     held = rival.hold(5 * block // 2, 0)  # room for two
     order = np.argsort(-popularity.sum(axis=0), kind="stable")
     runs = {int(np.flatnonzero(order == item)[0]) // 15 for item in held.ids}
     assert len(runs) == 2
     assert len(held.ids) == 30
-    assert held.rows[held.ids] == pytest.approx(items[held.ids], abs=1e-5)
+    assert held.rows[held.ids] == pytest.approx(items[held.ids], abs=1e-5 if bits == 32 else 0.03)
 
 
 @pytest.mark.parametrize("rotated", [False, True])

@@ -1,4 +1,4 @@
-"""The plain design of the PEEL paper: blocks of columns in float32, weighed by a row's worth."""
+"""The plain design of the PEEL paper: blocks of columns, weighed by a row's worth."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ class ColumnBlocks:
         values: worth of each row to each user group, [num_groups, num_items].
         weighted_by: what the worth is, as it is shown.
         num_item_groups: runs of items.
+        bits: of a value, 32 as in the paper or 8.
     """
 
     family = "column blocks (PEEL, plain)"
@@ -38,13 +39,17 @@ class ColumnBlocks:
         values: NDArray[np.float64],
         weighted_by: str,
         num_item_groups: int,
+        bits: int,
     ) -> None:
-        self.name = f"{num_item_groups} item groups, {weighted_by}"
+        kind = "fp32" if bits == 32 else f"int{bits}"
+        self.name = f"{kind}, {num_item_groups} item groups, {weighted_by}"
         moment = items.T.astype(np.float64) @ items
         self._axes = np.linalg.eigh(moment)[1][:, ::-1].astype(np.float32)
         self._order = np.argsort(-popularity, kind="stable")
         layout = ColumnsLayout(
-            block_dim=min(8, items.shape[1]), num_item_groups=min(num_item_groups, len(items))
+            block_dim=min(8, items.shape[1]),
+            value_type="float32" if bits == 32 else "int8",
+            num_item_groups=min(num_item_groups, len(items)),
         )
         turned = torch.from_numpy(np.ascontiguousarray(items[self._order] @ self._axes))
         self._embedding = ElasticEmbedding.from_pretrained(

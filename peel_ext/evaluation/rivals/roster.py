@@ -57,7 +57,9 @@ def build_rivals(
     ]
     for values, weighted_by in ((exposure, "exposure"), (by_group, "popularity")):
         rivals += [
-            ColumnBlocks(items, popularity, values, weighted_by, count) for count in _ITEM_GROUPS
+            ColumnBlocks(items, popularity, values, weighted_by, count, bits)
+            for count in _ITEM_GROUPS
+            for bits in (32, 8)
         ]
     left_out = []
     try:
