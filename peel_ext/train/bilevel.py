@@ -115,7 +115,8 @@ def control_blocks(
 
     What it learns alone, as in the paper, says how much of a block the scores want, which is not how
     much is lost without it; so it corrects the weights that row values gave. Blocks beyond the first
-    rows of a group keep theirs.
+    rows of a group keep theirs. Where item groups are shared (columns) every user group takes all rows,
+    and memory for num_groups * num_items * (num_layers + 3) * dim floats.
 
     Args:
         embedding: with row values set, which make the item groups.
