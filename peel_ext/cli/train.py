@@ -65,6 +65,13 @@ def add_parser(verbs: Any) -> None:
         "one moment; a given test file is taken as it is",
     )
     parser.add_argument(
+        "--test-share",
+        type=float,
+        default=0.2,
+        help="share of the interactions that are carved off as the target; with --split last one near "
+        "0 leaves one of each user out (default: 0.2)",
+    )
+    parser.add_argument(
         "--new-user-share",
         type=float,
         default=0.0,
@@ -131,6 +138,7 @@ def config_of(options: argparse.Namespace) -> PipelineConfig:
         split=dataclasses.replace(
             base.split,
             method=options.split,
+            test_share=options.test_share,
             target=options.target,
             new_user_share=options.new_user_share,
             k_core=options.k_core,

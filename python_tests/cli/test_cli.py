@@ -16,6 +16,7 @@ import peel_ext
 from peel_ext.cli import train
 from peel_ext.cli.main import main
 from peel_ext.config import PipelineConfig
+from peel_ext.data import SyntheticConfig, make_interactions, split_interactions
 from peel_ext.train.pipeline import TrainedRun
 
 
@@ -144,6 +145,15 @@ def test_options_of_the_method_reach_the_settings() -> None:
     assert config.pretraining.num_layers == 0
     plain = train.config_of(parser.parse_args(["train", "synthetic", "--out", "x"]))
     assert plain == PipelineConfig()
+
+
+def test_leaving_out_the_last_of_each_user() -> None:
+    parser = argparse.ArgumentParser()
+    train.add_parser(parser.add_subparsers())
+    words = "train synthetic --out x --split last --test-share 0.001"
+    data = make_interactions(SyntheticConfig(num_users=50, num_items=80, mean_interactions=10))
+    split = split_interactions(data, None, train.config_of(parser.parse_args(words.split())).split)
+    assert np.bincount(split.target.user_rows).tolist() == [1] * split.train.num_users
 
 
 def test_losses_for_tensorboard(tmp_path: Path, capsys, monkeypatch) -> None:
