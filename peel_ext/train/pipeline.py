@@ -130,8 +130,8 @@ def run_pipeline(
         if on_loss is not None:
             on_loss(stage, done, loss)
 
-    folder = RunFolder(out)
-    with folder.lock():
+    with RunFolder(out).lock():
+        folder = RunFolder(out)  # as it is now that no other process trains there
         folder.begin(settings, fingerprint(split), DEPENDS, redo=redo)
         stages = Stages(folder, config, split, facts, ids, vectors, on_step)
         for name in DEPENDS:
