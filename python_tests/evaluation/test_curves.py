@@ -12,7 +12,9 @@ from peel_ext.config import BlendConfig, ExposureConfig, PipelineConfig, SplitCo
 from peel_ext.device.fold_in import continue_vectors, fold_in_users
 from peel_ext.errors import BudgetError, DataError
 from peel_ext.evaluation import Evaluation, Measurement, evaluate_run, lead, ranking
-from peel_ext.evaluation.rivals import build_rivals
+from peel_ext.evaluation.plan import Plan, Ship
+from peel_ext.evaluation.rivals import Rival, build_rivals
+from peel_ext.evaluation.rivals.dimensions import TrainedDimensions
 from peel_ext.metrics import RankingQuality, rank_quality
 from peel_ext.nn import ElasticEmbedding
 from peel_ext.train.blending import blend_for_users
@@ -222,6 +224,32 @@ def test_rivals_get_the_same_bytes_and_the_best_is_picked(run: TrainedRun) -> No
     assert difference.low < difference.mean < difference.high
     total = 1 + len(BUDGETS) * (2 + len(build_rivals(*[np.ones((20, 16), np.float32)] * 3)[0]))
     assert passes == [(done, total) for done in range(1, total + 1)]
+
+
+@pytest.mark.parametrize("protocol", ["known", "new"])
+def test_a_rival_trained_to_the_same_model_is_the_full_table(
+    run: TrainedRun, protocol: str
+) -> None:
+    """What is shipped of another model are vectors of the same users, for the same lists."""
+    items = run.embedding.weight.detach().numpy()
+
+    def same_model(ship: Ship) -> list[Rival]:
+        vectors = ship(run.user_vectors, items)
+        return [TrainedDimensions(lambda dim: (vectors, items), len(items), 16, 32)]
+
+    found = evaluate_run(run, protocol, [run.full_bytes], more_rivals=same_model)
+    (rival,) = found.rivals
+    np.testing.assert_array_equal(rival.users.recall, found.ceiling.users.recall)
+    assert rival.max_bytes == items.nbytes
+    assert rival.method == "smaller dimension (retrained)"
+
+
+def test_offline_a_rival_gets_the_vector_of_the_download(run: TrainedRun) -> None:
+    plan = Plan.of_run(run, "offline")
+    assert plan.floor is not None
+    shipped = plan.ship(run.user_vectors, run.embedding.weight.detach().numpy())
+    np.testing.assert_array_equal(shipped, plan.floor.vectors)
+    assert not np.array_equal(shipped, plan.ceiling.vectors)
 
 
 def test_what_cannot_be_measured_is_said(
