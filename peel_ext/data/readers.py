@@ -47,8 +47,8 @@ def read_interactions(
     - ``.txt``, LightGCN's, a user and its items on each line;
     - ``.dat``, MovieLens's, ``user::item::rating::timestamp``.
 
-    Ids may be integers or strings; text whose every id is a plain integer ("7", not "007") becomes
-    integers. Repeated interactions are kept (:meth:`Interactions.deduplicated` drops them).
+    Ids may be integers or strings; ids of a text file that are all plain integers ("7", not "007")
+    become integers, and what Parquet has as strings stays strings. Repeated interactions are kept (:meth:`Interactions.deduplicated` drops them).
 
     Args:
         path: the file.
