@@ -48,7 +48,8 @@ def read_interactions(
     - ``.dat``, MovieLens's, ``user::item::rating::timestamp``.
 
     Ids may be integers or strings; ids of a text file that are all plain integers ("7", not "007")
-    become integers, and what Parquet has as strings stays strings. Repeated interactions are kept (:meth:`Interactions.deduplicated` drops them).
+    become integers, and what Parquet has as strings stays strings. Repeated interactions are kept
+    (:meth:`Interactions.deduplicated` drops them).
 
     Args:
         path: the file.
