@@ -65,6 +65,8 @@ def main() -> None:
         "--append", type=Path, help="JSON lines file to add one row per protocol and seed to"
     )
     options = parser.parse_args()
+    if options.family and (options.rivals or options.retrain):
+        parser.error("--family chooses among the rivals: give it without --rivals and --retrain")
     measured: dict[str, list[tuple[Evaluation, dict[str, Any]]]] = {}
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         for arguments, protocols in trainings(options.protocol).items():
@@ -133,7 +135,11 @@ def measure(
 
 def family_of(run: TrainedRun, family: str, _: Ship) -> Sequence[Rival]:
     rivals, _left_out = build_rivals(*rival_inputs(run))
-    return [rival for rival in rivals if rival.family.startswith(family)]
+    chosen = [rival for rival in rivals if rival.family.startswith(family)]
+    if not chosen:
+        names = ", ".join(dict.fromkeys(rival.family for rival in rivals))
+        raise SystemExit(f"--family is {family!r}, expected the beginning of one of {names}")
+    return chosen
 
 
 def smaller_models(run: TrainedRun) -> Callable[[Ship], Sequence[Rival]]:

@@ -31,7 +31,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "interactions.parquet"
         make(path, options.interactions)
-        # A process of its own, whose peak of memory is that of reading alone.
+        # A process of its own, whose peak of memory is that of reading, and of what it imports.
         command = [sys.executable, __file__, "--read", str(path)]
         measured = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     row = {"interactions": options.interactions, **measured, **circumstances()}

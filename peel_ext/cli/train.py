@@ -62,14 +62,14 @@ def add_parser(verbs: Any) -> None:
         choices=("random", "last", "time"),
         default="random",
         help="which interactions are the target: random ones or the last of each user, or all after "
-        "one moment; a given test file is taken as it is",
+        "one moment; a given test file is taken as it is, less what it repeats of the training file",
     )
     parser.add_argument(
         "--test-share",
         type=float,
         default=0.2,
-        help="share of the interactions that are carved off as the target; with --split last one near "
-        "0 leaves one of each user out (default: 0.2)",
+        help="share of the interactions that are carved off as the target where no test file is given; "
+        "with --split last one near 0 leaves one of each user out (default: 0.2)",
     )
     parser.add_argument(
         "--new-user-share",

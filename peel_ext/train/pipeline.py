@@ -93,7 +93,7 @@ def run_pipeline(
         data: a data file, or a folder with one, or with train and test files.
         out: the run folder.
         config: all settings.
-        progress: told of every step.
+        progress: told of every step of the stages that have more than one, and of their ends.
         vectors: user and item vectors of another model, in place of pretraining; one row for each
             user and item in ascending order of their ids, users held out included or not.
         redo: drop the stages that other settings or data make invalid instead of refusing.

@@ -50,8 +50,8 @@ def choose_temperature(
     if len(candidates) == 1 or len(users) == 0:
         only = candidates[0] if len(candidates) == 1 else DEFAULT_TEMPERATURE
         return only, np.zeros(0)
-    place = _Place(checkpoint) if checkpoint is not None else None
-    recalls = place.recalls if place is not None else []
+    kept = _CandidateCheckpoint(checkpoint) if checkpoint is not None else None
+    recalls = kept.recalls if kept is not None else []  # one list, so that all is saved
     for at in range(len(recalls), len(candidates)):
         config = dataclasses.replace(
             pretraining,
@@ -63,7 +63,7 @@ def choose_temperature(
             num_items,
             config,
             on_progress=_shifted(on_progress, at, len(candidates)),
-            checkpoint=place,
+            checkpoint=kept,
         )
         quality = measure(
             vectors.users[users],
@@ -73,12 +73,12 @@ def choose_temperature(
             tuning.n,
         )
         recalls.append(quality.recall)
-        if place is not None:
-            place.save({})
+        if kept is not None:
+            kept.save({})
     return candidates[int(np.argmax(recalls))], np.array(recalls)
 
 
-class _Place:
+class _CandidateCheckpoint:
     """A checkpoint that keeps, beside the state of one training, the recalls of those before it."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:

@@ -67,8 +67,9 @@ def test_every_rival_keeps_the_budget_or_says_what_it_needs(
         assert not rest.any()
         if budget == 10**6 and rival.family != "product quantisation":
             assert len(held.ids) == NUM_ITEMS
-            # Scales that lose least may cut the largest value to half.
-            assert np.abs(held.rows - items).max() < 0.6 * np.abs(items).max()
+            # The largest value may be cut to half, by a step that is rounded to fp16.
+            half = 0.5 + 2.0**-11
+            assert np.abs(held.rows - items).max() < half * np.abs(items).max()
 
 
 @pytest.mark.parametrize("bits", [32, 8, 4])
