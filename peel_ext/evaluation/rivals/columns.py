@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from peel_ext.errors import BudgetError
+from peel_ext.evaluation.rivals.encodings import value_kind
 from peel_ext.evaluation.rivals.rival import HeldRows
 from peel_ext.format import ColumnsLayout
 from peel_ext.nn import ElasticEmbedding
@@ -41,7 +42,7 @@ class ColumnBlocks:
         num_item_groups: int,
         bits: int,
     ) -> None:
-        kind = "fp32" if bits == 32 else f"int{bits}"
+        kind = value_kind(bits)
         self.name = f"{kind}, {num_item_groups} item groups, {weighted_by}"
         moment = items.T.astype(np.float64) @ items
         self._axes = np.linalg.eigh(moment)[1][:, ::-1].astype(np.float32)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peel_ext.errors import BudgetError
-from peel_ext.evaluation.rivals.encodings import quantise
+from peel_ext.evaluation.rivals.encodings import quantise, value_kind
 from peel_ext.evaluation.rivals.rival import HeldRows
 
 
@@ -23,7 +23,7 @@ class PrincipalDimensions:
     per_group = False
 
     def __init__(self, items: NDArray[np.float32], bits: int) -> None:
-        self.name = "fp32" if bits == 32 else f"int{bits}"
+        self.name = value_kind(bits)
         self._items, self._bits = items, bits
         moment = items.T.astype(np.float64) @ items
         self._axes = np.linalg.eigh(moment)[1][:, ::-1].astype(np.float32)  # [dim, dim]
@@ -61,7 +61,7 @@ class TrainedDimensions:
         max_dim: int,
         bits: int,
     ) -> None:
-        self.name = "fp32" if bits == 32 else f"int{bits}"
+        self.name = value_kind(bits)
         self._train, self._num_items = train, num_items
         self._max_dim, self._bits = max_dim, bits
 

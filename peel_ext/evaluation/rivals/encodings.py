@@ -26,7 +26,7 @@ class Encoding:
     @property
     def name(self) -> str:
         """As it is shown."""
-        kind = "fp32" if self.bits == 32 else f"int{self.bits}"
+        kind = value_kind(self.bits)
         return f"{kind} rotated" if self.rotated else kind
 
     def row_bytes(self, dim: int) -> int:
@@ -42,6 +42,11 @@ class Encoding:
         turned = rows @ rotation if self.rotated else rows
         coded = quantise(turned, self.bits, axis=1)
         return coded @ rotation.T if self.rotated else coded
+
+
+def value_kind(bits: int) -> str:
+    """What values of 32, 8 or 4 bits are called."""
+    return "fp32" if bits == 32 else f"int{bits}"
 
 
 def quantise(values: NDArray[np.float32], bits: int, axis: int) -> NDArray[np.float32]:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peel_ext.errors import BudgetError
-from peel_ext.evaluation.rivals.encodings import quantise
+from peel_ext.evaluation.rivals.encodings import quantise, value_kind
 from peel_ext.evaluation.rivals.rival import HeldRows
 
 
@@ -22,7 +22,7 @@ class LargestValues:
     per_group = False
 
     def __init__(self, items: NDArray[np.float32], bits: int, principal: bool) -> None:
-        kind = "fp32" if bits == 32 else f"int{bits}"
+        kind = value_kind(bits)
         self.name = f"{kind} in principal axes" if principal else kind
         self._bits = bits
         self._axes = np.eye(items.shape[1], dtype=np.float32)
