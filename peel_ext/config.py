@@ -14,7 +14,13 @@ _KINDS: dict[str, tuple[type, type, str]] = {
     "float": (numbers.Real, float, "a number"),
     "float | None": (numbers.Real, float, "a number or None"),
     "str": (str, str, "a string"),
+    "str | None": (str, str, "a string or None"),
+    "bool": (bool, bool, "True or False"),
 }
+
+
+#: What files of interactions may be, whatever their suffix.
+FILE_FORMATS = ("parquet", "csv", "tsv", "inter", "jsonl", "lightgcn", "movielens")
 
 
 class _Checked:
@@ -26,7 +32,7 @@ class _Checked:
             if each.type not in _KINDS or (value is None and "None" in str(each.type)):
                 continue
             kind, plain, name = _KINDS[str(each.type)]
-            if isinstance(value, bool) or not isinstance(value, kind):
+            if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
                 raise ValueError(f"{each.name} must be {name}, got {value!r}")
             if not isinstance(value, (int, float, str)):
                 object.__setattr__(self, each.name, plain(value))
@@ -56,6 +62,77 @@ def _check_seed(seed: int) -> None:
     """All random generators in use take these, so that no stage fails after the others have run."""
     if not 0 <= seed < 1 << 32:
         raise ValueError(f"seed must be at least 0 and below 2^32, got {seed}")
+
+
+@dataclass(frozen=True)
+class ReadingConfig(_Checked):
+    """How interactions are read; see :func:`peel_ext.data.read_interactions`.
+
+    Without a header line, columns are named ``"1"``, ``"2"`` and so on.
+
+    Attributes:
+        user_column: its name; None finds the usual ones, in any case.
+        item_column: the same.
+        timestamp_column: the same. One that is found, not named, and cannot be read is left out, with
+            a remark.
+        rating_column: what ``min_rating`` looks at; None finds the usual ones.
+        min_rating: only interactions rated so much or more count. Users have had the others all the
+            same: they are not recommended.
+        weight_column: how much each interaction counts in the training loss, such as a number of
+            plays; see :attr:`PretrainingConfig.weight_scale`.
+        separator: between the fields of a text file, one character or more; None follows the suffix,
+            and the header line of a ``.csv`` file.
+        header: whether the first line of a text file names the columns.
+        timestamps: whether times are read at all.
+        format: of the files, one of :data:`FILE_FORMATS`; None follows the suffix.
+        encoding: of text files.
+        missing: what is done where an id is missing (empty, null, nan, NA, None and the like):
+            ``"refuse"`` the file, ``"drop"`` the interaction, or ``"keep"`` such words as ids, for
+            those who have an item called so.
+
+    Raises:
+        ValueError: a setting outside its range, or settings that exclude each other.
+    """
+
+    user_column: str | None = None
+    item_column: str | None = None
+    timestamp_column: str | None = None
+    rating_column: str | None = None
+    min_rating: float | None = None
+    weight_column: str | None = None
+    separator: str | None = None
+    header: bool = True
+    timestamps: bool = True
+    format: str | None = None
+    encoding: str = "utf-8"
+    missing: str = "refuse"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_choice(self, missing=("refuse", "drop", "keep"))
+        if self.format is not None:
+            _check_choice(self, format=FILE_FORMATS)
+        if self.min_rating is not None and not math.isfinite(self.min_rating):
+            raise ValueError(f"min_rating must be finite, got {self.min_rating}")
+        if self.rating_column is not None and self.min_rating is None:
+            raise ValueError("rating_column needs min_rating: ratings are compared with it")
+        if self.timestamp_column is not None and not self.timestamps:
+            raise ValueError("timestamp_column and timestamps=False exclude each other")
+        unusable = self.separator is not None and set(self.separator) & set('"\r\n')
+        if self.separator == "" or unusable:
+            raise ValueError(
+                "separator must have a character, and no quote or line break, "
+                f"got {self.separator!r}"
+            )
+        try:
+            plain = "\n,".encode(self.encoding) == b"\n,"
+        except (LookupError, UnicodeError):
+            plain = False
+        if not plain:
+            raise ValueError(
+                "encoding must be one that Python knows and that has ASCII as it is, such as latin-1, "
+                f"got {self.encoding!r}"
+            )
 
 
 @dataclass(frozen=True)
@@ -122,6 +199,8 @@ class PretrainingConfig(_Checked):
             interactions (at least 1) to this power, relative to the mean (the negatives of Mikolov
             et al., 2013, arXiv 1310.4546, are drawn that way). Above 0 the vectors have to say less
             about popularity, and more about taste.
+        weight_scale: what becomes of the weights of interactions, where there are any: ``"log"`` takes
+            ``log(1 + weight)``, ``"linear"`` leaves them; a user's are then divided by their sum.
         item_popularity_exponent: an item's final vector has the length
             ``(number of interactions / 10) ** item_popularity_exponent``, which gives that back.
         start_scale: root mean square of the entries of the embeddings before the first step, where
@@ -144,6 +223,7 @@ class PretrainingConfig(_Checked):
     num_negatives: int = 8192
     user_weight_exponent: float = 0.75
     negative_popularity_exponent: float = 0.25
+    weight_scale: str = "log"
     item_popularity_exponent: float = 0.075
     start_scale: float = 0.1
     seed: int = 0
@@ -156,7 +236,7 @@ class PretrainingConfig(_Checked):
         if self.temperature is not None:
             _check_positive(self, "temperature")
         _check_seed(self.seed)
-        _check_choice(self, softmax=("auto", "full", "sampled"))
+        _check_choice(self, softmax=("auto", "full", "sampled"), weight_scale=("log", "linear"))
         for name in (
             "user_weight_exponent",
             "negative_popularity_exponent",
@@ -340,9 +420,10 @@ class SplitConfig(_Checked):
     Attributes:
         method: how a target is carved: ``"random"`` items of each user, the ``"last"`` of each user,
             or all after one moment, ``"time"``. A given test file is taken as it is.
-        test_share: of each user's interactions, or of all with method ``"time"``.
-        target: ``"test"``, or ``"validation"`` to carve the target of evaluation from the training
-            interactions and never look at the test ones.
+        test_share: of each user's interactions, or of all with method ``"time"``; 0 trains on
+            everything there is, given test and validation files included, to serve and not to measure.
+        target: ``"test"``, or ``"validation"`` to take the target of evaluation from a given validation
+            file, or carve it from the training interactions, and never look at the test ones.
         validation_share: the same share with target ``"validation"``.
         new_user_share: of the users, held out of every stage of training, for the protocols that
             measure on users the model has never seen.
@@ -365,11 +446,13 @@ class SplitConfig(_Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_choice(self, method=("random", "last", "time"), target=("test", "validation"))
-        for name in ("test_share", "validation_share"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
-        if not 0 <= self.new_user_share < 1:
-            raise ValueError(f"new_user_share must lie in [0, 1), got {self.new_user_share}")
+        if not 0 < self.validation_share < 1:
+            raise ValueError(
+                f"validation_share must lie between 0 and 1, got {self.validation_share}"
+            )
+        for name in ("test_share", "new_user_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
         _check_at_least(self, k_core=0)
         _check_seed(self.seed)
 
@@ -385,6 +468,7 @@ class PipelineConfig:
         ValueError: a part that is no such settings, or another layout.
     """
 
+    reading: ReadingConfig = field(default_factory=ReadingConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
     tuning: TuningConfig = field(default_factory=TuningConfig)
     pretraining: PretrainingConfig = field(default_factory=PretrainingConfig)

@@ -11,6 +11,10 @@ class DataError(PeelError, ValueError):
     """Malformed or unusable interaction data."""
 
 
+class DataWarning(UserWarning):
+    """Something of the data that is not used, or not as might be expected."""
+
+
 class FormatError(PeelError, ValueError):
     """Bytes that are no ``.peel`` file, or a damaged one."""
 

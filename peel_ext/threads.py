@@ -44,6 +44,17 @@ def set_num_threads(count: int) -> None:
     _asked_for = True
 
 
+def check_environment() -> None:
+    """Checks the environment variables of this package, before work that would end at them.
+
+    Raises:
+        ValueError: ``PEEL_NUM_THREADS`` is out of range, or ``PEEL_ISA`` names no instruction set of
+            this machine.
+    """
+    _core.num_threads()
+    _core.isa()
+
+
 def follow(count: int) -> None:
     """Takes over another library's number, unless one was asked for here."""
     if not _asked_for:

@@ -33,7 +33,7 @@ from peel_ext.config import (
         (ExposureConfig, "slope", (0, -1, math.inf, math.nan)),
         (ExposureConfig, "cutoff", (-1, math.nan)),
         (ExposureConfig, "popularity_weight", (-1e-9, math.inf)),
-        (SplitConfig, "test_share", (0, 1, math.nan)),
+        (SplitConfig, "test_share", (-0.1, 1, math.nan)),
         (SplitConfig, "validation_share", (0, 1.5)),
         (SplitConfig, "target", ("tests",)),
         (SplitConfig, "k_core", (1.5, None, True, "2")),

@@ -9,6 +9,7 @@ from typing import Any
 
 from peel_ext.cli.arguments import parse_count, parse_path
 from peel_ext.cli.narration import Narration
+from peel_ext.cli.reading import add_reading_options, reading_of
 from peel_ext.cli.requirements import require_train
 from peel_ext.config import PipelineConfig
 from peel_ext.errors import DependencyError
@@ -20,10 +21,19 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument(
         "data",
         type=parse_path,
-        help="a .parquet, .csv, .tsv, .inter, .txt (LightGCN) or .dat (MovieLens) file, or a folder "
-        "with one, or with train and test files; 'synthetic' makes a small data set",
+        nargs="+",
+        help="a Parquet, csv, tsv, .inter, JSON lines, .txt (LightGCN) or .dat (MovieLens) file, several, "
+        "'-' for standard input, or a folder with one, with the parts of one, or with train, valid and "
+        "test files; 'synthetic' makes a small data set",
     )
     parser.add_argument("--out", type=parse_path, required=True, help="run folder")
+    add_reading_options(parser)
+    parser.add_argument(
+        "--item-names",
+        metavar="FILE[:COLUMN]",
+        help="names of items, which 'peel recommend' shows: a file with ids and titles, such as "
+        "movies.csv; it may be given to a finished run",
+    )
     parser.add_argument("--groups", type=parse_count, help="user groups (default: from the users)")
     parser.add_argument(
         "--model",
@@ -69,7 +79,8 @@ def add_parser(verbs: Any) -> None:
         type=float,
         default=0.2,
         help="share of the interactions that are carved off as the target where no test file is given; "
-        "with --split last one near 0 leaves one of each user out (default: 0.2)",
+        "with --split last one near 0 leaves one of each user out; 0 trains on everything there is, to "
+        "serve and not to measure (default: 0.2)",
     )
     parser.add_argument(
         "--new-user-share",
@@ -112,13 +123,15 @@ def run(options: argparse.Namespace) -> int:
     with Narration(options.quiet) as narration, LossWriter(options.tensorboard) as losses:
         try:
             run_pipeline(
-                options.data,
+                options.data[0] if len(options.data) == 1 else options.data,
                 options.out,
                 config_of(options),
                 narration.stage,
                 vectors=vectors,
+                item_names=options.item_names,
                 redo=options.redo,
                 on_loss=losses.write,
+                on_remark=lambda remark: narration.stage("data", 1, 1, remark),
             )
         except KeyboardInterrupt:
             raise KeyboardInterrupt("the same command goes on from what is finished") from None
@@ -129,12 +142,17 @@ def run(options: argparse.Namespace) -> int:
 def config_of(options: argparse.Namespace) -> PipelineConfig:
     """The settings that the options change."""
     base = PipelineConfig()
-    pretraining = {"seed": options.seed, "temperature": options.temperature}
+    pretraining = {
+        "seed": options.seed,
+        "temperature": options.temperature,
+        "weight_scale": options.weight_scale,
+    }
     if options.epochs is not None:
         pretraining["epochs"] = options.epochs
     if options.model == "matrix-factorisation":
         pretraining["num_layers"] = 0
     return PipelineConfig(
+        reading=reading_of(options),
         split=dataclasses.replace(
             base.split,
             method=options.split,

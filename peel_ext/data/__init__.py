@@ -1,7 +1,10 @@
-"""Interactions of users with items: reading, id maps, splits, and a synthetic source. NumPy only."""
+"""Interactions of users with items: reading, id maps, splits, and a synthetic source.
+
+NumPy alone, but for reading, which needs pyarrow.
+"""
 
 from peel_ext.data.interactions import IdMap, Interactions
-from peel_ext.data.readers import read_interactions, read_split
+from peel_ext.data.readers import GivenParts, read_interactions, read_split
 from peel_ext.data.splits import (
     Split,
     core_rows,
@@ -14,6 +17,7 @@ from peel_ext.data.splits import (
 from peel_ext.data.synthetic import SyntheticConfig, make_interactions
 
 __all__ = [
+    "GivenParts",
     "IdMap",
     "Interactions",
     "Split",

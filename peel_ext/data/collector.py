@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from peel_ext.data.interactions import IdMap
+from peel_ext.data.values import CodedStrings
 from peel_ext.errors import DataError
 
 #: Distinct integers of recent pieces are put together when there are so many more than before.
 _MERGE_AT = 1 << 20
 
-_PLAIN_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
+#: The largest table that finds the row of an integer, in entries of four bytes.
+_MAX_SPAN = 1 << 26
+
+#: An integer as it is written, or a whole float, which programs make of one.
+_INTEGER = re.compile(r"(0|-?[1-9][0-9]{0,18})(?:\.0*)?")
 
 
 class IdCollector:
     """Collects one column of ids, integers and strings.
 
-    Strings of text files whose every one is a plain integer ("7", not "007") become integers; where
-    some are not, or come with a type that says string, integers become strings.
+    Strings of text files whose every one is a plain integer ("7", not "007") or a whole float ("7.0")
+    become integers; where some are not, or come with a type that says string, integers become strings.
     """
 
     def __init__(self) -> None:
@@ -46,20 +52,13 @@ class IdCollector:
         if sum(map(len, self._recent)) > len(self._distinct) + _MERGE_AT:
             self._merge()
 
-    def add_strings(self, ids: list[str]) -> None:
-        """Adds strings [m] that may mean integers."""
-        code_of = self._code_of
-        codes = [code_of.setdefault(name, len(code_of)) for name in ids]
-        self._pieces.append(np.array(codes, dtype=np.int32))
-        self._are_codes.append(True)
-
-    def add_coded_strings(self, codes: NDArray[Any], names: list[str]) -> None:
-        """Adds what is known to be strings, ``names[codes]``; not every name need occur."""
-        self._are_strings = self._are_strings or len(codes) > 0
-        own = np.zeros(len(names), dtype=np.int32)
-        for code in _distinct(codes).tolist():
-            own[code] = self._code_of.setdefault(names[code], len(self._code_of))
-        self._pieces.append(own[codes])
+    def add_strings(self, ids: CodedStrings) -> None:
+        """Adds strings [m]; those of text files may mean integers."""
+        self._are_strings = self._are_strings or (ids.typed and len(ids) > 0)
+        own = np.zeros(len(ids.names), dtype=np.int32)
+        for code in _distinct(ids.codes).tolist():
+            own[code] = self._code_of.setdefault(ids.names[code], len(self._code_of))
+        self._pieces.append(own[ids.codes])
         self._are_codes.append(True)
 
     def finish(self) -> tuple[IdMap, NDArray[np.int32]]:
@@ -70,8 +69,8 @@ class IdCollector:
         self._merge()
         integers = self._distinct
         names = list(self._code_of)
-        if not self._are_strings and all(map(_PLAIN_INTEGER.fullmatch, names)):
-            values = np.array(names, dtype=np.int64)
+        values = None if self._are_strings else _integers(names)
+        if values is not None:
             ids: NDArray[Any] = _distinct(np.concatenate([integers, values]))
             of_code = np.searchsorted(ids, values)
             of_integer = np.searchsorted(ids, integers)
@@ -96,6 +95,7 @@ class IdCollector:
         of_integer: NDArray[np.int64],
     ) -> NDArray[np.int32]:
         rows = np.empty(sum(map(len, self._pieces)), dtype=np.int32)
+        find = _row_finder(integers, of_integer, len(rows))
         start = 0
         self._pieces.reverse()
         for is_code in self._are_codes:
@@ -104,9 +104,33 @@ class IdCollector:
             if is_code:
                 place[:] = of_code[piece]
             else:
-                place[:] = of_integer[np.searchsorted(integers, piece)]
+                place[:] = find(piece)
             start += len(piece)
         return rows
+
+
+def _row_finder(
+    integers: NDArray[np.int64], rows: NDArray[np.int64], count: int
+) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """Finds the rows of integers, ``count`` in all: in a table where they lie close together."""
+    least = int(integers[0]) if len(integers) else 0
+    span = int(integers[-1]) - least + 1 if len(integers) else 0
+    if span > min(8 * count, _MAX_SPAN):
+        return lambda piece: rows[np.searchsorted(integers, piece)]
+    row_of = np.zeros(span, dtype=np.int32)
+    row_of[integers - least] = rows
+    return lambda piece: row_of[piece.astype(np.int64) - least]
+
+
+def _integers(names: list[str]) -> NDArray[np.int64] | None:
+    """What names mean, if all are integers of 64 bits with a sign."""
+    found = [_INTEGER.fullmatch(name) for name in names]
+    if not all(found):
+        return None
+    values = [int(match[1]) for match in found if match is not None]
+    if values and not -(1 << 63) <= min(values) <= max(values) < 1 << 63:
+        return None
+    return np.array(values, dtype=np.int64)
 
 
 def _distinct(values: NDArray[Any]) -> NDArray[Any]:

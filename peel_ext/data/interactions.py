@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -113,9 +113,11 @@ class Interactions:
         timestamps: float64 [m] or None, in the unit of the data.
         users: ids of the users.
         items: ids of the items.
+        weights: float64 [m], how much each counts in training, or None where all count alike.
 
     Raises:
-        ValueError: arrays of different length, or rows outside their map.
+        ValueError: arrays of different length, rows outside their map, or weights that are not finite
+            and above 0.
     """
 
     user_rows: NDArray[np.integer]
@@ -123,11 +125,11 @@ class Interactions:
     timestamps: NDArray[np.float64] | None
     users: IdMap
     items: IdMap
+    weights: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         lengths = {len(self.user_rows), len(self.item_rows)}
-        if self.timestamps is not None:
-            lengths.add(len(self.timestamps))
+        lengths |= {len(each) for each in (self.timestamps, self.weights) if each is not None}
         if len(lengths) > 1:
             raise ValueError(f"arrays must have the same length, got {sorted(lengths)}")
         for name, rows, size in (
@@ -139,8 +141,29 @@ class Interactions:
                     f"{name} must lie in [0, {size}), got {rows.min()} to {rows.max()}"
                 )
 
+        if self.weights is not None and not np.all((self.weights > 0) & (self.weights < np.inf)):
+            bad = int(np.argmin((self.weights > 0) & (self.weights < np.inf)))
+            raise ValueError(f"weights must be finite and above 0, [{bad}] is {self.weights[bad]}")
+
     def __len__(self) -> int:
         return len(self.user_rows)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Interactions]) -> Interactions:
+        """All of some with the same maps, in order; times and weights where all have them."""
+
+        def together(arrays: list[NDArray[Any] | None]) -> NDArray[Any] | None:
+            held = [each for each in arrays if each is not None]
+            return np.concatenate(held) if len(held) == len(arrays) else None
+
+        return cls(
+            np.concatenate([part.user_rows for part in parts]),
+            np.concatenate([part.item_rows for part in parts]),
+            together([part.timestamps for part in parts]),
+            parts[0].users,
+            parts[0].items,
+            together([part.weights for part in parts]),
+        )
 
     @property
     def num_users(self) -> int:
@@ -162,29 +185,54 @@ class Interactions:
         indptr = np.searchsorted(pairs, np.arange(self.num_users + 1, dtype=np.int64) * size)
         return indptr.astype(np.int64), np.remainder(pairs, size, out=pairs)
 
+    def csr_weights(self) -> NDArray[np.float64] | None:
+        """The weights float64 of the distinct items of :meth:`csr`, those of repeats added up."""
+        if self.weights is None:
+            return None
+        distinct, places = np.unique(self._pairs(), return_inverse=True)
+        return np.bincount(places, self.weights, minlength=len(distinct)).astype(np.float64)
+
+    def users_with_any(self) -> NDArray[np.int64]:
+        """Rows of the users with interactions, ascending."""
+        return np.flatnonzero(np.bincount(self.user_rows, minlength=self.num_users))
+
+    def items_with_any(self) -> NDArray[np.int64]:
+        """Rows of the items with interactions, ascending."""
+        return np.flatnonzero(np.bincount(self.item_rows, minlength=self.num_items))
+
     def select(self, which: NDArray[Any]) -> Interactions:
         """Those at the positions, or where the mask is true, with the same maps."""
-        times = None if self.timestamps is None else self.timestamps[which]
         return Interactions(
-            self.user_rows[which], self.item_rows[which], times, self.users, self.items
-        )
+            self.user_rows[which], self.item_rows[which], _take(self.timestamps, which),
+            self.users, self.items, _take(self.weights, which),
+        )  # fmt: skip
 
     def deduplicated(self) -> Interactions:
-        """The first interaction of every (user, item) pair, in the order they came."""
+        """The first interaction of every (user, item) pair, in the order they came.
+
+        It gets the weights of all of them, added up.
+        """
         pairs = self._pairs()
         pairs.sort()
         if not np.any(pairs[1:] == pairs[:-1]):
             return self
         # Some users at a time, so that no index of everything is ever needed.
         keep = np.zeros(len(self), dtype=bool)
+        weights = None if self.weights is None else np.zeros(len(self))
         for users in np.array_split(np.arange(self.num_users), _SHARES):
             if len(users) == 0:
                 continue
             own = np.flatnonzero((self.user_rows >= users[0]) & (self.user_rows <= users[-1]))
             numbers = self.user_rows[own].astype(np.int64) * self.num_items
             numbers += self.item_rows[own]
-            keep[own[np.unique(numbers, return_index=True)[1]]] = True
-        return self.select(keep)
+            if weights is None or self.weights is None:
+                keep[own[np.unique(numbers, return_index=True)[1]]] = True
+            else:
+                _, first, place = np.unique(numbers, return_index=True, return_inverse=True)
+                keep[own[first]] = True
+                weights[own[first]] = np.bincount(place, self.weights[own], minlength=len(first))
+        left = self.select(keep)
+        return left if weights is None else replace(left, weights=weights[keep])
 
     def without(self, others: Interactions) -> Interactions:
         """Those whose (user, item) pair is not among others with the same maps."""
@@ -210,9 +258,13 @@ class Interactions:
         item_rows, item_map, kept = _renumber(self.item_rows, self.items, items)
         which &= kept
         if which.all():
-            return Interactions(user_rows, item_rows, self.timestamps, user_map, item_map)
-        times = None if self.timestamps is None else self.timestamps[which]
-        return Interactions(user_rows[which], item_rows[which], times, user_map, item_map)
+            return Interactions(
+                user_rows, item_rows, self.timestamps, user_map, item_map, self.weights
+            )
+        return Interactions(
+            user_rows[which], item_rows[which], _take(self.timestamps, which),
+            user_map, item_map, _take(self.weights, which),
+        )  # fmt: skip
 
     def _pairs(self) -> NDArray[np.int64]:
         """One number for each (user, item) pair, int64 [m]."""
@@ -220,6 +272,10 @@ class Interactions:
         pairs *= max(self.num_items, 1)
         pairs += self.item_rows
         return pairs
+
+
+def _take(values: NDArray[np.float64] | None, which: NDArray[Any]) -> NDArray[np.float64] | None:
+    return None if values is None else values[which]
 
 
 def _renumber(

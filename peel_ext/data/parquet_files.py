@@ -1,89 +1,67 @@
-"""Interactions in Parquet, read a run of rows at a time."""
+"""Parquet, read a run of rows at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
-import numpy as np
-from numpy.typing import NDArray
+from peel_ext.data.tables import Table, require_pyarrow, row_place
+from peel_ext.errors import DataError
 
-from peel_ext.data.pieces import PIECE_ROWS, CodedStrings, ColumnNames, Ids, Piece, find_columns
-from peel_ext.errors import DataError, DependencyError
+#: Rows read at a time: enough to spread the cost of a batch, few enough not to weigh.
+_BATCH_ROWS = 1 << 18
 
 
-def read_parquet(file: Path, names: ColumnNames) -> Iterator[Piece]:
-    """Pieces of a ``.parquet`` file.
+def open_parquet(file: Path, partition: Mapping[str, str] | None = None) -> Table:
+    """A table of a Parquet file.
+
+    Args:
+        file: the file.
+        partition: columns that its folders name, with one value each.
 
     Raises:
-        DataError: it cannot be used; names the column, and the row where there is one.
+        DataError: it is none.
         DependencyError: pyarrow is missing.
     """
+    require_pyarrow()
+    import pyarrow.parquet
+
+    of_folders = {name: _read_partition(value) for name, value in (partition or {}).items()}
     try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise DependencyError(
-            "Parquet needs pyarrow: install it with pip install 'peel_ext[train]'"
-        ) from error
-    try:
-        with pyarrow.parquet.ParquetFile(file) as table:
-            header = table.schema_arrow.names
-            places = [at for at in find_columns(file, header, names) if at is not None]
-            wanted = [header[at] for at in places]
-            start = 0
-            for batch in table.iter_batches(PIECE_ROWS, columns=wanted):
-                columns = [batch.column(batch.schema.get_field_index(name)) for name in wanted]
-                users, items = (
-                    _ids(file, name, column, start)
-                    for name, column in zip(wanted[:2], columns[:2], strict=True)
-                )
-                times = _times(file, wanted[2], columns[2], start) if len(wanted) == 3 else None
-                yield Piece(users, items, times)
-                start += len(batch)
+        with pyarrow.parquet.ParquetFile(file) as opened:
+            own = opened.schema_arrow.names
     except pyarrow.ArrowException as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{file}: not a readable Parquet file: {first}") from None
+        raise _unreadable(file, error) from None
+    header = [*own, *(name for name in of_folders if name not in own)]
 
-
-def _ids(file: Path, name: str, column: Any, start: int) -> Ids:
-    from pyarrow import types
-
-    if column.null_count:
-        row = start + int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
-        raise DataError(f"{file}: column {name} holds a null at row {row}, expected ids")
-    kind = column.type.value_type if types.is_dictionary(column.type) else column.type
-    if types.is_integer(kind):
-        integers = column if column.type == kind else column.cast(kind)
-        # A copy, so that no piece keeps the memory of the whole run of rows.
-        return np.array(integers.to_numpy(zero_copy_only=False))
-    if types.is_string(kind) or types.is_large_string(kind):
-        coded = column if types.is_dictionary(column.type) else column.dictionary_encode()
-        codes = np.array(coded.indices.to_numpy(zero_copy_only=False))
+    def batches(positions: list[int]) -> Iterator[Any]:
+        names = [header[at] for at in positions]
         try:
-            names: list[str] = coded.dictionary.to_pylist()
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{file}: column {name} holds text that is not UTF-8 in the rows from {start}: "
-                f"{error.reason}"
-            ) from None
-        if "" in names and (codes == names.index("")).any():
-            row = start + int(np.argmax(codes == names.index("")))
-            raise DataError(f"{file}: column {name} holds an empty id at row {row}")
-        return CodedStrings(codes, names)
-    raise DataError(f"{file}: column {name} is {column.type}, expected integers or strings")
+            with pyarrow.parquet.ParquetFile(file) as opened:
+                read = [name for name in names if name in own]
+                for batch in opened.iter_batches(_BATCH_ROWS, columns=read):
+                    columns = [
+                        batch.column(batch.schema.get_field_index(name)) if name in own
+                        else pyarrow.array([of_folders[name]] * len(batch))
+                        for name in names
+                    ]  # fmt: skip
+                    yield pyarrow.record_batch(columns, names=[str(at) for at in positions])
+        except pyarrow.ArrowException as error:
+            raise _unreadable(file, error) from None
+
+    return Table(str(file), header, batches, row_place(str(file)))
 
 
-def _times(file: Path, name: str, column: Any, start: int) -> NDArray[np.float64]:
-    from pyarrow import types
+def _read_partition(value: str) -> int | str | None:
+    """What ``value`` in the name of a folder ``column=value`` stands for."""
+    if value == "__HIVE_DEFAULT_PARTITION__":
+        return None
+    return int(value) if re.fullmatch("0|-?[1-9][0-9]{0,17}", value) else unquote(value)
 
-    if types.is_timestamp(column.type):
-        column = column.cast("int64")
-    if not (types.is_integer(column.type) or types.is_floating(column.type)):
-        raise DataError(f"{file}: column {name} is {column.type}, expected times")
-    times = np.array(column.cast("float64", safe=False).to_numpy(zero_copy_only=False))
-    if not np.isfinite(times).all():
-        row = start + int(np.argmin(np.isfinite(times)))
-        raise DataError(f"{file}: column {name} holds no finite number at row {row}")
-    return times
+
+def _unreadable(file: Path, error: Exception) -> DataError:
+    first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return DataError(f"{file}: not a readable Parquet file: {first}")

@@ -1,149 +1,201 @@
-"""Reading interactions of every common format."""
+"""Reading interactions: from any file, folder or frame to rows and id maps."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
-from collections.abc import Callable, Iterator
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from peel_ext.data.collector import IdCollector
+from peel_ext.config import ReadingConfig
+from peel_ext.data.adjacency_files import open_adjacency
+from peel_ext.data.delimited_files import open_delimited
+from peel_ext.data.folders import FORMATS, find_files, format_of, partition_of
+from peel_ext.data.frames import is_frame, open_frame
 from peel_ext.data.interactions import Interactions
-from peel_ext.data.parquet_files import read_parquet
-from peel_ext.data.pieces import CodedStrings, ColumnNames, Ids, Piece
-from peel_ext.data.text_files import read_adjacency, read_movielens, read_table
-from peel_ext.errors import DataError
+from peel_ext.data.json_files import open_json_lines
+from peel_ext.data.overlap import check_overlap
+from peel_ext.data.parquet_files import open_parquet
+from peel_ext.data.parts import PartReader
+from peel_ext.data.tables import Table
+from peel_ext.errors import DataError, DataWarning
 
-_WITH_HEADER: dict[str, Callable[[Path, ColumnNames], Iterator[Piece]]] = {
-    ".parquet": read_parquet,
-    ".csv": read_table,
-    ".tsv": read_table,
-    ".inter": read_table,
-}
-_WITHOUT_HEADER: dict[str, Callable[[Path], Iterator[Piece]]] = {
-    ".txt": read_adjacency,
-    ".dat": read_movielens,
-}
-_SUFFIXES = (*_WITH_HEADER, *_WITHOUT_HEADER)
+#: Told what of the data is not used, a line at a time.
+Remark = Callable[[str], None]
+
+#: In the place of a path.
+STANDARD_INPUT = "-"
 
 
-def read_interactions(
-    path: str | os.PathLike[str],
-    *,
-    user_column: str | None = None,
-    item_column: str | None = None,
-    timestamp_column: str | None = None,
-) -> Interactions:
-    """Reads one file of interactions, a piece at a time.
+def warn(remark: str) -> None:
+    """Tells a remark as a :class:`peel_ext.errors.DataWarning`."""
+    warnings.warn(remark, DataWarning, stacklevel=2)
 
-    The suffix tells the format:
 
-    - ``.parquet``;
-    - ``.csv`` and ``.tsv`` with a header line, MovieLens's ``ratings.csv`` among them;
-    - ``.inter``, RecBole's atomic format, tab-separated with a typed header such as
-      ``user_id:token``;
-    - ``.txt``, LightGCN's, a user and its items on each line;
-    - ``.dat``, MovieLens's, ``user::item::rating::timestamp``.
+@dataclass(frozen=True, eq=False)
+class GivenParts:
+    """Interactions by what they are for, all with the same maps.
 
-    Ids may be integers or strings; ids of a text file that are all plain integers ("7", not "007")
-    become integers, and what Parquet has as strings stays strings. Repeated interactions are kept
-    (:meth:`Interactions.deduplicated` drops them).
+    Attributes:
+        train: what is trained on, or everything there is.
+        validation: what settings are chosen on, or None.
+        test: what is measured on, or None.
+        below: rated below the least rating that counts, or None.
+        columns: which columns were read, by name; empty where there are none.
+    """
+
+    train: Interactions
+    validation: Interactions | None = None
+    test: Interactions | None = None
+    below: Interactions | None = None
+    columns: str = ""
+
+
+def read_interactions(data: Any, *, on_remark: Remark = warn, **options: Any) -> Interactions:
+    """Reads interactions from files or a frame, a piece at a time.
+
+    - Files: Parquet, csv and tsv with a header line, RecBole's ``.inter``, JSON lines, LightGCN's
+      ``.txt``, MovieLens's ``.dat``. The suffix tells, or ``format``. Text may be compressed: ``.gz``,
+      ``.zst``, ``.bz2``.
+    - Folders with one such file, or with the parts of one table.
+    - Frames: pandas, polars, Arrow, and whatever else has ``__arrow_c_stream__``.
+
+    Ids may be integers or strings. Those of a text file that are all integers ("7", not "007") or
+    whole floats ("7.0") become integers, and what has the type of strings stays strings. Repeated
+    interactions are kept (:meth:`Interactions.deduplicated` drops them).
 
     Args:
-        path: the file.
-        user_column: its name (default: user_id, userId, user or uid).
-        item_column: its name (default: item_id, itemId, movieId, item or iid).
-        timestamp_column: its name (default: timestamp or time, if there).
+        data: a path, several in a list, ``"-"`` for standard input, a frame, or interactions, which
+            come back as they are.
+        on_remark: told what is not used, in a line each; the default warns.
+        options: settings of :class:`peel_ext.config.ReadingConfig`, such as ``user_column``.
 
     Raises:
-        DataError: the file cannot be read or used; names it, and the line or row where there is one.
-        DependencyError: Parquet without pyarrow.
+        DataError: the data cannot be read or used; names the file, and the line or row.
+        DependencyError: pyarrow is missing.
+        TypeError: data of another kind, or an unknown option.
+        ValueError: an option outside its range.
     """
-    names = ColumnNames(user_column, item_column, timestamp_column)
-    return _read_files([Path(path)], names)[0]
+    parts = read_split(data, ReadingConfig(**options), on_remark)
+    if parts.test is not None or parts.validation is not None:
+        raise DataError(f"{data}: holds train and test parts, expected one table: name a file")
+    return parts.train
 
 
-def read_split(path: str | os.PathLike[str]) -> tuple[Interactions, Interactions | None]:
-    """Reads a file, or a folder with one data file, or with ``train.*`` and ``test.*``.
-
-    Returns:
-        All interactions and None; or those of the train and of the test file, with id maps over
-        both.
+def read_split(
+    data: Any, reading: ReadingConfig | None = None, on_remark: Remark = warn
+) -> GivenParts:
+    """Reads what :func:`read_interactions` takes, or a folder with train and test parts.
 
     Raises:
-        DataError: as :func:`read_interactions`, or a folder without a clear choice of files.
+        DataError: as there; a folder without a clear choice of files; or hardly a user or item of the
+            test or validation part is one of the training part.
     """
-    place = Path(path)
-    if not place.is_dir():
-        return read_interactions(place), None
-    files = sorted(file for file in place.iterdir() if file.suffix in _SUFFIXES and file.is_file())
-    train = [file for file in files if file.stem == "train"]
-    test = [file for file in files if file.stem == "test"]
-    if len(train) == 1 and len(test) == 1:
-        parts = _read_files([train[0], test[0]], ColumnNames())
-        return parts[0], parts[1]
-    if len(files) == 1 and not test:
-        return read_interactions(files[0]), None
-    found = ", ".join(file.name for file in files) or "none"
-    raise DataError(
-        f"{place}: expected one data file ({', '.join(_SUFFIXES)}), or one train and one test file, "
-        f"found {found}"
-    )
+    reading = reading or ReadingConfig()
+    if isinstance(data, Interactions):
+        if reading != ReadingConfig():
+            raise ValueError("settings of reading are for data that is yet to be read")
+        return GivenParts(data)
+    reader = PartReader(reading, _once(on_remark))
+    if is_frame(data):
+        reader.read("train", [open_frame(data)])
+    else:
+        with _placed(data, reading) as (places, settings):
+            for name, files in _find(places, settings, on_remark).items():
+                if files:
+                    reader.read(name, _open_all(files, places, settings))
+    parts = reader.finish()
+    for name in ("test", "validation"):
+        if name in parts:
+            check_overlap(parts["train"], parts[name], name, on_remark)
+    return GivenParts(**parts, columns=reader.columns)
 
 
-def _read_files(files: list[Path], names: ColumnNames) -> list[Interactions]:
-    """Interactions of several files with common id maps."""
-    users, items = IdCollector(), IdCollector()
-    lengths: list[int] = []
-    times: list[list[NDArray[np.float64]]] = []
-    for file in files:
-        length = 0
-        stamps: list[NDArray[np.float64]] = []
+def _once(on_remark: Remark) -> Remark:
+    """The same, for remarks that have not been told yet: parts of a table have much in common."""
+    told: set[str] = set()
+
+    def tell(remark: str) -> None:
+        if remark not in told:
+            told.add(remark)
+            on_remark(remark)
+
+    return tell
+
+
+@contextlib.contextmanager
+def _placed(data: Any, reading: ReadingConfig) -> Iterator[tuple[list[Path], ReadingConfig]]:
+    """The paths of the data; standard input lies in a temporary file meanwhile."""
+    several = isinstance(data, Sequence) and not isinstance(data, str | bytes)
+    paths = list(data) if several else [data]
+    if not paths or not all(isinstance(path, str | os.PathLike) for path in paths):
+        raise TypeError(
+            "data must be a path, several paths, a frame (pandas, polars, Arrow) or Interactions, "
+            f"got {type(data).__name__}"
+        )
+    if paths != [STANDARD_INPUT]:
+        yield [Path(path) for path in paths], reading
+        return
+    if reading.format is None:
+        reading = dataclasses.replace(reading, format="csv")
+    with tempfile.NamedTemporaryFile() as kept:
+        shutil.copyfileobj(sys.stdin.buffer, kept)
+        kept.flush()
         try:
-            for piece in _pieces(file, names):
-                _collect(users, piece.users)
-                _collect(items, piece.items)
-                length += len(piece.users)
-                if piece.timestamps is not None:
-                    stamps.append(piece.timestamps)
+            yield [Path(kept.name)], reading
+        except DataError as error:
+            raise DataError(str(error).replace(kept.name, "standard input")) from None
+
+
+def _find(places: list[Path], reading: ReadingConfig, on_remark: Remark) -> dict[str, list[Path]]:
+    """The files of every part."""
+    found = [find_files(place, reading) for place in places]
+    if len(found) > 1 and any(each.test or each.validation for each in found):
+        raise DataError("several paths, and one holds train and test parts: name it alone")
+    for each in found:
+        if each.left_out:
+            names = ", ".join(file.name for file in each.left_out)
+            on_remark(f"beside train and test, not read: {names}")
+    if len(found) == 1:
+        only = found[0]
+        return {"train": only.train, "validation": only.validation, "test": only.test}
+    return {"train": [file for each in found for file in each.train]}
+
+
+def _open_all(files: list[Path], places: list[Path], reading: ReadingConfig) -> Iterator[Table]:
+    for file in files:
+        try:
+            yield open_table(file, places, reading)
         except FileNotFoundError:
             raise DataError(f"{file}: no such file") from None
-        except DataError as error:
-            if str(error).startswith(str(file)):
-                raise
-            raise DataError(f"{file}: {error}") from None
         except OSError as error:
             raise DataError(f"{file}: cannot be read: {error.strerror or error}") from error
-        if length == 0:
-            raise DataError(f"{file}: no interactions")
-        times.append(stamps)
-        lengths.append(length)
-    user_map, user_rows = users.finish()
-    item_map, item_rows = items.finish()
-    parts = []
-    for end, length, stamps in zip(np.cumsum(lengths), lengths, times, strict=True):
-        own = slice(end - length, end)
-        joined = np.concatenate(stamps) if stamps else None
-        parts.append(Interactions(user_rows[own], item_rows[own], joined, user_map, item_map))
-    return parts
 
 
-def _pieces(file: Path, names: ColumnNames) -> Iterator[Piece]:
-    if file.suffix in _WITH_HEADER:
-        return _WITH_HEADER[file.suffix](file, names)
-    if file.suffix not in _WITHOUT_HEADER:
-        raise DataError(f"{file}: expected a file ending in {', '.join(_SUFFIXES)}")
-    if names.asked:
-        raise DataError(f"{file}: columns of a {file.suffix} file have no names")
-    return _WITHOUT_HEADER[file.suffix](file)
+def open_table(file: Path, places: list[Path], reading: ReadingConfig) -> Table:
+    """The table of a file, beneath one of some folders that may name columns.
 
-
-def _collect(collector: IdCollector, ids: Ids) -> None:
-    if isinstance(ids, CodedStrings):
-        collector.add_coded_strings(ids.codes, ids.names)
-    elif isinstance(ids, list):
-        collector.add_strings(ids)
-    else:
-        collector.add_integers(ids)
+    Raises:
+        DataError: of no format known, or not of its format.
+    """
+    kind = format_of(file, reading)
+    if kind is None:
+        raise DataError(
+            f"{file}: expected a file ending in {', '.join(FORMATS)}, or to be told of the format "
+            "(--format, format) or the separator (--separator, separator)"
+        )
+    if kind == "parquet":
+        folder = next((place for place in places if file.is_relative_to(place)), file)
+        return open_parquet(file, partition_of(file, folder))
+    if kind == "jsonl":
+        return open_json_lines(file)
+    if kind == "lightgcn":
+        return open_adjacency(file, reading.encoding)
+    return open_delimited(file, kind, reading)

@@ -96,7 +96,7 @@ def split_users(
         ValueError: a share outside (0, 1).
     """
     _check_share("share", share)
-    users = np.flatnonzero(np.bincount(interactions.user_rows, minlength=interactions.num_users))
+    users = interactions.users_with_any()
     if len(users) < 2:
         raise DataError(f"users cannot be held out of {len(users)}: expected at least 2 users")
     count = min(max(1, round(share * len(users))), len(users) - 1)
@@ -135,16 +135,22 @@ class Split:
     Attributes:
         train: of the known users; its map of users holds those with training interactions.
         target: what known users are to be shown; same maps.
+        others: what known users had beyond both, which is neither trained on nor recommended; same
+            maps.
+        validation: what settings are chosen on, or None to carve it from ``train``; same maps.
         history: what new users did before; its map of users holds those with a history, and none of
             them is in ``train``. In the order of time, or at random without timestamps.
         history_target: what new users are to be shown; same maps as ``history``.
-        method: how the targets came about: ``"given"``, or a method of :class:`SplitConfig`.
+        method: how the targets came about: ``"given"``, ``"none"``, or a method of
+            :class:`SplitConfig`.
         num_left_out: target interactions that nobody can be measured on: of users who have no others,
             or, in a given test part, repeated from the training part.
     """
 
     train: Interactions
     target: Interactions
+    others: Interactions
+    validation: Interactions | None
     history: Interactions
     history_target: Interactions
     method: str
@@ -152,55 +158,115 @@ class Split:
 
 
 def split_interactions(
-    interactions: Interactions, test: Interactions | None, config: SplitConfig
+    interactions: Interactions,
+    test: Interactions | None,
+    config: SplitConfig,
+    *,
+    validation: Interactions | None = None,
+    others: Interactions | None = None,
 ) -> Split:
     """Carves the parts of a run.
 
     With target ``"validation"`` neither the test interactions nor the users held out for testing
-    are looked at: target and new users are carved from what is left.
+    are looked at: the target is the validation part given, or it and new users are carved from what
+    is left.
 
     Args:
-        interactions: all, or those of the training file.
-        test: those of the test file with the same maps, or None to carve them.
+        interactions: all, or those of the training part.
+        test: those of the test part with the same maps, or None to carve them.
         config: how.
+        validation: those of the validation part with the same maps, or None.
+        others: what users had that is not trained on, with the same maps, or None.
 
     Raises:
         DataError: nothing is left to train on, or a split by time without timestamps.
     """
+    none = interactions.select(np.zeros(len(interactions), dtype=bool))
+    others = none if others is None else others
+    if config.test_share == 0:
+        given = [part for part in (interactions, validation, test) if part is not None]
+        interactions, validation, test = Interactions.joined(given), None, none
     train = interactions.deduplicated()
     if config.k_core:
         kept = core_rows(train, config.k_core)
-        train = train.restrict(*kept)
+        train, others = train.restrict(*kept), others.restrict(*kept)
         test = None if test is None else test.restrict(*kept)
-    seeds = [config.seed, config.seed + 1]
-    given = test is not None and config.target == "test"
-    num_repeated = 0
-    if test is None:
-        train, test = _carve(train, config.method, config.test_share, seeds[0])
-    elif given:
-        num_repeated = len(test)
-        test = test.without(train)
-        num_repeated -= len(test)
-    new = train.select(np.zeros(len(train), dtype=bool))
-    if config.new_user_share > 0:
-        train, new = split_users(train, share=config.new_user_share, seed=seeds[0])
-    if config.target == "validation":
-        train, test = _carve(train, config.method, config.validation_share, seeds[1])
-        if config.new_user_share > 0:
-            train, new = split_users(train, share=config.new_user_share, seed=seeds[1])
-    if len(train) == 0:
+        validation = None if validation is None else validation.restrict(*kept)
+    parts = _take_targets(train, test, validation, config)
+    if len(parts.train) == 0:
         core = f" in the {config.k_core}-core" if config.k_core else ""
         raise DataError(f"no interactions to train on{core}")
-    known, fresh = _users_of(train), _users_of(new)
-    target, history_target = test.restrict(known), test.restrict(fresh)
+    known, fresh = parts.train.users_with_any(), parts.new.users_with_any()
+    target, history_target = parts.target.restrict(known), parts.target.restrict(fresh)
+    train = parts.train.restrict(known)
+    beyond = [each.restrict(known) for each in (others, *parts.others) if len(each)]
     return Split(
-        train=train.restrict(known),
+        train=train,
         target=target,
-        history=_in_order(new.restrict(fresh), config.seed),
+        others=_without(beyond, [train, target]),
+        validation=None if parts.validation is None else parts.validation.restrict(known),
+        history=_in_order(parts.new.restrict(fresh), config.seed),
         history_target=history_target,
-        method="given" if given else config.method,
-        num_left_out=len(test) - len(target) - len(history_target) + num_repeated,
+        method=parts.method,
+        num_left_out=len(parts.target) - len(target) - len(history_target) + parts.num_repeated,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Targets:
+    """The parts before users are told apart."""
+
+    train: Interactions
+    target: Interactions
+    new: Interactions
+    validation: Interactions | None
+    others: list[Interactions]
+    method: str
+    num_repeated: int
+
+
+def _take_targets(
+    train: Interactions,
+    test: Interactions | None,
+    validation: Interactions | None,
+    config: SplitConfig,
+) -> _Targets:
+    is_test = config.target == "test"
+    target = test if is_test else validation
+    method = config.method if target is None else "given"
+    if is_test and config.test_share == 0:
+        method = "none"
+    others = [part for part in (test, validation) if part is not None and part is not target]
+    num_repeated = 0
+    if test is None:
+        train, test = _carve(train, config.method, config.test_share, config.seed)
+        if is_test:
+            target = test
+        else:
+            others.append(test)
+    if method == "given" and target is not None:
+        num_repeated = len(target)
+        target = target.without(train)
+        num_repeated -= len(target)
+    new = train.select(np.zeros(len(train), dtype=bool))
+    if config.new_user_share > 0:
+        train, new = split_users(train, share=config.new_user_share, seed=config.seed)
+    if target is None:
+        train, target = _carve(train, config.method, config.validation_share, config.seed + 1)
+    if not is_test and config.new_user_share > 0:
+        train, new = split_users(train, share=config.new_user_share, seed=config.seed + 1)
+    kept = validation.without(train) if is_test and validation is not None else None
+    return _Targets(train, target, new, kept, others, method, num_repeated)
+
+
+def _without(parts: list[Interactions], seen: list[Interactions]) -> Interactions:
+    """The distinct ones of some parts that are in none of those seen."""
+    if not parts:
+        return seen[0].select(np.zeros(len(seen[0]), dtype=bool))
+    left = Interactions.joined(parts).deduplicated()
+    for part in seen:
+        left = left.without(part)
+    return left
 
 
 def _carve(
@@ -237,10 +303,6 @@ def _split_first(
     in_test = np.zeros(len(distinct), dtype=bool)
     in_test[order[places]] = True
     return distinct.select(~in_test), distinct.select(in_test)
-
-
-def _users_of(interactions: Interactions) -> NDArray[np.int64]:
-    return np.flatnonzero(np.bincount(interactions.user_rows, minlength=interactions.num_users))
 
 
 def _in_order(interactions: Interactions, seed: int) -> Interactions:

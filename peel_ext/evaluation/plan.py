@@ -131,6 +131,11 @@ def blend_of(run: TrainedRun, vectors: NDArray[np.float32], seen: Lists) -> Blen
 
 
 def _check_targets(run: TrainedRun, items: NDArray[np.int64], whose: str) -> None:
+    if len(items) == 0 and run.folder.stages["data"]["split"] == "none":
+        raise DataError(
+            f"{run.folder.path}: trained on all interactions (test_share 0): there is nothing to "
+            "measure on"
+        )
     if len(items) == 0:
         target = run.folder.config["split"]["target"]
         raise DataError(f"{run.folder.path}: no {target} interactions{whose} to measure on")

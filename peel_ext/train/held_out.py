@@ -28,13 +28,25 @@ def hold_out(
     Returns:
         What is left and what is held out, each in CSR form over all users.
     """
-    num_users = len(indptr) - 1
-    owners = np.repeat(np.arange(num_users), np.diff(indptr))
+    left, held, _ = hold_out_weighted((indptr, item_rows), num_items, share, seed, None)
+    return left, held
+
+
+def hold_out_weighted(
+    lists: Lists,
+    num_items: int,
+    share: float,
+    seed: int,
+    weights: NDArray[np.float64] | None,
+) -> tuple[Lists, Lists, NDArray[np.float64] | None]:
+    """:func:`hold_out` of interactions with weights [num_interactions], and those of what is left."""
+    num_users = len(lists[0]) - 1
+    owners = np.repeat(np.arange(num_users), np.diff(lists[0]))
     whole = Interactions(
-        owners, item_rows, None, IdMap(np.arange(num_users)), IdMap(np.arange(num_items))
+        owners, lists[1], None, IdMap(np.arange(num_users)), IdMap(np.arange(num_items)), weights
     )
     left, held = split_random(whole, test_share=share, seed=seed)
-    return left.csr(), held.csr()
+    return left.csr(), held.csr(), left.csr_weights()
 
 
 def take_users(lists: Lists, users: NDArray[np.int64]) -> Lists:

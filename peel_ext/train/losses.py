@@ -25,12 +25,13 @@ def full_softmax_loss(
     weights: Tensor | None = None,
     *,
     negative_weights: Tensor | None = None,
+    positive_weights: Tensor | None = None,
     chunk_bytes: int = _CHUNK_BYTES,
 ) -> Tensor:
     """Weighted mean over users of the cross-entropy of each positive among all negatives.
 
     For user u with positives P(u), scores ``s_uj = <users[u], items[j]> / temperature`` and negative
-    weights w the loss is the mean over i in P(u) of
+    weights w the loss is the mean over i in P(u), weighted if so wanted, of
     ``log(exp(s_ui) + sum_{j not in P(u)} w_j exp(s_uj)) - s_ui``: every positive competes with the
     items the user has not had, never with the user's other positives. With rows of length 1 it is
     the cosine softmax loss of Wu et al. (2022, arXiv 2201.02327) with all negatives in place of a
@@ -50,6 +51,8 @@ def full_softmax_loss(
         temperature: divides the scores, above 0.
         weights: [num_users], same dtype, not negative, not all 0; None for equal ones.
         negative_weights: [num_items], same dtype, above 0; None for ones.
+        positive_weights: [indptr[-1]], same dtype, above 0, of each positive in its user's mean; None
+            for equal ones.
         chunk_bytes: upper limit of one score matrix.
 
     Returns:
@@ -59,11 +62,14 @@ def full_softmax_loss(
         ValueError: shapes that do not fit, a temperature or negative weight not above 0, or a user
             without positives.
     """
-    _check(users, items, indptr, positives, temperature, weights, negative_weights)
+    _check(
+        users, items, indptr, positives, temperature, weights, negative_weights, positive_weights
+    )
     chunk = max(1, chunk_bytes // (max(1, len(items)) * items.element_size()))
     return _softmax_loss(
-        users, items, indptr, positives, temperature, weights, negative_weights, chunk, None
-    )
+        users, items, indptr, positives, temperature, weights, negative_weights, positive_weights,
+        chunk, None,
+    )  # fmt: skip
 
 
 def sampled_softmax_loss(
@@ -75,6 +81,7 @@ def sampled_softmax_loss(
     weights: Tensor | None = None,
     *,
     negative_weights: Tensor | None = None,
+    positive_weights: Tensor | None = None,
     num_negatives: int,
     generator: torch.Generator,
     chunk_users: int = 512,
@@ -96,6 +103,7 @@ def sampled_softmax_loss(
         temperature: as there.
         weights: as there.
         negative_weights: as there.
+        positive_weights: as there.
         num_negatives: items drawn for each chunk, at least 1; as many as there are items or more
             take them all.
         generator: of the draws.
@@ -107,7 +115,9 @@ def sampled_softmax_loss(
     Raises:
         ValueError: as there, or fewer than one negative.
     """
-    _check(users, items, indptr, positives, temperature, weights, negative_weights)
+    _check(
+        users, items, indptr, positives, temperature, weights, negative_weights, positive_weights
+    )
     if num_negatives < 1:
         raise ValueError(f"num_negatives must be at least 1, got {num_negatives}")
 
@@ -115,8 +125,9 @@ def sampled_softmax_loss(
         return draw_candidates(chunk_positives, len(items), num_negatives, generator)
 
     return _softmax_loss(
-        users, items, indptr, positives, temperature, weights, negative_weights, chunk_users, draw
-    )
+        users, items, indptr, positives, temperature, weights, negative_weights, positive_weights,
+        chunk_users, draw,
+    )  # fmt: skip
 
 
 def draw_candidates(
@@ -155,6 +166,7 @@ def _check(
     temperature: float,
     weights: Tensor | None,
     negative_weights: Tensor | None,
+    positive_weights: Tensor | None,
 ) -> None:
     if users.ndim != 2 or items.ndim != 2 or users.shape[1] != items.shape[1]:
         raise ValueError(
@@ -180,6 +192,13 @@ def _check(
         )
     if negative_weights is not None and not bool((negative_weights > 0).all()):
         raise ValueError("negative_weights must be above 0")
+    if positive_weights is not None and positive_weights.shape != positives.shape:
+        raise ValueError(
+            f"positive_weights must have shape ({positives.numel()},), got "
+            f"{tuple(positive_weights.shape)}"
+        )
+    if positive_weights is not None and not bool((positive_weights > 0).all()):
+        raise ValueError("positive_weights must be above 0")
 
 
 @dataclass(frozen=True)
@@ -188,16 +207,25 @@ class _Targets:
 
     rows: Tensor  # [num_positives], user within the chunk
     columns: Tensor  # [num_positives], item
-    shares: Tensor  # [num_positives], one over the user's number of positives
+    shares: Tensor  # [num_positives], in the user's mean
 
     @classmethod
     def of_users(
-        cls, start: int, stop: int, indptr: Tensor, positives: Tensor, dtype: torch.dtype
+        cls,
+        start: int,
+        stop: int,
+        indptr: Tensor,
+        positives: Tensor,
+        weights: Tensor | None,
+        dtype: torch.dtype,
     ) -> _Targets:
         counts = indptr[start : stop + 1].diff()
         rows = torch.repeat_interleave(counts)
-        columns = positives[int(indptr[start]) : int(indptr[stop])]
-        return cls(rows, columns, counts.to(dtype).reciprocal()[rows])
+        own = slice(int(indptr[start]), int(indptr[stop]))
+        if weights is None:
+            return cls(rows, positives[own], counts.to(dtype).reciprocal()[rows])
+        sums = weights.new_zeros(stop - start).index_add_(0, rows, weights[own])
+        return cls(rows, positives[own], weights[own] / sums[rows])
 
 
 def _softmax_loss(
@@ -208,6 +236,7 @@ def _softmax_loss(
     temperature: float,
     weights: Tensor | None,
     negative_weights: Tensor | None,
+    positive_weights: Tensor | None,
     chunk: int,
     draw: Callable[[Tensor], tuple[Tensor, Tensor]] | None,
 ) -> Tensor:
@@ -218,7 +247,7 @@ def _softmax_loss(
         negative_weights = items.new_ones(len(items))
     shares, offsets = weights / weights.sum(), negative_weights.log()
     loss: Tensor = _SoftmaxLoss.apply(
-        users, items, indptr, positives, temperature, shares, offsets, chunk, draw
+        users, items, indptr, positives, temperature, shares, offsets, positive_weights, chunk, draw
     )
     return loss
 
@@ -236,6 +265,7 @@ class _SoftmaxLoss(torch.autograd.Function):
         temperature: float,
         weights: Tensor,
         offsets: Tensor,
+        positive_weights: Tensor | None,
         chunk: int,
         draw: Callable[[Tensor], tuple[Tensor, Tensor]] | None,
     ) -> Tensor:
@@ -247,7 +277,9 @@ class _SoftmaxLoss(torch.autograd.Function):
         user_gradient, item_gradient = torch.empty_like(users), torch.zeros_like(items)
         for start in range(0, len(users), chunk):
             stop = min(start + chunk, len(users))
-            targets = _Targets.of_users(start, stop, indptr, positives, users.dtype)
+            targets = _Targets.of_users(
+                start, stop, indptr, positives, positive_weights, users.dtype
+            )
             rows, row_offsets, candidates = items, offsets, None
             if draw is not None:
                 candidates, counts = draw(targets.columns)
@@ -280,7 +312,7 @@ class _SoftmaxLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         user_gradient, item_gradient = ctx.saved_tensors  # type: ignore[attr-defined]
-        return gradient * user_gradient, gradient * item_gradient, *(None,) * 7
+        return gradient * user_gradient, gradient * item_gradient, *(None,) * 8
 
 
 def _score_chunk(

@@ -7,22 +7,26 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from peel_ext.config import PipelineConfig, SplitConfig
+from peel_ext.config import PipelineConfig, ReadingConfig, SplitConfig
 from peel_ext.data import (
+    GivenParts,
     IdMap,
-    Interactions,
     Split,
     make_interactions,
     read_split,
     split_interactions,
 )
+from peel_ext.data.item_names import read_item_names
+from peel_ext.data.readers import warn
 from peel_ext.errors import DataError, RunError
 from peel_ext.nn import ElasticEmbedding
+from peel_ext.threads import check_environment
 from peel_ext.train.run_folder import RunFolder, fingerprint
 from peel_ext.train.stages import DEPENDS, Made, Stages
 from peel_ext.train.vectors import VectorPair, check_vectors
@@ -38,31 +42,57 @@ def _silent(stage: str, done: int, total: int, remark: str) -> None:
     """Reports nothing."""
 
 
-def load_split(data: str | os.PathLike[str], config: SplitConfig) -> Split:
-    """The interactions of a file or folder, split; a given test file is the target.
+def load_split(
+    data: Any,
+    config: SplitConfig,
+    reading: ReadingConfig | None = None,
+    on_remark: Callable[[str], None] = warn,
+) -> Split:
+    """Interactions, read and split; a given test part is the target.
+
+    Args:
+        data: what :func:`peel_ext.data.read_split` takes, or ``"synthetic"``.
+        config: how it is split.
+        reading: how it is read.
+        on_remark: told what of the data is not used.
 
     Raises:
         DataError: the data cannot be read or split, or nothing is left to train on.
     """
-    interactions: Interactions
-    test: Interactions | None
-    if data == SYNTHETIC:
-        interactions, test = make_interactions(), None
-    else:
-        interactions, test = read_split(data)
+    return _split(data, _read(data, reading, on_remark), config)
+
+
+def _read(data: Any, reading: ReadingConfig | None, on_remark: Callable[[str], None]) -> GivenParts:
+    if isinstance(data, str) and data == SYNTHETIC:
+        return GivenParts(make_interactions())
+    return read_split(data, reading, on_remark)
+
+
+def _split(data: Any, given: GivenParts, config: SplitConfig) -> Split:
     try:
-        return split_interactions(interactions, test, config)
+        return split_interactions(
+            given.train, given.test, config, validation=given.validation, others=given.below
+        )
     except DataError as error:
-        raise DataError(f"{data}: {error}") from None
+        raise DataError(f"{_name(data)}: {error}") from None
 
 
-def split_arrays(split: Split) -> dict[str, NDArray[np.int64]]:
-    """The four parts of a split in CSR form, by the names they have in a :class:`TrainedRun`."""
+def _name(data: Any) -> str:
+    """What data is called where it is told of."""
+    return str(data) if isinstance(data, str | os.PathLike) else type(data).__name__
+
+
+def split_arrays(split: Split) -> dict[str, NDArray[Any]]:
+    """The parts of a split in CSR form, by the names they have in a :class:`TrainedRun`.
+
+    What users had beyond training and target, a validation part and weights are there where the
+    split has them.
+    """
     train_indptr, train_items = split.train.csr()
     test_indptr, test_items = split.target.csr()
     target_indptr, target_items = split.history_target.csr()
     lengths = np.bincount(split.history.user_rows, minlength=split.history.num_users)
-    return {
+    arrays: dict[str, NDArray[Any]] = {
         "train_indptr": train_indptr,
         "train_items": train_items,
         "test_indptr": test_indptr,
@@ -72,53 +102,76 @@ def split_arrays(split: Split) -> dict[str, NDArray[np.int64]]:
         "history_test_indptr": target_indptr,
         "history_test_items": target_items,
     }
+    if len(split.others):
+        arrays["other_indptr"], arrays["other_items"] = split.others.csr()
+    if split.validation is not None:
+        arrays["validation_indptr"], arrays["validation_items"] = split.validation.csr()
+    weights = split.train.csr_weights()
+    if weights is not None:
+        arrays["train_weights"] = weights
+    return arrays
 
 
 def run_pipeline(
-    data: str | os.PathLike[str],
+    data: Any,
     out: str | os.PathLike[str],
     config: PipelineConfig | None = None,
     progress: Progress = _silent,
     *,
     vectors: VectorPair | None = None,
+    item_names: str | os.PathLike[str] | None = None,
     redo: bool = False,
     on_loss: Callable[[str, int, float], None] | None = None,
+    on_remark: Callable[[str], None] = warn,
 ) -> TrainedRun:
-    """Trains on the interactions of a file or folder, and saves every stage in a run folder.
+    """Trains on interactions, and saves every stage in a run folder.
 
     A stage that the folder has finished is not repeated, and one that was interrupted goes on from
     its last checkpoint: the result is the same, bit for bit, as without the interruption.
 
     Args:
-        data: a data file, or a folder with one, or with train and test files.
+        data: a data file, several, or a folder, maybe with train, valid and test files; a frame
+            (pandas, polars, Arrow); or interactions (:func:`peel_ext.data.read_split`).
         out: the run folder.
         config: all settings.
         progress: told of every step of the stages that have more than one, and of their ends.
         vectors: user and item vectors of another model, in place of pretraining; one row for each
             user and item in ascending order of their ids, users held out included or not.
+        item_names: a file with the names of items (:func:`peel_ext.data.read_item_names`), to show;
+            it may be given again later, when the run is finished.
         redo: drop the stages that other settings or data make invalid instead of refusing.
         on_loss: told the stage, the step and the loss of every step of training.
+        on_remark: told what of the data is not used, a line each; the default warns.
 
     Returns:
         The trained run.
 
     Raises:
         DataError: the data or the vectors cannot be read or used.
-        RunError: the folder holds stages of other settings or data, or another process trains there.
+        RunError: the folder cannot be written, or holds stages of other settings or data, or another
+            process trains there.
+        TypeError: data of another kind.
+        ValueError: an environment variable of this package that is out of range.
     """
     config = config or PipelineConfig()
-    progress("data", 0, 0, str(data))
-    parts = load_split(data, config.split)
+    check_environment()
+    RunFolder(out).check_writable()
+    progress("data", 0, 0, _name(data))
+    given = _read(data, config.reading, on_remark)
+    parts, columns = _split(data, given, config.split), given.columns
+    del given  # memory that training needs
     split = split_arrays(parts)
     ids = {
         "users": parts.train.users,
         "items": parts.train.items,
         "new_users": parts.history.users,
     }
-    facts = {"split": parts.method} | (
-        {"test_left_out": parts.num_left_out} if parts.num_left_out else {}
-    )
-    del parts  # memory that training needs
+    facts: dict[str, Any] = {"split": parts.method}
+    facts |= {"columns": columns} if columns else {}
+    facts |= {"validation": len(parts.validation)} if parts.validation is not None else {}
+    facts |= {"test_left_out": parts.num_left_out} if parts.num_left_out else {}
+    del parts
+    names = None if item_names is None else read_item_names(item_names, ids["items"], on_remark)
     settings = dataclasses.asdict(config)
     if vectors is not None:
         vectors = check_vectors(_of_trained(vectors, ids), len(ids["users"]), len(ids["items"]))
@@ -136,6 +189,8 @@ def run_pipeline(
         stages = Stages(folder, config, split, facts, ids, vectors, on_step)
         for name in DEPENDS:
             _run_stage(folder, name, getattr(stages, name), progress)
+        if names is not None:
+            folder.add_document("item_names.json", names)
     return TrainedRun.open(out)
 
 
@@ -237,7 +292,7 @@ class TrainedRun:
             embedding=embedding,
             temperature=folder.stages["tuning"]["temperature"],
             new_users=_read_ids(folder, "new_users.json", len(data["history_indptr"]) - 1),
-            **data,
+            **{name: data[name] for name in data if name in cls.__dataclass_fields__},
         )
 
 

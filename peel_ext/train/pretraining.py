@@ -49,6 +49,7 @@ def pretrain(
     num_items: int,
     config: PretrainingConfig,
     *,
+    weights: NDArray[np.float64] | None = None,
     on_progress: Callable[[int, int, float], None] | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> PretrainedVectors:
@@ -66,6 +67,8 @@ def pretrain(
         item_rows: [num_interactions], user u's are ``item_rows[indptr[u] : indptr[u + 1]]``.
         num_items: number of items, those without interactions included.
         config: all settings.
+        weights: how much each interaction counts in its user's loss [num_interactions], above 0, before
+            the scale of ``config.weight_scale``; None: all alike. The smoothing knows none.
         on_progress: called after every step with the steps done, the steps in all and the loss of
             the step, in nats.
         checkpoint: where to go on from and to save to.
@@ -76,7 +79,7 @@ def pretrain(
     """
     positions = torch.from_numpy(np.ascontiguousarray(indptr, dtype=np.int64))
     items = torch.from_numpy(np.ascontiguousarray(item_rows, dtype=np.int64))
-    training = _Training(positions, items, num_items, config)
+    training = _Training(positions, items, num_items, config, _scaled(weights, config))
     saved = checkpoint.load() if checkpoint is not None else None
     if saved is None:
         training.start()
@@ -91,14 +94,19 @@ class _Training:
     """The model, its optimiser, and how far they are."""
 
     def __init__(
-        self, indptr: Tensor, item_rows: Tensor, num_items: int, config: PretrainingConfig
+        self,
+        indptr: Tensor,
+        item_rows: Tensor,
+        num_items: int,
+        config: PretrainingConfig,
+        positive_weights: Tensor | None,
     ) -> None:
         try:
             self.adjacency = normalised_adjacency(indptr, item_rows, num_items)
         except ValueError as error:
             raise DataError(f"unusable interactions: {error}") from error
         self.indptr, self.item_rows, self.num_items = indptr, item_rows, num_items
-        self.config = config
+        self.config, self.positive_weights = config, positive_weights
         self.generator = torch.Generator().manual_seed(config.seed)
         degrees = indptr.diff()
         self.active = degrees.nonzero()[:, 0]
@@ -199,21 +207,31 @@ class _Training:
 
     def _batch_loss(self, batch: Tensor) -> Tensor:
         users, items = self.model()
+        indptr, positives = take_lists(self.indptr, self.item_rows, batch)
         arguments = (
             F.normalize(users[batch]),
             F.normalize(items),
-            *take_lists(self.indptr, self.item_rows, batch),
+            indptr,
+            positives,
             self.config.temperature or DEFAULT_TEMPERATURE,
             self.weights[batch],
         )
+        positive_weights = None
+        if self.positive_weights is not None:
+            positive_weights = take_lists(self.indptr, self.positive_weights, batch)[1]
         if self._samples():
             return sampled_softmax_loss(
                 *arguments,
                 negative_weights=self.negative_weights,
+                positive_weights=positive_weights,
                 num_negatives=self.config.num_negatives,
                 generator=self.generator,
             )
-        return full_softmax_loss(*arguments, negative_weights=self.negative_weights)
+        return full_softmax_loss(
+            *arguments,
+            negative_weights=self.negative_weights,
+            positive_weights=positive_weights,
+        )
 
     def _samples(self) -> bool:
         if self.config.softmax == "auto":
@@ -231,6 +249,13 @@ def _started(vectors: Tensor, scale: float, generator: torch.Generator) -> Tenso
     noise = torch.randn(vectors.shape, generator=generator)
     # The SVD comes column by column; rows are what training reads, and what a checkpoint restores.
     return (scale * (vectors / size + 0.01 * noise)).contiguous()
+
+
+def _scaled(weights: NDArray[np.float64] | None, config: PretrainingConfig) -> Tensor | None:
+    if weights is None:
+        return None
+    scaled = np.log1p(weights) if config.weight_scale == "log" else weights
+    return torch.from_numpy(scaled.astype(np.float32))
 
 
 def take_lists(indptr: Tensor, item_rows: Tensor, users: Tensor) -> tuple[Tensor, Tensor]:

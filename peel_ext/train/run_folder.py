@@ -95,6 +95,20 @@ class RunFolder:
         """What is known of each finished stage, in order; with the digest of its file."""
         return dict(self._index.get("stages", {}))
 
+    def check_writable(self) -> None:
+        """Checks that the folder is there and can be written, or can be made.
+
+        Raises:
+            RunError: it is not so.
+        """
+        nearest = self.path.absolute()
+        while not nearest.exists() and nearest != nearest.parent:
+            nearest = nearest.parent
+        if not nearest.is_dir():
+            raise RunError(f"{self.path}: cannot be made: {nearest} is a file")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise RunError(f"{self.path}: cannot be written: no permission in {nearest}")
+
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Makes the folder if need be, and keeps other processes from training in it.
@@ -229,6 +243,11 @@ class RunFolder:
         data = _as_json(value)
         write_atomically(self.path / name, data)
         self._index["documents"][name] = hashlib.sha256(data).hexdigest()
+
+    def add_document(self, name: str, value: Any) -> None:
+        """Saves a JSON document that counts at once."""
+        self.write_document(name, value)
+        self._write_index()
 
     def read_document(self, name: str) -> Any:
         """A JSON document beside the stages.

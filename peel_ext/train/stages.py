@@ -19,6 +19,7 @@ from peel_ext.train.bilevel import control_blocks
 from peel_ext.train.clustering import cluster_users
 from peel_ext.train.control import regress_row_values
 from peel_ext.train.exposure import measure_exposure
+from peel_ext.train.held_out import Lists
 from peel_ext.train.population import Population
 from peel_ext.train.pretraining import DEFAULT_TEMPERATURE, pretrain
 from peel_ext.train.refinement import refine_tables
@@ -47,7 +48,8 @@ class Stages:
         folder: where earlier stages are read from.
         config: all settings.
         split: the parts of the split in CSR form, as of
-            :func:`peel_ext.train.pipeline.split_arrays`.
+            :func:`peel_ext.train.pipeline.split_arrays`; the weights of training interactions and
+            a validation part where there are any.
         split_facts: how the split was made, and what it left out, if anything.
         ids: id maps by name: users, items, new_users.
         vectors: user and item vectors brought from elsewhere, or None.
@@ -56,7 +58,7 @@ class Stages:
 
     folder: RunFolder
     config: PipelineConfig
-    split: dict[str, NDArray[np.int64]]
+    split: dict[str, NDArray[Any]]
     split_facts: dict[str, Any]
     ids: dict[str, IdMap]
     vectors: VectorPair | None
@@ -81,6 +83,8 @@ class Stages:
             *self._train(),
             self.config.tuning,
             self.config.pretraining,
+            weights=self.split.get("train_weights"),
+            validation=self._validation(),
             on_progress=self._steps("tuning"),
             checkpoint=self.folder.checkpoint("tuning"),
         )
@@ -95,6 +99,7 @@ class Stages:
         made = pretrain(
             *self._train(),
             dataclasses.replace(self.config.pretraining, temperature=temperature),
+            weights=self.split.get("train_weights"),
             on_progress=self._steps("pretraining"),
             checkpoint=self.folder.checkpoint("pretraining"),
         )
@@ -168,6 +173,12 @@ class Stages:
 
     def _train(self) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
         return self.split["train_indptr"], self.split["train_items"], len(self.ids["items"])
+
+    def _validation(self) -> Lists | None:
+        """The validation part that was given, or None."""
+        if "validation_indptr" not in self.split:
+            return None
+        return self.split["validation_indptr"], self.split["validation_items"]
 
     def _steps(self, stage: str) -> Callable[[int, int, float], None]:
         return lambda done, total, loss: self.on_step(stage, done, total, loss)

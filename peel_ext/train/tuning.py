@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 
 from peel_ext.config import PretrainingConfig, TuningConfig
 from peel_ext.train.checkpoint import Checkpoint
-from peel_ext.train.held_out import draw_users, hold_out, measure, take_users
+from peel_ext.train.held_out import (
+    Lists,
+    draw_users,
+    hold_out_weighted,
+    measure,
+    take_users,
+)
 from peel_ext.train.pretraining import DEFAULT_TEMPERATURE, pretrain
 
 
@@ -22,6 +28,8 @@ def choose_temperature(
     tuning: TuningConfig,
     pretraining: PretrainingConfig,
     *,
+    weights: NDArray[np.float64] | None = None,
+    validation: Lists | None = None,
     on_progress: Callable[[int, int, float], None] | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> tuple[float, NDArray[np.float64]]:
@@ -36,6 +44,9 @@ def choose_temperature(
         num_items: number of items.
         tuning: candidates, and how to judge them.
         pretraining: all other settings.
+        weights: of the interactions in training [num_interactions], or None.
+        validation: the interactions to judge by, in CSR form over the same users; None holds a share
+            of the others out.
         on_progress: as of :func:`peel_ext.train.pretraining.pretrain`, over all candidates.
         checkpoint: where the recalls of finished candidates are kept, and the state of one under way.
 
@@ -45,7 +56,13 @@ def choose_temperature(
         choose or to choose by.
     """
     candidates = tuning.temperatures
-    left, held = hold_out(indptr, item_rows, num_items, tuning.validation_share, tuning.seed)
+    left: Lists = (indptr, item_rows)
+    if validation is None:
+        left, held, weights = hold_out_weighted(
+            left, num_items, tuning.validation_share, tuning.seed, weights
+        )
+    else:
+        held = validation
     users = draw_users(held, tuning.max_users, tuning.seed)
     if len(candidates) == 1 or len(users) == 0:
         only = candidates[0] if len(candidates) == 1 else DEFAULT_TEMPERATURE
@@ -62,6 +79,7 @@ def choose_temperature(
             *left,
             num_items,
             config,
+            weights=weights,
             on_progress=_shifted(on_progress, at, len(candidates)),
             checkpoint=kept,
         )

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 
+from peel_ext.config import ReadingConfig
 from peel_ext.data import Interactions, read_interactions, read_split
-from peel_ext.errors import DataError
+from peel_ext.errors import DataError, DataWarning
 
 USERS = ["u1", "u2", "u1"]
 ITEMS = [7, 7, 9]
@@ -45,10 +48,26 @@ EXPECTED = list(zip(USERS, ITEMS, TIMES, strict=True))
             "u1\t7\t5\t3\nu2\t7\t1\t1.5\nu1\t9\t2\t2\n",
         ),
         ("a.dat", "u1::7::5::3\r\nu2::7::1::1.5\r\n\r\nu1::9::2::2\r\n"),
+        ("a.CSV", "USER ID;Item-Id;Time\nu1;7;3\nu2;7;1.5\nu1;9;2\n"),
+        ("a.csv", " user_id , item_id ,timestamp\n u1 ,7, 3\nu2\t,7 ,1.5\nu1,9,2\n"),
+        ("a.csv", 'user,item,time\nu1,"7","3"\nu2,7.0,1.5\nu1,9.,2\n'),
+        ("a.tsv", 'user\titem\ttime\n"u1"\t"7"\t"3"\nu2\t7\t1.5\nu1\t9\t2\n'),
+        (
+            "a.jsonl",
+            '{"user": "u1", "item": 7, "time": 3}\n\n{"item": 7, "user": "u2", "time": 1.5}\n'
+            '{"user": "u1", "item": 9, "time": 2}',
+        ),
     ],
 )
 def test_text_formats(tmp_path: Path, name: str, text: str) -> None:
-    assert rows_of(read_interactions(write(tmp_path, name, text))) == EXPECTED
+    told: list[str] = []
+    data = read_interactions(write(tmp_path, name, text), on_remark=told.append)
+    assert rows_of(data) == EXPECTED
+    # Every column that is not read is told of.
+    unused = [
+        name for name in ("rating", "x") if name in text or (name, text[:2]) == ("rating", "u1")
+    ]
+    assert [line for name in unused for line in told if name in line] == told
 
 
 @pytest.mark.parametrize("kind", ["string", "large_string", "dictionary"])
@@ -73,7 +92,17 @@ def test_lightgcn_lines(tmp_path: Path) -> None:
 
 
 def test_ids_with_spaces_and_of_any_script_come_back(tmp_path: Path) -> None:
-    names = ["Ada Lovelace", " x ", "\u96ea", "e\u0301", "\u00e9", "\U0001f600", "-", "NaN", "1e3"]
+    names = [
+        "Ada Lovelace",
+        "\u3000x",
+        "\u96ea",
+        "e\u0301",
+        "\u00e9",
+        "\U0001f600",
+        "-",
+        "1e3",
+        "Nan",
+    ]
     path = write(tmp_path, "a.csv", "user,item\n" + "".join(f"{name},{name}\n" for name in names))
     data = read_interactions(path)
     assert rows_of(data) == [(name, name, None) for name in names]
@@ -90,13 +119,7 @@ def test_any_finite_time_is_taken(tmp_path: Path, times: list[float]) -> None:
     assert [time for _, _, time in rows_of(read_interactions(path))] == times
 
 
-def test_columns_of_a_file_without_a_header_have_no_names(tmp_path: Path) -> None:
-    path = write(tmp_path, "a.txt", "1 2\n")
-    with pytest.raises(DataError, match=r"a\.txt: columns of a \.txt file have no names"):
-        read_interactions(path, user_column="user")
-
-
-@pytest.mark.parametrize("kind", ["csv", "txt", "dat", "parquet"])
+@pytest.mark.parametrize("kind", ["csv", "txt", "dat", "parquet", "jsonl"])
 @pytest.mark.parametrize("textual", [False, True])
 def test_pieces_make_a_whole(
     kind: str, textual: bool, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
@@ -115,14 +138,23 @@ def test_pieces_make_a_whole(
     elif kind == "dat":
         rows = zip(users, items, times, strict=True)
         path.write_text("".join(f"{u}::{i}::1::{t!r}\n" for u, i, t in rows))
+    elif kind == "jsonl":
+        quote = '"' if textual else ""
+        rows = zip(users, items, times, strict=True)
+        path.write_text("".join(
+            f'{{"user": {quote}{u}{quote}, "item": {quote}{i}{quote}, "time": {t!r}}}\n' for u, i, t in rows
+        ))  # fmt: skip
     else:
         cast = (lambda ids: ids) if textual else (lambda ids: [int(each) for each in ids])
         table = pyarrow.table({"user": cast(users), "item": cast(items), "time": times})
         pyarrow.parquet.write_table(table, path, row_group_size=90)
-    for module in ("parquet_files", "text_files"):
-        monkeypatch.setattr(f"peel_ext.data.{module}.PIECE_ROWS", 7)
+    monkeypatch.setattr("peel_ext.data.parquet_files._BATCH_ROWS", 7)
+    monkeypatch.setattr("peel_ext.data.adjacency_files._BATCH_ROWS", 7)
+    for module in ("delimited_files", "json_files"):
+        monkeypatch.setattr(f"peel_ext.data.{module}.BLOCK_BYTES", 300)
     monkeypatch.setattr("peel_ext.data.collector._MERGE_AT", 20)
-    data = read_interactions(path)
+    monkeypatch.setattr("peel_ext.data.collector._MAX_SPAN", 0 if textual else 1 << 26)
+    data = read_interactions(path, on_remark=lambda _: None)
     assert data.users.holds_integers == data.items.holds_integers == (not textual)
     found = [(str(user), str(item), time) for user, item, time in rows_of(data)]
     assert found == list(zip(users, items, times, strict=True))
@@ -133,10 +165,15 @@ def test_integers_of_one_file_and_strings_of_another(tmp_path: Path) -> None:
     table = pyarrow.table({"user": [3, 1], "item": pyarrow.array([250, 7], pyarrow.uint8())})
     pyarrow.parquet.write_table(table, tmp_path / "train.parquet")
     write(tmp_path, "test.csv", "user,item\n1,7\n2,x\n")
-    train, test = read_split(tmp_path)
-    assert test is not None
-    assert rows_of(train) == [(3, "250", None), (1, "7", None)]
-    assert rows_of(test) == [(1, "7", None), (2, "x", None)]
+    told: list[str] = []
+    parts = read_split(tmp_path, on_remark=told.append)
+    assert parts.test is not None
+    assert rows_of(parts.train) == [(3, "250", None), (1, "7", None)]
+    assert rows_of(parts.test) == [(1, "7", None), (2, "x", None)]
+    assert told == [
+        "1 of 2 users of the test part are not in the training part",
+        "1 of 2 items of the test part are not in the training part",
+    ]
 
 
 @pytest.mark.parametrize("names", [["10", "9"], ["007", "7"]])
@@ -153,7 +190,9 @@ def test_text_that_is_not_utf8_in_parquet(tmp_path: Path) -> None:
     text = pyarrow.array([b"\xff", b"a"], pyarrow.binary()).view(pyarrow.string())
     table = pyarrow.table({"user": [3, 1], "item": text})
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
-    with pytest.raises(DataError, match=r"a\.parquet: column item holds text that is not UTF-8"):
+    with pytest.raises(
+        DataError, match=r"a\.parquet: row 0: column item holds text that is not UTF-8"
+    ):
         read_interactions(tmp_path / "a.parquet")
 
 
@@ -207,9 +246,13 @@ def test_quoted_fields_may_hold_anything(tmp_path: Path) -> None:
     ]
 
 
-def test_tabs_take_quotes_as_they_are(tmp_path: Path) -> None:
-    path = write(tmp_path, "a.tsv", 'user\titem\n"a\tb"\n')
-    assert rows_of(read_interactions(path)) == [('"a', 'b"', None)]
+def test_quotes_between_tabs_are_undone_where_the_field_is_quoted_whole(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, "a.tsv", 'user\titem\n1\t"He said ""hi"""\n2\t12" single\n3\t"Weird" Al\n4\t"\n'
+    )
+    assert [item for _, item, _ in rows_of(read_interactions(path))] == [
+        'He said "hi"', '12" single', '"Weird" Al', '"',
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -227,7 +270,10 @@ def test_text_that_is_not_all_plain_integers_stays_text(tmp_path: Path, items: l
 
 def test_columns_by_name(tmp_path: Path) -> None:
     path = write(tmp_path, "a.csv", "who,what,when,user,item\na,b,4,wrong,wrong\n")
-    data = read_interactions(path, user_column="who", item_column="what", timestamp_column="when")
+    with pytest.warns(DataWarning, match="columns not used: user, item"):
+        data = read_interactions(
+            path, user_column="who", item_column="what", timestamp_column="when"
+        )
     assert rows_of(data) == [("a", "b", 4.0)]
 
 
@@ -236,30 +282,44 @@ def test_columns_by_name(tmp_path: Path) -> None:
     [
         ("a.csv", "", "a.csv: empty, expected a header line"),
         ("a.csv", "user,item\n", "a.csv: no interactions"),
-        ("a.csv", "user,thing\n1,2\n", "a.csv: no column item_id or .*; columns are user, thing"),
+        (
+            "a.csv",
+            "user,thing\n1,2\n",
+            "a.csv: no column item_id .*; columns are user, thing: name it",
+        ),
         ("a.csv", "user,item\n1,2\n1,2,3\n", r"a.csv:3: expected 2 fields, got 3"),
         ("a.csv", "user,item\n1,2\n1\n", r"a.csv:3: expected 2 fields, got 1"),
-        ("a.csv", "user,item\n\n1,\n", r"a.csv:3: empty item id"),
-        ("a.csv", "user,item\n,1\n", r"a.csv:2: empty user id"),
+        ("a.csv", "user,item\n\n1,\n", r"a.csv:3: column item holds '', a missing id"),
+        ("a.csv", "user,item\n,1\n", r"a.csv:2: column user holds '', a missing id"),
         ("a.csv", 'user,item\n"1,2\n', r"a.csv:2: unexpected end"),
-        ("a.csv", 'user,item\n"1"x,2\n', r"a.csv:2: "),
-        ("a.csv", b"user,item\n1,\xff\n", r"a.csv:2: not UTF-8"),
-        ("a.csv", b"user,item\n1,2\n\0,2\n", r"a.csv:3: holds a zero byte"),
-        ("a.csv", "user,item,time\n1,2,soon\n", r"a.csv:2: timestamp 'soon' is not a finite"),
-        ("a.csv", "user,item,time\n1,2,1_0\n", r"a.csv:2: timestamp '1_0' is not a finite"),
+        ("a.csv", b"user,item\n1,\xff\n", r"a.csv:2: not UTF-8: .*; name another encoding"),
+        (
+            "a.csv",
+            b"user,item\n1,2\n\0,2\n",
+            "a.csv:3: column user holds .*zero byte",
+        ),
         ("a.txt", "1 2\n3 4\r5 6\n", r"a.txt:2: holds a carriage return that ends no line"),
-        ("a.csv", "user,item,time\n1,2,inf\n", r"a.csv:2: timestamp 'inf' is not a finite"),
         ("a.inter", "user_id:token\n1\n", "no column item_id"),
         ("a.parquet", b"PAR1 it is not", "not a readable Parquet file"),
         ("a.parquet", b"", "not a readable Parquet file"),
-        ("a.json", "1 2", "expected a file ending in .parquet, .csv, .tsv, .inter, .txt, .dat"),
+        ("a.mp3", "1 2", "expected a file ending in .parquet, .*, or to be told of the format"),
+        ("a.csv", b"\xff\xfeu\0,\0i\0", r"a.csv:1: holds a zero byte: expected text, in utf-8"),
+        ("a.csv", "user,user_id\n1,2\n", "a.csv: no column item_id"),
+        ("a.csv.gz", b"user,item\n1,2\n", "a.csv.gz: cannot be read: zlib inflate failed"),
+        ("a.csv.zst", b"user,item\n1,2\n", "a.csv.zst: cannot be read: ZSTD"),
+        ("a.jsonl", "1 2\n", "a.jsonl:1: no JSON"),
+        ("a.jsonl", "[1, 2]\n", "a.jsonl:1: expected an object on each line"),
+        ("a.json", '{"user": 1, "item": 2}\n{"user": 1\n', "a.json:2: no JSON"),
+        ("a.jsonl", '{"user": 1, "item": 2}\n{"user": 1}\n', "a.jsonl:2: column item holds None"),
+        ("a.jsonl", '{"user": {}, "item": 2}\n', "a.jsonl: user holds values of several or other"),
+        ("a.jsonl", "", "a.jsonl: no column user_id"),
         ("a.txt", "", "a.txt: no interactions"),
         ("a.txt", "1\n2\n", "a.txt: no interactions"),
         ("a.txt", b"1 2\n\xff 3\n", r"a.txt:2: not UTF-8"),
         ("a.dat", "1::2::5::978300760\n1::2::5\n", r"a.dat:2: expected 4 fields, got 3"),
         ("a.dat", "1,2,5,978300760\n", r"a.dat:1: expected 4 fields, got 1"),
-        ("a.dat", "1::::5::978300760\n", r"a.dat:1: empty item id"),
-        ("a.dat", "1::2::5::noon\n", r"a.dat:1: timestamp 'noon' is not a finite"),
+        ("a.dat", "1::::5::978300760\n", r"a.dat:1: column item_id holds '', a missing id"),
+        ("a.dat", "1::2::5::3\n1::2\x1f3::5::3\n", r"a.dat: holds the byte 0x1f"),
         ("a.dat", "\n\n", "a.dat: no interactions"),
     ],
 )
@@ -268,7 +328,7 @@ def test_bad_files_are_named_with_the_line(
 ) -> None:
     path = write(tmp_path, name, text)
     with pytest.raises(DataError, match=message) as caught:
-        read_interactions(path)
+        read_interactions(path, on_remark=lambda _: None)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -276,12 +336,14 @@ def test_bad_files_are_named_with_the_line(
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"user_id": [1.5], "item_id": [1]}, "column user_id is double, expected integers or strings"),
+        ({"user_id": [2.0, 1.5], "item_id": [1, 2]}, "row 1: column user_id 1.5 is no whole number"),
+        ({"user_id": [1e17], "item_id": [1]}, "is no whole number that a float holds exactly"),
+        ({"user_id": [True], "item_id": [1]}, "column user_id holds bool, expected integers or strings"),
+        ({"user_id": [[1]], "item_id": [1]}, "column user_id holds list"),
+        ({"user_id": [2.0, float("nan")], "item_id": [1, 2]}, "row 1: column user_id holds nan, a missing"),
         ({"user_id": [1], "item_id": [None]}, "column item_id"),
-        ({"user_id": [1, None], "item_id": [1, 2]}, "column user_id holds a null at row 1, expected ids"),
-        ({"user_id": ["a", ""], "item_id": [1, 2]}, "column user_id holds an empty id at row 1"),
-        ({"user_id": [1], "item_id": [1], "time": [float("nan")]}, "no finite number at row 0"),
-        ({"user_id": [1], "item_id": [1], "time": ["x"]}, "column time is string, expected times"),
+        ({"user_id": [1, None], "item_id": [1, 2]}, "row 1: column user_id holds None, a missing id"),
+        ({"user_id": ["a", ""], "item_id": [1, 2]}, "row 1: column user_id holds '', a missing id"),
         ({"user_id": pyarrow.array([], pyarrow.int32()), "item_id": pyarrow.array([], pyarrow.int32())},
          "no interactions"),
         ({"a": [1]}, "no column user_id"),
@@ -307,48 +369,352 @@ def test_a_missing_file_and_a_folder_in_its_place(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         read_interactions(tmp_path / "a.csv")
     (tmp_path / "b.csv").mkdir()
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match=r"b\.csv: expected one data file .*, found none"):
         read_interactions(tmp_path / "b.csv")
-
-
-def test_train_and_test_files_share_their_ids(tmp_path: Path) -> None:
-    write(tmp_path, "train.csv", "user,item\n1,5\n2,6\n")
-    write(tmp_path, "test.csv", "user,item\n2,5\n3,007\n")
-    train, test = read_split(tmp_path)
-    assert test is not None
-    # One id that is not a plain integer makes text of the whole column, in both files.
-    assert rows_of(train) == [(1, "5", None), (2, "6", None)]
-    assert rows_of(test) == [(2, "5", None), (3, "007", None)]
-    assert train.users is test.users
-
-
-def test_a_folder_with_one_file(tmp_path: Path) -> None:
-    write(tmp_path, "notes.md", "nothing")
-    write(tmp_path, "a.csv", "user,item\n1,5\n")
-    whole, test = read_split(tmp_path)
-    assert test is None
-    assert rows_of(whole) == [(1, 5, None)]
-
-
-@pytest.mark.parametrize(
-    "names", [[], ["a.csv", "b.csv"], ["train.csv", "train.tsv", "test.csv"], ["test.csv"]]
-)
-def test_a_folder_without_a_clear_choice(tmp_path: Path, names: list[str]) -> None:
-    for name in names:
-        write(tmp_path, name, "user,item\n1,5\n")
-    with pytest.raises(DataError, match=f"found {', '.join(sorted(names)) or 'none'}"):
-        read_split(tmp_path)
 
 
 @pytest.mark.data
 def test_real_files(data_folder: Path) -> None:
-    movies, none = read_split(data_folder / "ml-100k")
-    assert none is None
-    assert (len(movies), movies.num_users, movies.num_items) == (100_000, 943, 1682)
-    assert movies.timestamps is not None
-    assert movies.timestamps.min() > 8e8
-    train, test = read_split(data_folder / "gowalla")
-    assert test is not None
-    assert (len(train), len(test)) == (810_128, 217_242)
-    assert (train.num_users, train.num_items) == (29_858, 40_981)
-    assert np.array_equal(train.items.ids, np.arange(40_981))
+    with pytest.warns(DataWarning, match="column rating is not used"):
+        movies = read_split(data_folder / "ml-100k")
+    assert movies.test is None
+    assert (len(movies.train), movies.train.num_users, movies.train.num_items) == (
+        100_000,
+        943,
+        1682,
+    )
+    assert movies.train.timestamps is not None
+    assert movies.train.timestamps.min() > 8e8
+    gowalla = read_split(data_folder / "gowalla")
+    assert gowalla.test is not None
+    assert (len(gowalla.train), len(gowalla.test)) == (810_128, 217_242)
+    assert (gowalla.train.num_users, gowalla.train.num_items) == (29_858, 40_981)
+    assert np.array_equal(gowalla.train.items.ids, np.arange(40_981))
+    toys = read_interactions(data_folder / "toys")
+    assert (len(toys), toys.num_users, toys.num_items) == (167_597, 19_412, 11_924)
+
+
+# ---- what comes in other clothes ----
+
+
+@pytest.mark.parametrize("suffix", ["gz", "zst", "bz2", "GZ"])
+@pytest.mark.parametrize("name", ["a.csv", "a.txt", "a.jsonl", "a.dat"])
+def test_compressed_text(tmp_path: Path, name: str, suffix: str) -> None:
+    text = {
+        "a.csv": "user,item\n1,7\n2,7\n",
+        "a.txt": "1 7\n2 7\n",
+        "a.jsonl": '{"user": 1, "item": 7}\n{"user": 2, "item": 7}\n',
+        "a.dat": "1::7::5::0\n2::7::5::0\n",
+    }[name]
+    kind = {"gz": "gzip", "zst": "zstd", "bz2": "bz2"}[suffix.lower()]
+    with pyarrow.output_stream(tmp_path / f"{name}.{suffix}", compression=kind) as stream:
+        stream.write(text.encode())
+    data = read_interactions(tmp_path / f"{name}.{suffix}", on_remark=lambda _: None)
+    assert [row[:2] for row in rows_of(data)] == [(1, 7), (2, 7)]
+
+
+def test_a_torn_compressed_file_is_an_error(tmp_path: Path) -> None:
+    with pyarrow.output_stream(tmp_path / "whole.csv.gz", compression="gzip") as stream:
+        stream.write(b"user,item\n" + b"".join(b"%d,%d\n" % (at, at * 7) for at in range(1000)))
+    whole = (tmp_path / "whole.csv.gz").read_bytes()
+    for length in (len(whole) // 2, len(whole) - 4):
+        path = write(tmp_path, "a.csv.gz", whole[:length])
+        with pytest.raises(DataError, match=r"a\.csv\.gz"):
+            read_interactions(path)
+
+
+def frames(table: pyarrow.Table) -> dict[str, Any]:
+    import pandas as pd
+
+    found = {"arrow": table, "reader": table.to_reader(), "pandas": table.to_pandas()}
+    found["index"] = pd.concat([table.to_pandas(), table.to_pandas()]).iloc[: len(table)]
+    polars = pytest.importorskip("polars")
+    return found | {"polars": polars.from_arrow(table)}
+
+
+def test_frames_are_read_as_files(tmp_path: Path) -> None:
+    table = pyarrow.table({"user_id": USERS, "item_id": ITEMS, "timestamp": TIMES})
+    for name, frame in frames(table).items():
+        assert rows_of(read_interactions(frame)) == EXPECTED, name
+
+
+def test_frames_with_categories_and_missing_values() -> None:
+    import pandas as pd
+
+    frame = pd.DataFrame({"user": pd.Categorical(USERS), "item": [7.0, 7.0, 9.0], "time": TIMES})
+    assert rows_of(read_interactions(frame)) == EXPECTED
+    frame.loc[1, "item"] = None
+    with pytest.raises(DataError, match="DataFrame: row 1: column item holds None, a missing id"):
+        read_interactions(frame)
+    told: list[str] = []
+    data = read_interactions(frame, missing="drop", on_remark=told.append)
+    assert rows_of(data) == [EXPECTED[0], EXPECTED[2]]
+    assert told == ["1 rows with a missing id are left out"]
+    mixed = pd.DataFrame({"user": [1, "a"], "item": [1, 2]})
+    with pytest.raises(DataError, match="DataFrame: "):
+        read_interactions(mixed)
+
+
+def test_interactions_come_back_as_they_are(tmp_path: Path) -> None:
+    data = read_interactions(write(tmp_path, "a.csv", "user,item\n1,7\n"))
+    assert read_interactions(data) is data
+    with pytest.raises(ValueError, match="settings of reading are for data that is yet to be read"):
+        read_interactions(data, min_rating=3)
+
+
+@pytest.mark.parametrize("data", [None, 7, [], [1], {"user": [1]}, b"a.csv", np.zeros(3)])
+def test_other_things_are_refused(data: Any) -> None:
+    with pytest.raises(TypeError, match="data must be a path, several paths, a frame"):
+        read_interactions(data)
+
+
+def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    def give(content: bytes) -> None:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+    give(b"user,item\n1,7\n")
+    assert rows_of(read_interactions("-")) == [(1, 7, None)]
+    give(b'{"user": 1, "item": 7}\n')
+    assert rows_of(read_interactions("-", format="jsonl")) == [(1, 7, None)]
+    give(b"user,item\n1\n")
+    with pytest.raises(DataError, match=r"^standard input:2: expected 2 fields, got 1"):
+        read_interactions("-")
+
+
+def test_separators_and_files_without_a_header(tmp_path: Path) -> None:
+    told: list[str] = []
+    path = write(tmp_path, "u.data", "196\t242\t3\t881250949\n196\t51\t2\t881250951\n")
+    options: dict[str, Any] = {"separator": "tab", "header": False, "on_remark": told.append}
+    assert [row[:2] for row in rows_of(read_interactions(path, **options))] == [
+        (196, 242),
+        (196, 51),
+    ]
+    assert told == ["columns not used: 3, 4"]
+    named = read_interactions(
+        path, **options, timestamp_column="4", user_column="2", item_column="1"
+    )
+    assert rows_of(named) == [(242, 196, 881250949.0), (51, 196, 881250951.0)]
+    for separator, spelt in (("|", "pipe"), ("::", "::"), (" ", "space"), (";;;", ";;;")):
+        path = write(tmp_path, "u.txt", f"user{separator}item\n1{separator}a\n2{separator}b;c\n")
+        for given in (separator, spelt):
+            data = read_interactions(path, separator=given)
+            assert rows_of(data) == [(1, "a", None), (2, "b;c", None)]
+
+
+def test_separators_of_several_characters_across_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    ids = ["x" * int(count) + ":" * int(end) for count, end in rng.integers(0, (9, 2), (200, 2))]
+    ids = [f"{at}{name}e" for at, name in enumerate(ids)]
+    path = write(tmp_path, "a.dat", "".join(f"{name}::{name}::1::2\n" for name in ids))
+    for size in (64, 65, 66, 67):
+        monkeypatch.setattr("peel_ext.data.delimited_files.BLOCK_BYTES", size)
+        data = read_interactions(path, on_remark=lambda _: None)
+        assert [row[0] for row in rows_of(data)] == ids
+
+
+def test_text_of_another_encoding(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", "user;item\nAndré;7\nZoë;8\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"a\.csv:2: not UTF-8: .*--encoding"):
+        read_interactions(path)
+    data = read_interactions(path, encoding="latin-1")
+    assert [row[0] for row in rows_of(data)] == ["André", "Zoë"]
+    unread = write(tmp_path, "b.csv", "user,item,title\n1,7,Les Misérables\n".encode("latin-1"))
+    with pytest.warns(DataWarning, match="columns not used: title"):
+        assert rows_of(read_interactions(unread)) == [(1, 7, None)]
+
+
+def test_a_long_field_nobody_reads(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", "user,item,review\n1,2," + "x" * 300_000 + "\n3,4,\n")
+    with pytest.warns(DataWarning, match="columns not used: review"):
+        assert rows_of(read_interactions(path)) == [(1, 2, None), (3, 4, None)]
+
+
+@pytest.mark.parametrize("last", ["9223372036854775807", "9223372036854775808"])
+def test_integers_of_64_bits(tmp_path: Path, last: str) -> None:
+    path = write(tmp_path, "a.csv", f"user,item\n9148955329465708066,1\n{last},2\n")
+    data = read_interactions(path)
+    assert data.users.holds_integers == last.endswith("7")
+    assert [str(row[0]) for row in rows_of(data)] == ["9148955329465708066", last]
+
+
+MISSING = ["nan", "NaN", "NULL", "null", "None", "NA", "N/A", "<NA>", "\\N", ""]
+
+
+@pytest.mark.parametrize("word", MISSING)
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.inter", "a.dat", "a.jsonl", "a.parquet"])
+def test_missing_ids(tmp_path: Path, word: str, name: str) -> None:
+    pairs = [("3", "x"), (word, "y"), ("4", word)]
+    forms = {
+        "a.csv": "user,item\n" + "".join(f"{u},{i}\n" for u, i in pairs),
+        "a.tsv": "user\titem\n" + "".join(f"{u}\t{i}\n" for u, i in pairs),
+        "a.inter": "user:token\titem:token\n" + "".join(f"{u}\t{i}\n" for u, i in pairs),
+        "a.dat": "".join(f"{u}::{i}::1::2\n" for u, i in pairs),
+        "a.jsonl": "".join(
+            f'{{"user": "{u}", "item": "{i}"}}\n'.replace("\\", "\\\\") for u, i in pairs
+        ),
+    }
+    path = tmp_path / name
+    if name == "a.parquet":
+        users, items = zip(*pairs, strict=True)
+        pyarrow.parquet.write_table(pyarrow.table({"user": users, "item": items}), path)
+    else:
+        path.write_text(forms[name])
+    quiet: dict[str, Any] = {"on_remark": lambda _: None}
+    with pytest.raises(DataError, match=r"a\.\w+:.*column user(_id)? holds .*, a missing id"):
+        read_interactions(path, **quiet)
+    assert [str(row[0]) for row in rows_of(read_interactions(path, **quiet, missing="drop"))] == [
+        "3"
+    ]
+    if word:
+        kept = read_interactions(path, **quiet, missing="keep")
+        assert [row[0] for row in rows_of(kept)] == ["3", word, "4"]
+    else:
+        with pytest.raises(DataError, match="a missing id"):
+            read_interactions(path, **quiet, missing="keep")
+
+
+# ---- times ----
+
+NEW_YEAR = 1577836800.0  # 2020-01-01 00:00 UTC
+
+
+@pytest.mark.parametrize(
+    ("text", "time"),
+    [
+        ("2020-01-01", NEW_YEAR),
+        ("2020-01-01 10:30", NEW_YEAR + 37_800),
+        ("2020-01-01 10:30:05", NEW_YEAR + 37_805),
+        ("2020-01-01T10:30:05Z", NEW_YEAR + 37_805),
+        ("2020-01-01T10:30:05.250Z", NEW_YEAR + 37_805.25),
+        ("2020-01-01 10:30:05.123456789", NEW_YEAR + 37_805.123456789),
+        ("2020-01-01 00:00:00 UTC", NEW_YEAR),
+        ("2020-01-01 02:00:00+02:00", NEW_YEAR),
+        ("2019-12-31T19:00:00-0500", NEW_YEAR),
+        ("1577836800", NEW_YEAR),
+        ("1.5778368e9", NEW_YEAR),
+        (" 1577836800 ", NEW_YEAR),
+    ],
+)
+def test_times_as_people_write_them(tmp_path: Path, text: str, time: float) -> None:
+    path = write(tmp_path, "a.csv", f"user,item,date\n1,2,{text}\n1,3,{text}\n")
+    data = read_interactions(path)
+    assert data.timestamps is not None
+    assert data.timestamps.tolist() == [pytest.approx(time, abs=1e-6, rel=0)] * 2
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+@pytest.mark.parametrize("zone", [None, "UTC", "America/New_York"])
+def test_times_of_every_type(tmp_path: Path, unit: str, zone: str | None) -> None:
+    import datetime
+
+    moment = datetime.datetime(2020, 1, 1, 0, 0, 1, tzinfo=datetime.UTC)
+    for values, expected in (
+        (pyarrow.array([moment], pyarrow.timestamp(unit, zone)), NEW_YEAR + 1),
+        (pyarrow.array([moment.date()], pyarrow.date32()), NEW_YEAR),
+        (pyarrow.array([moment.date()], pyarrow.date64()), NEW_YEAR),
+        (pyarrow.array(["2020-01-01"]).dictionary_encode(), NEW_YEAR),
+    ):
+        table = pyarrow.table({"user": [1], "item": [2], "time": values})
+        pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+        for data in (read_interactions(tmp_path / "a.parquet"), read_interactions(table)):
+            assert data.timestamps is not None
+            assert data.timestamps.tolist() == [expected]
+
+
+@pytest.mark.parametrize("bad", ["soon", "1_0", "inf", "", "10:31", "nan", "2020-13-01"])
+def test_times_that_cannot_be_read_are_left_out_unless_asked_for(tmp_path: Path, bad: str) -> None:
+    path = write(tmp_path, "a.csv", f"user,item,time\n\n1,2,5\n3,4,{bad}\n")
+    message = rf"a\.csv:4: column time: '{bad}' is not a finite number"
+    with pytest.warns(DataWarning, match=message + ".*; times are not used"):
+        data = read_interactions(path)
+    assert rows_of(data) == [(1, 2, None), (3, 4, None)]
+    with pytest.raises(DataError, match=message):
+        read_interactions(path, timestamp_column="time")
+    with pytest.warns(DataWarning, match="columns not used: time"):
+        assert read_interactions(path, timestamps=False).timestamps is None
+
+
+@pytest.mark.parametrize(
+    "values", [[float("nan")], [None], pyarrow.array([5], pyarrow.time32("s")), [[5]]]
+)
+def test_parquet_times_that_cannot_be_read(tmp_path: Path, values: Any) -> None:
+    table = pyarrow.table({"user": [1], "item": [2], "time": values})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.warns(DataWarning, match=r"row 0: column time.*; times are not used"):
+        assert read_interactions(tmp_path / "a.parquet").timestamps is None
+
+
+# ---- ratings and weights ----
+
+
+def test_ratings_below_the_least_one_are_had_but_do_not_count(tmp_path: Path) -> None:
+    lines = "user,item,overall\n1,7,5\n1,8,3.5\n2,7,2\n2,9,4\n3,8,1\n3,10,1\n"
+    write(tmp_path, "a.csv", lines)
+    told: list[str] = []
+    parts = read_split(tmp_path / "a.csv", ReadingConfig(min_rating=3.5), told.append)
+    assert rows_of(parts.train) == [(1, 7, None), (1, 8, None), (2, 9, None)]
+    # Items and users that are only in rows that do not count are none of the model's.
+    assert parts.train.items.ids.tolist() == [7, 8, 9]
+    assert parts.below is not None
+    assert rows_of(parts.below) == [(2, 7, None)]
+    assert told == ["3 of 6 interactions are rated below 3.5: not trained on, and not recommended"]
+    with pytest.raises(DataError, match="no interaction is rated 6 or more"):
+        read_interactions(tmp_path / "a.csv", min_rating=6)
+    with pytest.raises(
+        DataError, match=r"a\.csv: no column stars; columns are user, item, overall"
+    ):
+        read_interactions(tmp_path / "a.csv", min_rating=1, rating_column="stars")
+    write(tmp_path, "b.csv", "user,item\n1,2\n")
+    with pytest.raises(
+        DataError, match=r"no column rating or the like; columns are user, item: name it"
+    ):
+        read_interactions(tmp_path / "b.csv", min_rating=1)
+    write(tmp_path, "c.csv", "user,item,rating\n1,2,5\n1,3,good\n")
+    with pytest.raises(DataError, match=r"c\.csv:3: column rating: 'good' is not a finite number"):
+        read_interactions(tmp_path / "c.csv", min_rating=1)
+
+
+def test_labels_and_truth_values_are_ratings_too(tmp_path: Path) -> None:
+    write(tmp_path, "a.csv", "user,item,label\n1,7,1\n1,8,0\n")
+    table = pyarrow.table({"user": [1, 1], "item": [7, 8], "liked": [True, False]})
+    for data, name in ((tmp_path / "a.csv", "label"), (table, "liked")):
+        read = read_interactions(data, rating_column=name, min_rating=1, on_remark=lambda _: None)
+        assert rows_of(read) == [(1, 7, None)]
+
+
+@pytest.mark.parametrize("name", ["rating", "Label", "plays", "play_count", "weight", "event_type"])
+def test_value_columns_that_are_not_used_are_told_of(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path, "a.csv", f"user,item,{name},title\n1,2,3,x\n")
+    told: list[str] = []
+    read_interactions(path, on_remark=told.append)
+    assert len(told) == 2
+    assert told[0].startswith(f"column {name} is not used, every row counts alike: ")
+    assert told[1] == "columns not used: title"
+
+
+def test_weights(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.tsv", "user\tartist\tplays\n1\ta\t30\n1\tb\t2\n1\ta\t5\n")
+    data = read_interactions(path, weight_column="plays")
+    assert data.weights is not None
+    assert data.weights.tolist() == [30, 2, 5]
+    assert data.deduplicated().weights.tolist() == [35, 2]  # type: ignore[union-attr]
+    assert data.csr_weights().tolist() == [35, 2]  # type: ignore[union-attr]
+    path = write(tmp_path, "b.tsv", "user\tartist\tplays\n1\ta\t30\n1\tb\t0\n")
+    with pytest.raises(
+        DataError, match=r"b\.tsv:3: column plays holds 0, expected weights above 0"
+    ):
+        read_interactions(path, weight_column="plays")
+
+
+def test_usual_names_of_other_data_sets(tmp_path: Path) -> None:
+    for header, row in (
+        ("reviewerID,asin,unixReviewTime", ("A1", "B1", 1400000000.0)),
+        ("userId,movieId,timestamp", ("A1", "B1", 1400000000.0)),
+        ("User-ID,ISBN,date", ("A1", "B1", 1400000000.0)),
+        ("customer_id,product_id,event_time", ("A1", "B1", 1400000000.0)),
+        ("USER,ITEM,TIME", ("A1", "B1", 1400000000.0)),
+    ):
+        path = write(tmp_path, "a.csv", f"{header}\nA1,B1,1400000000\n")
+        assert rows_of(read_interactions(path)) == [row]

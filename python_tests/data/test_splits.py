@@ -262,7 +262,7 @@ def test_nothing_left_to_train_on() -> None:
     [
         ({"method": "first"}, "method must be one of random, last, time, got 'first'"),
         ({"target": "train"}, "target must be one of test, validation, got 'train'"),
-        ({"test_share": 1.0}, "test_share must lie between 0 and 1, got 1.0"),
+        ({"test_share": 1.0}, r"test_share must lie in \[0, 1\), got 1.0"),
         ({"validation_share": 0}, "validation_share must lie between 0 and 1, got 0"),
         ({"new_user_share": 1.0}, r"new_user_share must lie in \[0, 1\), got 1.0"),
         ({"k_core": -1}, "k_core must be at least 0, got -1"),

@@ -269,12 +269,17 @@ def test_an_empty_training_file(tmp_path: Path) -> None:
 
 
 def test_users_and_items_of_the_test_file_alone(tmp_path: Path) -> None:
-    (tmp_path / "train.csv").write_text("user,item\na,2\n")
-    (tmp_path / "test.csv").write_text("user,item\nb,3\n")
-    run = run_pipeline(tmp_path, tmp_path / "run", SMALL)
+    (tmp_path / "train.csv").write_text("user,item\na,2\na,4\n")
+    (tmp_path / "test.csv").write_text("user,item\nb,3\na,4\n")
+    told: list[str] = []
+    run = run_pipeline(tmp_path, tmp_path / "run", SMALL, on_remark=told.append)
+    assert told == [
+        "1 of 2 users of the test part are not in the training part",
+        "1 of 2 items of the test part are not in the training part",
+    ]
     # A user without training interactions is none of the run; items may appear later.
     assert run.users.to_ids([0]) == ["a"]
-    assert run.items.to_ids([0, 1]) == [2, 3]
+    assert run.items.to_ids([0, 1, 2]) == [2, 3, 4]
     assert len(run.test_items) == 0
 
 
@@ -294,10 +299,12 @@ def test_new_users_take_no_part_in_training(data_file: Path, tmp_path: Path) -> 
         strict=True,
     )
     lines = [f"{user},{item}\n" for user, item in pairs]
-    (tmp_path / "train.csv").write_text("user,item\n" + "".join(lines))
+    known = tmp_path / "known"
+    known.mkdir()
+    (known / "train.csv").write_text("user,item\n" + "".join(lines))
     every = "".join(f"nobody,{item}\n" for item in run.items.ids)
-    (tmp_path / "test.csv").write_text("user,item\n" + every)
-    without = run_pipeline(tmp_path, tmp_path / "without", SMALL)
+    (known / "test.csv").write_text("user,item\n" + lines[0] + every)
+    without = run_pipeline(known, tmp_path / "without", SMALL, on_remark=lambda _: None)
     assert np.array_equal(without.train_items, run.train_items)
     assert np.array_equal(without.user_vectors, run.user_vectors)
     assert torch.equal(without.embedding.weight, run.embedding.weight)

@@ -1,0 +1,38 @@
+"""Tables in memory: pandas, polars, Arrow, and whatever else exports an Arrow stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from peel_ext.data.tables import Table, require_pyarrow, row_place
+from peel_ext.errors import DataError
+
+
+def is_frame(data: object) -> bool:
+    """Whether something exports an Arrow stream."""
+    return hasattr(data, "__arrow_c_stream__")
+
+
+def open_frame(frame: Any) -> Table:
+    """A table of a frame.
+
+    Raises:
+        DataError: it cannot be made to Arrow, for example columns of mixed types.
+    """
+    pyarrow = require_pyarrow()
+    name = type(frame).__name__
+    try:
+        reader = pyarrow.RecordBatchReader.from_stream(frame)
+    except (pyarrow.ArrowException, TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"{name}: {' '.join(str(error).split())}") from None
+
+    def batches(positions: list[int]) -> Iterator[Any]:
+        names = [str(at) for at in positions]
+        for batch in reader:
+            columns = [batch.column(at) for at in positions]
+            yield pyarrow.record_batch(columns, names=names)
+
+    # The index of a pandas frame comes along as a column.
+    header = ["" if each.startswith("__index_level_") else each for each in reader.schema.names]
+    return Table(name, header, batches, row_place(name))

@@ -1,0 +1,107 @@
+"""JSON lines: an object on each line. pyarrow parses them, and json finds the line of an error."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from peel_ext.data.tables import BLOCK_BYTES, Table, open_bytes
+from peel_ext.errors import DataError
+
+#: Lines whose keys and values say what columns there are, and of which types.
+_SAMPLE = 100
+
+
+def open_json_lines(file: Path) -> Table:
+    """A table of a file of JSON lines, whose columns are the keys of its first objects.
+
+    Raises:
+        DataError: one of them is no object.
+    """
+    sample = [values for _, values in itertools.islice(_objects(file), _SAMPLE)]
+    header = list(dict.fromkeys(key for values in sample for key in values))
+
+    def batches(positions: list[int]) -> Iterator[Any]:
+        kinds = {
+            header[at]: _kind(file, header[at], [each.get(header[at]) for each in sample])
+            for at in positions
+        }
+        return _parse(file, kinds)
+
+    def place(row: int) -> str:
+        number = next(itertools.islice(_objects(file), row, None), (0, None))[0]
+        return f"{file}:{number}" if number else f"{file}: row {row}"
+
+    return Table(str(file), header, batches, place)
+
+
+def _kind(file: Path, name: str, values: list[Any]) -> Any:
+    """The type of a column that holds these values."""
+    import pyarrow
+
+    found = {type(value) for value in values if value is not None}
+    for kinds, kind in (
+        ({str}, pyarrow.string()),
+        ({int}, pyarrow.int64()),
+        ({int, float}, pyarrow.float64()),
+        ({bool}, pyarrow.bool_()),
+    ):
+        if found <= kinds:
+            return kind
+    names = ", ".join(sorted(each.__name__ for each in found))
+    raise DataError(f"{file}: {name} holds values of several or other types: {names}")
+
+
+def _parse(file: Path, kinds: dict[str, Any]) -> Iterator[Any]:
+    import pyarrow
+    import pyarrow.json
+
+    try:
+        with open_bytes(file) as stream:
+            yield from pyarrow.json.open_json(
+                stream,
+                pyarrow.json.ReadOptions(block_size=BLOCK_BYTES),
+                pyarrow.json.ParseOptions(
+                    explicit_schema=pyarrow.schema(kinds), unexpected_field_behavior="ignore"
+                ),
+            )
+    except pyarrow.ArrowInvalid as error:
+        _explain(file, kinds)
+        raise DataError(f"{file}: cannot be parsed: {str(error).splitlines()[0]}") from None
+
+
+def _explain(file: Path, kinds: dict[str, Any]) -> None:
+    """Raises the DataError of the first line that is no object or holds another type, if any."""
+    import pyarrow
+
+    for number, values in _objects(file):
+        for name, kind in kinds.items():
+            try:
+                pyarrow.scalar(values.get(name), kind)
+            except (pyarrow.ArrowException, TypeError, OverflowError):
+                raise DataError(
+                    f"{file}:{number}: {name} is {values[name]!r}, expected {kind} as in the lines "
+                    "before"
+                ) from None
+
+
+def _objects(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The object of every line that is not blank, and the number of the line."""
+    with open_bytes(file) as stream:
+        for number, line in enumerate(io.BufferedReader(stream), start=1):
+            if not line.strip():
+                continue
+            try:
+                values = json.loads(line.removeprefix(b"\xef\xbb\xbf"))
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{file}:{number}: no JSON: {error}") from None
+            if not isinstance(values, dict):
+                raise DataError(
+                    f"{file}:{number}: expected an object on each line, as in "
+                    f'{{"user_id": 1, "item_id": 2}}, got {type(values).__name__}'
+                )
+            yield number, values

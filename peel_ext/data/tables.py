@@ -1,0 +1,62 @@
+"""What every format of interactions becomes before it is read: record batches of named columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peel_ext.errors import DependencyError
+
+#: Bytes of text that are parsed at a time, and so the longest line there may be.
+BLOCK_BYTES = 1 << 24
+
+#: What text may be compressed with, by suffix, as pyarrow calls it.
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """One file or frame.
+
+    Attributes:
+        name: what it is called in errors.
+        header: the names of its columns.
+        batches: the record batches (pyarrow) of the columns at some positions, in that order. It may
+            raise DataError, OSError, or an error of pyarrow.
+        place: where a row is, for errors; a line of a text file.
+        tidy: makes an id of what stands in a field of text; None where types say what ids are.
+    """
+
+    name: str
+    header: list[str]
+    batches: Callable[[list[int]], Iterator[Any]]
+    place: Callable[[int], str]
+    tidy: Callable[[str], str] | None = None
+
+
+def require_pyarrow() -> Any:
+    """The module pyarrow.
+
+    Raises:
+        DependencyError: it is not there; says how to get it.
+    """
+    try:
+        import pyarrow
+    except ImportError as error:
+        raise DependencyError(
+            "reading interactions needs pyarrow: install it with pip install 'peel_ext[train]'"
+        ) from error
+    return pyarrow
+
+
+def row_place(name: str) -> Callable[[int], str]:
+    """Places of a table whose rows have no lines."""
+    return lambda row: f"{name}: row {row}"
+
+
+def open_bytes(file: Path) -> Any:
+    """A binary stream of a file, decompressed where its last suffix says so."""
+    pyarrow = require_pyarrow()
+    return pyarrow.input_stream(file, compression=COMPRESSIONS.get(file.suffix.lower()))
