@@ -23,6 +23,7 @@ def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         "README.md",
         "bench/README.md",
         "docs/concepts.md",
+        "docs/data.md",
         "docs/format.md",
         "docs/ops.md",
         "docs/log.md",
