@@ -114,9 +114,15 @@ def _need(
     at = _find(place, header, asked, names)
     if at is None:
         usual = what if what == "rating" else f"{what}_id"
+        unnamed = all(re.fullmatch(r"-?[0-9.]+", name) for name in header)
+        remedy = (
+            "say that there is no header (--no-header, header=False)"
+            if unnamed
+            else (f"name it (--{what}-column, {what}_column)")
+        )
         raise DataError(
-            f"{place}: no column {usual} or the like; columns are {', '.join(header) or 'none'}: name "
-            f"it (--{what}-column, {what}_column)"
+            f"{place}: no column {usual} or the like; columns are {', '.join(header) or 'none'}: "
+            f"{remedy}"
         )
     return at
 

@@ -122,7 +122,7 @@ class PartReader:
             self._on_remark("times are not used: only some of the files have them")
         if columns.timestamp is None:
             part.times = None
-        self._columns.append(", ".join(table.header[at] for at in columns.read))
+        self._columns.append("|".join(table.header[at] for at in columns.read))
         start = 0
         for batch in table.batches(columns.read):
             try:
