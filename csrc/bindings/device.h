@@ -20,6 +20,7 @@
 #include "device/errors.h"
 #include "device/fold_in.h"
 #include "device/recommender.h"
+#include "device/similar.h"
 #include "kernels/cpu/row_decoder.h"
 #include "kernels/gathered_score.h"
 #include "kernels/grouped_lookup.h"
@@ -147,6 +148,12 @@ class Pee {
                       at<float>(scores));
   }
 
+  int64_t similar(int64_t count, Address items, int64_t n, Address ids, Address scores) const {
+    const py::gil_scoped_release release;
+    return similar_rows(table(), at<const int64_t>(items), count, n, at<int64_t>(ids),
+                        at<float>(scores));
+  }
+
   int64_t fold_in(int64_t count, Address history, Address user) const {
     const py::gil_scoped_release release;
     return peel::fold_in(table(), at<const int64_t>(history), count, file_->header().fold_in,
@@ -243,6 +250,8 @@ void bind_device(py::module_& m) {
            py::arg("indices"))
       .def("score_items", &Pee::score_items, py::arg("user"), py::arg("count"), py::arg("ids"),
            py::arg("scores"))
+      .def("similar", &Pee::similar, py::arg("count"), py::arg("items"), py::arg("n"),
+           py::arg("ids"), py::arg("scores"))
       .def("fold_in", &Pee::fold_in, py::arg("count"), py::arg("history"), py::arg("user"))
       .def("continue_vector", &Pee::continue_vector, py::arg("known_count"), py::arg("count"),
            py::arg("items"), py::arg("user"));

@@ -1,4 +1,4 @@
-// What can be wrong with a file, with where it lies, or with a budget.
+// What can be wrong with a file, with where it lies, with a budget or under one.
 #pragma once
 
 #include <cstdint>
@@ -20,6 +20,11 @@ class SourceError : public std::runtime_error {
 class ClosedError : public std::logic_error {
  public:
   ClosedError() : std::logic_error("the recommender has been closed") {}
+};
+
+// What is asked about is not among the rows held.
+class NotHeldError : public std::invalid_argument {
+  using std::invalid_argument::invalid_argument;
 };
 
 // Too few bytes for the first blocks.

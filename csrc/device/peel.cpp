@@ -14,6 +14,7 @@
 #include "device/errors.h"
 #include "device/fold_in.h"
 #include "device/recommender.h"
+#include "device/similar.h"
 
 struct peel_recommender {
   explicit peel_recommender(std::shared_ptr<const peel::Source> source, uint64_t budget_bytes)
@@ -70,6 +71,8 @@ peel_status guarded(peel_error* error, F&& f) noexcept {
     return fail(error, PEEL_ERROR_FORMAT, e.what());
   } catch (const SourceError& e) {
     return fail(error, PEEL_ERROR_SOURCE, e.what());
+  } catch (const NotHeldError& e) {
+    return fail(error, PEEL_ERROR_NOT_HELD, e.what());
   } catch (const std::logic_error& e) {  // invalid_argument, out_of_range
     return fail(error, PEEL_ERROR_ARGUMENT, e.what());
   } catch (const std::bad_alloc&) {
@@ -205,6 +208,20 @@ peel_status peel_recommend(const peel_recommender* recommender, const int64_t* h
   if (status != PEEL_OK || known) return status;
   return peel::fail(error, PEEL_ERROR_HISTORY,
                     "no item of the history is held, and the file has no centroids");
+}
+
+peel_status peel_similar(const peel_recommender* recommender, int64_t item, size_t n, int64_t* ids,
+                         float* scores, peel_error* error) {
+  return peel::guarded(error, [&] {
+    peel::require(recommender, "recommender");
+    peel::check_id("item", item, recommender->embedding.header().num_embeddings);
+    peel::require(ids, "ids");
+    peel::require(scores, "scores");
+    const auto snapshot = recommender->embedding.snapshot();
+    const auto count = static_cast<int64_t>(n);
+    if (peel::similar_rows(snapshot->table(), &item, 1, count, ids, scores) < 0) return;
+    throw peel::NotHeldError("item " + std::to_string(item) + " is not held");
+  });
 }
 
 peel_status peel_fold_in(const peel_recommender* recommender, const int64_t* history,

@@ -31,7 +31,8 @@ typedef enum peel_status {
   PEEL_ERROR_BUDGET = 4,   /* too few bytes: peel_error.minimum_bytes would do */
   PEEL_ERROR_HISTORY = 5,  /* no item of the history is held, and the file has no centroids */
   PEEL_ERROR_MEMORY = 6,
-  PEEL_ERROR_INTERNAL = 7
+  PEEL_ERROR_INTERNAL = 7,
+  PEEL_ERROR_NOT_HELD = 8 /* the item asked about is not; a larger budget may hold it */
 } peel_status;
 
 typedef struct peel_error {
@@ -99,6 +100,12 @@ PEEL_API peel_status peel_score_items(const peel_recommender* recommender, const
 PEEL_API peel_status peel_recommend(const peel_recommender* recommender, const int64_t* history,
                                     size_t num_history, size_t n, int64_t* ids, float* scores,
                                     peel_error* error);
+
+/* The n rows held whose directions are nearest to that of a held item's row: largest cosine first,
+ * equal ones in ascending id, without the item; id -1 and score -infinity where fewer are held. A
+ * row of zeros has cosine 0 with all. */
+PEEL_API peel_status peel_similar(const peel_recommender* recommender, int64_t item, size_t n,
+                                  int64_t* ids, float* scores, peel_error* error);
 
 /* A user's vector [embedding_dim] from a history of ids; zeros where none of it is held. However
  * many rows are held, its softmax runs over no more than 2,048. */

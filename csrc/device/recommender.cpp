@@ -13,12 +13,16 @@
 
 namespace peel {
 
+void check_id(const std::string& name, int64_t id, int64_t num_embeddings) {
+  if (id >= 0 && id < num_embeddings) return;
+  throw std::out_of_range(name + " is " + std::to_string(id) + ", expected an id in [0, " +
+                          std::to_string(num_embeddings) + ")");
+}
+
 void check_ids(const char* name, const int64_t* ids, int64_t count, int64_t num_embeddings) {
   for (int64_t i = 0; i < count; ++i) {
     if (ids[i] >= 0 && ids[i] < num_embeddings) continue;
-    throw std::out_of_range(std::string(name) + "[" + std::to_string(i) + "] is " +
-                            std::to_string(ids[i]) + ", expected an id in [0, " +
-                            std::to_string(num_embeddings) + ")");
+    check_id(std::string(name) + "[" + std::to_string(i) + "]", ids[i], num_embeddings);
   }
 }
 
@@ -30,9 +34,13 @@ void check_vectors(const char* name, const float* vectors, int64_t count, int64_
   }
 }
 
+void check_n(int64_t n) {
+  if (n < 1) throw std::invalid_argument("n must be at least 1, got " + std::to_string(n));
+}
+
 void score_rows(const Snapshot& snapshot, const float* user, std::vector<int64_t> exclude,
                 int64_t n, int64_t* ids, float* scores) {
-  if (n < 1) throw std::invalid_argument("n must be at least 1, got " + std::to_string(n));
+  check_n(n);
   std::sort(exclude.begin(), exclude.end());
   const int64_t indptr[2] = {0, static_cast<int64_t>(exclude.size())};
   ScoreArgs args;

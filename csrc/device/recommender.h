@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "device/embedding.h"
@@ -11,8 +12,10 @@ namespace peel {
 
 // Throws std::invalid_argument, naming what is wrong, for ids outside the table, vectors that are
 // not finite, and n below 1.
+void check_id(const std::string& name, int64_t id, int64_t num_embeddings);
 void check_ids(const char* name, const int64_t* ids, int64_t count, int64_t num_embeddings);
 void check_vectors(const char* name, const float* vectors, int64_t count, int64_t dim);
+void check_n(int64_t n);
 
 // The n best held rows for one user without the ids to exclude, in any order.
 void score_rows(const Snapshot& snapshot, const float* user, std::vector<int64_t> exclude,

@@ -1,4 +1,5 @@
-// A file scored for a user made of the last 16 bytes, with a history and ids to exclude.
+// A file scored for a user made of the last 16 bytes, with a history and ids to exclude, and an
+// item's similar ones.
 #include "device/peel.h"
 #include "files.h"
 #include "use.h"
@@ -23,6 +24,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     for (const size_t known : {size_t{0}, size_t{1}, size_t{3}}) {
       peel_error error;
       if (peel_score(recommender, user.data(), history, known, n, ids, scores, &error) == PEEL_OK) {
+        for (size_t i = 0; i < n; ++i) CHECK(ids[i] >= -1 && ids[i] < info.num_embeddings);
+      }
+      if (peel_similar(recommender, history[2], n, ids, scores, &error) == PEEL_OK) {
         for (size_t i = 0; i < n; ++i) CHECK(ids[i] >= -1 && ids[i] < info.num_embeddings);
       }
       if (data[4] % 4 == 0) {

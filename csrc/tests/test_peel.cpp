@@ -1,7 +1,10 @@
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
+#include <numeric>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -94,6 +97,76 @@ void decodes_known_rows() {
   const int codes[9] = {4, 2, 7, 0, 0, 0, 0, 0, 5};
   for (int d = 0; d < 9; ++d) CHECK(rows[d] == 2 * centroids[codes[d]]);
   for (int d = 0; d < 9; ++d) CHECK(rows[9 + d] == 0);
+}
+
+// ---- similar items ----
+
+double plain_cosine(const float* a, const float* b, int64_t dim) {
+  double dot = 0, a_squares = 0, b_squares = 0;
+  for (int64_t d = 0; d < dim; ++d) {
+    dot += double{a[d]} * b[d];
+    a_squares += double{a[d]} * a[d];
+    b_squares += double{b[d]} * b[d];
+  }
+  return dot == 0 ? 0 : dot / std::sqrt(a_squares * b_squares);
+}
+
+// Checks the answer for one item against decoded rows [num, dim], of which those of `held` are
+// held.
+void check_similar(const peel_recommender* recommender, int64_t item, const std::set<int64_t>& held,
+                   const std::vector<float>& rows, int64_t dim) {
+  constexpr size_t kMost = 13;  // more than there are
+  int64_t ids[kMost];
+  float scores[kMost];
+  std::fill_n(ids, kMost, -7);
+  peel_error error;
+  const peel_status status = peel_similar(recommender, item, kMost, ids, scores, &error);
+  if (!held.count(item)) {
+    CHECK(status == PEEL_ERROR_NOT_HELD && ids[0] == -7);
+    CHECK(std::string(error.message) == "item " + std::to_string(item) + " is not held");
+    return;
+  }
+  CHECK(status == PEEL_OK);
+  std::set<int64_t> found;
+  for (size_t i = 0; i < kMost; ++i) {
+    if (i + 1 >= held.size()) {
+      CHECK(ids[i] == -1 && scores[i] == -INFINITY);
+      continue;
+    }
+    CHECK(held.count(ids[i]) && ids[i] != item && found.insert(ids[i]).second);
+    const double cosine = plain_cosine(&rows[item * dim], &rows[ids[i] * dim], dim);
+    CHECK(std::abs(scores[i] - cosine) < 1e-6);
+    CHECK(i == 0 || scores[i - 1] > scores[i] ||
+          (scores[i - 1] == scores[i] && ids[i - 1] < ids[i]));
+  }
+  int64_t best;
+  float score;
+  CHECK(peel_similar(recommender, item, 1, &best, &score, nullptr) == PEEL_OK);
+  CHECK(best == ids[0] && score == scores[0]);
+}
+
+void similar_items_are_those_of_the_largest_cosine(const Bytes& whole) {
+  for (uint64_t budget = 0; budget < whole.size() + 100; budget += 4) {
+    peel_recommender* recommender = nullptr;
+    if (peel_open_memory(whole.data(), whole.size(), budget, &recommender, nullptr)) continue;
+    const peel::Embedding file(std::make_shared<peel::MemorySource>(whole.data(), whole.size()),
+                               budget);
+    const peel::PackedTable& table = file.snapshot()->table();
+    const int64_t dim = table.geometry.dim;
+    const int64_t num = table.num_embeddings;
+    std::vector<int64_t> ids(num);
+    std::iota(ids.begin(), ids.end(), 0);
+    std::vector<float> rows(num * dim);
+    peel::grouped_lookup(table, peel::LookupPairs<int64_t>{num, ids.data(), nullptr, 0},
+                         rows.data());
+    std::vector<float> scores(num);
+    CHECK(peel_score(recommender, rows.data(), nullptr, 0, num, ids.data(), scores.data(),
+                     nullptr) == PEEL_OK);
+    std::set<int64_t> held(ids.begin(), ids.end());
+    held.erase(-1);
+    for (int64_t item = 0; item < num; ++item) check_similar(recommender, item, held, rows, dim);
+    peel_close(recommender);
+  }
 }
 
 // ---- R4, R5: budgets, and reading only what is missing ----
@@ -283,6 +356,14 @@ void mistakes_are_named(const Bytes& whole) {
         PEEL_ERROR_ARGUMENT);
   user[0] = 1;
   CHECK(peel_score(recommender, user.data(), nullptr, 0, 1, ids, scores, nullptr) == PEEL_OK);
+  CHECK(peel_similar(nullptr, 0, 1, ids, scores, &error) == PEEL_ERROR_ARGUMENT);
+  CHECK(peel_similar(recommender, 0, 1, nullptr, scores, &error) == PEEL_ERROR_ARGUMENT);
+  CHECK(peel_similar(recommender, 0, 1, ids, nullptr, &error) == PEEL_ERROR_ARGUMENT);
+  CHECK(peel_similar(recommender, 0, 0, ids, scores, &error) == PEEL_ERROR_ARGUMENT);
+  CHECK(std::string(error.message) == "n must be at least 1, got 0");
+  CHECK(peel_similar(recommender, -1, 1, ids, scores, &error) == PEEL_ERROR_ARGUMENT);
+  CHECK(std::string(error.message) ==
+        "item is -1, expected an id in [0, " + std::to_string(info.num_embeddings) + ")");
   int64_t group;
   CHECK(peel_choose_group(recommender, user.data(), &group, &error) == PEEL_ERROR_FORMAT);
   CHECK(peel_recommend(recommender, nullptr, 0, 1, ids, scores, &error) == PEEL_ERROR_HISTORY);
@@ -304,8 +385,13 @@ int main() {
     every_budget_is_kept_and_every_resize_is_an_opening(*whole);
     growing_reads_what_is_missing(*whole);
     resizing_disturbs_nobody(*whole);
+    similar_items_are_those_of_the_largest_cosine(*whole);
     mistakes_are_named(*whole);
   }
+  Bytes zeros = planes;
+  zeros.put(136, uint32_t{0});  // the scales of ids 4 and 7
+  files::seal(zeros);
+  similar_items_are_those_of_the_largest_cosine(zeros);
   decodes_known_rows();
   a_file_on_disk(planes);
   CHECK(!files::opens(Bytes(800).data(), 800));

@@ -153,50 +153,21 @@ std::vector<float> transposed(const float* matrix, int64_t dim) {
   return result;
 }
 
-// The row of an id in a packed table, by binary search in each item group: no index of its own.
-class PackedRows {
- public:
-  PackedRows(const PackedTable& table, const simd::Primitives& isa) : table_(table), isa_(isa) {}
-
-  // `scratch` holds one encoded row.
-  void decode(int64_t id, uint8_t* scratch, float* out) const {
-    int64_t first = 0;
-    for (int64_t c = 0; c < table_.num_item_groups; ++c) {
-      const DirectoryEntry& entry = table_.directory[c];
-      const int64_t rows = entry.row_end - first;
-      const uint8_t* base = packed_base(table_, c);
-      const int64_t r = find(c, base, rows, id);
-      if (r < rows) {
-        const ItemGroupBytes bytes = item_group_bytes(table_, c, rows);
-        RowPieces row;
-        packed_row(table_.geometry, bytes, rows, entry.layers, r, scratch, row);
-        decode_row(isa_, table_.geometry, table_.centroids, row, out);
-        return;
-      }
-      first = entry.row_end;
-    }
-    std::fill(out, out + table_.geometry.dim, 0.0f);
+// Writes the row of an id in a packed table, zeros where it is not there. `scratch` holds one
+// encoded row.
+void packed_row_of(const simd::Primitives& isa, const PackedTable& table, int64_t id,
+                   uint8_t* scratch, float* out) {
+  const PackedPlace place = find_packed_row(table, id);
+  if (place.item_group < 0) {
+    std::fill(out, out + table.geometry.dim, 0.0f);
+    return;
   }
-
- private:
-  // Position of `id` in item group c, or `rows` when it is not there.
-  int64_t find(int64_t c, const uint8_t* base, int64_t rows, int64_t id) const {
-    int64_t low = 0;
-    int64_t high = rows;
-    while (low < high) {
-      const int64_t middle = low + (high - low) / 2;
-      if (packed_row_id(table_, c, base, middle) < id) {
-        low = middle + 1;
-      } else {
-        high = middle;
-      }
-    }
-    return low < rows && packed_row_id(table_, c, base, low) == id ? low : rows;
-  }
-
-  const PackedTable& table_;
-  const simd::Primitives& isa_;
-};
+  const ItemGroupBytes bytes = item_group_bytes(table, place.item_group, place.rows);
+  RowPieces row;
+  packed_row(table.geometry, bytes, place.rows, table.directory[place.item_group].layers, place.row,
+             scratch, row);
+  decode_row(isa, table.geometry, table.centroids, row, out);
+}
 
 // Calls row(index, group, to) for the pairs [begin, end) of a dense table, whose rows are then on
 // their way.
@@ -306,12 +277,13 @@ template <typename Index>
 LookupResult grouped_lookup(const PackedTable& table, const LookupPairs<Index>& pairs, float* out) {
   const LookupResult checked = check(pairs, table.num_embeddings, 1);
   if (checked.status != LookupStatus::kOk) return checked;
-  const PackedRows rows(table, simd::primitives());
+  const simd::Primitives& isa = simd::primitives();
   parallel_for(pairs.count, kGrain, [&](int64_t begin, int64_t end) {
     std::vector<uint64_t> scratch(static_cast<size_t>(encoded_row_bytes(table.geometry) / 8 + 1));
     auto* bytes = reinterpret_cast<uint8_t*>(scratch.data());
     for (int64_t m = begin; m < end; ++m) {
-      rows.decode(static_cast<int64_t>(pairs.indices[m]), bytes, out + m * table.geometry.dim);
+      packed_row_of(isa, table, static_cast<int64_t>(pairs.indices[m]), bytes,
+                    out + m * table.geometry.dim);
     }
   });
   return {};

@@ -179,4 +179,34 @@ inline int64_t packed_row_id(const PackedTable& table, int64_t item_group, const
   return read_id(table.listed_ids, table.id_bytes, first + r);
 }
 
+// Where the row of an id lies: row `row` of the `rows` of an item group, which is -1 where the
+// table has no such row.
+struct PackedPlace {
+  int64_t item_group = -1;
+  int64_t rows = 0;
+  int64_t row = 0;
+};
+
+// By binary search in each item group: a packed table has no index of its own.
+inline PackedPlace find_packed_row(const PackedTable& table, int64_t id) {
+  int64_t first = 0;
+  for (int64_t c = 0; c < table.num_item_groups; ++c) {
+    const int64_t rows = table.directory[c].row_end - first;
+    const uint8_t* base = packed_base(table, c);
+    int64_t low = 0;
+    int64_t high = rows;
+    while (low < high) {
+      const int64_t middle = low + (high - low) / 2;
+      if (packed_row_id(table, c, base, middle) < id) {
+        low = middle + 1;
+      } else {
+        high = middle;
+      }
+    }
+    if (low < rows && packed_row_id(table, c, base, low) == id) return {c, rows, low};
+    first = table.directory[c].row_end;
+  }
+  return {};
+}
+
 }  // namespace peel
