@@ -8,6 +8,7 @@ from peel_ext.device.fold_in import (
     fold_in_users,
 )
 from peel_ext.device.recommender import DeviceRecommender
+from peel_ext.device.similarity import similar_rows
 
 __all__ = [
     "DeviceRecommender",
@@ -16,4 +17,5 @@ __all__ = [
     "fold_in_mean",
     "fold_in_softmax",
     "fold_in_users",
+    "similar_rows",
 ]

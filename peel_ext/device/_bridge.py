@@ -71,6 +71,19 @@ def score_items(
     return scores
 
 
+def similar(
+    pee: _core.Pee, items: NDArray[np.int64], n: int
+) -> tuple[int, NDArray[np.int64], NDArray[np.float32]]:
+    """Position of the first item that is not held or -1, ids int64 and cosines float32 [m, n].
+
+    Items are contiguous ids [m] in range. Where one is not held, the arrays hold anything.
+    """
+    ids = np.empty((len(items), n), dtype=np.int64)
+    scores = np.empty((len(items), n), dtype=np.float32)
+    position = pee.similar(len(items), _address(items), n, _address(ids), _address(scores))
+    return position, ids, scores
+
+
 def fold_in(pee: _core.Pee, history: NDArray[np.int64]) -> tuple[NDArray[np.float32], int]:
     """A user's vector float32 [dim] from contiguous ids in range, and how many of them are held."""
     user = np.empty(pee.dim, dtype=np.float32)

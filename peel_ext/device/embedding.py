@@ -12,6 +12,8 @@ from peel_ext import _core
 from peel_ext.device import _bridge
 from peel_ext.device.exclusion import exclusion_lists
 from peel_ext.device.fold_in import RowSample, sample_rows
+from peel_ext.device.similarity import check_count, check_indices
+from peel_ext.errors import DataError
 
 
 class PersonalizedElasticEmbedding:
@@ -130,12 +132,36 @@ class PersonalizedElasticEmbedding:
         if not np.isfinite(vectors).all():
             bad = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
             raise ValueError(f"users[{bad}] must be finite, got {vectors[bad]}")
-        if isinstance(n, bool) or not isinstance(n, int | np.integer) or not 1 <= n < 1 << 31:
-            raise ValueError(f"n must be an integer from 1 to 2147483647, got {n!r}")
+        count = check_count(n)
         lists = None
         if exclude is not None:
             lists = exclusion_lists(exclude, len(vectors), self.num_embeddings)
-        return _bridge.score(self._pee, vectors, int(n), lists)
+        return _bridge.score(self._pee, vectors, count, lists)
+
+    def similar(self, indices: ArrayLike, n: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The n held rows with the largest cosine ``<a, b> / (|a| |b|)`` to each of some held rows.
+
+        Rows are compared as they are decoded; one of zeros has cosine 0 with all.
+
+        Args:
+            indices: integer ids [m].
+            n: rows to return for each, from 1 to 2^31 - 1.
+
+        Returns:
+            ids int64 and cosines float32, both [m, n], in descending cosine, equal ones by ascending
+            id, without the row itself; -1 and -inf where fewer rows are held.
+
+        Raises:
+            TypeError: ids that are not integers.
+            ValueError: ids of another shape, or n out of range.
+            IndexError: an id out of range.
+            DataError: an id of which nothing is held.
+        """
+        items = check_indices(indices, self.num_embeddings)
+        position, ids, scores = _bridge.similar(self._pee, items, check_count(n))
+        if position >= 0:
+            raise DataError(f"indices[{position}] is {items[position]}, which is not held")
+        return ids, scores
 
     def __repr__(self) -> str:
         return (

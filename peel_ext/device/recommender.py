@@ -209,17 +209,36 @@ class DeviceRecommender:
         pee = self._file.pee()
         known = self._rows("history", [] if history is None else history)
         left_out = self._rows("exclude", [] if exclude is None else exclude)
-        if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
-            raise ValueError(f"n must be an integer of at least 1, got {n!r}")
+        count = self._count(n)
         vector = self._vector(pee, user, None if history is None else known)
         seen = np.sort(np.concatenate([known, left_out]))
-        count = min(int(n), pee.num_embeddings)
         exclusions = (np.array([0, len(seen)], dtype=np.int64), seen)
-        ids, scores = _bridge.score(pee, vector[None], max(count, 1), exclusions)
-        found = int((ids[0] >= 0).sum())
-        names = self._item_ids()
-        rows = ids[0, :found]
-        return (rows if names is None else names.to_ids(rows)), scores[0, :found]
+        ids, scores = _bridge.score(pee, vector[None], count, exclusions)
+        return self._found(ids[0], scores[0])
+
+    def similar(
+        self, item: int | str, n: int = 20
+    ) -> tuple[list[int | str] | NDArray[np.int64], NDArray[np.float32]]:
+        """The items held that are most like one, by the cosine of their rows.
+
+        Args:
+            item: one that is held.
+            n: items to return, at least 1.
+
+        Returns:
+            Items and cosines float32 as those of :meth:`recommend`, without the item itself.
+
+        Raises:
+            DataError: an unknown id, or an item that is not held.
+            IndexError: a row out of range.
+            TypeError: an item that is no integer, nor text where the file has ids.
+            ValueError: n below 1.
+        """
+        pee = self._file.pee()
+        position, ids, scores = _bridge.similar(pee, self._row(item), self._count(n))
+        if position >= 0:
+            raise DataError(f"item {item!r} is not held: a larger budget may hold it")
+        return self._found(ids[0], scores[0])
 
     def parse_item(self, text: str) -> int | str:
         """The item that a text names, as a command line has it.
@@ -312,6 +331,21 @@ class DeviceRecommender:
                 )
             return self._ids
 
+    def _count(self, n: int) -> int:
+        """How many rows to look for, where n items are asked for."""
+        if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
+            raise ValueError(f"n must be an integer of at least 1, got {n!r}")
+        return max(1, min(int(n), self.num_embeddings))
+
+    def _found(
+        self, ids: NDArray[np.int64], scores: NDArray[np.float32]
+    ) -> tuple[list[int | str] | NDArray[np.int64], NDArray[np.float32]]:
+        """Items and scores of the rows that were found."""
+        found = int((ids >= 0).sum())
+        names = self._item_ids()
+        rows = ids[:found]
+        return (rows if names is None else names.to_ids(rows)), scores[:found]
+
     def _rows(self, name: str, items: Ids) -> NDArray[np.int64]:
         """Rows int64 [m], in range, of items."""
         wrong_shape = items.ndim != 1 if isinstance(items, np.ndarray) else False
@@ -330,6 +364,19 @@ class DeviceRecommender:
                 f"{name}[{bad[0]}] is {rows[bad[0]]}, expected an id in [0, {self.num_embeddings})"
             )
         return rows
+
+    def _row(self, item: int | str) -> NDArray[np.int64]:
+        """The row int64 [1], in range, of an item."""
+        names = self._item_ids()
+        told_by_text = isinstance(item, str) and names is not None
+        if not told_by_text and (isinstance(item, bool) or not isinstance(item, int | np.integer)):
+            expected = "an integer" if names is None else "an integer or text"
+            raise TypeError(f"item must be {expected}, got {item!r}")
+        if names is not None:
+            return names.to_rows([item])
+        if not 0 <= int(item) < self.num_embeddings:
+            raise IndexError(f"item is {item}, expected an id in [0, {self.num_embeddings})")
+        return np.array([item], dtype=np.int64)
 
     def _vector(
         self, pee: _core.Pee, user: ArrayLike | None, known: NDArray[np.int64] | None
