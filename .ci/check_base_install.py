@@ -38,10 +38,11 @@ with tempfile.TemporaryDirectory() as folder:
     path = f"{folder}/a.peel"
     table = GroupTable(layout, 16, EncodedRows(*layout.encode(rows)), [np.arange(16)], np.arange(5))
     write_file(path, table, item_ids=[f"item {row}" for row in range(16)])
-    command = [sys.executable, "-P", "-m", "peel_ext.cli.main", "recommend", path, "-n", "2"]
-    done = subprocess.run([*command, "--history", "item 3"], capture_output=True, text=True)
-    if done.returncode != 0 or len(done.stdout.splitlines()) != 2 or "item 3" in done.stdout:
-        sys.exit(f"peel recommend from a file: {done.returncode} {done.stdout} {done.stderr}")
+    for verb in (["recommend", path, "--history", "item 3"], ["similar", path, "item 3"]):
+        command = [sys.executable, "-P", "-m", "peel_ext.cli.main", *verb, "-n", "2"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0 or len(done.stdout.splitlines()) != 2 or "item 3" in done.stdout:
+            sys.exit(f"peel {verb[0]} from a file: {done.returncode} {done.stdout} {done.stderr}")
 
 for verb in (["train", "x", "--out", "y"], ["evaluate", "y"]):
     done = subprocess.run(

@@ -5,15 +5,14 @@ or from a run folder, there also for a user of its training data.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import sys
 from typing import TYPE_CHECKING, Any
 
-from peel_ext.cli.arguments import Budget, parse_budget, parse_count, parse_ids
+from peel_ext.cli.arguments import Budget, parse_ids
+from peel_ext.cli.devices import add_options, open_device, print_items
 from peel_ext.cli.requirements import require_train
 from peel_ext.cli.users import find_user
-from peel_ext.errors import DataError, FormatError, SourceError
+from peel_ext.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,14 +30,7 @@ def add_parser(verbs: Any) -> None:
     who.add_argument(
         "--history", type=parse_ids, help="comma-separated ids of items; they are left out"
     )
-    parser.add_argument("-n", type=parse_count, default=20, help="items to recommend")
-    parser.add_argument("--budget", type=parse_budget, help="bytes or a share (default: all)")
-    parser.add_argument(
-        "--no-item-ids",
-        action="store_true",
-        help="tell items by row, also those of a .peel file that has not arrived whole",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_options(parser, "items to recommend")
     parser.set_defaults(run=run)
 
 
@@ -57,60 +49,21 @@ def run(options: argparse.Namespace) -> int:
     ids, scores, held = _recommend(trained, vector, group, seen, n, options.budget)
     found = [(item, float(score)) for item, score in zip(ids, scores, strict=True) if item >= 0]
     names = trained.items.to_ids([item for item, _ in found])
-    _print(group, held, list(names), [score for _, score in found], options.json)
+    print_items(names, [score for _, score in found], held, as_json=options.json, group=group)
     return 0
-
-
-def _print(group: int, held: int, names: list[Any], scores: list[float], as_json: bool) -> None:
-    if as_json:
-        items = [{"item": name, "score": score} for name, score in zip(names, scores, strict=True)]
-        json.dump({"group": group, "bytes": held, "items": items}, sys.stdout)
-        print()
-        return
-    for name, score in zip(names, scores, strict=True):
-        print(f"{name}\t{score:.4f}")
-    print(f"group {group}, {held:,} bytes held", file=sys.stderr)
 
 
 def _recommend_on_device(options: argparse.Namespace) -> int:
     """From a .peel file, on the base install."""
-    from peel_ext.device import DeviceRecommender
-
     if options.user is not None:
         raise DataError("--user needs a run folder: a .peel file knows no users, give --history")
-    file, budget = options.source, options.budget
-    limit = None
-    if budget is not None:
-        limit = budget.resolve(_full_bytes(file) if budget.unit == "%" else 0)
-    with DeviceRecommender.open(file, limit, item_ids=not options.no_item_ids) as recommender:
+    with open_device(options) as recommender:
         history = [recommender.parse_item(text) for text in options.history]
         items, scores = recommender.recommend(history, n=options.n)
         names = items if isinstance(items, list) else items.tolist()
-        _print(recommender.group, recommender.nbytes, names, scores.tolist(), options.json)
+        held, group = recommender.nbytes, recommender.group
+        print_items(names, scores.tolist(), held, as_json=options.json, group=group)
     return 0
-
-
-def _full_bytes(file: str) -> int:
-    """Bytes of the table in float32, by the header alone: the rest may be far away, or large."""
-    from peel_ext.device.sources import HttpSource
-    from peel_ext.format import read_header
-    from peel_ext.format.layout import HEADER_BYTES
-
-    try:
-        if file.startswith(("http://", "https://")):
-            data = HttpSource(file).read(0, HEADER_BYTES)
-        else:
-            descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK)  # a pipe is not waited for
-            with open(descriptor, "rb") as opened:
-                data = opened.read(HEADER_BYTES) or b""
-        header = read_header(data)
-    except FormatError as error:
-        raise FormatError(f"{file}: {error}") from None
-    except OSError as error:
-        if isinstance(error, SourceError):
-            raise
-        raise SourceError(f"{file}: cannot be opened: {error.strerror}") from None
-    return header.num_embeddings * header.dim * 4
 
 
 def _recommend(

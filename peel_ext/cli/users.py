@@ -34,17 +34,21 @@ def find_user(
     from peel_ext.train.clustering import nearest_group
 
     if user is not None:
-        row = int(_rows(trained.users, [user], "user")[0])
+        row = int(find_rows(trained.users, [user], "user")[0])
         seen = trained.train_items[trained.train_indptr[row] : trained.train_indptr[row + 1]]
         return trained.user_vectors[row], int(trained.user_group[row]), seen
-    items = np.unique(_rows(trained.items, history or [], "item"))
+    items = np.unique(find_rows(trained.items, history or [], "item"))
     table = trained.embedding.weight.detach().numpy()
     vector = fold_in_softmax(table, items, temperature=trained.temperature)
     return vector, int(nearest_group(vector[None], trained.centroids)[0]), items
 
 
-def _rows(known: IdMap, text: list[str], what: str) -> NDArray[np.int64]:
-    """Rows of ids given as text."""
+def find_rows(known: IdMap, text: list[str], what: str) -> NDArray[np.int64]:
+    """Rows int64 of ids given as text.
+
+    Raises:
+        DataError: an id that is not known; calls it ``what``.
+    """
     integers = known.ids.dtype.kind == "i"
     for name in text:
         if integers and not re.fullmatch(" *-?[0-9]{1,19} *", name):  # int() would take '1_0', too

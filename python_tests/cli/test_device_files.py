@@ -152,6 +152,65 @@ def test_recommend_from_a_file(devices: Path, capsys) -> None:
     assert [item["score"] for item in answer["items"]] == scores.tolist()
 
 
+def test_similar_from_a_file(devices: Path, capsys) -> None:
+    path = devices / "group-0.peel"
+    code, printed, told = call(capsys, "similar", path, 3, "-n", 4, "--budget", "10%")
+    assert code == 0
+    with DeviceRecommender.open(path, 76_800) as recommender:
+        items, scores = recommender.similar(3, n=4)
+        held = recommender.nbytes
+    lines = [f"{item}\t{score:.4f}" for item, score in zip(items, scores, strict=True)]
+    assert printed.splitlines() == lines
+    assert told == f"{held:,} bytes held\n"
+    code, printed, _ = call(capsys, "similar", path, 3, "--json")
+    with DeviceRecommender.open(path) as recommender:
+        items, scores = recommender.similar(3)
+        assert json.loads(printed) == {
+            "bytes": recommender.nbytes,
+            "items": [
+                {"item": item, "score": score}
+                for item, score in zip(items, scores.tolist(), strict=True)
+            ],
+        }
+    with DeviceRecommender.open(path, item_ids=False) as recommender:
+        rows, _ = recommender.similar(5, n=3)
+    code, printed, _ = call(capsys, "similar", path, 5, "-n", 3, "--no-item-ids", "--json")
+    assert [item["item"] for item in json.loads(printed)["items"]] == list(rows)
+
+
+def test_similar_from_a_run_is_of_the_whole_table(run: Path, capsys) -> None:
+    trained = TrainedRun.open(run)
+    table = trained.embedding.weight.detach().numpy().astype(float)
+    (row,) = trained.items.to_rows([3])
+    table /= np.linalg.norm(table, axis=1, keepdims=True)
+    cosines = table @ table[row]
+    cosines[row] = -2
+    best = np.argsort(-cosines)[:5]
+    code, printed, _ = call(capsys, "similar", run, 3, "-n", 5, "--json")
+    assert code == 0
+    answer = json.loads(printed)
+    assert answer["bytes"] == trained.full_bytes
+    assert [item["item"] for item in answer["items"]] == trained.items.to_ids(best)
+    assert np.allclose([item["score"] for item in answer["items"]], cosines[best], atol=1e-6)
+    code, printed, _ = call(capsys, "similar", run, 3, "-n", 10**6)
+    assert len(printed.splitlines()) == len(trained.items) - 1
+
+
+def test_similar_fetches_what_the_budget_has_room_for(devices: Path, capsys) -> None:
+    path = devices / "group-0.peel"
+    with DeviceRecommender.open(path, 16_384, item_ids=False) as recommender:
+        row = recommender.recommend(user=np.ones(recommender.embedding_dim), n=1)[0][0]
+    server = Server(path.read_bytes())
+    try:
+        arguments = ("similar", server.url, row, "--no-item-ids", "--budget", "16KiB", "--json")
+        code, printed, _ = call(capsys, *arguments)
+        assert code == 0
+        sent = sum(end - begin for begin, end in server.sent)
+        assert sent <= json.loads(printed)["bytes"] + 4096
+    finally:
+        server.close()
+
+
 def test_recommend_fetches_what_the_budget_has_room_for(devices: Path, capsys) -> None:
     server = Server((devices / "group-0.peel").read_bytes())
     try:
@@ -208,6 +267,14 @@ def test_recommend_from_the_first_bytes_of_a_file(devices: Path, tmp_path: Path,
     assert [item["item"] for item in json.loads(printed)["items"]] == list(items)
 
 
+def missing_item(path: Path, budget: int) -> int:
+    """An item that is not held under a budget."""
+    with DeviceRecommender.open(path) as every, DeviceRecommender.open(path, budget) as some:
+        user = np.ones(every.embedding_dim)
+        (items, _), (held, _) = (each.recommend(user=user, n=10**6) for each in (every, some))
+        return int(min(set(items) - set(held)))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -222,6 +289,18 @@ def test_recommend_from_the_first_bytes_of_a_file(devices: Path, tmp_path: Path,
             ("recommend", "{devices}/none.peel", "--history", "1", "--budget", "1%"),
             "none.peel: cannot be opened: No such file",
         ),
+        (("similar", "{devices}/group-0.peel", "x"), "item 'x' is not known: items of this file"),
+        (("similar", "{devices}/group-0.peel", "99999"), "item 99999 is not known"),
+        (("similar", "{devices}/group-0.peel", "1", "--budget", "9"), "this file needs at least"),
+        (
+            ("similar", "{devices}/group-0.peel", "{missing}", "--budget", "4KiB"),
+            "item {missing} is not held: a larger budget may hold it",
+        ),
+        (("similar", "{devices}/none.peel", "1"), "cannot be opened: No such file"),
+        (("similar", "{run}", "x"), "item 'x' is not known: ids of this run are integers"),
+        (("similar", "{run}", "99999"), "item id 99999 is not known"),
+        (("similar", "{run}", "1", "--budget", "1%"), "--budget is for a .peel file, not for a ru"),
+        (("similar", "{run}", "1", "--no-item-ids"), "--no-item-ids is for a .peel file, not for"),
         (("inspect", "{run}/run.json"), "not a .peel file"),
         (("inspect", "{run}"), "cannot be read: Is a directory"),
         (
@@ -233,10 +312,11 @@ def test_recommend_from_the_first_bytes_of_a_file(devices: Path, tmp_path: Path,
 def test_mistakes_are_one_line_and_exit_1(
     run: Path, devices: Path, capsys, arguments: tuple[str, ...], message: str
 ) -> None:
-    filled = [argument.format(run=run, devices=devices) for argument in arguments]
+    missing = missing_item(devices / "group-0.peel", 4_096)
+    filled = [argument.format(run=run, devices=devices, missing=missing) for argument in arguments]
     code, printed, told = call(capsys, *filled)
     assert (code, printed) == (1, "")
-    assert message in told
+    assert message.format(missing=missing) in told
     assert told.count("\n") == 1
 
 
@@ -245,6 +325,7 @@ def test_a_device_needs_no_torch(devices: Path) -> None:
         "import sys\nfrom peel_ext.cli.main import main\n"
         "assert main(['inspect', sys.argv[1]]) == 0\n"
         "assert main(['recommend', sys.argv[1], '--history', '1']) == 0\n"
+        "assert main(['similar', sys.argv[1], '1']) == 0\n"
         "heavy = {'torch', 'sklearn', 'pyarrow', 'safetensors', 'rich'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
