@@ -38,6 +38,10 @@ class BudgetError(PeelError, ValueError):
         super().__init__(message)
         self.minimum_bytes = minimum_bytes
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """For copies, and for the way from another process: with both arguments."""
+        return type(self), (*self.args, self.minimum_bytes)
+
 
 class RunError(PeelError):
     """A run folder is missing, unfinished or of another version."""

@@ -19,6 +19,8 @@ from peel_ext.errors import DataError
 class PersonalizedElasticEmbedding:
     """The held blocks of one user group, scored and decoded straight from their bytes.
 
+    It is copied and pickled as these bytes: the same under the same budget, also in another process.
+
     Args:
         buffer: a ``.peel`` file or a prefix of one, as :meth:`peel_ext.nn.ElasticEmbedding.generate`
             makes them; kept, not copied, when the bytes are 8-byte aligned. Of a prefix that ends
@@ -162,6 +164,10 @@ class PersonalizedElasticEmbedding:
         if position >= 0:
             raise DataError(f"indices[{position}] is {items[position]}, which is not held")
         return ids, scores
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """For copies and pickles: what is held, without what a budget left out of the bytes."""
+        return type(self), (self._buffer, self.nbytes)
 
     def __repr__(self) -> str:
         return (

@@ -27,7 +27,8 @@ class DeviceRecommender:
     """Recommends items from what it holds of a ``.peel`` file.
 
     What is held may be resized at any time; methods may be called from any thread, and each sees what
-    was held at one moment. A context manager; without it, call :meth:`close`.
+    was held at one moment. A context manager; without it, call :meth:`close`. It cannot be copied or
+    pickled: that is a TypeError.
 
     Where the file has item ids, items are those: integers or text. Else they are row numbers.
     """
@@ -177,6 +178,12 @@ class DeviceRecommender:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise TypeError(
+            "a DeviceRecommender cannot be pickled or copied: it holds an open file; "
+            "pickle its path and open it again"
+        )
 
     # ---- recommending ----
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
@@ -65,6 +68,21 @@ def test_unknown_ids_are_named() -> None:
         strings.to_rows(["b", "z"])
     with pytest.raises(DataError, match="ids are strings"):
         strings.to_rows([1])
+
+
+@pytest.mark.parametrize(
+    "again", [copy.copy, copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))]
+)
+def test_copies_are_the_same(again) -> None:
+    users, user_rows = IdMap.from_values(["b", "a", "b", "a longer one"])
+    items, item_rows = IdMap.from_values([7, -2, 7, 5])
+    made = Interactions(user_rows, item_rows, np.array([4.0, 2.0, 1.0, 3.0]), users, items)
+    twin = again(made)
+    assert np.array_equal(twin.timestamps, made.timestamps)
+    assert twin.users.to_ids(twin.user_rows) == ["b", "a", "b", "a longer one"]
+    assert twin.items.to_ids(twin.item_rows) == [7, -2, 7, 5]
+    assert again(users).to_rows(["b"]).tolist() == [2]
+    assert again(items).to_rows([5]).tolist() == [1]
 
 
 def test_csr_holds_each_users_distinct_items_ascending() -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -73,6 +75,21 @@ def test_a_run_holds_what_it_was_given(data_file: Path, tmp_path: Path) -> None:
     assert torch.equal(again.embedding.weight, run.embedding.weight)
     pees = [made.embedding.generate(0, 2000).buffer for made in (run, again)]
     assert np.array_equal(*pees)
+
+
+def test_copies_of_a_run_are_the_same(data_file: Path, tmp_path: Path) -> None:
+    run = run_pipeline(data_file, tmp_path / "run", SMALL)
+    pee = run.embedding.generate(1, 2000)
+    for again in (copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))):
+        twin = again(run)
+        assert twin.folder.stages == run.folder.stages
+        assert twin.items.to_ids(np.arange(3)) == run.items.to_ids(np.arange(3))
+        assert np.array_equal(twin.train_items, run.train_items)
+        assert np.array_equal(twin.user_vectors, run.user_vectors)
+        assert torch.equal(twin.embedding.weight, run.embedding.weight)
+        for made in (twin.embedding.generate(1, 2000), again(pee)):
+            assert np.array_equal(made.buffer, pee.buffer)
+            assert made.nbytes == pee.nbytes
 
 
 @pytest.mark.parametrize("stage", STAGES)
