@@ -1,23 +1,68 @@
 """The one place of the op layer that touches data pointers.
 
 Every function allocates its output, passes addresses to the native core, and turns what the core
-found wrong inside the data into an error that names it. Shapes and dtypes were checked before.
+found wrong inside the data into an error that names it. Shapes were checked before; what memory is
+read or written as is looked at once more where its address is taken, for there is nothing behind it.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from peel_ext import _core, threads
+from peel_ext.ops._checks import check_tensor
 
 threads.follow(torch.get_num_threads())
 
 
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
+# Results are made after these, because no default of torch's has a say in what new_empty makes.
+_FLOAT32S = torch.empty(0, dtype=torch.float32, device="cpu")
+_INT64S = torch.empty(0, dtype=torch.int64, device="cpu")
+
+_FLOAT32 = (torch.float32,)
+_FLOAT = (torch.float32, torch.float64)
+_INT32 = (torch.int32,)
+_INT64 = (torch.int64,)
+_INDEX = (torch.int32, torch.int64)
+
+
+def _address(name: str, tensor: Tensor | None, dtypes: tuple[torch.dtype, ...]) -> int:
+    """The address of a contiguous tensor of one of the dtypes on the CPU, or 0 for None.
+
+    Raises:
+        TypeError: another dtype.
+        ValueError: on another device, or not contiguous.
+    """
+    if tensor is None:
+        return 0
+    if tensor.dtype in dtypes and tensor.is_cpu and tensor.is_contiguous():
+        return tensor.data_ptr()
+    _refuse(name, tensor, dtypes)
+
+
+def _row_address(name: str, tensor: Tensor | None, dtypes: tuple[torch.dtype, ...]) -> int:
+    """The same of a matrix of which only the columns must be adjacent."""
+    if (
+        tensor is not None
+        and (tensor.stride(1) == 1 or tensor.shape[1] == 1)
+        and tensor.dtype in dtypes
+        and tensor.is_cpu
+    ):
+        return tensor.data_ptr()
+    return _address(name, tensor, dtypes)
+
+
+def _refuse(name: str, tensor: Tensor, dtypes: tuple[torch.dtype, ...]) -> NoReturn:
+    check_tensor(name, tensor, dtypes, tensor.ndim)
+    if not tensor.is_cpu:
+        raise ValueError(f"{name} must be on the CPU, got {tensor.device}")
+    raise ValueError(
+        f"{name} must be adjacent in memory, got shape {tuple(tensor.shape)} with strides "
+        f"{tensor.stride()}"
+    )
 
 
 def topk_blocks(
@@ -30,19 +75,19 @@ def topk_blocks(
     """Indices int64 [num_groups, k or n] for weights [num_groups, n] with unit column stride."""
     num_groups, n = weights.shape
     width = n if k is None else k
-    indices = torch.empty((num_groups, width), dtype=torch.int64)
+    indices = _INT64S.new_empty(num_groups, width)
     nan = _core.topk_blocks(
-        _address(weights),
+        _row_address("weights", weights, _FLOAT),
         weights.element_size(),
         num_groups,
         n,
         weights.stride(0),
         width,
-        _address(costs),
+        _address("costs", costs, _INT64),
         0 if costs is None or costs.shape[0] == 1 else n,
-        _address(budget_bytes),
+        _address("budget_bytes", budget_bytes, _INT64),
         in_order,
-        _address(indices),
+        indices.data_ptr(),
     )
     if nan >= 0:
         raise ValueError(f"weights[{nan // n}, {nan % n}] is NaN, expected a number")
@@ -75,21 +120,21 @@ def store_table(
         layer_bits,
         num_embeddings,
         num_groups,
-        _address(weight),
+        _row_address("weight", weight, _FLOAT32),
         0 if weight is None else weight.stride(0),
-        _address(refinement),
-        _address(refinement_slot),
+        _address("refinement", refinement, _FLOAT32),
+        _address("refinement_slot", refinement_slot, _INT32),
         0 if refinement is None else refinement.shape[0],
-        _address(store),
+        _address("blocks.store", store, (torch.uint8,)),
         0 if store is None else store.shape[1],
-        _address(scales),
+        _address("blocks.scales", scales, (torch.float16,)),
         0 if scales is None else scales.shape[1],
-        _address(item_group),
+        _address("blocks.item_group", item_group, _INT32),
         0 if shared else num_embeddings,
-        _address(held),
+        _address("blocks.held", held, _INT64),
         0 if held is None else held.shape[1],
-        _address(centroids),
-        _address(rotation),
+        _address("blocks.centroids", centroids, _FLOAT32),
+        _address("blocks.rotation", rotation, _FLOAT32),
     )
 
 
@@ -127,15 +172,16 @@ def grouped_lookup(
     dim: int,
 ) -> Tensor:
     """Rows float32 [m, dim] for contiguous indices [m] and groups [m] of the same dtype."""
-    rows = torch.empty(indices.shape[0], dim)
+    count = indices.shape[0]
+    rows = _FLOAT32S.new_empty(count, dim)
     result = _core.grouped_lookup(
         table,
-        indices.shape[0],
-        _address(indices),
-        _address(groups),
+        count,
+        _address("indices", indices, _INDEX),
+        _address("groups", groups, (indices.dtype,)),
         group,
         indices.element_size(),
-        _address(rows),
+        rows.data_ptr(),
     )
     if result[0]:
         _raise_bad_pair(result, indices, groups, group, num_embeddings, num_groups)
@@ -153,19 +199,19 @@ def grouped_lookup_backward(
     mean_duplicates: bool,
 ) -> Tensor:
     """Gradient float32 [num_targets, dim] of contiguous grad_rows [m, dim], targets int64 [m]."""
-    grad = torch.zeros(num_targets, grad_rows.shape[1])
+    grad = _FLOAT32S.new_zeros(num_targets, grad_rows.shape[1])
     _core.grouped_lookup_backward(
         table,
         indices.shape[0],
-        _address(indices),
-        _address(groups),
+        _address("indices", indices, _INDEX),
+        _address("groups", groups, (indices.dtype,)),
         group,
         indices.element_size(),
-        _address(grad_rows),
-        _address(targets),
+        _address("gradient", grad_rows, _FLOAT32),
+        _address("targets", targets, _INT64),
         num_targets,
         mean_duplicates,
-        _address(grad),
+        grad.data_ptr(),
     )
     return grad
 
@@ -179,24 +225,27 @@ def gathered_score(
     exclude: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Indices int64 and scores float32 [num_users, n]; a dense table has unit column stride."""
-    indices = torch.empty((users.shape[0], n), dtype=torch.int64)
-    scores = torch.empty((users.shape[0], n))
+    num_users = users.shape[0]
+    indices, scores = _INT64S.new_empty(num_users, n), _FLOAT32S.new_empty(num_users, n)
+    into = indices.data_ptr()
     tail: tuple[Any, ...] = (
-        _address(users),
-        users.shape[0],
+        _row_address("users", users, _FLOAT32),
+        num_users,
         users.stride(0),
-        _address(exclude_indptr),
-        _address(exclude),
+        _address("exclude_indptr", exclude_indptr, _INT64),
+        _address("exclude", exclude, _INT64),
         n,
-        _address(scores),
-        _address(indices),
+        scores.data_ptr(),
+        into,
     )
     if isinstance(table, Tensor):
         num_candidates = 0 if candidates is None else candidates.shape[0]
         # An empty list has no address, and none at all means every row.
-        address = 0 if candidates is None else _address(candidates) or _address(indices) or 1
+        address = _address("candidates", candidates, _INT64)
+        if candidates is not None:
+            address = address or into or 1
         _core.gathered_score(
-            _address(table),
+            _row_address("table", table, _FLOAT32),
             table.shape[0],
             table.shape[1],
             table.stride(0),
@@ -211,7 +260,8 @@ def gathered_score(
 
 def first_out_of_range(values: Tensor, limit: int) -> int:
     """Position of the first of contiguous integers [m] outside [0, limit), or -1."""
-    return _core.first_out_of_range(_address(values), values.element_size(), values.shape[0], limit)
+    address = _address("values", values, _INDEX)
+    return _core.first_out_of_range(address, values.element_size(), values.shape[0], limit)
 
 
 def update_rows(
@@ -228,16 +278,16 @@ def update_rows(
     """Steps weight [n, dim] of unit column stride in place; indices [m] and state are contiguous."""
     bad = _core.update_rows(
         rule,
-        _address(weight),
+        _row_address("weight", weight, _FLOAT32),
         weight.shape[0],
         weight.shape[1],
         weight.stride(0),
-        _address(indices),
+        _address("indices", indices, _INT64),
         indices.shape[0],
-        _address(gradients),
+        _row_address("gradients", gradients, _FLOAT32),
         gradients.stride(0),
-        _address(first),
-        _address(second),
+        _address("state[0]", first, _FLOAT32),
+        _address("state[1]", second, _FLOAT32),
         step_size,
         *rates,
         eps,

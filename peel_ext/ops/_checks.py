@@ -24,7 +24,7 @@ def check_tensor(name: str, value: object, dtypes: tuple[torch.dtype, ...], ndim
         raise TypeError(f"{name} must be {expected}, got {str(value.dtype).removeprefix('torch.')}")
     if value.ndim != ndim:
         raise ValueError(f"{name} must have {ndim} dimensions, got shape {tuple(value.shape)}")
-    if value.device.type not in ("cpu", "meta"):
+    if not value.is_cpu and not value.is_meta:
         raise ValueError(f"{name} must be on the CPU, got {value.device}")
     return value
 

@@ -26,10 +26,11 @@ def flatten_pairs(indices: Tensor, groups: Tensor | int) -> tuple[Tensor, Tensor
         if isinstance(groups, bool) or not isinstance(groups, int | np.integer):
             raise TypeError(f"groups must be an int or a tensor of integers, got {groups!r}")
         return flat, None, int(groups)
-    if groups.dtype not in _INDEX or groups.shape != indices.shape:
+    each = groups.shape == indices.shape
+    if not each or groups.dtype not in _INDEX:
         _check_groups_fit(groups, indices)
     spread = groups if groups.dtype == indices.dtype else groups.to(indices.dtype)
-    if groups.ndim != indices.ndim:
+    if not each:
         trailing = (1,) * (indices.ndim - groups.ndim)
         spread = spread.reshape(groups.shape + trailing).expand(indices.shape)
     if spread.ndim != 1:

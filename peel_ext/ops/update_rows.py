@@ -137,7 +137,7 @@ def _check_apart(**tensors: Tensor) -> None:
     """Raises ValueError where two tensors share memory: one would change under the other."""
     owner: dict[int, str] = {}
     for name, tensor in tensors.items():
-        if tensor.numel() == 0 or tensor.device.type == "meta":
+        if tensor.numel() == 0 or tensor.is_meta:
             continue
         other = owner.setdefault(tensor.untyped_storage()._cdata, name)
         if other != name:

@@ -1,0 +1,120 @@
+"""Native code is never given memory that is not what it takes it for: that is an error instead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from peel_ext import ops
+from peel_ext.ops import _bridge
+
+WEIGHT = torch.arange(40.0).reshape(10, 4)
+INDICES = torch.tensor([3, 1, 4])
+# The ops as torch has them registered: a saved program calls them with whatever it is given.
+REGISTERED = torch.ops.peel_ext
+
+
+def look_up(
+    weight: Tensor = WEIGHT, indices: Tensor = INDICES, groups: Tensor | None = None,
+    refinement: Tensor | None = None, slot: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    rows: Tensor = REGISTERED.grouped_lookup(
+        weight, indices, groups, 0, 2, refinement, slot, [0, 0, 0], *[None] * 6, -1, False, False
+    )
+    return rows
+
+
+def test_the_registered_ops_serve_what_fits() -> None:
+    assert torch.equal(look_up(), WEIGHT[INDICES])
+    assert torch.equal(look_up(indices=INDICES.int()), WEIGHT[INDICES])
+    assert torch.equal(look_up(WEIGHT.T.contiguous().T), WEIGHT[INDICES])
+    assert torch.equal(look_up(WEIGHT[:, :1]), WEIGHT[INDICES, :1])
+    assert look_up(WEIGHT[:, :0]).shape == (3, 0)
+    assert look_up(WEIGHT.T[:, :0], INDICES[:0]).shape == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (dict(weight=WEIGHT.double()), "weight must be float32, got float64"),
+        (dict(weight=WEIGHT.half()), "weight must be float32, got float16"),
+        (dict(indices=INDICES.float()), "indices must be int32 or int64, got float32"),
+        (dict(groups=INDICES.int()), "groups must be int64, got int32"),
+        (
+            dict(refinement=WEIGHT, slot=torch.zeros(2, 10, dtype=torch.int64)),
+            "refinement_slot must be int32, got int64",
+        ),
+        (
+            dict(refinement=WEIGHT.bfloat16(), slot=torch.zeros(2, 10, dtype=torch.int32)),
+            "refinement must be float32, got bfloat16",
+        ),
+    ],
+)
+def test_another_dtype_is_an_error(given: dict, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        look_up(**given)
+
+
+def test_another_dtype_is_an_error_of_the_other_ops() -> None:
+    with pytest.raises(TypeError, match="weights must be float32 or float64, got int64"):
+        REGISTERED.topk_blocks(WEIGHT.long(), 2, None, None, True)
+    costs = torch.ones(1, 4, dtype=torch.int32)
+    with pytest.raises(TypeError, match="costs must be int64, got int32"):
+        REGISTERED.topk_blocks(WEIGHT, None, costs, torch.ones(10, dtype=torch.int64), True)
+    with pytest.raises(TypeError, match="users must be float32, got float64"):
+        REGISTERED.gathered_score(WEIGHT.double(), WEIGHT, 2, None, None, None)
+    with pytest.raises(TypeError, match="candidates must be int64, got int32"):
+        REGISTERED.gathered_score(WEIGHT, WEIGHT, 2, INDICES.int(), None, None)
+    total = torch.zeros(10, dtype=torch.float64)
+    with pytest.raises(TypeError, match=r"state\[0\] must be float32, got float64"):
+        REGISTERED.update_rows(
+            WEIGHT.clone(), INDICES, WEIGHT[:3], total, None, 0, 0.1, 0.1, 0.1, 0.1
+        )
+    with pytest.raises(TypeError, match="gradient must be float32, got float64"):
+        REGISTERED.grouped_lookup_backward(
+            WEIGHT[:3].double(), INDICES, None, 0, 2, INDICES, 10, False, 10, [0, 0, 0], None, None
+        )
+
+
+def test_memory_that_is_not_adjacent_is_an_error() -> None:
+    slot = torch.full((10, 2), -1, dtype=torch.int32).T
+    with pytest.raises(ValueError, match=r"refinement_slot must be adjacent .* strides \(1, 2\)"):
+        look_up(refinement=WEIGHT, slot=slot)
+    with pytest.raises(ValueError, match="values must be adjacent in memory"):
+        _bridge.first_out_of_range(torch.arange(6)[::2], 9)
+    with pytest.raises(ValueError, match=r"weights must be adjacent .* shape \(4, 10\)"):
+        _bridge.topk_blocks(WEIGHT.T, 2, None, None, True)
+
+
+def test_memory_elsewhere_is_an_error() -> None:
+    elsewhere = INDICES.to("meta")
+    with pytest.raises(ValueError, match="values must be on the CPU, got meta"):
+        _bridge.first_out_of_range(elsewhere, 9)
+    with pytest.raises(ValueError, match="weights must be on the CPU, got meta"):
+        _bridge.topk_blocks(WEIGHT.to("meta"), 2, None, None, True)
+
+
+def test_what_replaces_the_makers_of_tensors_has_no_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some libraries do, so that large models are made in half precision."""
+
+    def halved(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def made(*sizes, **options) -> Tensor:
+            tensor = make(*sizes, **options)
+            return tensor.half() if tensor.is_floating_point() else tensor
+
+        return made
+
+    def compute() -> list[Tensor]:
+        leaf = WEIGHT.clone().requires_grad_()
+        rows = ops.grouped_lookup(leaf, INDICES)
+        scores = ops.gathered_score(WEIGHT, WEIGHT, 3)
+        return [rows.detach(), *torch.autograd.grad(rows.sum(), leaf), *scores]
+
+    want = compute()
+    for name in ("empty", "zeros"):
+        monkeypatch.setattr(torch, name, halved(getattr(torch, name)))
+    for one, other in zip(compute(), want, strict=True):
+        assert torch.equal(one, other)
