@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,6 +25,15 @@ def generator(seed: int):
     """A torch generator of that seed."""
     torch = pytest.importorskip("torch")
     return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(params=["float64", "float16", "bfloat16", "set_default_device", "torch.device"])
+def other_defaults(request: pytest.FixtureRequest) -> Callable[[], AbstractContextManager[None]]:
+    """Makes a context in which torch's default dtype or device is another."""
+    pytest.importorskip("torch")
+    from torch_defaults import torch_defaults
+
+    return partial(torch_defaults, request.param)
 
 
 @pytest.fixture

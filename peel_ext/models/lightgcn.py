@@ -114,7 +114,9 @@ def _sparse(indptr: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, .
         # Torch calls sparse CSR a beta; the product is all that is used of it here.
         warnings.filterwarnings("ignore", "Sparse CSR tensor support", UserWarning)
         # Torch's own check would refuse unsorted and repeated columns, which products do not mind.
-        return torch.sparse_csr_tensor(indptr, columns, values, shape, check_invariants=False)
+        return torch.sparse_csr_tensor(
+            indptr, columns, values, shape, device=values.device, check_invariants=False
+        )
 
 
 class _SparseProduct(torch.autograd.Function):

@@ -71,7 +71,7 @@ def blend_blocks(
     rows_of = torch.from_numpy(sizes).double()[:, None]
     of_rank = torch.from_numpy(np.repeat(np.arange(num_item_groups, dtype=np.int32), sizes))
     weights = shares.new_zeros(len(shares), num_item_groups, num_layers)
-    groups = torch.empty(len(shares), num_embeddings, dtype=torch.int32)
+    groups = item_group.new_empty((len(shares), num_embeddings), dtype=torch.int32)
     for blend, share in enumerate(shares):
         worth = shares.new_zeros(num_embeddings, num_layers)
         if row_values is not None:

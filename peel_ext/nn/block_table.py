@@ -17,8 +17,15 @@ from peel_ext.nn.derived import Derived, derive
 from peel_ext.nn.selection import block_costs
 from peel_ext.ops.grouped_lookup import LookupTable
 
-#: State that appears in a state_dict only once it differs from a fresh module's.
-_OPTIONAL_STATE = ("block_weights", "item_group", "rotation", "refinement", "refinement_slot")
+#: State that appears in a state_dict only once it differs from a fresh module's, and its dtype: None
+#: for that of ``weight``.
+_OPTIONAL_STATE = {
+    "block_weights": torch.float32,
+    "item_group": torch.int32,
+    "rotation": torch.float32,
+    "refinement": None,
+    "refinement_slot": torch.int32,
+}
 
 
 class BlockTable(nn.Embedding):
@@ -169,12 +176,16 @@ class BlockTable(nn.Embedding):
 
         Raises:
             IndexError: a group or row out of range.
+            TypeError: a weight that is not float32.
+            ValueError: a weight on the meta device.
         """
         self._check_group(group)
         weight = self._parameter("weight")
         if weight.dtype != torch.float32:
             raise TypeError(f"weight must be float32 to be refined, got {weight.dtype}")
-        rows = torch.unique(indices)
+        if weight.is_meta:
+            raise ValueError("weight must have values to be refined, got one on the meta device")
+        rows = torch.unique(indices).to(weight.device)
         if len(rows) and not 0 <= int(rows[0]) <= int(rows[-1]) < self.num_embeddings:
             bad = int(rows[0]) if int(rows[0]) < 0 else int(rows[-1])
             raise IndexError(
@@ -182,12 +193,14 @@ class BlockTable(nn.Embedding):
             )
         if self.refinement is None or self.refinement_slot is None:
             shape = (self.num_groups, self.num_embeddings)
-            self.refinement_slot = torch.full(shape, -1, dtype=torch.int32)
-            self.refinement = nn.Parameter(torch.zeros(0, self.embedding_dim))
+            self.refinement_slot = rows.new_full(shape, -1, dtype=torch.int32)
+            self.refinement = nn.Parameter(weight.new_zeros(0, self.embedding_dim))
             self._changed_state |= {"refinement", "refinement_slot"}
         fresh = rows[self.refinement_slot[group, rows] < 0]
         first = len(self.refinement)
-        slots = torch.arange(first, first + len(fresh), dtype=torch.int32)
+        slots = torch.arange(
+            first, first + len(fresh), dtype=torch.int32, device=self.refinement_slot.device
+        )
         self.refinement_slot[group, fresh] = slots
         zeros = self.refinement.new_zeros(len(fresh), self.embedding_dim)
         self.refinement = nn.Parameter(torch.cat([self.refinement.detach(), zeros]))
@@ -230,7 +243,7 @@ class BlockTable(nn.Embedding):
             order = values.sort(dim=1, descending=True, stable=True).indices
             sizes = self.layout.item_group_sizes(self.num_embeddings)
             of_rank = torch.from_numpy(np.repeat(np.arange(len(sizes), dtype=np.int32), sizes))
-            self.item_group = torch.empty(shape, dtype=torch.int32).scatter_(
+            self.item_group = order.new_empty(shape, dtype=torch.int32).scatter_(
                 1, order, of_rank.expand(shape)
             )
             self._changed_state.add("item_group")
@@ -303,7 +316,8 @@ class BlockTable(nn.Embedding):
             )
         self.item_group = item_group.to(torch.int32)[None].clone()
         self._changed_state.add("item_group")
-        self._weigh(torch.ones(self.num_groups, self.num_embeddings, dtype=torch.float64))
+        shape = (self.num_groups, self.num_embeddings)
+        self._weigh(self.item_group.new_ones(shape, dtype=torch.float64))
 
     @torch.no_grad()
     def _weigh(self, values: Tensor) -> None:
@@ -352,7 +366,7 @@ class BlockTable(nn.Embedding):
                 destination.pop(prefix + name, None)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        for name in _OPTIONAL_STATE:
+        for name, dtype in _OPTIONAL_STATE.items():
             own = getattr(self, name)
             value = state_dict.get(prefix + name)
             if value is None:
@@ -363,7 +377,11 @@ class BlockTable(nn.Embedding):
             self._changed_state.add(name)
             if own is None or own.shape != value.shape:
                 self._check_state_shape(name, tuple(value.shape))
-                fresh = torch.empty_like(value, device=self.block_weights.device)
+                fresh = torch.empty_like(
+                    value,
+                    dtype=dtype or self._parameter("weight").dtype,
+                    device=self.block_weights.device,
+                )
                 setattr(self, name, nn.Parameter(fresh) if name == "refinement" else fresh)
         super()._load_from_state_dict(state_dict, prefix, *args)
 

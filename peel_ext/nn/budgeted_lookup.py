@@ -74,7 +74,7 @@ def encoded_rows(
     def encode() -> tuple[Tensor, Tensor]:
         rows = weight.detach()
         if refinement is not None and refinement_slot is not None:
-            owners = torch.zeros(len(refinement), dtype=torch.int64)
+            owners = refinement.new_zeros(len(refinement), dtype=torch.int64)
             group, item = (refinement_slot >= 0).nonzero(as_tuple=True)
             owners[refinement_slot[group, item].long()] = item
             rows = torch.cat([rows, rows[owners] + refinement])

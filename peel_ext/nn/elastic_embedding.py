@@ -204,9 +204,8 @@ class ElasticEmbedding(BlockTable):
         store, scales = self._encoded()
         if self.refinement_slot is not None:
             slot = self.refinement_slot[group].long()
-            rows = torch.where(
-                slot < 0, torch.arange(self.num_embeddings), self.num_embeddings + slot
-            )
+            own = torch.arange(self.num_embeddings, device=slot.device)
+            rows = torch.where(slot < 0, own, self.num_embeddings + slot)
             store, scales = store[rows], scales[rows]
         weights = self.block_weights.detach()[group : group + 1]
         order = order_blocks(weights, self.block_costs(), self.layout)[0]

@@ -23,29 +23,29 @@ def fit_rotation(weight: Tensor, seed: int = 0) -> Tensor:
         float32 [dim, dim].
     """
     dim = weight.shape[1]
-    rows = weight.detach().double()
+    rows = weight.detach().to("cpu", torch.float64)
     _, axes = torch.linalg.eigh(rows.T @ rows)  # [dim, dim], columns are the principal axes
     # The sign of an eigenvector is arbitrary; fix it, so that runs agree.
     pivot = axes.abs().argmax(dim=0, keepdim=True)
     axes = axes * axes.gather(0, pivot).sign()
     generator = torch.Generator().manual_seed(seed)
-    signs = torch.randint(0, 2, (dim,), generator=generator).double() * 2 - 1
+    signs = torch.randint(0, 2, (dim,), generator=generator, device="cpu").double() * 2 - 1
     rotation = axes * signs @ _mixing_matrix(dim)
     if dim & (dim - 1) != 0:
         rotation = rotation @ _evening_matrix(rotation.T @ (rows.T @ rows) @ rotation)
-    return rotation.float()
+    return rotation.float().to(weight.device)
 
 
 def _mixing_matrix(dim: int) -> Tensor:
     """An orthogonal matrix [dim, dim] that spreads every coordinate over all."""
     if dim & (dim - 1) == 0:
-        hadamard = torch.ones(1, 1, dtype=torch.float64)
+        hadamard = torch.ones(1, 1, dtype=torch.float64, device="cpu")
         while len(hadamard) < dim:
             top = torch.cat([hadamard, hadamard], dim=1)
             hadamard = torch.cat([top, torch.cat([hadamard, -hadamard], dim=1)])
         return hadamard / math.sqrt(dim)
-    row = torch.arange(dim, dtype=torch.float64)[:, None]
-    column = torch.arange(dim, dtype=torch.float64)[None]
+    number = torch.arange(dim, dtype=torch.float64, device="cpu")
+    row, column = number[:, None], number[None]
     cosine = torch.cos(math.pi * (column + 0.5) * row / dim) * math.sqrt(2 / dim)
     cosine[0] /= math.sqrt(2)
     return cosine
@@ -58,7 +58,7 @@ def _evening_matrix(covariance: Tensor) -> Tensor:
     dim - 1 turns bring all (Bendel and Mickey, 1978).
     """
     dim = len(covariance)
-    even = torch.eye(dim, dtype=covariance.dtype)
+    even = torch.eye(dim, dtype=covariance.dtype, device=covariance.device)
     mean = float(covariance.diagonal().mean())
     for _ in range(dim - 1):
         turned = even.T @ covariance @ even

@@ -72,13 +72,16 @@ def select_blocks(
     chosen = order_blocks(block_weights, costs, layout, max(0, budget_bytes - overhead_bytes))
     # Costs count entries alone; the pages they share may leave no room for the last blocks.
     own = torch.where(chosen >= 0, costs.reshape(-1)[chosen.clamp(min=0)], 0)
-    padding = torch.tensor([page_padding_bytes(n) for n in range(1, chosen.shape[1] + 1)])
+    padding = torch.tensor(
+        [page_padding_bytes(n) for n in range(1, chosen.shape[1] + 1)],
+        dtype=torch.int64, device=costs.device,
+    )  # fmt: skip
     held_bytes = overhead_bytes + own.cumsum(dim=1) + padding
     fits = (chosen >= 0) & (held_bytes <= budget_bytes)
     rows, places = torch.nonzero(fits, as_tuple=True)
-    kept = torch.zeros(num_groups, num_item_groups * num_layers, dtype=torch.bool)
+    kept = torch.zeros_like(chosen, dtype=torch.bool)
     kept[rows, chosen[rows, places]] = True
-    bits = torch.ones(num_layers, dtype=torch.int64) << torch.arange(num_layers)
+    bits = 1 << torch.arange(num_layers, device=costs.device)
     return (kept.reshape(num_groups, num_item_groups, num_layers) * bits).sum(dim=2)
 
 
@@ -107,7 +110,7 @@ def order_blocks(
     if floor is None:
         flat = order.reshape(len(order), -1)  # [num_groups, num_item_groups * num_layers]
         return topk_blocks(flat, costs=flat_costs, budget_bytes=budget)
-    result = torch.full((len(order), flat_costs.numel()), -1, dtype=torch.int64)
+    result = costs.new_full((len(order), flat_costs.numel()), -1)
     for group in range(len(order)):
         left, at = budget, 0
         for part in (floor[group].reshape(-1), ~floor[group].reshape(-1)):
@@ -138,7 +141,7 @@ def minimum_bytes(
         pages = page_padding_bytes(len(costs))
         return overhead_bytes + pages + (floor * costs).sum(dim=(1, 2))
     if costs.numel() == 0:
-        return torch.full((num_groups,), overhead_bytes)
+        return costs.new_full((num_groups,), overhead_bytes)
     per_byte = (order / costs).reshape(num_groups, -1)  # [num_groups, blocks]
     first = topk_blocks(per_byte, 1)[:, 0]
     return overhead_bytes + page_padding_bytes(1) + costs.reshape(-1)[first]

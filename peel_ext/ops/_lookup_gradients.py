@@ -82,7 +82,7 @@ def _parts_taken(
     # Chosen, not multiplied: what takes no part may be infinite or NaN.
     parts = torch.where((targets >= 0)[:, None], rows, 0.0)
     if ctx.mean:
-        counts = torch.zeros(num_targets, dtype=rows.dtype)
+        counts = rows.new_zeros(num_targets)
         counts = counts.index_add(0, targets.clamp(min=0), (targets >= 0).to(rows.dtype))
         parts = parts / counts[targets.clamp(min=0)].clamp(min=1)[:, None]
     if item_group is not None and held is not None:
@@ -112,7 +112,8 @@ def held_values(
     masks = torch.where(which < 0, 0, held[groups, which.clamp(min=0)])[:, None]
     if block_dim is None:
         return masks & 1 != 0
-    return masks >> (torch.arange(dim) // block_dim) & 1 != 0
+    layer = torch.arange(dim, device=masks.device) // block_dim
+    return masks >> layer & 1 != 0
 
 
 def lookup_gradients(ctx: Any, grad_rows: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -136,26 +137,23 @@ def _gradient(ctx: Any, grad_rows: Tensor, targets: Tensor, num_targets: int) ->
         targets = torch.where(indices == ctx.padding_idx, -1, targets)
     if not ctx.sparse:
         return _scatter(ctx, grad_rows, targets, num_targets)
-    shape = (num_targets, grad_rows.shape[1])
     if is_traced(grad_rows):
         return _traced_gradient(ctx, grad_rows, targets, num_targets)
     if ctx.geometry[0] == ColumnsLayout.code or ctx.mean:
         kept = targets >= 0
         rows, inverse = torch.unique(targets[kept], return_inverse=True)
         values = _scatter(ctx, grad_rows, targets.masked_scatter(kept, inverse), len(rows))
-        return torch.sparse_coo_tensor(
-            rows[None], values, shape, is_coalesced=True, check_invariants=False
-        )
+        return _sparse_rows(rows, values, num_targets, is_coalesced=True)
     # Whole rows: what came in is the gradient, under the rows it belongs to. Nothing is sorted or
     # summed; optimisers that want each row once coalesce.
     if item_group is not None:
         owner = torch.full_like(indices, ctx.group) if groups is None else groups
-        some = held_values(None, shape[1], indices, owner, item_group, held)[:, 0]
+        some = held_values(None, grad_rows.shape[1], indices, owner, item_group, held)[:, 0]
         targets = torch.where(some, targets, -1)
     if targets is not indices and len(targets) and int(targets.min()) < 0:
         kept = targets >= 0
         targets, grad_rows = targets[kept], grad_rows[kept]
-    return torch.sparse_coo_tensor(targets[None], grad_rows, shape, check_invariants=False)
+    return _sparse_rows(targets, grad_rows, num_targets)
 
 
 def _traced_gradient(ctx: Any, grad_rows: Tensor, targets: Tensor, num_targets: int) -> Tensor:
@@ -164,16 +162,23 @@ def _traced_gradient(ctx: Any, grad_rows: Tensor, targets: Tensor, num_targets: 
     Those that are -1 become zeros for a row that is there anyway, as optimisers step every row they
     are given.
     """
-    shape = (num_targets, grad_rows.shape[1])
     if num_targets == 0:
-        return torch.sparse_coo_tensor(
-            targets[None, :0], grad_rows[:0], shape, check_invariants=False
-        )
+        return _sparse_rows(targets[:0], grad_rows[:0], num_targets)
     indices, groups, _, item_group, held = ctx.saved_tensors
     parts = _parts_taken(ctx, grad_rows, targets, num_targets, indices, groups, item_group, held)
     there = torch.cat([targets, targets.new_zeros(1)]).amax()
     coordinates = torch.where(targets >= 0, targets, there)
-    return torch.sparse_coo_tensor(coordinates[None], parts, shape, check_invariants=False)
+    return _sparse_rows(coordinates, parts, num_targets)
+
+
+def _sparse_rows(
+    targets: Tensor, rows: Tensor, num_targets: int, is_coalesced: bool | None = None
+) -> Tensor:
+    """The sparse tensor [num_targets, dim] of rows [m, dim] at targets [m], which are in range."""
+    return torch.sparse_coo_tensor(
+        targets[None], rows, (num_targets, rows.shape[1]), device=rows.device,
+        is_coalesced=is_coalesced, check_invariants=False,
+    )  # fmt: skip
 
 
 def _scatter(ctx: Any, grad_rows: Tensor, targets: Tensor, num_targets: int) -> Tensor:

@@ -110,7 +110,7 @@ def _check_budget(
         budgets = budget_bytes.contiguous()
     else:
         check_int("budget_bytes", budget_bytes, 0, (1 << 63) - 1)
-        budgets = torch.full((num_groups,), budget_bytes, dtype=torch.int64)
+        budgets = torch.full((num_groups,), budget_bytes, dtype=torch.int64, device="cpu")
     if budgets.numel() and int(budgets.min()) < 0:
         raise ValueError(f"budget_bytes must be at least 0, got {int(budgets.min())}")
     return costs.contiguous(), budgets

@@ -19,7 +19,7 @@ def gathered_score(
     scores = users @ table.T
     allowed = torch.ones_like(scores, dtype=torch.bool)
     if candidates is not None:
-        allowed[:] = torch.isin(torch.arange(len(table)), candidates)
+        allowed[:] = torch.isin(torch.arange(len(table), device=table.device), candidates)
     if exclude is not None and exclude_indptr is not None:
         for user in range(len(users)):
             allowed[user, exclude[exclude_indptr[user] : exclude_indptr[user + 1]]] = False

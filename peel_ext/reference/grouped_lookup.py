@@ -23,7 +23,7 @@ def grouped_lookup(
 ) -> Tensor:
     """See :func:`peel_ext.ops.grouped_lookup`; ``sparse`` changes nothing here."""
     shape = (*indices.shape, weight.shape[1])
-    groups = torch.as_tensor(groups)
+    groups = torch.as_tensor(groups, device=weight.device)
     trailing = (1,) * (indices.ndim - groups.ndim)
     owner = groups.reshape(groups.shape + trailing).expand(indices.shape).reshape(-1).long()  # [m]
     flat = indices.reshape(-1).long()  # [m]
@@ -96,9 +96,9 @@ def _decode_planes(blocks: Any, encoded: Tensor, held: Tensor, dim: int) -> tupl
     width = (dim + 7) // 8
     planes = blocks.store[encoded].to(torch.int64)  # [m, bits * width]
     planes = planes.reshape(len(encoded), planes.shape[1] // width, width)
-    bit = (planes[..., None] >> torch.arange(8)) & 1  # [m, bits, width, 8]
+    bit = (planes[..., None] >> torch.arange(8, device=planes.device)) & 1  # [m, bits, width, 8]
     bit = bit.reshape(len(encoded), planes.shape[1], 8 * width)[..., :dim]  # [m, bits, dim]
-    result = torch.zeros(len(encoded), dim)
+    result = blocks.centroids.new_zeros(len(encoded), dim)
     for m in range(len(encoded)):
         bits = 0
         for layer, more in enumerate(blocks.layout.layer_bits):
@@ -115,7 +115,7 @@ def _decode_planes(blocks: Any, encoded: Tensor, held: Tensor, dim: int) -> tupl
 def _decode_columns(blocks: Any, encoded: Tensor, held: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     value_type = getattr(torch, blocks.layout.value_type)
     values = blocks.store[encoded].contiguous().view(value_type).float()  # [m, dim]
-    layer = torch.arange(dim) // blocks.layout.block_dim
+    layer = torch.arange(dim, device=values.device) // blocks.layout.block_dim
     if blocks.layout.value_type == "int8":
         values = values * blocks.scales[encoded].float()[:, layer]
     known = held[:, None] >> layer & 1 != 0

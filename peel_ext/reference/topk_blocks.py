@@ -30,5 +30,5 @@ def topk_blocks(
     costs = costs.expand(weights.shape)
     order = (keys / costs.double()).sort(dim=1, descending=True, stable=True).indices
     spent = costs.gather(1, order).cumsum(dim=1)
-    budgets = torch.as_tensor(budget_bytes).expand(len(weights))[:, None]
+    budgets = torch.as_tensor(budget_bytes, device=weights.device).expand(len(weights))[:, None]
     return torch.where(spent <= budgets, order, -1)
