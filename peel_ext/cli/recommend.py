@@ -85,7 +85,7 @@ def _recommend(
             users,
             trained.embedding.weight,
             n,
-            exclude_indptr=torch.tensor([0, len(seen)]),
+            exclude_indptr=torch.tensor([0, len(seen)], dtype=torch.int64, device="cpu"),
             exclude=torch.from_numpy(seen),
         )
         return indices[0].numpy(), scores[0].numpy(), trained.full_bytes

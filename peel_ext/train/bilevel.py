@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from peel_ext.config import ControlConfig
 from peel_ext.format import Layout
 from peel_ext.nn import ElasticEmbedding
+from peel_ext.train.placement import FLOAT32_ON_CPU
 from peel_ext.train.population import Population
 from peel_ext.train.refinement import GroupProblem
 
@@ -46,11 +47,11 @@ class BlockController(nn.Module):
         super().__init__()
         self.num_layers = num_layers
         self.scores = nn.Sequential(
-            nn.Linear(2 + num_layers, hidden_dim),
+            nn.Linear(2 + num_layers, hidden_dim, **FLOAT32_ON_CPU),
             nn.ReLU(),
-            nn.Linear(hidden_dim, hidden_dim),
+            nn.Linear(hidden_dim, hidden_dim, **FLOAT32_ON_CPU),
             nn.ReLU(),
-            nn.Linear(hidden_dim, 1),
+            nn.Linear(hidden_dim, 1, **FLOAT32_ON_CPU),
         )
 
     def forward(self, popularity: Tensor, loss: Tensor) -> Tensor:
@@ -61,7 +62,7 @@ class BlockController(nn.Module):
             loss: [num_item_groups], the loss of those interactions.
         """
         seen = torch.stack([_standardised(popularity), _standardised(loss)], dim=1)
-        layers = torch.eye(self.num_layers)
+        layers = torch.eye(self.num_layers, dtype=seen.dtype, device=seen.device)
         features = torch.cat(
             [
                 seen[:, None, :].expand(-1, self.num_layers, -1),
@@ -137,13 +138,12 @@ def control_blocks(
         torch.manual_seed(config.seed)
         controller = BlockController(embedding.block_weights.shape[2], config.hidden_dim)
     generator = torch.Generator().manual_seed(config.seed)
-    for_rows = torch.optim.Adam(
-        [group.added for group in usable] or [torch.zeros(1)], lr=_ROW_LEARNING_RATE
-    )
-    for_blocks = torch.optim.Adam(controller.parameters(), lr=config.learning_rate)
+    learned = [group.added for group in usable] or [torch.zeros(1, **FLOAT32_ON_CPU)]
+    for_rows = torch.optim.Adam(learned, lr=_ROW_LEARNING_RATE, fused=True)
+    for_blocks = torch.optim.Adam(controller.parameters(), lr=config.learning_rate, fused=True)
     for step in range(config.steps if usable else 0):
-        drawn = torch.randperm(len(usable), generator=generator)[:_GROUPS_PER_STEP].tolist()
-        turn = [usable[at] for at in drawn]
+        shuffled = torch.randperm(len(usable), generator=generator, device="cpu").tolist()
+        turn = [usable[at] for at in shuffled[:_GROUPS_PER_STEP]]
         _take_step(for_rows, _total(group.fit(controller) for group in turn))
         judged = _total(group.held.loss(group.table(group.weights(controller))) for group in turn)
         _take_step(for_blocks, judged)
@@ -187,7 +187,7 @@ def _make_group(
         torch.from_numpy(row_pieces(embedding.layout, turned.numpy())),
         item_group,
         torch.from_numpy(np.log1p(popularity).astype(np.float32)),
-        torch.zeros(len(rows), embedding.embedding_dim, requires_grad=True),
+        torch.zeros(len(rows), embedding.embedding_dim, **FLOAT32_ON_CPU, requires_grad=True),
     )
 
 

@@ -146,14 +146,17 @@ def draw_candidates(
         stands for, 1 for positives.
     """
     if num_negatives >= num_items:
-        drawn = torch.arange(num_items)
+        drawn = torch.arange(num_items, device=positives.device)
     else:
-        drawn = torch.randint(num_items, (num_negatives,), generator=generator)
+        drawn = torch.randint(
+            num_items, (num_negatives,), generator=generator, device=positives.device
+        )
     candidates = torch.unique(torch.cat([positives, drawn]))
     is_positive = torch.isin(candidates, positives)
     num_positives = int(is_positive.sum())
     num_others = len(candidates) - num_positives
-    counts = torch.full((len(candidates),), (num_items - num_positives) / max(num_others, 1))
+    share = (num_items - num_positives) / max(num_others, 1)
+    counts = candidates.new_full((len(candidates),), share, dtype=torch.float32)
     counts[is_positive] = 1
     return candidates, counts
 

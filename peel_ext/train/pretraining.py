@@ -139,7 +139,7 @@ class _Training:
         self.generator.set_state(found["generator"])
         for name, parameter in self._parameters().items():
             self.optimiser.state[parameter] = {
-                "step": torch.tensor(float(len(self.losses))),
+                "step": parameter.new_tensor(len(self.losses), dtype=torch.float32),
                 "exp_avg": found[f"{name}.exp_avg"],
                 "exp_avg_sq": found[f"{name}.exp_avg_sq"],
             }
@@ -191,7 +191,8 @@ class _Training:
     def _step(self, done: int) -> float:
         at = done % self.steps_per_epoch
         if at == 0:  # every user once in each epoch, in random order
-            self.order = self.active[torch.randperm(len(self.active), generator=self.generator)]
+            shuffled = torch.randperm(len(self.active), generator=self.generator, device="cpu")
+            self.order = self.active[shuffled]
         loss = self._batch_loss(self.order.tensor_split(self.steps_per_epoch)[at])
         if not math.isfinite(loss.item()):
             raise PeelError(
@@ -246,7 +247,9 @@ def _started(vectors: Tensor, scale: float, generator: torch.Generator) -> Tenso
     beyond its rank, where zeros on both sides would have no gradient.
     """
     size = vectors.square().mean().sqrt().clamp(min=torch.finfo(vectors.dtype).tiny)
-    noise = torch.randn(vectors.shape, generator=generator)
+    noise = torch.randn(
+        vectors.shape, generator=generator, dtype=vectors.dtype, device=vectors.device
+    )
     # The SVD comes column by column; rows are what training reads, and what a checkpoint restores.
     return (scale * (vectors / size + 0.01 * noise)).contiguous()
 
@@ -263,7 +266,7 @@ def take_lists(indptr: Tensor, item_rows: Tensor, users: Tensor) -> tuple[Tensor
     counts = indptr[users + 1] - indptr[users]
     taken = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
     shifts = torch.repeat_interleave(indptr[users] - taken[:-1], counts)
-    return taken, item_rows[torch.arange(len(shifts)) + shifts]
+    return taken, item_rows[torch.arange(len(shifts), device=shifts.device) + shifts]
 
 
 def count_interactions(item_rows: Tensor, num_items: int) -> Tensor:

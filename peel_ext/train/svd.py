@@ -29,7 +29,10 @@ def truncated_svd(
     """
     num_rows, num_columns = matrix.shape
     rank = min(dim + _OVERSAMPLING, num_rows, num_columns)
-    basis = matrix @ torch.randn(num_columns, rank, generator=generator)  # [rows, rank]
+    start = torch.randn(
+        num_columns, rank, generator=generator, dtype=matrix.dtype, device=matrix.device
+    )
+    basis = matrix @ start  # [rows, rank]
     for _ in range(_ROUNDS):
         basis = _orthonormal(matrix @ _orthonormal(transposed @ basis))
     # matrix is about basis @ small.T

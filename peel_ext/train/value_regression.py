@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from peel_ext.config import ControlConfig
+from peel_ext.train.placement import FLOAT32_ON_CPU
 
 #: The features of a row in a group, see :meth:`RowFeatures.of_group`.
 NUM_FEATURES = 9
@@ -85,14 +86,14 @@ class ValueRegression(nn.Module):
     def __init__(self, hidden_dim: int) -> None:
         super().__init__()
         self.hidden = nn.Sequential(
-            nn.Linear(NUM_FEATURES, hidden_dim),
+            nn.Linear(NUM_FEATURES, hidden_dim, **FLOAT32_ON_CPU),
             nn.ReLU(),
-            nn.Linear(hidden_dim, hidden_dim),
+            nn.Linear(hidden_dim, hidden_dim, **FLOAT32_ON_CPU),
             nn.ReLU(),
         )
-        self.output = nn.Linear(hidden_dim, 1)
-        self.register_buffer("mean", torch.zeros(NUM_FEATURES))
-        self.register_buffer("spread", torch.ones(NUM_FEATURES))
+        self.output = nn.Linear(hidden_dim, 1, **FLOAT32_ON_CPU)
+        self.register_buffer("mean", torch.zeros(NUM_FEATURES, **FLOAT32_ON_CPU))
+        self.register_buffer("spread", torch.ones(NUM_FEATURES, **FLOAT32_ON_CPU))
 
     def forward(self, features: Tensor) -> Tensor:
         """Log rates [...] of features [..., NUM_FEATURES]."""
@@ -137,8 +138,9 @@ def fit_value_regression(
         model.output.bias.copy_(((targets * weights).sum() / weights.sum()).clamp(min=1e-12).log())
     optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
+    size = min(config.batch_size, len(rows))
     for _ in range(config.steps):
-        batch = torch.randint(len(rows), (min(config.batch_size, len(rows)),), generator=generator)
+        batch = torch.randint(len(rows), (size,), generator=generator, device="cpu")
         rates = model(rows[batch])
         losses = rates.exp() - targets[batch] * rates
         optimiser.zero_grad()
@@ -159,14 +161,15 @@ def _sample(
             continue
         found, blank = np.flatnonzero(own), np.flatnonzero(own == 0)
         count = min(len(blank), _BLANKS_PER_HIT * len(found) + 8)
-        drawn = torch.randperm(len(blank), generator=generator)[:count].numpy()
+        drawn = torch.randperm(len(blank), generator=generator, device="cpu")[:count].numpy()
         chosen = np.concatenate([found, blank[drawn]])
         share = np.concatenate([np.ones(len(found)), np.full(count, len(blank) / max(count, 1))])
         rows.append(features.of_group(group)[chosen])
         targets.append(own[chosen] / np.float32(size))
         weights.append((share * size).astype(np.float32))
     if not rows:
-        return torch.zeros(0, NUM_FEATURES), torch.zeros(0), torch.zeros(0)
+        none = torch.zeros(0, NUM_FEATURES, **FLOAT32_ON_CPU)
+        return none, none[:, 0], none[:, 0]
     return (
         torch.from_numpy(np.concatenate(rows)),
         torch.from_numpy(np.concatenate(targets)),
