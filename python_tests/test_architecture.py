@@ -76,6 +76,31 @@ def test_only_bridges_touch_addresses() -> None:
             assert "__array_interface__" not in text, path
 
 
+def test_no_tensor_depends_on_the_defaults_of_torch() -> None:
+    """Where ``torch.set_default_dtype`` or ``set_default_device`` has a say, both are named."""
+    of_default_dtype = {
+        "empty", "zeros", "ones", "full", "rand", "randn", "eye", "linspace", "tensor",
+        "scalar_tensor", "Linear", "Embedding",
+    }  # fmt: skip
+    on_default_device = of_default_dtype | {
+        "arange", "randint", "randperm", "as_tensor", "asarray", "sparse_coo_tensor",
+        "sparse_csr_tensor",
+    }  # fmt: skip
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                continue
+            owner, maker = ast.unparse(node.func.value), node.func.attr
+            if owner not in ("torch", "nn", "torch.nn"):
+                continue
+            named = {keyword.arg for keyword in node.keywords}
+            if None in named:  # those of a dictionary
+                continue
+            place = f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}"
+            assert maker not in on_default_device or "device" in named, place
+            assert maker not in of_default_dtype or "dtype" in named, place
+
+
 @pytest.mark.parametrize("module", ["peel_ext", "peel_ext.device", "peel_ext.cli.main"])
 def test_importing_the_device_side_imports_no_torch(module: str) -> None:
     heavy = ["torch", "sklearn", "scipy", "pyarrow", "rich", "safetensors"]
