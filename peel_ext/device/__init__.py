@@ -8,6 +8,7 @@ from peel_ext.device.fold_in import (
     fold_in_users,
 )
 from peel_ext.device.recommender import DeviceRecommender
+from peel_ext.device.scoring import score_rows
 from peel_ext.device.similarity import similar_rows
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "fold_in_mean",
     "fold_in_softmax",
     "fold_in_users",
+    "score_rows",
     "similar_rows",
 ]

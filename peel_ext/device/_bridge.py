@@ -62,6 +62,32 @@ def score(
     return ids, scores
 
 
+def score_rows(
+    table: NDArray[np.float32], users: NDArray[np.float32], n: int, exclude: Exclusions | None
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Rows int64 and scores float32 [num_users, n] of a contiguous table [num_rows, dim]."""
+    rows = np.empty((len(users), n), dtype=np.int64)
+    scores = np.empty((len(users), n), dtype=np.float32)
+    indptr, excluded = exclude if exclude is not None else (None, None)
+    _core.gathered_score(
+        _address(table),
+        len(table),
+        table.shape[1],
+        table.shape[1],
+        0,  # no list of candidates: every row is one
+        0,
+        _address(users),
+        len(users),
+        users.shape[1],
+        _address(indptr),
+        _address(excluded),
+        n,
+        _address(scores),
+        _address(rows),
+    )
+    return rows, scores
+
+
 def score_items(
     pee: _core.Pee, user: NDArray[np.float32], ids: NDArray[np.int64]
 ) -> NDArray[np.float32]:

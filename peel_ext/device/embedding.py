@@ -12,6 +12,7 @@ from peel_ext import _core
 from peel_ext.device import _bridge
 from peel_ext.device.exclusion import exclusion_lists
 from peel_ext.device.fold_in import RowSample, sample_rows
+from peel_ext.device.scoring import check_users
 from peel_ext.device.similarity import check_count, check_indices
 from peel_ext.errors import DataError
 
@@ -122,19 +123,7 @@ class PersonalizedElasticEmbedding:
             ValueError: a wrong shape, n out of range, or users that are not finite.
             IndexError: an excluded id out of range.
         """
-        given = np.asarray(users)
-        if given.dtype.kind not in "fiu":
-            raise TypeError(f"users must hold real numbers, got {given.dtype}")
-        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused below
-            vectors = np.ascontiguousarray(given, dtype=np.float32)
-        if vectors.ndim != 2 or vectors.shape[1] != self.embedding_dim:
-            raise ValueError(
-                f"users must have shape (num_users, {self.embedding_dim}), got {vectors.shape}"
-            )
-        if not np.isfinite(vectors).all():
-            bad = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
-            raise ValueError(f"users[{bad}] must be finite, got {vectors[bad]}")
-        count = check_count(n)
+        vectors, count = check_users(users, self.embedding_dim), check_count(n)
         lists = None
         if exclude is not None:
             lists = exclusion_lists(exclude, len(vectors), self.num_embeddings)
