@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from peel_ext.config import BlendConfig, ExposureConfig
 from peel_ext.nn import ElasticEmbedding
 from peel_ext.train.exposure import sum_exposure
-from peel_ext.train.held_out import Lists, rank_unseen
+from peel_ext.train.held_out import rank_unseen
+from peel_ext.train.lists import Lists
 
 
 def blend_for_users(

@@ -6,8 +6,6 @@ import warnings
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 
 from peel_ext.config import ClusteringConfig
 
@@ -36,6 +34,10 @@ def cluster_users(
     Returns:
         centroids float32 [num_groups, dim] of length 1, and the group of each user [num_users].
     """
+    # Not at the top: importing them takes a second, which who only asks for a group need not wait.
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
     num_groups = choose_num_groups(len(user_vectors), num_items, config)
     units = normalise_rows(user_vectors)
     kmeans = KMeans(num_groups, n_init=1, max_iter=config.max_iterations, random_state=config.seed)

@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from peel_ext.config import ControlConfig, ExposureConfig
 from peel_ext.train.exposure import count_popularity, sum_exposure
-from peel_ext.train.held_out import Lists, rank_unseen
+from peel_ext.train.held_out import rank_unseen
+from peel_ext.train.lists import Lists
 from peel_ext.train.population import Population
 from peel_ext.train.value_regression import RowFeatures, fit_value_regression
 

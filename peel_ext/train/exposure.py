@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peel_ext.config import ExposureConfig
-from peel_ext.train.held_out import Lists, rank_unseen, take_users
+from peel_ext.train.held_out import rank_unseen
+from peel_ext.train.lists import Lists, take_users
 
 
 def measure_exposure(

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from peel_ext.data import IdMap, Interactions, split_random
 from peel_ext.metrics import RankingQuality, rank_quality
 from peel_ext.ops import gathered_score
-
-Lists = tuple[NDArray[np.int64], NDArray[np.int64]]
+from peel_ext.train.lists import Lists
 
 
 def hold_out(
@@ -47,15 +46,6 @@ def hold_out_weighted(
     )
     left, held = split_random(whole, test_share=share, seed=seed)
     return left.csr(), held.csr(), left.csr_weights()
-
-
-def take_users(lists: Lists, users: NDArray[np.int64]) -> Lists:
-    """The lists of some users, in their order."""
-    indptr, values = lists
-    counts = indptr[users + 1] - indptr[users]
-    taken = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    at = np.arange(taken[-1]) + np.repeat(indptr[users] - taken[:-1], counts)
-    return taken, values[at]
 
 
 def draw_users(lists: Lists, max_users: int, seed: int) -> NDArray[np.int64]:

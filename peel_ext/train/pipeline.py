@@ -6,11 +6,9 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from peel_ext.config import PipelineConfig, ReadingConfig, SplitConfig
@@ -24,11 +22,11 @@ from peel_ext.data import (
 )
 from peel_ext.data.item_names import read_item_names
 from peel_ext.data.readers import warn
-from peel_ext.errors import DataError, RunError
-from peel_ext.nn import ElasticEmbedding
+from peel_ext.errors import DataError
 from peel_ext.threads import check_environment
 from peel_ext.train.run_folder import RunFolder, fingerprint
 from peel_ext.train.stages import DEPENDS, Made, Stages
+from peel_ext.train.trained_run import TrainedRun as TrainedRun
 from peel_ext.train.vectors import VectorPair, check_vectors
 
 #: In the place of a path: a small data set the package makes itself.
@@ -215,89 +213,3 @@ def _of_trained(vectors: VectorPair, ids: dict[str, IdMap]) -> VectorPair:
         return vectors
     everybody = np.sort(np.concatenate([known, new]))
     return VectorPair(vectors.users[np.searchsorted(everybody, known)], vectors.items)
-
-
-@dataclass(frozen=True)
-class TrainedRun:
-    """A finished run, opened.
-
-    Attributes:
-        folder: where it lies.
-        users: ids of the users.
-        items: ids of the items.
-        user_vectors: float32 [num_users, dim], of length 1.
-        user_group: int64 [num_users].
-        centroids: float32 [num_groups, dim].
-        embedding: the item table under any budget, one group per user group.
-        temperature: of pretraining's softmax, which fold-in shares.
-        train_indptr: int64 [num_users + 1], training interactions in CSR form.
-        train_items: their items, ascending for each user.
-        test_indptr: the same of the target interactions.
-        test_items: their items.
-        new_users: ids of the users held out of every stage.
-        history_indptr: int64 [num_new_users + 1], what they did before, in CSR form.
-        history_items: their items, for each user in the order of time where there is time.
-        history_test_indptr: the same of their target interactions.
-        history_test_items: their items.
-    """
-
-    folder: RunFolder
-    users: IdMap
-    items: IdMap
-    user_vectors: NDArray[np.float32]
-    user_group: NDArray[np.int64]
-    centroids: NDArray[np.float32]
-    embedding: ElasticEmbedding
-    temperature: float
-    train_indptr: NDArray[np.int64]
-    train_items: NDArray[np.int64]
-    test_indptr: NDArray[np.int64]
-    test_items: NDArray[np.int64]
-    new_users: IdMap
-    history_indptr: NDArray[np.int64]
-    history_items: NDArray[np.int64]
-    history_test_indptr: NDArray[np.int64]
-    history_test_items: NDArray[np.int64]
-
-    @property
-    def full_bytes(self) -> int:
-        """Bytes of the item table in float32."""
-        return self.embedding.weight.numel() * 4
-
-    @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> TrainedRun:
-        """Opens a run folder.
-
-        Raises:
-            RunError: no run there, or not a finished one.
-        """
-        folder = RunFolder(path)
-        state = folder.load("block_weights")
-        groups = folder.load("clustering")
-        embedding = ElasticEmbedding.from_pretrained(
-            torch.from_numpy(state["weight"]),
-            num_groups=len(groups["centroids"]),
-            layout=folder.config["layout"],
-        )
-        embedding.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
-        user_vectors = folder.load("pretraining")["users"]
-        data = folder.load("data")
-        return cls(
-            folder=folder,
-            users=_read_ids(folder, "users.json", len(user_vectors)),
-            items=_read_ids(folder, "items.json", embedding.num_embeddings),
-            user_vectors=user_vectors,
-            user_group=groups["user_group"],
-            centroids=groups["centroids"],
-            embedding=embedding,
-            temperature=folder.stages["tuning"]["temperature"],
-            new_users=_read_ids(folder, "new_users.json", len(data["history_indptr"]) - 1),
-            **{name: data[name] for name in data if name in cls.__dataclass_fields__},
-        )
-
-
-def _read_ids(folder: RunFolder, name: str, expected: int) -> IdMap:
-    ids = IdMap.from_values(folder.read_document(name))[0]
-    if len(ids) != expected:
-        raise RunError(f"{folder.path / name}: expected {expected} distinct ids, found {len(ids)}")
-    return ids

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peel_ext.device import fold_in_users
-from peel_ext.train.held_out import Lists, draw_users, hold_out, take_users
+from peel_ext.train.held_out import draw_users, hold_out
+from peel_ext.train.lists import Lists, take_users
 
 #: Gradient steps of the fold-in that stands in for training without the held-out interactions.
 _FOLD_IN_STEPS = 5

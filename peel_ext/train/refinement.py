@@ -12,7 +12,7 @@ from torch import Tensor
 
 from peel_ext.config import RefinementConfig
 from peel_ext.format import Layout
-from peel_ext.train.held_out import take_users
+from peel_ext.train.lists import take_users
 from peel_ext.train.population import Population
 
 

@@ -95,6 +95,27 @@ class RunFolder:
         """What is known of each finished stage, in order; with the digest of its file."""
         return dict(self._index.get("stages", {}))
 
+    @property
+    def documents(self) -> list[str]:
+        """Names of the JSON documents beside the stages."""
+        return list(self._index.get("documents", {}))
+
+    def check_whole(self, last: str) -> None:
+        """Checks what costs little: that the run is finished and all its files are there.
+
+        Args:
+            last: the last stage of the run.
+
+        Raises:
+            RunError: no run here, that stage is not finished, or a file cannot be opened.
+        """
+        self._check_finished(last)
+        for name in (*(_file_of(stage) for stage in self.stages), *self.documents):
+            try:
+                (self.path / name).open("rb").close()
+            except OSError as error:
+                raise RunError(_unreadable(self.path / name, error)) from error
+
     def check_writable(self) -> None:
         """Checks that the folder is there and can be written, or can be made.
 
@@ -207,6 +228,8 @@ class RunFolder:
             self.checkpoint(stage).remove()
         for stage in stages:
             self._index["stages"].pop(stage, None)
+        if not self.stages:  # documents belong to the first stage, which writes those it has
+            self._index["documents"] = {}
 
     def checkpoint(self, stage: str) -> StageCheckpoint:
         """Where a stage under way keeps its state."""
@@ -218,7 +241,7 @@ class RunFolder:
         """Saves a stage's tensors, then marks it finished with some facts about it."""
         contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
         data = save(contiguous)
-        write_atomically(self.path / f"{stage}.safetensors", data)
+        write_atomically(self.path / _file_of(stage), data)
         self._index["stages"][stage] = {**facts, "sha256": hashlib.sha256(data).hexdigest()}
         self._write_index()
         self.checkpoint(stage).remove()
@@ -229,14 +252,17 @@ class RunFolder:
         Raises:
             RunError: no run here, the stage is not finished, or its file is not the one written.
         """
+        self._check_finished(stage)
+        digest = self.stages[stage].get("sha256")
+        return dict(load(self._read_whole(_file_of(stage), digest)))
+
+    def _check_finished(self, stage: str) -> None:
         if not self.exists:
             raise RunError(f"{self.path} holds no run: expected a folder made by 'peel train'")
         if stage not in self.stages:
             raise RunError(
                 f"{self.path}: stage '{stage}' is not finished: run 'peel train' again to go on"
             )
-        digest = self.stages[stage].get("sha256")
-        return dict(load(self._read_whole(f"{stage}.safetensors", digest)))
 
     def write_document(self, name: str, value: Any) -> None:
         """Saves a JSON document beside the stages; it counts once the next stage is finished."""
@@ -263,7 +289,7 @@ class RunFolder:
         try:
             data = path.read_bytes()
         except OSError as error:
-            raise RunError(f"{path}: not readable: {error.strerror}") from error
+            raise RunError(_unreadable(path, error)) from error
         if hashlib.sha256(data).hexdigest() != digest:
             raise RunError(_damaged(path))
         return data
@@ -332,6 +358,14 @@ def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, s
         else:
             changes[name] = f"{name} {new!r} instead of {old!r}"
     return changes
+
+
+def _file_of(stage: str) -> str:
+    return f"{stage}.safetensors"
+
+
+def _unreadable(path: Path, error: OSError) -> str:
+    return f"{path}: not readable: {error.strerror}"
 
 
 def _damaged(path: Path) -> str:

@@ -11,13 +11,8 @@ from numpy.typing import NDArray
 
 from peel_ext.config import PretrainingConfig, TuningConfig
 from peel_ext.train.checkpoint import Checkpoint
-from peel_ext.train.held_out import (
-    Lists,
-    draw_users,
-    hold_out_weighted,
-    measure,
-    take_users,
-)
+from peel_ext.train.held_out import draw_users, hold_out_weighted, measure
+from peel_ext.train.lists import Lists, take_users
 from peel_ext.train.pretraining import DEFAULT_TEMPERATURE, pretrain
 
 

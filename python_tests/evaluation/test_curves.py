@@ -294,7 +294,9 @@ def test_few_users_and_few_items(tmp_path: Path, small_config: PipelineConfig) -
         assert {rival.users.recall.min() for rival in found.rivals} == {1}
 
 
-def test_groups_without_users_are_passed_over(run: TrainedRun) -> None:
-    crowded = dataclasses.replace(run, user_group=np.full_like(run.user_group, 3))
-    found = evaluate_run(crowded, "known", [4000], with_rivals=True)
+def test_groups_without_users_are_passed_over(
+    run: TrainedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TrainedRun, "user_group", np.full_like(run.user_group, 3))
+    found = evaluate_run(run, "known", [4000], with_rivals=True)
     assert found.curve[0].max_bytes == run.embedding.generate(3, 4000).nbytes

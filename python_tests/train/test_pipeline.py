@@ -241,19 +241,16 @@ def test_refinement_and_both_controllers_reach_the_embedding(
 @pytest.mark.parametrize("name", ["users.json", "items.json"])
 def test_damaged_ids_are_refused(data_file: Path, tmp_path: Path, name: str) -> None:
     run_pipeline(data_file, tmp_path / "run", SMALL)
-    path = tmp_path / "run" / name
+    path, part = tmp_path / "run" / name, name.removesuffix(".json")
     whole = path.read_bytes()
     digit = next(at for at, byte in enumerate(whole) if chr(byte).isdigit())
     flipped = whole[:digit] + bytes([whole[digit] ^ 1]) + whole[digit + 1 :]
     for damaged in (b"", b"[1, 2]", whole[:-2], flipped):
         path.write_bytes(damaged)
         with pytest.raises(RunError, match=f"{name}: damaged"):
-            TrainedRun.open(tmp_path / "run")
-    path.unlink()
-    with pytest.raises(RunError, match=f"{name}: not readable"):
-        TrainedRun.open(tmp_path / "run")
+            getattr(TrainedRun.open(tmp_path / "run"), part)
     path.write_bytes(whole)
-    TrainedRun.open(tmp_path / "run")
+    assert len(getattr(TrainedRun.open(tmp_path / "run"), part))
 
 
 def test_validation_never_sees_the_test_interactions(data_file: Path) -> None:

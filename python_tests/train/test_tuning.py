@@ -6,7 +6,8 @@ import pytest
 from peel_ext.config import PretrainingConfig, TuningConfig
 from peel_ext.data import SyntheticConfig, make_interactions
 from peel_ext.train import tuning
-from peel_ext.train.held_out import draw_users, hold_out, measure, take_users
+from peel_ext.train.held_out import draw_users, hold_out, measure
+from peel_ext.train.lists import take_users
 from peel_ext.train.pretraining import PretrainedVectors, pretrain
 from peel_ext.train.tuning import choose_temperature
 

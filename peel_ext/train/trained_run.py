@@ -1,0 +1,364 @@
+"""A finished run, opened, and what it recommends.
+
+Nothing here needs torch but the embedding under a budget, which imports it when it is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from peel_ext.data import IdMap
+from peel_ext.device import score_rows
+from peel_ext.device.similarity import check_count
+from peel_ext.errors import DataError, RunError
+from peel_ext.train.lists import Lists, merge_lists, take_users
+from peel_ext.train.recommendations import Ranked, Recommendations, ids_or_none
+from peel_ext.train.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from peel_ext.nn import ElasticEmbedding
+
+#: Users times items returned that are ranked at once.
+_BATCH_CELLS = 1 << 18
+
+_NAMES = "item_names.json"
+
+#: Items in CSR form that users at some positions [m] are not to be shown.
+ExcludeItems = Callable[[NDArray[np.int64]], Lists]
+
+
+class TrainedRun:
+    """A finished run, opened. Its parts are read, and checked, when they are first asked for.
+
+    Each part raises :class:`peel_ext.errors.RunError` where its file is not the one written.
+
+    Attributes:
+        folder: where it lies.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> TrainedRun:
+        """Opens a run folder.
+
+        Raises:
+            RunError: no run there, not a finished one, or one of its files is missing.
+        """
+        folder = RunFolder(path)
+        folder.check_whole(last="block_weights")
+        return cls(folder)
+
+    # ---- the model ----
+
+    @cached_property
+    def users(self) -> IdMap:
+        """Ids of the users."""
+        return self._read_ids("users.json", len(self.user_vectors))
+
+    @cached_property
+    def items(self) -> IdMap:
+        """Ids of the items."""
+        return self._read_ids("items.json", len(self.item_vectors))
+
+    @cached_property
+    def item_names(self) -> list[str | None] | None:
+        """Names of the items, None for those without one; None where the data has no names."""
+        if _NAMES not in self.folder.documents:
+            return None
+        names = self.folder.read_document(_NAMES)
+        if not isinstance(names, list) or len(names) != len(self.item_vectors):
+            raise RunError(
+                f"{self.folder.path / _NAMES}: expected a list of {len(self.item_vectors)} names"
+            )
+        return names
+
+    @property
+    def user_vectors(self) -> NDArray[np.float32]:
+        """float32 [num_users, dim], of length 1."""
+        return self._vectors["users"]
+
+    @property
+    def item_vectors(self) -> NDArray[np.float32]:
+        """float32 [num_items, dim], the full table: the ``weight`` of ``embedding``."""
+        return self._vectors["items"]
+
+    @property
+    def user_group(self) -> NDArray[np.int64]:
+        """int64 [num_users]."""
+        return self._clustering["user_group"]
+
+    @property
+    def centroids(self) -> NDArray[np.float32]:
+        """float32 [num_groups, dim]."""
+        return self._clustering["centroids"]
+
+    @property
+    def temperature(self) -> float:
+        """Of pretraining's softmax, which fold-in shares."""
+        return float(self.folder.stages["tuning"]["temperature"])
+
+    @property
+    def full_bytes(self) -> int:
+        """Bytes of the item table in float32."""
+        return self.item_vectors.size * 4
+
+    @cached_property
+    def embedding(self) -> ElasticEmbedding:
+        """The item table under any budget, one group per user group; needs torch."""
+        import torch
+
+        from peel_ext.nn import ElasticEmbedding
+
+        state = self.folder.load("block_weights")
+        embedding = ElasticEmbedding.from_pretrained(
+            torch.from_numpy(state["weight"]),
+            num_groups=len(self.centroids),
+            layout=self.folder.config["layout"],
+        )
+        embedding.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
+        return embedding
+
+    # ---- the interactions ----
+
+    @property
+    def train_indptr(self) -> NDArray[np.int64]:
+        """int64 [num_users + 1], training interactions in CSR form."""
+        return self._data["train_indptr"]
+
+    @property
+    def train_items(self) -> NDArray[np.int64]:
+        """Their items, ascending for each user."""
+        return self._data["train_items"]
+
+    @property
+    def test_indptr(self) -> NDArray[np.int64]:
+        """The same of the target interactions."""
+        return self._data["test_indptr"]
+
+    @property
+    def test_items(self) -> NDArray[np.int64]:
+        """Their items."""
+        return self._data["test_items"]
+
+    @property
+    def other_indptr(self) -> NDArray[np.int64]:
+        """The same of what users had beside: kept from training, and no target."""
+        empty = np.zeros(len(self.train_indptr), dtype=np.int64)
+        return self._data.get("other_indptr", empty)
+
+    @property
+    def other_items(self) -> NDArray[np.int64]:
+        """Their items."""
+        return self._data.get("other_items", np.zeros(0, dtype=np.int64))
+
+    @cached_property
+    def new_users(self) -> IdMap:
+        """Ids of the users held out of every stage."""
+        return self._read_ids("new_users.json", len(self.history_indptr) - 1)
+
+    @property
+    def history_indptr(self) -> NDArray[np.int64]:
+        """int64 [num_new_users + 1], what they did before, in CSR form."""
+        return self._data["history_indptr"]
+
+    @property
+    def history_items(self) -> NDArray[np.int64]:
+        """Their items, for each user in the order of time where there is time."""
+        return self._data["history_items"]
+
+    @property
+    def history_test_indptr(self) -> NDArray[np.int64]:
+        """The same of their target interactions."""
+        return self._data["history_test_indptr"]
+
+    @property
+    def history_test_items(self) -> NDArray[np.int64]:
+        """Their items."""
+        return self._data["history_test_items"]
+
+    def seen(self, user_rows: Sequence[int] | NDArray[np.int64]) -> Lists:
+        """Everything some users had in the data the run was made from, trained on or not.
+
+        Args:
+            user_rows: [m].
+
+        Returns:
+            indptr int64 [m + 1] and items int64, ascending for each user: CSR form.
+
+        Raises:
+            IndexError: a row out of range.
+        """
+        rows = np.asarray(user_rows, dtype=np.int64)
+        num_users = len(self.train_indptr) - 1
+        outside = (rows < 0) | (rows >= num_users)
+        if outside.any():
+            raise IndexError(
+                f"user_rows contain {rows[np.argmax(outside)]}, expected rows in [0, {num_users})"
+            )
+        parts = (
+            (self.train_indptr, self.train_items),
+            (self.test_indptr, self.test_items),
+            (self.other_indptr, self.other_items),
+        )
+        return merge_lists([take_users(part, rows) for part in parts], len(self.item_vectors))
+
+    # ---- recommending ----
+
+    def recommend(
+        self,
+        users: Sequence[int | str] | NDArray[Any],
+        n: int = 20,
+        budget_bytes: int | None = None,
+        exclude: str | Sequence[Sequence[int | str]] | None = "seen",
+    ) -> Recommendations:
+        """The n best items of some users.
+
+        Args:
+            users: ids of users of the training data.
+            n: items for each, from 1 to 2^31 - 1.
+            budget_bytes: of the table each user is ranked with, that of its user group; None: the
+                full table.
+            exclude: what to leave out: ``"seen"``, everything a user had in the data
+                (:meth:`seen`); None, nothing; or a sequence of item ids for every user.
+
+        Raises:
+            DataError: an unknown user or item; names it.
+            BudgetError: too few bytes for one of the user groups; names the minimum.
+            ValueError: n out of range, or another ``exclude``.
+            TypeError: users that are no sequence of ids, or lists to exclude that are none.
+        """
+        rows = self._rows_of(self.users, users, "user")
+        ranked = Ranked.empty(len(rows), check_count(n))
+        lists = self._exclusions(rows, exclude)
+        for positions, batch in self.rank_users(rows, n, budget_bytes, lists):
+            ranked.put(positions, *batch)
+        return Recommendations(
+            self.users.ids[rows], ids_or_none(self.items, ranked.rows), ranked.scores
+        )
+
+    def rank_users(
+        self,
+        user_rows: NDArray[np.int64],
+        n: int,
+        budget_bytes: int | None = None,
+        exclude: ExcludeItems | None = None,
+    ) -> Iterator[tuple[NDArray[np.int64], Ranked]]:
+        """Ranks items for users a batch at a time, so that memory does not grow with their number.
+
+        Args:
+            user_rows: [m].
+            n: items for each.
+            budget_bytes: as in :meth:`recommend`; with one, users come by user group.
+            exclude: what not to return; None: what :meth:`seen` has.
+
+        Yields:
+            Positions int64 in ``user_rows``, and what was found for them.
+        """
+        order = np.arange(len(user_rows))
+        if budget_bytes is not None:  # a group's table is made once, or twice between two batches
+            order = np.argsort(self.user_group[user_rows], kind="stable")
+        size = max(1, _BATCH_CELLS // n)
+        for start in range(0, len(order), size):
+            positions = order[start : start + size]
+            rows = user_rows[positions]
+            lists = self.seen(rows) if exclude is None else exclude(positions)
+            vectors, groups = self.user_vectors[rows], self.user_group[rows]
+            yield positions, self.rank(vectors, groups, lists, n, budget_bytes)
+
+    def rank(
+        self,
+        vectors: NDArray[np.float32],
+        groups: NDArray[np.int64],
+        exclude: Lists,
+        n: int,
+        budget_bytes: int | None = None,
+    ) -> Ranked:
+        """Ranks items for user vectors.
+
+        Args:
+            vectors: float32 [m, dim].
+            groups: int64 [m], the user group of each.
+            exclude: items not to return, in CSR form.
+            n: items for each.
+            budget_bytes: as in :meth:`recommend`.
+        """
+        if budget_bytes is None:
+            found = score_rows(vectors, self.item_vectors, n, exclude)
+            return Ranked(*found, np.full(len(vectors), self.full_bytes))
+        import torch
+
+        from peel_ext.ops import gathered_score
+
+        ranked = Ranked.empty(len(vectors), n)
+        rotated = self.embedding.rotate(torch.from_numpy(vectors))
+        for group in np.unique(groups):
+            members = np.flatnonzero(groups == group)
+            pee = self.embedding.generate(int(group), budget_bytes)
+            indptr, items = map(torch.from_numpy, take_users(exclude, members))
+            rows, scores = gathered_score(
+                rotated[torch.from_numpy(members)], pee, n, exclude_indptr=indptr, exclude=items
+            )
+            ranked.put(members, rows.numpy(), scores.numpy(), pee.nbytes)
+        return ranked
+
+    # ---- ----
+
+    @cached_property
+    def _vectors(self) -> dict[str, NDArray[Any]]:
+        return self.folder.load("pretraining")
+
+    @cached_property
+    def _clustering(self) -> dict[str, NDArray[Any]]:
+        return self.folder.load("clustering")
+
+    @cached_property
+    def _data(self) -> dict[str, NDArray[np.int64]]:
+        return self.folder.load("data")
+
+    def _read_ids(self, name: str, expected: int) -> IdMap:
+        ids = IdMap.from_values(self.folder.read_document(name))[0]
+        if len(ids) != expected:
+            raise RunError(
+                f"{self.folder.path / name}: expected {expected} distinct ids, found {len(ids)}"
+            )
+        return ids
+
+    def _rows_of(
+        self, known: IdMap, ids: Sequence[int | str] | NDArray[Any], what: str
+    ) -> NDArray[np.int64]:
+        """Rows int64 [m] of ids of any sequence."""
+        if isinstance(ids, str | bytes) or not hasattr(ids, "__len__"):
+            raise TypeError(f"{what}s must be a sequence of ids, got {ids!r}")
+        try:  # as Python's own, whose types are looked at one by one
+            return known.to_rows(ids.tolist() if isinstance(ids, np.ndarray) else list(ids))
+        except DataError as error:
+            raise DataError(f"{what} {error}") from None
+
+    def _exclusions(
+        self, user_rows: NDArray[np.int64], exclude: str | Sequence[Sequence[int | str]] | None
+    ) -> ExcludeItems | None:
+        """What :meth:`rank_users` is to leave out, from what :meth:`recommend` was given."""
+        if isinstance(exclude, str):
+            if exclude != "seen":
+                raise ValueError(f'exclude must be "seen", None or lists of items, got {exclude!r}')
+            return None
+        if exclude is None:
+            nothing = np.zeros(0, dtype=np.int64)
+            return lambda positions: (np.zeros(len(positions) + 1, dtype=np.int64), nothing)
+        if not hasattr(exclude, "__len__") or len(exclude) != len(user_rows):
+            raise ValueError(
+                f"exclude must have a list of items for each of {len(user_rows)} users, "
+                f"got {len(exclude) if hasattr(exclude, '__len__') else exclude!r}"
+            )
+        lists = [self._rows_of(self.items, items, "exclude item") for items in exclude]
+        indptr = np.cumsum([0, *map(len, lists)]).astype(np.int64)
+        flat = np.concatenate([np.zeros(0, dtype=np.int64), *lists])
+        return lambda positions: take_users((indptr, flat), positions)
