@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from peel_ext.cli.arguments import Budget, parse_budget, parse_count
@@ -44,26 +41,6 @@ def open_device(options: argparse.Namespace) -> DeviceRecommender:
     if budget is not None:
         limit = budget.resolve(_full_bytes(file) if budget.unit == "%" else 0)
     return DeviceRecommender.open(file, limit, item_ids=not options.no_item_ids)
-
-
-def print_items(
-    names: Sequence[int | str],
-    scores: Sequence[float],
-    held: int,
-    *,
-    as_json: bool,
-    group: int | None = None,
-) -> None:
-    """Prints items with their scores, and the bytes held; of which user group, where it matters."""
-    if as_json:
-        items = [{"item": name, "score": score} for name, score in zip(names, scores, strict=True)]
-        whose = {} if group is None else {"group": group}
-        json.dump({**whose, "bytes": held, "items": items}, sys.stdout)
-        print()
-        return
-    for name, score in zip(names, scores, strict=True):
-        print(f"{name}\t{score:.4f}")
-    print(f"{'' if group is None else f'group {group}, '}{held:,} bytes held", file=sys.stderr)
 
 
 def _full_bytes(file: str) -> int:

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peel_ext.cli.arguments import parse_ids, parse_path
-from peel_ext.cli.narration import Narration
+from peel_ext.cli.narration import Narration, note_target_kept
 from peel_ext.cli.requirements import require_train
 from peel_ext.cli.users import find_user
 from peel_ext.config import BlendConfig, ExposureConfig
 from peel_ext.format.atomic import write_atomically
 
 if TYPE_CHECKING:
-    from peel_ext.train.pipeline import TrainedRun
+    from peel_ext.train.trained_run import TrainedRun
 
 
 def add_parser(verbs: Any) -> None:
@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     import torch
 
     from peel_ext.format import FoldInSettings
-    from peel_ext.train.pipeline import TrainedRun
+    from peel_ext.train.trained_run import TrainedRun
 
     trained = TrainedRun.open(options.folder)
     num_groups = len(trained.centroids)
@@ -85,6 +85,8 @@ def run(options: argparse.Namespace) -> int:
                 trained.embedding.export(path, group, **shared)
                 files.append({"group": group, "path": str(path), "bytes": path.stat().st_size})
         narration.stage("export", 1, 1, f"{len(files)} files")
+    if not options.quiet:
+        note_target_kept(trained)
     if options.json:
         json.dump(files, sys.stdout, indent=2)
         print()
@@ -103,14 +105,14 @@ def _export_for_user(
 
     from peel_ext.train.blending import blend_for_users
 
-    vector, group, seen = find_user(trained, options.user, options.history)
+    person = find_user(trained, options.user, options.history)
     blend = blend_for_users(
-        trained.embedding, vector[None], (np.array([0, len(seen)]), seen), trained.centroids,
-        BlendConfig(), ExposureConfig(**trained.folder.config["exposure"]),
+        trained.embedding, person.vector[None], (np.array([0, len(person.seen)]), person.seen),
+        trained.centroids, BlendConfig(), ExposureConfig(**trained.folder.config["exposure"]),
     )  # fmt: skip
     path, beside = out / "user.peel", out / "user.npy"
     content = io.BytesIO()
-    np.save(content, blend.rotate(torch.from_numpy(vector)).numpy())
+    np.save(content, blend.rotate(torch.from_numpy(person.vector)).numpy())
     # Both are there before either replaces one of another user, which its other half would not fit.
     places = [Path(os.path.realpath(each)) for each in (path, beside)]
     new = [each.with_name(f".{each.name}.{os.getpid()}.new.tmp") for each in places]
@@ -123,8 +125,8 @@ def _export_for_user(
         for made in new:
             made.unlink(missing_ok=True)
     return {
-        "group": group, "path": str(path), "bytes": path.stat().st_size,
-        "vector": str(beside), "known_count": len(seen),
+        "group": person.group, "path": str(path), "bytes": path.stat().st_size,
+        "vector": str(beside), "known_count": person.known_count,
     }  # fmt: skip
 
 

@@ -24,6 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         options = _parser().parse_args(arguments)
+        from peel_ext.threads import check_environment
+
+        check_environment()
         code: int = options.run(options)
         sys.stdout.flush()
         return code
@@ -48,14 +51,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     # Not at the top: imports take a while, in which an interruption should be told in one line, too.
-    from peel_ext.cli import doctor, evaluate, export, inspect, recommend, similar, train
+    from peel_ext.cli import doctor, evaluate, export, inspect, recommend, similar, train, vectors
 
     parser = argparse.ArgumentParser(
         prog="peel", description="Personalized Elastic Embeddings: train once, serve every budget."
     )
     parser.add_argument("--version", action="version", version=f"peel_ext {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    for verb in (train, evaluate, export, inspect, recommend, similar, doctor):
+    for verb in (train, evaluate, export, inspect, recommend, similar, vectors, doctor):
         verb.add_parser(verbs)
     return parser
 

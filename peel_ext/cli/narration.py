@@ -21,10 +21,8 @@ def note_target_kept(trained: TrainedRun) -> None:
     settings, method = trained.folder.config["split"], trained.folder.stages["data"]["split"]
     asked_for = method in ("random", "time") and settings["target"] == "test"
     share = settings["test_share"] if asked_for else kept / (kept + known)
-    advice = "train with --test-share 0 to serve"
-    if method == "given":
-        advice = "train on one file of all interactions, with --test-share 0, to serve"
     print(
-        f"peel: note: trained without the {100 * share:.2g}% kept for 'peel evaluate'; {advice}",
+        f"peel: note: trained without the {100 * share:.2g}% kept for 'peel evaluate'; train with "
+        "--test-share 0 to serve",
         file=sys.stderr,
     )

@@ -21,13 +21,16 @@ def optional_packages() -> list[str]:
     return list(_TRAIN.values())
 
 
-def require_train() -> None:
-    """Checks that the ``train`` extra is there.
+def require_train(*names: str) -> None:
+    """Checks that the ``train`` extra is there, by importing it.
+
+    Args:
+        names: those of its packages that are needed; none: all.
 
     Raises:
-        DependencyError: it is not; says how to get it.
+        DependencyError: one is not there; says how to get it.
     """
-    for name in _TRAIN:
+    for name in names or _TRAIN:
         try:
             importlib.import_module(name)
         except ImportError as error:

@@ -8,7 +8,8 @@ import argparse
 import os
 from typing import Any
 
-from peel_ext.cli.devices import add_options, open_device, print_items
+from peel_ext.cli.answers import answer_facts, print_answer, run_facts
+from peel_ext.cli.devices import add_options, open_device
 from peel_ext.cli.requirements import require_train
 from peel_ext.cli.users import find_rows
 
@@ -28,16 +29,17 @@ def run(options: argparse.Namespace) -> int:
         return _find_in_run(options)
     with open_device(options) as recommender:
         items, scores = recommender.similar(recommender.parse_item(options.item), options.n)
-        names = items if isinstance(items, list) else items.tolist()
-        print_items(names, scores.tolist(), recommender.nbytes, as_json=options.json)
+        ids = items if isinstance(items, list) else items.tolist()
+        facts = answer_facts(ids, scores.tolist(), recommender.nbytes)
+        print_answer(facts, as_json=options.json)
     return 0
 
 
 def _find_in_run(options: argparse.Namespace) -> int:
     """In the table of all user groups, in full precision."""
-    require_train()
+    require_train("safetensors")
     from peel_ext.device import similar_rows
-    from peel_ext.train.pipeline import TrainedRun
+    from peel_ext.train.trained_run import TrainedRun
 
     if options.no_item_ids or options.budget is not None:
         option = "--no-item-ids" if options.no_item_ids else "--budget"
@@ -45,8 +47,6 @@ def _find_in_run(options: argparse.Namespace) -> int:
     trained = TrainedRun.open(options.source)
     row = find_rows(trained.items, [options.item], "item")
     n = min(options.n, len(trained.items))
-    ids, scores = similar_rows(trained.embedding.weight.detach().numpy(), row, n)
-    found = ids[0] >= 0
-    names = trained.items.to_ids(ids[0, found])
-    print_items(names, scores[0, found].tolist(), trained.full_bytes, as_json=options.json)
+    ids, scores = similar_rows(trained.item_vectors, row, n)
+    print_answer(run_facts(trained, ids[0], scores[0], trained.full_bytes), as_json=options.json)
     return 0

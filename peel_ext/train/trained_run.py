@@ -298,7 +298,7 @@ class TrainedRun:
         from peel_ext.ops import gathered_score
 
         ranked = Ranked.empty(len(vectors), n)
-        rotated = self.embedding.rotate(torch.from_numpy(vectors))
+        rotated = self.embedding.rotate(torch.from_numpy(vectors.copy()))  # may be read-only
         for group in np.unique(groups):
             members = np.flatnonzero(groups == group)
             pee = self.embedding.generate(int(group), budget_bytes)

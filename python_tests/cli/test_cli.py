@@ -212,7 +212,7 @@ def test_recommend_leaves_out_what_the_user_knows(run: Path, capsys, budget: str
     answer = json.loads(printed)
     items = [entry["item"] for entry in answer["items"]]
     scores = [entry["score"] for entry in answer["items"]]
-    known = trained.train_items[trained.train_indptr[5] : trained.train_indptr[6]]
+    known = trained.seen([5])[1]
     assert len(set(items)) == 7
     assert not set(items) & set(known.tolist())
     assert scores == sorted(scores, reverse=True)
@@ -234,7 +234,7 @@ def test_recommend_from_a_history(run: Path, capsys) -> None:
 
 def test_n_beyond_the_rows_held_returns_all_of_them(run: Path, capsys) -> None:
     trained = TrainedRun.open(run)
-    known = int(trained.train_indptr[2] - trained.train_indptr[1])
+    known = len(trained.seen([1])[1])
     for limits in ((), ("--budget", "100%")):
         arguments = ("recommend", run, "--user", 1, "-n", 2**31 - 1, "--json", *limits)
         code, printed, _ = call(capsys, *arguments)
@@ -322,7 +322,7 @@ def test_a_malformed_file_is_named_with_its_line(tmp_path: Path, capsys) -> None
         (("evaluate", "x", "-n", "0"), "'0' is no integer from 1 to 2147483647"),
         (("evaluate", "x", "-n", str(2**31)), "is no integer from 1 to 2147483647"),
         (("evaluate", "x", "-n", "9" * 5000), "is no integer from 1 to 2147483647"),
-        (("recommend", "x"), "one of the arguments --user --history is required"),
+        (("recommend", "x"), "one of the arguments --user --history --users is required"),
         (("train", "x"), "arguments are required: --out"),
         (("train", "x", "--out", "y", "--layout", "rows"), "invalid choice: 'rows'"),
         (("train", "x", "--out", ""), "argument --out: expected a path, got ''"),
