@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +25,7 @@ from peel_ext.evaluation.ranking import (
 from peel_ext.evaluation.rivals import Rival, build_rivals
 from peel_ext.metrics import Difference, UserQuality, measure_users, paired_bootstrap
 from peel_ext.train.exposure import measure_exposure
+from peel_ext.train.frames import require_pandas
 from peel_ext.train.pipeline import TrainedRun
 
 
@@ -96,6 +99,32 @@ class Evaluation:
         floor = float(self.floor.users.recall.mean())
         gap = float(self.ceiling.users.recall.mean()) - floor
         return (float(measurement.users.recall.mean()) - floor) / gap if gap > 0 else None
+
+    def to_frame(self) -> Any:
+        """A ``pandas.DataFrame`` with a line for every measurement: its attributes, metrics as means.
+
+        ``budget_bytes`` is missing for the full table, ``gap_recovered`` where there is no floor.
+
+        Raises:
+            DependencyError: pandas is not installed.
+        """
+        pandas = require_pandas("Evaluation.to_frame")
+        ends = [self.ceiling] if self.floor is None else [self.ceiling, self.floor]
+        lines = [
+            {
+                "method": each.method,
+                "variant": each.variant,
+                "per_group": each.per_group,
+                "budget_bytes": each.budget_bytes,
+                "max_bytes": each.max_bytes,
+                "mean_rows": each.mean_rows,
+                **dataclasses.asdict(each.users.mean()),
+                "gap_recovered": self.gap_recovered(each),
+            }
+            for each in (*ends, *self.curve, *self.others, *self.rivals)
+        ]
+        types = {"budget_bytes": "Int64", "gap_recovered": "float64"}
+        return pandas.DataFrame(lines).astype(types)
 
 
 def lead(ours: Measurement, other: Measurement, metric: str = "recall") -> Difference:

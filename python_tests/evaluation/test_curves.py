@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from peel_ext.config import BlendConfig, ExposureConfig, PipelineConfig, SplitConfig
 from peel_ext.device.fold_in import continue_vectors, fold_in_users
-from peel_ext.errors import BudgetError, DataError
+from peel_ext.errors import BudgetError, DataError, DependencyError
 from peel_ext.evaluation import Evaluation, Measurement, evaluate_run, lead, ranking
 from peel_ext.evaluation.plan import Plan, Ship
 from peel_ext.evaluation.rivals import Rival, build_rivals
@@ -300,3 +301,28 @@ def test_groups_without_users_are_passed_over(
     monkeypatch.setattr(TrainedRun, "user_group", np.full_like(run.user_group, 3))
     found = evaluate_run(run, "known", [4000], with_rivals=True)
     assert found.curve[0].max_bytes == run.embedding.generate(3, 4000).nbytes
+
+
+def test_a_frame_has_a_line_for_every_measurement(
+    run: TrainedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pandas")
+    for protocol in ("known", "offline"):
+        found = evaluate_run(run, protocol, BUDGETS, with_rivals=True)
+        frame = found.to_frame()
+        ends = [each for each in (found.ceiling, found.floor) if each is not None]
+        measured = [*ends, *found.curve, *found.others, *found.rivals]
+        assert frame["method"].tolist() == [each.method for each in measured]
+        assert frame["max_bytes"].tolist() == [each.max_bytes for each in measured]
+        assert frame["recall"].tolist() == [each.users.recall.mean() for each in measured]
+        assert frame["num_users"].tolist() == [len(each.users.users) for each in measured]
+        full = frame["budget_bytes"].isna()
+        assert full.sum() == len(ends)
+        assert frame["budget_bytes"][~full].tolist() == [
+            m.budget_bytes for m in measured[len(ends) :]
+        ]
+        gaps = [found.gap_recovered(each) for each in measured]
+        np.testing.assert_array_equal(frame["gap_recovered"], np.array(gaps, dtype=float))
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(DependencyError, match=r"Evaluation.to_frame needs pandas: install it with"):
+        found.to_frame()
