@@ -233,7 +233,10 @@ def test_integer_ids_stay_integers(tmp_path: Path, capsys) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--users", "{tmp}/unknown", "--out", "{tmp}/a.csv"), "unknown: 2 of 3 users are not kno"),
+        (
+            ("--users", "{tmp}/unknown", "--out", "{tmp}/a.csv"),
+            "unknown: 2 of 3 users are not known",
+        ),
         (("--users", "{tmp}/unknown", "--out", "{tmp}/a.csv"), "not known: 'nobody', '7'"),
         (("--users", "{tmp}/none", "--out", "{tmp}/a.csv"), "none: not readable: No such file"),
         (("--users", "{tmp}", "--out", "{tmp}/a.csv"), "not readable: Is a directory"),
