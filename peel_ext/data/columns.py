@@ -28,8 +28,8 @@ RATING_NAMES = ("rating", "ratings", "overall", "stars", "score", "reviewscore",
 #: Columns that say how much an interaction is worth, or whether it is one at all.
 _VALUE_NAME = re.compile(
     "(.*rating|ratings|overall|stars|.*score|label|liked?|likes|click(s|ed)?|target|weight"
-    "|.*counts?|plays|listens|views|purchased?|quantity|qty|value|event|eventtype|behaviou?r"
-    "|behaviou?rtype|action|actiontype|feedback|interest|.*percentage|.*duration)"
+    "|.*counts?|plays|listens|views|purchased?|quantity|qty|value|event|eventtype|behavior|behaviortype"
+    "|behaviour|behaviourtype|action|actiontype|feedback|interest|.*percentage|.*duration)"
 )
 
 

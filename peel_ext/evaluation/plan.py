@@ -20,10 +20,11 @@ from peel_ext.evaluation.protocols import (
     new_users,
     offline_users,
 )
-from peel_ext.evaluation.ranking import Audience, Blend, Lists, take_lists
+from peel_ext.evaluation.ranking import Audience, Blend
 from peel_ext.nn import ElasticEmbedding
 from peel_ext.train.blending import blend_for_users
 from peel_ext.train.clustering import nearest_group
+from peel_ext.train.lists import Lists, take_users
 from peel_ext.train.pipeline import TrainedRun
 
 PROTOCOLS = ("known", "new", "offline", "time")
@@ -123,7 +124,7 @@ def blend_of(run: TrainedRun, vectors: NDArray[np.float32], seen: Lists) -> Blen
 
     def blend(members: NDArray[np.int64]) -> ElasticEmbedding:
         return blend_for_users(
-            run.embedding, vectors[members], take_lists(*seen, members), run.centroids,
+            run.embedding, vectors[members], take_users(seen, members), run.centroids,
             BlendConfig(), exposure,
         )  # fmt: skip
 

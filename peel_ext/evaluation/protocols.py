@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peel_ext.device.fold_in import RowSample, continue_vectors
-from peel_ext.evaluation.ranking import Audience, Lists, held_lists, take_lists
+from peel_ext.evaluation.ranking import Audience, held_lists
+from peel_ext.train.lists import Lists, take_users
 
 
 class FoldHistories(Protocol):
@@ -78,7 +79,7 @@ def fold_on_device(audience: Audience, histories: Lists, fold_in: FoldHistories)
         shipped: NDArray[np.float32],
         members: NDArray[np.int64],
     ) -> NDArray[np.float32]:
-        return fold_in(rows, *held_lists(take_lists(*histories, members), ids), sample=sample)
+        return fold_in(rows, *held_lists(take_users(histories, members), ids), sample=sample)
 
     return replace(audience, update=update)
 
@@ -122,8 +123,8 @@ def offline_users(
         assign_groups: says to which group a vector belongs.
     """
     taking_part = np.flatnonzero(np.diff(histories[0]) >= 2)
-    histories = take_lists(*histories, taking_part)
-    targets = take_lists(*targets, taking_part)
+    histories = take_users(histories, taking_part)
+    targets = take_users(targets, taking_part)
     before, after = halve(histories)
     server = new_users(items, histories, targets, fold_in, assign_groups)
     shipped = fold_in(items, *before)
@@ -137,7 +138,7 @@ def offline_users(
         shipped: NDArray[np.float32],
         members: NDArray[np.int64],
     ) -> NDArray[np.float32]:
-        folded = fold_in(rows, *held_lists(take_lists(*after, members), ids), sample=sample)
+        folded = fold_in(rows, *held_lists(take_users(after, members), ids), sample=sample)
         return continue_vectors(shipped, folded, new_share[members])
 
     return OfflineUsers(server, stale, replace(stale, update=update), before)

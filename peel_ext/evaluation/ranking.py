@@ -14,11 +14,10 @@ from peel_ext.device.fold_in import RowSample
 from peel_ext.evaluation.rivals import Rival
 from peel_ext.nn import ElasticEmbedding
 from peel_ext.ops import gathered_score
+from peel_ext.train.lists import Lists, take_users
 
 #: Users times items whose worth is in memory at once.
 _BLENDED_CELLS = 1 << 22
-
-Lists = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 #: An embedding with one user group for each of the users at some positions [m], in their order.
 Blend = Callable[[NDArray[np.int64]], ElasticEmbedding]
@@ -156,7 +155,7 @@ def _rank_tables(
     ]
     collectors = [[_Collector(audience, n) for audience in audiences] for _ in range(num_budgets)]
     for members, pees in tables:
-        exclude = [take_lists(*audience.exclude, members) for audience in audiences]
+        exclude = [take_users(audience.exclude, members) for audience in audiences]
         for pee, row in zip(pees, collectors, strict=True):
             ids = pee.row_ids
             rows = None
@@ -183,21 +182,11 @@ def rank_rival(audience: Audience, rival: Rival, budget_bytes: int, n: int) -> R
         vectors = audience.vectors[members] if held.vectors is None else held.vectors[members]
         if audience.update is not None:
             vectors = audience.update(held.ids, held.rows[held.ids], None, vectors, members)
-        exclude = take_lists(*audience.exclude, members)
+        exclude = take_users(audience.exclude, members)
         candidates = torch.from_numpy(held.ids)
         indices = _rank(vectors, torch.from_numpy(held.rows), n, exclude, candidates)
         collected.add(members, indices, held.nbytes, len(held.ids))
     return collected.lists()
-
-
-def take_lists(
-    indptr: NDArray[np.int64], values: NDArray[np.int64], members: NDArray[np.int64]
-) -> Lists:
-    """The CSR lists of some users, in their order."""
-    counts = indptr[members + 1] - indptr[members]
-    taken = np.concatenate([[0], np.cumsum(counts)])
-    at = np.arange(taken[-1]) + np.repeat(indptr[members] - taken[:-1], counts)
-    return taken, values[at]
 
 
 def held_lists(lists: Lists, ids: NDArray[np.int64]) -> Lists:
