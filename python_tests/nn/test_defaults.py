@@ -118,6 +118,13 @@ def test_packed_exported_and_blended(
     assert got == want
 
 
+def test_a_table_without_rows(other_defaults: OTHER) -> None:
+    module = ElasticEmbedding(0, 8)
+    want = module.minimum_budget_bytes(0)
+    with other_defaults():
+        assert module.minimum_budget_bytes(0) == want
+
+
 @pytest.mark.parametrize("groups", [None, 1])
 def test_calls_of_many_indices(groups: int | None, other_defaults: OTHER, generator) -> None:
     given = Given(8, generator, rows=300)

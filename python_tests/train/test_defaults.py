@@ -41,7 +41,9 @@ CONFIGS = {
     ),
     "columns": dataclasses.replace(
         EVERY_STAGE,
-        pretraining=dataclasses.replace(PRETRAINING, num_layers=0),
+        pretraining=dataclasses.replace(
+            PRETRAINING, num_layers=0, softmax="sampled", num_negatives=1_000
+        ),
         control=ControlConfig(controller="bilevel", steps=3),
         layout="columns",
     ),
