@@ -5,10 +5,12 @@ are read here and not by pyarrow.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from peel_ext.data.columns import ITEM_NAMES, USER_NAMES, find_usual
 from peel_ext.data.tables import Table, open_bytes, require_pyarrow
 from peel_ext.errors import DataError
 
@@ -82,11 +84,12 @@ class _Shape:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._widths: set[int] = set()
+        self._widths: Counter[int] = Counter()
         self._users: set[str] = set()
         self._num_lines = 0
-        self._num_with_commas = 0
+        self._num_separated = 0
         self._is_header = False  # the first line, if those after it are all numbers
+        self._has_names = False  # in the first line, of columns of users and items
         self._all_numbers = True  # all lines but the first
 
     def watch(self, lines: Iterator[tuple[int, str, list[str]]]) -> Iterator[tuple[str, list[str]]]:
@@ -94,24 +97,29 @@ class _Shape:
         for _, user, items in lines:
             fields = [user, *items]
             self._num_lines += 1
-            self._num_with_commas += any("," in field for field in fields)
+            self._num_separated += any(re.search("[,;|]|::", field) is not None for field in fields)
             if self._num_lines == 1:
                 self._is_header = not any(map(_is_number, fields))
+                self._has_names = (
+                    find_usual(fields[:1], USER_NAMES) is not None
+                    and find_usual(fields[1:2], ITEM_NAMES) is not None
+                )
             elif self._all_numbers:
                 self._all_numbers = all(map(_is_number, fields))
-            self._widths.add(len(fields))
+            self._widths[len(fields)] += 1
             self._users.add(user)
             yield user, items
 
     def finish(self) -> None:
         """Raises DataError where all lines together look like another format."""
-        width = max(self._widths, default=0)
+        width, count = max(self._widths.items(), key=lambda each: each[1], default=(0, 0))
         repeated = self._num_lines > len(self._users)
-        if self._num_lines and self._num_with_commas == self._num_lines:
-            found = "every line has commas"
-        elif len(self._widths) == 1 and width >= 3 and repeated:
-            found = f"every line has {width} fields, and users come on several lines"
-        elif self._num_lines > 1 and self._is_header and self._all_numbers:
+        if self._num_lines and self._num_separated == self._num_lines:
+            found = "every line has commas or other separators"
+        elif width >= 3 and 3 * count >= 2 * self._num_lines and repeated:
+            most = "every line has" if count == self._num_lines else "most lines have"
+            found = f"{most} {width} fields, and users come on several lines"
+        elif self._has_names or (self._num_lines > 1 and self._is_header and self._all_numbers):
             found = "the first line looks like a header"
         else:
             return

@@ -46,6 +46,8 @@ class IdCollector:
         """
         if ids.dtype == np.uint64 and ids.size and int(ids.max()) >= 1 << 63:
             raise DataError(f"ids must be below 2^63, got {int(ids.max())}")
+        if ids.dtype == np.uint64:  # which NumPy compares with others as floats
+            ids = ids.astype(np.int64)
         self._pieces.append(ids)
         self._are_codes.append(False)
         self._recent.append(_distinct(ids).astype(np.int64))

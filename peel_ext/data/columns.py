@@ -55,9 +55,9 @@ class Columns:
 
     @property
     def read(self) -> list[int]:
-        """All positions, in the order of the attributes, without None."""
+        """All positions, each once, in the order of the attributes."""
         every = (self.user, self.item, self.timestamp, self.rating, self.weight)
-        return [at for at in every if at is not None]
+        return list(dict.fromkeys(at for at in every if at is not None))
 
     def remarks(self) -> list[str]:
         """What to tell of the columns that are not read: a line for each that has a value."""
@@ -86,13 +86,13 @@ def find_columns(place: str, header: list[str], reading: ReadingConfig) -> Colum
         DataError: one that is needed or was asked for is missing, or means two things.
     """
     named = reading.header or any(not re.fullmatch("[0-9]+", name) for name in header)
-    user = _need(place, header, reading.user_column, USER_NAMES if named else ("1",), "user")
-    item = _need(place, header, reading.item_column, ITEM_NAMES if named else ("2",), "item")
+    user = _need(place, header, reading, USER_NAMES if named else ("1",), "user")
+    item = _need(place, header, reading, ITEM_NAMES if named else ("2",), "item")
     time = rating = weight = None
     if reading.timestamps:
         time = _find(place, header, reading.timestamp_column, TIME_NAMES)
     if reading.min_rating is not None:
-        rating = _need(place, header, reading.rating_column, RATING_NAMES, "rating")
+        rating = _need(place, header, reading, RATING_NAMES, "rating")
     if reading.weight_column is not None:
         weight = _find(place, header, reading.weight_column, ())
     if user == item:
@@ -109,12 +109,13 @@ def find_usual(header: list[str], names: tuple[str, ...]) -> int | None:
 
 
 def _need(
-    place: str, header: list[str], asked: str | None, names: tuple[str, ...], what: str
+    place: str, header: list[str], reading: ReadingConfig, names: tuple[str, ...], what: str
 ) -> int:
+    asked = getattr(reading, f"{what}_column")
     at = _find(place, header, asked, names)
     if at is None:
         usual = what if what == "rating" else f"{what}_id"
-        unnamed = all(re.fullmatch(r"-?[0-9.]+", name) for name in header)
+        unnamed = reading.header and all(re.fullmatch(r"-?[0-9.]+", name) for name in header)
         remedy = (
             "say that there is no header (--no-header, header=False)"
             if unnamed

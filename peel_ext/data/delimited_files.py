@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,39 +48,51 @@ class _Dialect:
         """The separator as one character."""
         return self.separator if len(self.separator) == 1 else _UNIT_SEPARATOR
 
-    def rows(self, file: Path, errors: str = "replace") -> Iterator[tuple[int, list[str]]]:
+    def rows(self, file: Path, *, strict: bool = False) -> Iterator[tuple[int, list[str]]]:
         """The fields of every line that has any, and the number of the line it ends on.
 
+        What is not in the encoding comes as surrogates.
+
+        Args:
+            file: the file.
+            strict: whether to refuse a quote in the wrong place that takes further lines with it, which
+                pyarrow does not.
+
         Raises:
-            DataError: a line that cannot be cut, or decoded with errors ``"strict"``; names it.
+            DataError: such a quote; names the line.
         """
-        lines = self._lines(file, errors)
         reader = csv.reader(
-            lines,
+            self._lines(file),
             delimiter=self.delimiter,
             quoting=csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE,
-            strict=True,
+            strict=strict,
         )
+        limit = csv.field_size_limit(sys.maxsize)
         try:
-            for fields in reader:
+            while True:
+                before = reader.line_num
+                try:
+                    fields = next(reader, None)
+                except csv.Error as error:
+                    if reader.line_num - before > 1:
+                        raise DataError(
+                            f"{file}:{before + 1}: a quote is out of place: {error}"
+                        ) from None
+                    continue
+                if fields is None:
+                    return
                 if fields:
                     yield reader.line_num, fields
-        except csv.Error as error:
-            raise DataError(f"{file}:{max(reader.line_num, 1)}: {error}") from None
+        finally:
+            csv.field_size_limit(limit)
 
-    def _lines(self, file: Path, errors: str) -> Iterator[str]:
+    def _lines(self, file: Path) -> Iterator[str]:
         with open_bytes(file) as stream:
-            binary = io.BufferedReader(stream)
-            for number, line in enumerate(binary, start=1):
-                try:
-                    text = line.decode(self.encoding, errors)
-                except UnicodeDecodeError as error:
-                    raise DataError(
-                        f"{file}:{number}: not {self.encoding.upper()}: {error.reason}; name another "
-                        "encoding (--encoding, encoding)"
-                    ) from None
-                text = text.removeprefix("\ufeff") if number == 1 else text
-                yield text.replace(self.separator, self.delimiter)
+            for number, line in enumerate(io.BufferedReader(stream)):
+                text = line.decode(self.encoding, "surrogateescape")
+                text = text.removeprefix("\ufeff") if number == 0 else text
+                # A carriage return alone ends a line, too.
+                yield from re.split(r"(?<=\r)(?!\n)", text.replace(self.separator, self.delimiter))
 
 
 def open_delimited(file: Path, kind: str, reading: ReadingConfig) -> Table:
@@ -92,6 +106,8 @@ def open_delimited(file: Path, kind: str, reading: ReadingConfig) -> Table:
     Raises:
         DataError: it is empty, or its first line cannot be read.
     """
+    if kind == "movielens" and not _begins_with_colons(file):
+        kind = "csv"  # other data sets have tables of this suffix
     dialect = _find_dialect(file, kind, reading)
     first = next(dialect.rows(file), None)
     has_header = reading.header and kind != "movielens"
@@ -137,6 +153,13 @@ def _find_dialect(file: Path, kind: str, reading: ReadingConfig) -> _Dialect:
     return _Dialect(separator, quoted, reading.encoding)
 
 
+def _begins_with_colons(file: Path) -> bool:
+    """Whether the first line has MovieLens's separator, or there is none."""
+    with open_bytes(file) as stream:
+        line = stream.read(1 << 16).lstrip().split(b"\n")[0]
+    return b"::" in line or not line
+
+
 def _most_frequent_separator(file: Path, encoding: str) -> str:
     """The comma, unless the first line has none and one of the others that people use."""
     with open_bytes(file) as stream:
@@ -153,14 +176,12 @@ def _parse(
 
     names = [str(at) for at in range(width)]
     wanted = [names[at] for at in positions]
+    num_rows = 0
     with open_bytes(file) as stream:
-        source: Any = stream
-        if len(dialect.separator) > 1:
-            replaced = _OneCharacterSeparators(stream, dialect)
-            source = pyarrow.PythonFile(replaced, mode="r")
+        watched = _Watched(stream, dialect)
         try:
             reader = pyarrow.csv.open_csv(
-                source,
+                pyarrow.PythonFile(watched, mode="r"),
                 pyarrow.csv.ReadOptions(
                     block_size=BLOCK_BYTES, column_names=names, skip_rows=skipped,
                     encoding=dialect.encoding,
@@ -175,20 +196,42 @@ def _parse(
                     column_types={name: pyarrow.string() for name in wanted},
                 ),
             )  # fmt: skip
-            yield from reader
+            for batch in reader:
+                num_rows += len(batch)
+                yield batch
         except (pyarrow.ArrowInvalid, UnicodeDecodeError) as error:
-            _explain(file, dialect, width, skipped, error)
+            _explain(file, dialect, width, positions, skipped, error)
+    if dialect.quoted and watched.has_quotes and watched.num_breaks > num_rows + skipped:
+        # A quote that is out of place takes the lines up to the next one into its field.
+        for _ in dialect.rows(file, strict=True):
+            pass
 
 
-def _explain(file: Path, dialect: _Dialect, width: int, skipped: int, error: Exception) -> None:
+def _explain(
+    file: Path,
+    dialect: _Dialect,
+    width: int,
+    positions: list[int],
+    skipped: int,
+    error: Exception,
+) -> None:
     """Raises the DataError of the line that pyarrow could not parse; without rows there is none."""
-    is_text = isinstance(error, UnicodeDecodeError) or "UTF8" in str(error)
-    for number, fields in dialect.rows(file, "strict" if is_text else "replace"):
-        if number > skipped and len(fields) != width:
+    for number, fields in dialect.rows(file):
+        if number <= skipped:
+            continue
+        if len(fields) != width:
+            hint = "; a quote is not closed" if any("\n" in field for field in fields) else ""
             raise DataError(
-                f"{file}:{number}: expected {width} fields, got {len(fields)}"
+                f"{file}:{number}: expected {width} fields, got {len(fields)}{hint}"
+            ) from None
+        if any("\udc80" <= char <= "\udcff" for at in positions for char in fields[at]):
+            raise DataError(
+                f"{file}:{number}: not {dialect.encoding.upper()}: name another encoding (--encoding, "
+                "encoding)"
             ) from None
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if "straddling" in reason:
+        reason = f"a line is longer than {BLOCK_BYTES:,} bytes"
     if "Could not skip initial" not in reason and "Empty CSV file" not in reason:
         raise DataError(f"{file}: cannot be parsed: {reason}") from None
 
@@ -207,20 +250,33 @@ def _tidy(field: str) -> str:
     return field
 
 
-class _OneCharacterSeparators(io.RawIOBase):
-    """The bytes of a stream with every separator of several characters replaced by one."""
+class _Watched(io.RawIOBase):
+    """The bytes of a file for pyarrow, with separators of several characters replaced by one.
+
+    Attributes:
+        num_breaks: line breaks so far.
+        has_quotes: whether there was a quote.
+    """
 
     def __init__(self, stream: BinaryIO, dialect: _Dialect) -> None:
+        self.num_breaks = 0
+        self.has_quotes = False
         self._stream = stream
         self._before = dialect.separator.encode(dialect.encoding)
         self._after = dialect.delimiter.encode(dialect.encoding)
         self._held = b""  # what may be the beginning of a separator
 
     def readable(self) -> bool:
+        """It is."""
         return True
 
     def read(self, size: int = -1) -> bytes:
-        data = self._stream.read(size)
+        """At most so many bytes; none at the end."""
+        data: bytes = self._stream.read(size)
+        self.num_breaks += data.count(b"\n")
+        self.has_quotes = self.has_quotes or b'"' in data
+        if len(self._before) == 1:
+            return data
         if self._after in data:
             raise DataError("holds the byte 0x1f, which cannot be told from a separator")
         made = (self._held + data).replace(self._before, self._after)

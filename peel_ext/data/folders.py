@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import unquote
 
 from peel_ext.config import ReadingConfig
 from peel_ext.data.tables import COMPRESSIONS
@@ -57,7 +58,7 @@ def format_of(file: Path, reading: ReadingConfig) -> str | None:
     if suffixes and suffixes[-1] in COMPRESSIONS:
         suffixes.pop()
     found = FORMATS.get(suffixes[-1]) if suffixes else None
-    if reading.separator is not None and found in (None, "lightgcn"):
+    if reading.separator is not None and found in (None, "lightgcn", "movielens"):
         return "csv"
     return found
 
@@ -76,8 +77,10 @@ def find_files(place: Path, reading: ReadingConfig) -> DataFiles:
     if not place.is_dir():
         return DataFiles([place])
     entries = [each for each in sorted(place.iterdir()) if _has_data(each, reading)]
+    passed: list[Path] = []
     if any(each.is_file() for each in entries):
-        entries = [each for each in entries if not each.is_dir() or _role(each) or "=" in each.name]
+        passed = [each for each in entries if each.is_dir() and not _is_part(each)]
+        entries = [each for each in entries if each not in passed]
     by_role: dict[str | None, list[Path]] = {}
     for each in entries:
         by_role.setdefault(_role(each), []).append(each)
@@ -87,11 +90,11 @@ def find_files(place: Path, reading: ReadingConfig) -> DataFiles:
     if roles["train"] and (roles["test"] or roles["validation"]):
         if all(parts is not None for parts in roles.values()):
             found = {name: parts or [] for name, parts in roles.items()}
-            return DataFiles(**found, left_out=by_role.get(None, []))
+            return DataFiles(**found, left_out=[*by_role.get(None, []), *passed])
     elif not by_role.get("test") and not by_role.get("validation"):
         parts = _parts(entries, reading)
         if parts:
-            return DataFiles(parts)
+            return DataFiles(parts, left_out=passed)
     names = ", ".join(each.name for each in entries) or "none"
     raise DataError(
         f"{place}: expected one data file ({', '.join(FORMATS)}), the parts of one, or one train and "
@@ -99,12 +102,23 @@ def find_files(place: Path, reading: ReadingConfig) -> DataFiles:
     )
 
 
-def partition_of(file: Path, place: Path) -> dict[str, str]:
-    """The columns that folders between a place and a file name, as ``month=3`` does."""
-    if file == place or not file.is_relative_to(place):
-        return {}
+def partition_of(file: Path, places: list[Path]) -> dict[str, int | str | None]:
+    """The columns that folders beneath one of some places name, as ``month=3`` does."""
+    place = next((each for each in places if file.is_relative_to(each)), file)
     folders = file.relative_to(place).parts[:-1]
-    return dict(part.split("=", 1) for part in folders if "=" in part)
+    named = [part.split("=", 1) for part in folders if "=" in part]
+    return {name: _read_partition(value) for name, value in named}
+
+
+def _read_partition(value: str) -> int | str | None:
+    if value == "__HIVE_DEFAULT_PARTITION__":
+        return None
+    return int(value) if re.fullmatch("0|-?[1-9][0-9]{0,17}", value) else unquote(value)
+
+
+def _is_part(folder: Path) -> bool:
+    """Whether the name of a folder says that it belongs to the files beside it."""
+    return _role(folder) is not None or "=" in folder.name
 
 
 def _has_data(entry: Path, reading: ReadingConfig) -> bool:

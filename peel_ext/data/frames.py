@@ -25,7 +25,9 @@ def open_frame(frame: Any) -> Table:
     try:
         reader = pyarrow.RecordBatchReader.from_stream(frame)
     except (pyarrow.ArrowException, TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"{name}: {' '.join(str(error).split())}") from None
+        if hasattr(frame, "iloc"):  # of pandas, where a column nobody reads may be of mixed types
+            return _open_pandas(frame, name)
+        raise _unreadable(name, error) from None
 
     def batches(positions: list[int]) -> Iterator[Any]:
         names = [str(at) for at in positions]
@@ -36,3 +38,22 @@ def open_frame(frame: Any) -> Table:
     # The index of a pandas frame comes along as a column.
     header = ["" if each.startswith("__index_level_") else each for each in reader.schema.names]
     return Table(name, header, batches, row_place(name))
+
+
+def _open_pandas(frame: Any, name: str) -> Table:
+    """A table of a pandas frame of which only the columns read can be made to Arrow."""
+
+    def batches(positions: list[int]) -> Iterator[Any]:
+        import pyarrow
+
+        try:
+            table = pyarrow.Table.from_pandas(frame.iloc[:, positions], preserve_index=False)
+        except (pyarrow.ArrowException, TypeError, ValueError, OverflowError) as error:
+            raise _unreadable(name, error) from None
+        yield from table.rename_columns([str(at) for at in positions]).to_batches()
+
+    return Table(name, [str(each) for each in frame.columns], batches, row_place(name))
+
+
+def _unreadable(name: str, error: Exception) -> DataError:
+    return DataError(f"{name}: {' '.join(str(error).split())}")

@@ -51,6 +51,12 @@ class IdMap:
                 raise DataError(f"ids must be below 2^63, got {int(array.max())}")
             ids, rows = np.unique(array.astype(np.int64), return_inverse=True)
             return cls(ids), rows.astype(np.int64)
+        if array.dtype.kind not in "UO":
+            raise DataError(f"ids must be all integers or all strings, got {array.dtype}")
+        if array.dtype.kind == "O":
+            array = _as_array(array.tolist())
+            if array.dtype.kind == "i":
+                return cls.from_values(array)
         # A fixed-width array would give every id the bytes of the longest; objects are shared.
         names = array.tolist()
         distinct = sorted(set(names))
@@ -65,6 +71,8 @@ class IdMap:
             DataError: an id that is not in the map.
         """
         wanted = ids if isinstance(ids, np.ndarray) else _as_array(ids)
+        if wanted.dtype == np.uint64:  # which NumPy compares with others as floats
+            wanted = _as_array(wanted.tolist())
         if wanted.size == 0:
             return np.zeros(0, dtype=np.int64)
         if (wanted.dtype.kind in "iu") != self.holds_integers:

@@ -26,10 +26,11 @@ def open_json_lines(file: Path) -> Table:
     header = list(dict.fromkeys(key for values in sample for key in values))
 
     def batches(positions: list[int]) -> Iterator[Any]:
-        kinds = {
-            header[at]: _kind(file, header[at], [each.get(header[at]) for each in sample])
-            for at in positions
-        }
+        kinds = {}
+        for order, at in enumerate(positions):
+            values = [each.get(header[at]) for each in sample]
+            # The first two are ids; of others there may be fractions later.
+            kinds[header[at]] = _kind(file, header[at], values, is_id=order < 2)
         return _parse(file, kinds)
 
     def place(row: int) -> str:
@@ -39,14 +40,17 @@ def open_json_lines(file: Path) -> Table:
     return Table(str(file), header, batches, place)
 
 
-def _kind(file: Path, name: str, values: list[Any]) -> Any:
-    """The type of a column that holds these values."""
+def _kind(file: Path, name: str, values: list[Any], is_id: bool) -> Any:
+    """The type of a column that begins with these values."""
     import pyarrow
 
     found = {type(value) for value in values if value is not None}
+    if not found:
+        later = (each.get(name) for _, each in _objects(file))
+        found = {type(value) for value in later if value is not None}
     for kinds, kind in (
         ({str}, pyarrow.string()),
-        ({int}, pyarrow.int64()),
+        ({int}, pyarrow.int64() if is_id else pyarrow.float64()),
         ({int, float}, pyarrow.float64()),
         ({bool}, pyarrow.bool_()),
     ):
@@ -71,7 +75,10 @@ def _parse(file: Path, kinds: dict[str, Any]) -> Iterator[Any]:
             )
     except pyarrow.ArrowInvalid as error:
         _explain(file, kinds)
-        raise DataError(f"{file}: cannot be parsed: {str(error).splitlines()[0]}") from None
+        reason = str(error).splitlines()[0]
+        if "straddling" in reason:
+            reason = f"a line is longer than {BLOCK_BYTES:,} bytes"
+        raise DataError(f"{file}: cannot be parsed: {reason}") from None
 
 
 def _explain(file: Path, kinds: dict[str, Any]) -> None:
@@ -80,8 +87,11 @@ def _explain(file: Path, kinds: dict[str, Any]) -> None:
 
     for number, values in _objects(file):
         for name, kind in kinds.items():
+            value = values.get(name)
             try:
-                pyarrow.scalar(values.get(name), kind)
+                if isinstance(value, float) and pyarrow.types.is_integer(kind):
+                    raise TypeError
+                pyarrow.scalar(value, kind)
             except (pyarrow.ArrowException, TypeError, OverflowError):
                 raise DataError(
                     f"{file}:{number}: {name} is {values[name]!r}, expected {kind} as in the lines "

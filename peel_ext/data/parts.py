@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,11 @@ from peel_ext.data.values import (
     read_ids,
     read_numbers,
     read_times,
+    unify_text,
 )
 from peel_ext.errors import DataError
+
+_Read = TypeVar("_Read")
 
 
 @dataclass
@@ -32,6 +35,7 @@ class _Part:
     length: int = 0
     times: list[NDArray[np.float64]] | None = field(default_factory=list)  # None: not for all
     have_times: set[bool] = field(default_factory=set)  # of the tables so far
+    are_dates: set[bool] = field(default_factory=set)  # of the times so far
     weights: list[NDArray[np.float64]] = field(default_factory=list)
     counts: list[NDArray[np.bool_]] = field(default_factory=list)  # rated so much or more
 
@@ -134,7 +138,7 @@ class PartReader:
     def _read_batch(
         self, part: _Part, table: Table, columns: Columns, batch: Any, start: int
     ) -> None:
-        values = dict(zip(columns.read, batch.columns, strict=True))
+        values = dict(zip(columns.read, map(unify_text, batch.columns), strict=True))
         keep = np.ones(len(batch), dtype=bool)
         ids: list[Ids] = []
         for at in (columns.user, columns.item):
@@ -162,11 +166,12 @@ class PartReader:
         part.length += int(keep.sum())
         if times is not None and part.times is not None:
             part.times.append(times)
+        counts = np.ones(int(keep.sum()), dtype=bool)
         if columns.rating is not None and self._reading.min_rating is not None:
-            ratings = _read(table, columns.rating, chosen, keep)
-            part.counts.append(ratings >= self._reading.min_rating)
+            counts = _read(table, columns.rating, chosen, keep) >= self._reading.min_rating
+            part.counts.append(counts)
         if columns.weight is not None:
-            part.weights.append(_read_weights(table, columns.weight, chosen, keep))
+            part.weights.append(_read_weights(table, columns.weight, chosen, keep, counts))
 
     def _read_ids(self, table: Table, at: int, column: Any) -> tuple[Ids, NDArray[np.bool_]]:
         name = table.header[at]
@@ -195,7 +200,13 @@ class PartReader:
         at = columns.timestamp
         if at is None or part.times is None:
             return None
-        return _named_column(table, at, keep, lambda: read_times(values[at]))
+        times, are_dates = _named_column(table, at, keep, lambda: read_times(values[at]))
+        part.are_dates.add(are_dates)
+        if len(part.are_dates) > 1:
+            raise ValueReadingError(
+                0, f"column {table.header[at]}: some times are dates and some are numbers"
+            )
+        return times
 
 
 def _read(
@@ -205,9 +216,14 @@ def _read(
 
 
 def _read_weights(
-    table: Table, at: int, values: dict[int, Any], keep: NDArray[np.bool_]
+    table: Table,
+    at: int,
+    values: dict[int, Any],
+    keep: NDArray[np.bool_],
+    counts: NDArray[np.bool_],
 ) -> NDArray[np.float64]:
-    weights = _read(table, at, values, keep)
+    """Weights of the rows kept; 1 of those that do not count."""
+    weights = np.where(counts, _read(table, at, values, keep), 1.0)
     if len(weights) and weights.min() <= 0:
         row = int(np.argmin(weights > 0))
         raise ValueReadingError(
@@ -219,8 +235,8 @@ def _read_weights(
 
 
 def _named_column(
-    table: Table, at: int, keep: NDArray[np.bool_], read: Callable[[], NDArray[np.float64]]
-) -> NDArray[np.float64]:
+    table: Table, at: int, keep: NDArray[np.bool_], read: Callable[[], _Read]
+) -> _Read:
     """What is read of the rows kept; errors name the column and the row among all."""
     try:
         return read()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import shutil
@@ -24,7 +23,7 @@ from peel_ext.data.json_files import open_json_lines
 from peel_ext.data.overlap import check_overlap
 from peel_ext.data.parquet_files import open_parquet
 from peel_ext.data.parts import PartReader
-from peel_ext.data.tables import Table
+from peel_ext.data.tables import Table, add_columns
 from peel_ext.errors import DataError, DataWarning
 
 #: Told what of the data is not used, a line at a time.
@@ -103,14 +102,18 @@ def read_split(
         if reading != ReadingConfig():
             raise ValueError("settings of reading are for data that is yet to be read")
         return GivenParts(data)
+    if isinstance(data, str) and data == STANDARD_INPUT:
+        return _read_standard_input(reading, on_remark)
     reader = PartReader(reading, _once(on_remark))
     if is_frame(data):
+        if reading.separator is not None or not reading.header or reading.format is not None:
+            raise ValueError("separator, header and format are of files, not of a frame")
         reader.read("train", [open_frame(data)])
     else:
-        with _placed(data, reading) as (places, settings):
-            for name, files in _find(places, settings, on_remark).items():
-                if files:
-                    reader.read(name, _open_all(files, places, settings))
+        places = _places(data)
+        for name, files in _find(places, reading, on_remark).items():
+            if files:
+                reader.read(name, _open_all(files, places, reading))
     parts = reader.finish()
     for name in ("test", "validation"):
         if name in parts:
@@ -130,9 +133,23 @@ def _once(on_remark: Remark) -> Remark:
     return tell
 
 
-@contextlib.contextmanager
-def _placed(data: Any, reading: ReadingConfig) -> Iterator[tuple[list[Path], ReadingConfig]]:
-    """The paths of the data; standard input lies in a temporary file meanwhile."""
+def _read_standard_input(reading: ReadingConfig, on_remark: Remark) -> GivenParts:
+    """What :func:`read_split` reads of standard input, which lies in a temporary file meanwhile."""
+    if not hasattr(sys.stdin, "buffer"):
+        raise DataError("standard input cannot be read here: it has no bytes")
+    reading = dataclasses.replace(reading, format=reading.format or "csv")
+    with tempfile.TemporaryDirectory() as folder:
+        kept = Path(folder) / "standard input"
+        with kept.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+        place = f"{folder}{os.sep}"
+        try:
+            return read_split(kept, reading, lambda told: on_remark(told.replace(place, "")))
+        except DataError as error:
+            raise DataError(str(error).replace(place, "")) from None
+
+
+def _places(data: Any) -> list[Path]:
     several = isinstance(data, Sequence) and not isinstance(data, str | bytes)
     paths = list(data) if several else [data]
     if not paths or not all(isinstance(path, str | os.PathLike) for path in paths):
@@ -140,29 +157,21 @@ def _placed(data: Any, reading: ReadingConfig) -> Iterator[tuple[list[Path], Rea
             "data must be a path, several paths, a frame (pandas, polars, Arrow) or Interactions, "
             f"got {type(data).__name__}"
         )
-    if paths != [STANDARD_INPUT]:
-        yield [Path(path) for path in paths], reading
-        return
-    if reading.format is None:
-        reading = dataclasses.replace(reading, format="csv")
-    with tempfile.NamedTemporaryFile() as kept:
-        shutil.copyfileobj(sys.stdin.buffer, kept)
-        kept.flush()
-        try:
-            yield [Path(kept.name)], reading
-        except DataError as error:
-            raise DataError(str(error).replace(kept.name, "standard input")) from None
+    return [Path(path) for path in paths]
 
 
 def _find(places: list[Path], reading: ReadingConfig, on_remark: Remark) -> dict[str, list[Path]]:
     """The files of every part."""
-    found = [find_files(place, reading) for place in places]
+    try:
+        found = [find_files(place, reading) for place in places]
+    except OSError as error:
+        raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from None
     if len(found) > 1 and any(each.test or each.validation for each in found):
         raise DataError("several paths, and one holds train and test parts: name it alone")
     for each in found:
         if each.left_out:
             names = ", ".join(file.name for file in each.left_out)
-            on_remark(f"beside train and test, not read: {names}")
+            on_remark(f"not read, beside what is: {names}")
     if len(found) == 1:
         only = found[0]
         return {"train": only.train, "validation": only.validation, "test": only.test}
@@ -186,16 +195,24 @@ def open_table(file: Path, places: list[Path], reading: ReadingConfig) -> Table:
         DataError: of no format known, or not of its format.
     """
     kind = format_of(file, reading)
+    unused = [name for name, given in (
+        ("separator", reading.separator is not None), ("header", not reading.header),
+    ) if given]  # fmt: skip
+    if unused and kind in ("parquet", "jsonl", "lightgcn"):
+        raise DataError(f"{file}: {unused[0]} is of text in columns, not of {kind}")
+    if kind == "inter" and not reading.header:
+        raise DataError(f"{file}: a file of RecBole has a header")
     if kind is None:
         raise DataError(
             f"{file}: expected a file ending in {', '.join(FORMATS)}, or to be told of the format "
             "(--format, format) or the separator (--separator, separator)"
         )
     if kind == "parquet":
-        folder = next((place for place in places if file.is_relative_to(place)), file)
-        return open_parquet(file, partition_of(file, folder))
-    if kind == "jsonl":
-        return open_json_lines(file)
-    if kind == "lightgcn":
-        return open_adjacency(file, reading.encoding)
-    return open_delimited(file, kind, reading)
+        table = open_parquet(file)
+    elif kind == "jsonl":
+        table = open_json_lines(file)
+    elif kind == "lightgcn":
+        table = open_adjacency(file, reading.encoding)
+    else:
+        table = open_delimited(file, kind, reading)
+    return add_columns(table, partition_of(file, places))

@@ -255,7 +255,10 @@ def _take_targets(
         train, target = _carve(train, config.method, config.validation_share, config.seed + 1)
     if not is_test and config.new_user_share > 0:
         train, new = split_users(train, share=config.new_user_share, seed=config.seed + 1)
-    kept = validation.without(train) if is_test and validation is not None else None
+    kept = None
+    if is_test and validation is not None:  # what is measured on must not be chosen by
+        kept = validation.without(train).without(target)
+        kept = kept if len(kept) else None
     return _Targets(train, target, new, kept, others, method, num_repeated)
 
 

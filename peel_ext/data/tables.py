@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,29 @@ class Table:
     batches: Callable[[list[int]], Iterator[Any]]
     place: Callable[[int], str]
     tidy: Callable[[str], str] | None = None
+
+
+def add_columns(table: Table, values: Mapping[str, int | str | None]) -> Table:
+    """The table with further columns that hold one value each; those it has win."""
+    added = {name: value for name, value in values.items() if name not in table.header}
+    if not added:
+        return table
+    width = len(table.header)
+    header = [*table.header, *added]
+
+    def batches(positions: list[int]) -> Iterator[Any]:
+        import pyarrow
+
+        own = [at for at in positions if at < width] or [0]  # one at least tells the number of rows
+        for batch in table.batches(own):
+            columns = [
+                batch.column(own.index(at)) if at < width
+                else pyarrow.array([added[header[at]]] * len(batch))
+                for at in positions
+            ]  # fmt: skip
+            yield pyarrow.record_batch(columns, names=[str(at) for at in positions])
+
+    return replace(table, header=header, batches=batches)
 
 
 def require_pyarrow() -> Any:

@@ -75,11 +75,11 @@ def read_ids(
     kind = column.type.value_type if types.is_dictionary(column.type) else column.type
     if types.is_null(kind):
         return np.zeros(len(column), np.int64), missing
-    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
+    if types.is_string(kind) or types.is_large_string(kind):
         integers = _canonical_integers(column) if tidy is not None else None
         if integers is not None:
             return integers, missing
-        return _read_strings(column, kind, tidy, keep_words, missing)
+        return _read_strings(column, tidy, keep_words, missing)
     values = column.cast(kind) if types.is_dictionary(column.type) else column
     if types.is_integer(kind):
         whole = values.fill_null(0) if missing.any() else values
@@ -95,12 +95,15 @@ def _canonical_integers(column: Any) -> NDArray[np.int64] | None:
     import pyarrow
     import pyarrow.compute as compute
 
-    if column.null_count or not compute.all(compute.ascii_is_decimal(column)).as_py():
+    if column.null_count:
         return None
-    padded = compute.and_(
-        compute.starts_with(column, "0"), compute.greater(compute.binary_length(column), 1)
-    )
-    if compute.any(padded).as_py():
+    if compute.all(compute.ascii_is_decimal(column)).as_py():
+        bad = compute.and_(
+            compute.starts_with(column, "0"), compute.greater(compute.binary_length(column), 1)
+        )
+    else:  # slower, and rarely needed
+        bad = compute.invert(compute.match_substring_regex(column, "^(0|-?[1-9][0-9]*)$"))
+    if compute.any(bad).as_py():
         return None
     try:
         return np.array(column.cast(pyarrow.int64()).to_numpy(zero_copy_only=False))
@@ -115,10 +118,12 @@ def _whole_numbers(
     import pyarrow
 
     if pyarrow.types.is_decimal(column.type):
+        filled = column.fill_null(0)
         try:
-            whole = column.fill_null(0).cast(pyarrow.int64())
+            whole = filled.cast(pyarrow.int64())
         except pyarrow.ArrowInvalid:
-            raise ValueReadingError(0, f"holds {column.type}, expected whole numbers") from None
+            row = _first_failing(filled, lambda part: part.cast(pyarrow.int64()))
+            raise ValueReadingError(row, f"{filled[row]} is no whole number") from None
         return np.array(whole.to_numpy(zero_copy_only=False)), missing
     numbers = column.cast(pyarrow.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False)
     missing = missing | np.isnan(numbers)
@@ -133,22 +138,22 @@ def _whole_numbers(
 
 def _read_strings(
     column: Any,
-    kind: Any,
     tidy: Callable[[str], str] | None,
     keep_words: bool,
     missing: NDArray[np.bool_],
 ) -> tuple[CodedStrings, NDArray[np.bool_]]:
     import pyarrow
 
-    coded = column
-    if not pyarrow.types.is_dictionary(column.type):
-        if pyarrow.types.is_string_view(kind):
-            coded = column.cast(pyarrow.large_string())
-        coded = coded.dictionary_encode()
+    is_coded = pyarrow.types.is_dictionary(column.type)
+    coded = column if is_coded else column.dictionary_encode()
     codes = np.array(coded.indices.fill_null(0).to_numpy(zero_copy_only=False))
-    if len(coded.dictionary) == 0:  # all are null
+    dictionary = coded.dictionary
+    if len(dictionary) == 0:  # all are null
         return CodedStrings(np.zeros(len(column), np.int32), [""], tidy is None), missing
-    names = _names(coded.dictionary, codes, tidy)
+    if len(dictionary) > len(codes):  # one for all batches, of which this one has a few
+        used, codes = np.unique(codes, return_inverse=True)
+        dictionary = dictionary.take(pyarrow.array(used))
+    names = _names(dictionary, codes, tidy)
     words = {""} if keep_words else _MISSING_WORDS
     lacking = np.fromiter((name in words for name in names), dtype=bool, count=len(names))
     return CodedStrings(codes, names, tidy is None), missing | lacking[codes]
@@ -183,10 +188,26 @@ def _names(dictionary: Any, codes: NDArray[Any], tidy: Callable[[str], str] | No
     return names if tidy is None else [tidy(name) for name in names]
 
 
-def read_times(column: Any) -> NDArray[np.float64]:
+def unify_text(column: Any) -> Any:
+    """A column whose strings, if it has any, are of a type that all of pyarrow knows."""
+    import pyarrow
+
+    types = pyarrow.types
+    if types.is_string_view(column.type):
+        return column.cast(pyarrow.large_string())
+    if types.is_dictionary(column.type) and types.is_string_view(column.type.value_type):
+        dictionary = column.dictionary.cast(pyarrow.large_string())
+        return pyarrow.DictionaryArray.from_arrays(column.indices, dictionary)
+    return column
+
+
+def read_times(column: Any) -> tuple[NDArray[np.float64], bool]:
     """Times float64 [m]: seconds since 1970 of dates and timestamps, numbers as they are.
 
     Text is a number, or a date as of ISO 8601 with or without time and zone; without one it is UTC.
+
+    Returns:
+        The times, and whether they are of dates.
 
     Raises:
         ValueReadingError: no such column, or a value that is missing or is none.
@@ -201,9 +222,9 @@ def read_times(column: Any) -> NDArray[np.float64]:
         per_second = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[column.type.unit]
         _check_no_null(column)
         ticks = column.cast(pyarrow.int64()).to_numpy(zero_copy_only=False)
-        return np.asarray(ticks / per_second, dtype=np.float64)
+        return np.asarray(ticks / per_second, dtype=np.float64), True
     try:
-        return read_numbers(column, "times")
+        return read_numbers(column, "times"), False
     except ValueReadingError as error:
         if not _is_text(column):
             raise
@@ -250,13 +271,11 @@ def read_numbers(column: Any, what: str) -> NDArray[np.float64]:
 
 
 def _plain(column: Any) -> Any:
-    """The column without dictionary, and its text as one type."""
+    """The column without a dictionary."""
     import pyarrow
 
-    types = pyarrow.types
-    if types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    return column.cast(pyarrow.large_string()) if types.is_string_view(column.type) else column
+    is_coded = pyarrow.types.is_dictionary(column.type)
+    return column.cast(column.type.value_type) if is_coded else column
 
 
 def _is_text(column: Any) -> bool:
@@ -288,6 +307,7 @@ def _parse_dates(column: Any) -> Any:
     import pyarrow.compute as compute
 
     text = compute.utf8_trim(column, ' \t"')
+    text = compute.replace_substring_regex(text, r"^(\d{4})/(\d{2})/(\d{2})", r"\1-\2-\3")
     plain = compute.replace_substring_regex(text, r"\s*(Z|UTC|GMT|[+-]00:?00)$", "")
     for kind in (pyarrow.timestamp("us"), pyarrow.timestamp("ns")):
         try:

@@ -70,7 +70,7 @@ def test_a_validation_file_beside_the_others(tmp_path: Path, name: str) -> None:
     write(tmp_path / "test.csv", "user,item\n2,5\n")
     write(tmp_path / f"{name}.csv", "user,item\n1,6\n")
     write(tmp_path / "items.csv", "item,title\n5,x\n")
-    with pytest.warns(DataWarning, match="beside train and test, not read: items.csv"):
+    with pytest.warns(DataWarning, match="not read, beside what is: items.csv"):
         parts = read_split(tmp_path)
     assert pairs(parts.validation) == [(1, 6)]
     assert pairs(parts.train) == [(1, 5), (2, 6)]
@@ -187,8 +187,12 @@ def test_ids_that_only_look_different(tmp_path: Path, form: str) -> None:
         ),
         ("1 1 2\n1 2 4\n2 1 3.5\n", "every line has 3 fields"),
         ("user_id item_id\n1 2\n1 3\n", "the first line looks like a header"),
+        ("1\t2\t3\t881\n1\t5\t2\t882\n22\t2\t1\n", "most lines have 4 fields"),
+        ("user_id item_id\nu1 i1\nu2 i2\n", "the first line looks like a header"),
         ("1, 2, 5\n1, 3, 4\n", "every line has commas"),
         ("user_id,item_id\n1,2\n", "every line has commas"),
+        ("1::2::5\n1::3::5\n", "every line has commas or other separators"),
+        ("1;2;5\n1;3;4\n", "every line has commas or other separators"),
     ],
 )
 def test_tables_are_not_taken_for_lists_of_neighbours(
@@ -207,3 +211,20 @@ def test_lists_of_neighbours_are_read(tmp_path: Path, text: str) -> None:
     expected = [(user, item) for user, *items in lines for item in items]
     found = pairs(read_interactions(write(tmp_path / "a.txt", text)))
     assert [(str(user), str(item)) for user, item in found] == expected
+
+
+def test_csv_parts_in_folders_that_name_a_column(tmp_path: Path) -> None:
+    for day in ("2020-01-02", "2020-01-01"):
+        write(tmp_path / f"date={day}" / "data_0.csv", "user,item\n1,2\n")
+    data = read_interactions(tmp_path)
+    assert data.timestamps is not None
+    assert data.timestamps.tolist() == [1577836800, 1577836800 + 86_400]
+
+
+def test_folders_beside_files_are_told_of(tmp_path: Path) -> None:
+    write(tmp_path / "a.csv")
+    write(tmp_path / "more" / "b.csv")
+    write(tmp_path / "run" / "users.json", '["a"]')
+    write(tmp_path / "run" / "run.json", "{}")
+    with pytest.warns(DataWarning, match="not read, beside what is: more$"):
+        assert len(read_interactions(tmp_path)) == 2

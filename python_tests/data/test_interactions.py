@@ -116,3 +116,15 @@ def test_rows_outside_their_map_are_refused() -> None:
         make([0], [-1], 2, 1)
     with pytest.raises(ValueError, match="same length"):
         make([0, 1], [0], 2, 1)
+
+
+@pytest.mark.parametrize("values", [np.array([1.5]), np.array([True]), np.array(["a", 1], object)])
+def test_arrays_that_are_no_ids(values) -> None:
+    with pytest.raises(DataError, match="ids must be all integers or all strings, got"):
+        IdMap.from_values(values)
+
+
+def test_wide_unsigned_ids_are_found() -> None:
+    ids = np.array([1, (1 << 60) + 1, (1 << 60) + 3], np.uint64)
+    known, rows = IdMap.from_values(ids)
+    assert rows.tolist() == known.to_rows(ids).tolist() == [0, 1, 2]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -291,8 +292,8 @@ def test_columns_by_name(tmp_path: Path) -> None:
         ("a.csv", "user,item\n1,2\n1\n", r"a.csv:3: expected 2 fields, got 1"),
         ("a.csv", "user,item\n\n1,\n", r"a.csv:3: column item holds '', a missing id"),
         ("a.csv", "user,item\n,1\n", r"a.csv:2: column user holds '', a missing id"),
-        ("a.csv", 'user,item\n"1,2\n', r"a.csv:2: unexpected end"),
-        ("a.csv", b"user,item\n1,\xff\n", r"a.csv:2: not UTF-8: .*; name another encoding"),
+        ("a.csv", 'user,item\n"1,2\n', r"a.csv:2: expected 2 fields, got 1; a quote is not closed"),
+        ("a.csv", b"user,item\n1,\xff\n", r"a.csv:2: not UTF-8: name another encoding"),
         (
             "a.csv",
             b"user,item\n1,2\n\0,2\n",
@@ -317,7 +318,7 @@ def test_columns_by_name(tmp_path: Path) -> None:
         ("a.txt", "1\n2\n", "a.txt: no interactions"),
         ("a.txt", b"1 2\n\xff 3\n", r"a.txt:2: not UTF-8"),
         ("a.dat", "1::2::5::978300760\n1::2::5\n", r"a.dat:2: expected 4 fields, got 3"),
-        ("a.dat", "1,2,5,978300760\n", r"a.dat:1: expected 4 fields, got 1"),
+        ("a.dat", "1,2,5,978300760\n", "a.dat: no column user_id .*: say that there is no header"),
         ("a.dat", "1::::5::978300760\n", r"a.dat:1: column item_id holds '', a missing id"),
         ("a.dat", "1::2::5::3\n1::2\x1f3::5::3\n", r"a.dat: holds the byte 0x1f"),
         ("a.dat", "\n\n", "a.dat: no interactions"),
@@ -718,3 +719,145 @@ def test_usual_names_of_other_data_sets(tmp_path: Path) -> None:
     ):
         path = write(tmp_path, "a.csv", f"{header}\nA1,B1,1400000000\n")
         assert rows_of(read_interactions(path)) == [row]
+
+
+# ---- what lies in wait in real files ----
+
+
+def test_wide_integers_of_every_type_are_told_apart() -> None:
+    ids = [1, (1 << 60) + 1, (1 << 60) + 3, (1 << 60) + 5]
+    for kind in (pyarrow.uint64(), pyarrow.int64(), pyarrow.decimal128(30, 0)):
+        table = pyarrow.table({"user": pyarrow.array(ids, kind), "item": [1, 2, 3, 4]})
+        assert [row[0] for row in rows_of(read_interactions(table))] == ids
+    with pytest.raises(DataError, match=r"row 1: column user 7\.5 is no whole number"):
+        read_interactions(pyarrow.table({"user": [Decimal("7"), Decimal("7.5")], "item": [1, 2]}))
+
+
+@pytest.mark.parametrize("coded", [False, True])
+def test_string_views_and_rows_that_are_dropped(coded: bool) -> None:
+    views = pyarrow.array(["a", None, "b"], pyarrow.string_view())
+    dates = pyarrow.array(["2020-01-01", "", "1970-01-02"], pyarrow.string_view())
+    if coded:
+        plain = pyarrow.array(["a", "b", None])
+        codes = pyarrow.array([0, 2, 1], pyarrow.int8())
+        views = pyarrow.DictionaryArray.from_arrays(codes, plain.cast(pyarrow.string_view()))
+    table = pyarrow.table({"user": views, "item": [1, 2, 3], "time": dates})
+    data = read_interactions(table, missing="drop", on_remark=lambda _: None)
+    assert rows_of(data) == [("a", 1, 1577836800.0), ("b", 3, 86400.0)]
+
+
+def test_a_column_of_mixed_types_that_nobody_reads() -> None:
+    import pandas as pd
+
+    frame = pd.DataFrame({"user": [1, 2], "tags": [1, "a"], "item": [3, 4]})
+    with pytest.warns(DataWarning, match="columns not used: tags"):
+        assert rows_of(read_interactions(frame)) == [(1, 3, None), (2, 4, None)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '1,2,"Foo\n3,4,"Bar\n5,6,x\n',
+        '1,2,"open\n3,4,x\n',
+        '1,2,"a"\n3,4,"Foo\n5,6,"Bar\n7,8,x\n',
+    ],
+)
+def test_quotes_that_take_lines_with_them_are_refused(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path, "a.csv", "user,item,title\n" + text)
+    with pytest.raises(DataError, match=r"a\.csv:\d: a quote is out of place"):
+        read_interactions(path, on_remark=lambda _: None)
+
+
+def test_quotes_that_do_no_harm_are_taken(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", 'user,item\n1,"Weird" Al\n2,12" single\n\n\n3,x\n')
+    items = [item for _, item, _ in rows_of(read_interactions(path))]
+    assert items == ["Weird Al", '12" single', "x"]
+    path = write(tmp_path, "a.csv", 'user,item\n1,"Weird" Al\n,4\n')
+    with pytest.raises(DataError, match=r"a\.csv:3: column user holds '', a missing id"):
+        read_interactions(path)
+
+
+def test_errors_behind_what_the_csv_module_would_not_take(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", "user,item,review\n1,2," + "x" * 200_000 + "\n,4,\n")
+    with pytest.raises(DataError, match=r"a\.csv:3: column user holds '', a missing id"):
+        read_interactions(path, on_remark=lambda _: None)
+    path = write(tmp_path, "a.csv", "user,item\n1,2\r3,4\r,5\r")
+    with pytest.raises(DataError, match=r"a\.csv:4: column user holds '', a missing id"):
+        read_interactions(path)
+    path = write(tmp_path, "a.csv", b"user,title,item\n1,\xe9,2\n3,x,\xe9\n")
+    with pytest.raises(DataError, match=r"a\.csv:3: not UTF-8: name another encoding"):
+        read_interactions(path, on_remark=lambda _: None)
+
+
+def test_lines_of_errors_with_breaks_of_every_kind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peel_ext.data.delimited_files.BLOCK_BYTES", 300)
+    lines = ["user,item,t\r\n"]
+    for at in range(60):
+        lines.append(f'{at},"a\r\nb{at}",x\r\n')
+        lines.extend(["\r\n"] * (at % 7 == 0))
+    for last, message in (
+        (",q,x\r\n", "column user holds ''"),
+        ("5,q\r\n", "expected 3 fields, got 2"),
+    ):
+        text = "".join([*lines, last])
+        path = write(tmp_path, "a.csv", text)
+        with pytest.raises(DataError, match=rf"a\.csv:{text.count(chr(10))}: {message}"):
+            read_interactions(path, on_remark=lambda _: None)
+
+
+def test_dates_and_numbers_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, "a.csv", "user,item,time\n1,2,2020-01-01\n")
+    write(tmp_path, "b.csv", "user,item,time\n1,3,1577836900000\n")
+    files = [tmp_path / "a.csv", tmp_path / "b.csv"]
+    with pytest.warns(DataWarning, match=r"b\.csv:2: .*some times are dates and some are numbers"):
+        assert read_interactions(files).timestamps is None
+    with pytest.raises(DataError, match="some times are dates and some are numbers"):
+        read_interactions(files, timestamp_column="time")
+
+
+def test_zero_weights_of_rows_that_do_not_count(tmp_path: Path) -> None:
+    for name, text in (
+        ("a.csv", "user,item,plays\n1,2,5\n1,3,0\n1,4,1\n"),
+        ("a.jsonl", '{"user": 1, "item": 2, "plays": 5}\n{"user": 1, "item": 3, "plays": 0}\n'
+         '{"user": 1, "item": 4, "plays": 1.5}\n'),
+    ):  # fmt: skip
+        path = write(tmp_path, name, text)
+        data = read_interactions(
+            path, weight_column="plays", rating_column="plays", min_rating=1,
+            on_remark=lambda _: None,
+        )  # fmt: skip
+        assert [row[1] for row in rows_of(data)] == [2, 4]
+        assert data.weights is not None
+        assert data.weights.tolist() in ([5, 1], [5, 1.5])
+
+
+def test_options_that_mean_nothing_are_refused(tmp_path: Path) -> None:
+    table = pyarrow.table({"user": [1], "item": [2]})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="separator is of text in columns, not of parquet"):
+        read_interactions(tmp_path / "a.parquet", separator=";")
+    with pytest.raises(DataError, match="header is of text in columns, not of jsonl"):
+        read_interactions(write(tmp_path, "a.jsonl", '{"user": 1, "item": 2}\n'), header=False)
+    with pytest.raises(ValueError, match="are of files, not of a frame"):
+        read_interactions(table, separator=";")
+
+
+def test_json_lines_whose_first_values_say_little(tmp_path: Path) -> None:
+    first = '{"user": null, "item": 1, "rating": 5}\n' * 120
+    path = write(tmp_path, "a.jsonl", first + '{"user": 7, "item": 2, "rating": 4.5}\n')
+    data = read_interactions(path, missing="drop", min_rating=1, on_remark=lambda _: None)
+    assert rows_of(data) == [(7, 2, None)]
+    first = '{"user": 1, "item": 1}\n' * 120
+    path = write(tmp_path, "a.jsonl", first + '{"user": 1.5, "item": 2}\n')
+    with pytest.raises(DataError, match=r"a\.jsonl:121: user is 1\.5, expected int64"):
+        read_interactions(path)
+
+
+def test_other_tables_of_the_suffix_of_movielens(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, "user_artists.dat", "userID\tartistID\tweight\n2\t51\t13883\n2\t52\t11690\n"
+    )
+    data = read_interactions(path, weight_column="weight")
+    assert [row[:2] for row in rows_of(data)] == [(2, 51), (2, 52)]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -272,3 +274,16 @@ def test_nothing_left_to_train_on() -> None:
 def test_settings_out_of_range(setting: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SplitConfig(**setting)
+
+
+def test_settings_are_never_chosen_on_what_is_measured() -> None:
+    users, items = np.repeat(np.arange(4), 3), np.tile(np.arange(3), 4)
+    whole = Interactions(users, items, None, IdMap(np.arange(4)), IdMap(np.arange(5)))
+    test = replace(whole, user_rows=np.arange(4), item_rows=np.full(4, 3))
+    both = Interactions.joined([test, replace(test, item_rows=np.full(4, 4))])
+    split = split_interactions(whole, test, SplitConfig(), validation=both)
+    assert split.validation is not None
+    assert set(split.validation.item_rows.tolist()) == {4}
+    assert set(split.target.item_rows.tolist()) == {3}
+    # One that says nothing new leaves the choice to what is held out of training.
+    assert split_interactions(whole, test, SplitConfig(), validation=test).validation is None
