@@ -10,7 +10,7 @@ from typing import Any
 from peel_ext.errors import DependencyError
 
 #: Bytes of text that are parsed at a time, and so the longest line there may be.
-BLOCK_BYTES = 1 << 24
+BLOCK_BYTES = 1 << 25
 
 #: What text may be compressed with, by suffix, as pyarrow calls it.
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
