@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from peel_ext.data.ids import CodedStrings
 from peel_ext.data.interactions import IdMap
-from peel_ext.data.values import CodedStrings
 from peel_ext.errors import DataError
 
 #: Distinct integers of recent pieces are put together when there are so many more than before.

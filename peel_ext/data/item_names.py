@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from peel_ext.config import ReadingConfig
 from peel_ext.data.collector import IdCollector
 from peel_ext.data.columns import ITEM_NAMES, find_usual
+from peel_ext.data.ids import CodedStrings, Ids, read_ids
 from peel_ext.data.interactions import IdMap
 from peel_ext.data.readers import open_table, warn
 from peel_ext.data.tables import Table
-from peel_ext.data.values import CodedStrings, Ids, ValueReadingError, read_ids
+from peel_ext.data.values import ValueReadingError
 from peel_ext.errors import DataError
 
 #: Usual names of the column with names, in order of preference.

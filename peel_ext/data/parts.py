@@ -12,17 +12,10 @@ from numpy.typing import NDArray
 from peel_ext.config import ReadingConfig
 from peel_ext.data.collector import IdCollector
 from peel_ext.data.columns import Columns, find_columns
+from peel_ext.data.ids import CodedStrings, Ids, read_ids
 from peel_ext.data.interactions import Interactions
 from peel_ext.data.tables import Table
-from peel_ext.data.values import (
-    CodedStrings,
-    Ids,
-    ValueReadingError,
-    read_ids,
-    read_numbers,
-    read_times,
-    unify_text,
-)
+from peel_ext.data.values import ValueReadingError, read_numbers, read_times, unify_text
 from peel_ext.errors import DataError
 
 _Read = TypeVar("_Read")
