@@ -119,6 +119,8 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError("--user-embeddings and --item-embeddings must be given together")
     if paths[0] is not None and options.epochs is not None:
         raise ValueError("--epochs is of pretraining, in whose place --user-embeddings comes")
+    if options.weight_scale != "log" and options.weight_column is None:
+        raise ValueError("--weight-scale needs --weight-column: nothing else has weights")
     vectors = None if paths[0] is None else VectorPair(*map(read_vectors, paths))
     with Narration(options.quiet) as narration, LossWriter(options.tensorboard) as losses:
         try:

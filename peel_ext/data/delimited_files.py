@@ -46,7 +46,8 @@ class _Dialect:
     @property
     def delimiter(self) -> str:
         """The separator as one character."""
-        return self.separator if len(self.separator) == 1 else _UNIT_SEPARATOR
+        plain = len(self.separator) == 1 and self.separator.isascii()
+        return self.separator if plain else _UNIT_SEPARATOR
 
     def rows(self, file: Path, *, strict: bool = False) -> Iterator[tuple[int, list[str]]]:
         """The fields of every line that has any, and the number of the line it ends on.
@@ -275,7 +276,7 @@ class _Watched(io.RawIOBase):
         data: bytes = self._stream.read(size)
         self.num_breaks += data.count(b"\n")
         self.has_quotes = self.has_quotes or b'"' in data
-        if len(self._before) == 1:
+        if self._before == self._after:
             return data
         if self._after in data:
             raise DataError("holds the byte 0x1f, which cannot be told from a separator")

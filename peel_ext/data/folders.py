@@ -102,6 +102,27 @@ def find_files(place: Path, reading: ReadingConfig) -> DataFiles:
     )
 
 
+def join_files(places: list[Path], found: list[DataFiles]) -> DataFiles:
+    """What several paths are together: the parts of one table, or of a split where their names say so.
+
+    Raises:
+        DataError: some are parts of a split, and others are not.
+    """
+    roles = [None if place.is_dir() else _role(place) for place in places]
+    left_out = [file for each in found for file in each.left_out]
+    if not set(roles) & {"validation", "test"}:
+        if any(each.test or each.validation for each in found):
+            raise DataError("several paths, and one holds train and test parts: name it alone")
+        return DataFiles([file for each in found for file in each.train], left_out=left_out)
+    if None in roles or "train" not in roles:
+        names = ", ".join(map(str, places))
+        raise DataError(f"expected train and test files, or parts of one table, got {names}")
+    by_role: dict[str, list[Path]] = {"train": [], "validation": [], "test": []}
+    for role, place in zip(roles, places, strict=True):
+        by_role[str(role)].append(place)
+    return DataFiles(**by_role, left_out=left_out)
+
+
 def partition_of(file: Path, places: list[Path]) -> dict[str, int | str | None]:
     """The columns that folders beneath one of some places name, as ``month=3`` does."""
     place = next((each for each in places if file.is_relative_to(each)), file)

@@ -112,9 +112,11 @@ def _whole_numbers(
             row = first_failing(filled, lambda part: part.cast(pyarrow.int64()))
             raise ValueReadingError(row, f"{filled[row]} is no whole number") from None
         return np.array(whole.to_numpy(zero_copy_only=False)), missing
+    given = column.to_numpy(zero_copy_only=False).dtype
+    limit = 2.0 ** (np.finfo(given).nmant + 1)  # from where on not all integers are told apart
     numbers = column.cast(pyarrow.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False)
     missing = missing | np.isnan(numbers)
-    bad = ~missing & ((numbers != np.floor(numbers)) | (np.abs(numbers) >= 2.0**53))
+    bad = ~missing & ((numbers != np.floor(numbers)) | (np.abs(numbers) >= limit))
     if bad.any():
         row = int(np.argmax(bad))
         raise ValueReadingError(

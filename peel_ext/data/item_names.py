@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from peel_ext.data.ids import CodedStrings, Ids, read_ids
 from peel_ext.data.interactions import IdMap
 from peel_ext.data.readers import open_table, warn
 from peel_ext.data.tables import Table
-from peel_ext.data.values import ValueReadingError
+from peel_ext.data.values import ValueReadingError, unify_text
 from peel_ext.errors import DataError
 
 #: Usual names of the column with names, in order of preference.
@@ -82,22 +82,39 @@ def _read(file: Path, column: str | None, encoding: str) -> tuple[list[Any], lis
     reading = ReadingConfig(encoding=encoding)
     if file.suffix.lower() == ".item":
         reading = dataclasses.replace(reading, format="inter")
-    if not file.is_file():
-        raise DataError(f"{file}: no such file")
     table = open_table(file, [], reading)
     places = _find(table.name, table.header, column)
     ids, names = IdCollector(), list[str | None]()
-    for batch in table.batches(list(places)):
+    for batch in _batches(table, list(places)):
         found, missing = _ids(table, batch.column(0))
         keep = ~missing
         if isinstance(found, CodedStrings):
             ids.add_strings(found.select(keep))
         else:
             ids.add_integers(found[keep])
-        texts = batch.column(1).cast("string").filter(keep).to_pylist()
-        names.extend(None if text is None else text.strip() or None for text in texts)
+        names.extend(_names(table, batch.column(1).filter(keep)))
     id_map, rows = ids.finish()
     return id_map.to_ids(rows.astype(np.int64)), names
+
+
+def _batches(table: Table, places: list[int]) -> Iterator[Any]:
+    try:
+        for batch in table.batches(places):
+            columns = [unify_text(column) for column in batch.columns]
+            yield batch.from_arrays(columns, names=batch.schema.names)
+    except OSError as error:
+        raise DataError(f"{table.name}: cannot be read: {error.strerror or error}") from error
+
+
+def _names(table: Table, column: Any) -> list[str | None]:
+    import pyarrow
+
+    try:
+        texts = column.cast(pyarrow.large_string()).to_pylist()
+    except pyarrow.ArrowException:
+        raise DataError(f"{table.name}: names are {column.type}, expected strings") from None
+    tidy = table.tidy or str.strip
+    return [None if text is None else tidy(text) or None for text in texts]
 
 
 def _ids(table: Table, column: Any) -> tuple[Ids, NDArray[np.bool_]]:

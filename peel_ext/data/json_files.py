@@ -13,7 +13,7 @@ from peel_ext.data.tables import BLOCK_BYTES, Table, open_bytes
 from peel_ext.errors import DataError
 
 #: Lines whose keys and values say what columns there are, and of which types.
-_SAMPLE = 100
+_SAMPLE = 1000
 
 
 def open_json_lines(file: Path) -> Table:
@@ -26,12 +26,20 @@ def open_json_lines(file: Path) -> Table:
     header = list(dict.fromkeys(key for values in sample for key in values))
 
     def batches(positions: list[int]) -> Iterator[Any]:
-        kinds = {}
+        import pyarrow
+
+        kinds: dict[str, Any] = {}
         for order, at in enumerate(positions):
             values = [each.get(header[at]) for each in sample]
             # The first two are ids; of others there may be fractions later.
             kinds[header[at]] = _kind(file, header[at], values, is_id=order < 2)
-        return _parse(file, kinds)
+        for batch in _parse(file, {name: kind for name, kind in kinds.items() if kind is not None}):
+            # What has no type that could be read is missing throughout.
+            columns = [
+                pyarrow.nulls(len(batch)) if kind is None else batch.column(name)
+                for name, kind in kinds.items()
+            ]
+            yield pyarrow.record_batch(columns, names=list(kinds))
 
     def place(row: int) -> str:
         number = next(itertools.islice(_objects(file), row, None), (0, None))[0]
@@ -41,7 +49,7 @@ def open_json_lines(file: Path) -> Table:
 
 
 def _kind(file: Path, name: str, values: list[Any], is_id: bool) -> Any:
-    """The type of a column that begins with these values."""
+    """The type of a column that begins with these values; None for what is no id and none of it."""
     import pyarrow
 
     found = {type(value) for value in values if value is not None}
@@ -56,6 +64,8 @@ def _kind(file: Path, name: str, values: list[Any], is_id: bool) -> Any:
     ):
         if found <= kinds:
             return kind
+    if not is_id:
+        return None
     names = ", ".join(sorted(each.__name__ for each in found))
     raise DataError(f"{file}: {name} holds values of several or other types: {names}")
 

@@ -9,7 +9,8 @@ import numpy as np
 from peel_ext.data.interactions import IdMap, Interactions
 from peel_ext.errors import DataError
 
-#: Fewer known users or items than this share of a part are a mistake, not new ones.
+#: Fewer known users or items than this share of a part are a mistake, not new ones; so are more than
+#: this share that look like known ones.
 _LEAST_KNOWN = 0.05
 
 
@@ -35,15 +36,18 @@ def check_overlap(
         if len(unknown) == 0:
             continue
         twins = _twins(ids, unknown, known)
-        if len(unknown) > (1 - _LEAST_KNOWN) * len(own) or 2 * twins.num > len(unknown):
+        alike = twins.num > max(_LEAST_KNOWN * len(own), len(unknown) / 2)
+        if len(unknown) > (1 - _LEAST_KNOWN) * len(own) or alike:
             example = ids.to_ids(known[:1])[0] if len(known) else None
             shown = twins.pair or (ids.to_ids(unknown[:1])[0], example)
             raise DataError(
                 f"{len(unknown):,} of {len(own):,} {what}s of the {name} part are not in the training "
                 f"part: {shown[0]!r} in the one, {shown[1]!r} in the other; ids must be written alike"
             )
+        hint = "" if twins.pair is None else ", such as {!r}, beside {!r} there".format(*twins.pair)
         on_remark(
             f"{len(unknown):,} of {len(own):,} {what}s of the {name} part are not in the training part"
+            f"{hint}"
         )
 
 

@@ -28,7 +28,6 @@ class _Part:
     length: int = 0
     times: list[NDArray[np.float64]] | None = field(default_factory=list)  # None: not for all
     have_times: set[bool] = field(default_factory=set)  # of the tables so far
-    are_dates: set[bool] = field(default_factory=set)  # of the times so far
     weights: list[NDArray[np.float64]] = field(default_factory=list)
     counts: list[NDArray[np.bool_]] = field(default_factory=list)  # rated so much or more
 
@@ -46,6 +45,8 @@ class PartReader:
         self._on_remark = on_remark
         self._users, self._items = IdCollector(), IdCollector()
         self._parts: dict[str, _Part] = {}
+        self._first: dict[str, str] = {}  # table of each part, by name
+        self._are_dates: set[bool] = set()  # of the times so far
         self._num_dropped = 0
         self._columns: list[str] = []
 
@@ -61,9 +62,8 @@ class PartReader:
             DataError: one cannot be read or used, or all are empty.
         """
         part = self._parts[name] = _Part()
-        names = []
         for table in tables:
-            names.append(table.name)
+            self._first.setdefault(name, table.name)
             try:
                 self._read_table(part, table)
             except OSError as error:
@@ -73,7 +73,7 @@ class PartReader:
             except DataError as error:
                 raise _named(error, table.name) from None
         if part.length == 0:
-            raise DataError(f"{names[0]}: no interactions")
+            raise DataError(f"{self._first[name]}: no interactions")
 
     def finish(self) -> dict[str, Interactions]:
         """The parts by name, and ``"below"`` where some are rated below what counts; once only."""
@@ -86,8 +86,8 @@ class PartReader:
         for name, part in self._parts.items():
             own = slice(start, start + part.length)
             start += part.length
-            times = np.concatenate(part.times) if part.times else None
-            weights = np.concatenate(part.weights) if part.weights else None
+            times = _join(part.times) if part.times else None
+            weights = _join(part.weights) if part.weights else None
             made[name] = Interactions(
                 user_rows[own], item_rows[own], times, user_map, item_map, weights
             )
@@ -98,14 +98,19 @@ class PartReader:
         counts = {name: np.concatenate(part.counts) for name, part in self._parts.items()}
         kept = {name: whole.select(counts[name]) for name, whole in made.items()}
         below = Interactions.joined([whole.select(~counts[name]) for name, whole in made.items()])
-        if len(kept["train"]) == 0:
-            raise DataError(f"no interaction is rated {self._reading.min_rating:g} or more")
+        for name, part in kept.items():
+            if len(part) == 0:
+                raise DataError(
+                    f"{self._first[name]}: no interaction is rated {self._reading.min_rating:g} or more"
+                )
         self._on_remark(
             f"{len(below):,} of {sum(map(len, counts.values())):,} interactions are rated below "
             f"{self._reading.min_rating:g}: not trained on, and not recommended"
         )
-        everything = Interactions.joined(list(kept.values()))
-        users, items = everything.users_with_any(), everything.items_with_any()
+        users, items = (
+            np.unique(np.concatenate([each(part) for part in kept.values()]))
+            for each in (Interactions.users_with_any, Interactions.items_with_any)
+        )
         return {
             name: part.restrict(users, items) for name, part in {**kept, "below": below}.items()
         }
@@ -194,8 +199,10 @@ class PartReader:
         if at is None or part.times is None:
             return None
         times, are_dates = _named_column(table, at, keep, lambda: read_times(values[at]))
-        part.are_dates.add(are_dates)
-        if len(part.are_dates) > 1:
+        if len(times):
+            self._are_dates.add(are_dates)
+        if len(self._are_dates) > 1:
+            self._are_dates.discard(are_dates)
             raise ValueReadingError(
                 0, f"column {table.header[at]}: some times are dates and some are numbers"
             )
@@ -216,7 +223,12 @@ def _read_weights(
     counts: NDArray[np.bool_],
 ) -> NDArray[np.float64]:
     """Weights of the rows kept; 1 of those that do not count."""
-    weights = np.where(counts, _read(table, at, values, keep), 1.0)
+    rows = np.flatnonzero(keep)[counts]
+    weights = np.ones(len(counts))
+    counted = np.zeros(len(keep), dtype=bool)
+    counted[rows] = True
+    own = values if counts.all() else {at: values[at].filter(counts)}
+    weights[counts] = _read(table, at, own, counted)
     if len(weights) and weights.min() <= 0:
         row = int(np.argmin(weights > 0))
         raise ValueReadingError(
@@ -237,6 +249,18 @@ def _named_column(
         kept = np.flatnonzero(keep)
         row = int(kept[error.row]) if error.row < len(kept) else error.row
         raise ValueReadingError(row, f"column {table.header[at]}: {error.message}") from None
+
+
+def _join(pieces: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """All pieces in order; takes them apart, so that no two copies are ever whole."""
+    joined = np.empty(sum(map(len, pieces)))
+    start = 0
+    pieces.reverse()
+    while pieces:
+        piece = pieces.pop()
+        joined[start : start + len(piece)] = piece
+        start += len(piece)
+    return joined
 
 
 def _select(ids: Ids, keep: NDArray[np.bool_]) -> Ids:

@@ -16,7 +16,7 @@ from typing import Any
 from peel_ext.config import ReadingConfig
 from peel_ext.data.adjacency_files import open_adjacency
 from peel_ext.data.delimited_files import open_delimited
-from peel_ext.data.folders import FORMATS, find_files, format_of, partition_of
+from peel_ext.data.folders import FORMATS, find_files, format_of, join_files, partition_of
 from peel_ext.data.frames import is_frame, open_frame
 from peel_ext.data.interactions import Interactions
 from peel_ext.data.json_files import open_json_lines
@@ -166,26 +166,19 @@ def _find(places: list[Path], reading: ReadingConfig, on_remark: Remark) -> dict
         found = [find_files(place, reading) for place in places]
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from None
-    if len(found) > 1 and any(each.test or each.validation for each in found):
-        raise DataError("several paths, and one holds train and test parts: name it alone")
+    if len(found) > 1:
+        found = [join_files(places, found)]
     for each in found:
         if each.left_out:
             names = ", ".join(file.name for file in each.left_out)
             on_remark(f"not read, beside what is: {names}")
-    if len(found) == 1:
-        only = found[0]
-        return {"train": only.train, "validation": only.validation, "test": only.test}
-    return {"train": [file for each in found for file in each.train]}
+    only = found[0]
+    return {"train": only.train, "validation": only.validation, "test": only.test}
 
 
 def _open_all(files: list[Path], places: list[Path], reading: ReadingConfig) -> Iterator[Table]:
     for file in files:
-        try:
-            yield open_table(file, places, reading)
-        except FileNotFoundError:
-            raise DataError(f"{file}: no such file") from None
-        except OSError as error:
-            raise DataError(f"{file}: cannot be read: {error.strerror or error}") from error
+        yield open_table(file, places, reading)
 
 
 def open_table(file: Path, places: list[Path], reading: ReadingConfig) -> Table:
@@ -200,19 +193,22 @@ def open_table(file: Path, places: list[Path], reading: ReadingConfig) -> Table:
     ) if given]  # fmt: skip
     if unused and kind in ("parquet", "jsonl", "lightgcn"):
         raise DataError(f"{file}: {unused[0]} is of text in columns, not of {kind}")
-    if kind == "inter" and not reading.header:
-        raise DataError(f"{file}: a file of RecBole has a header")
     if kind is None:
         raise DataError(
             f"{file}: expected a file ending in {', '.join(FORMATS)}, or to be told of the format "
             "(--format, format) or the separator (--separator, separator)"
         )
-    if kind == "parquet":
-        table = open_parquet(file)
-    elif kind == "jsonl":
-        table = open_json_lines(file)
-    elif kind == "lightgcn":
-        table = open_adjacency(file, reading.encoding)
-    else:
-        table = open_delimited(file, kind, reading)
+    try:
+        if kind == "parquet":
+            table = open_parquet(file)
+        elif kind == "jsonl":
+            table = open_json_lines(file)
+        elif kind == "lightgcn":
+            table = open_adjacency(file, reading.encoding)
+        else:
+            table = open_delimited(file, kind, reading)
+    except FileNotFoundError:
+        raise DataError(f"{file}: no such file") from None
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror or error}") from error
     return add_columns(table, partition_of(file, places))

@@ -62,6 +62,8 @@ def load_split(
 
 def _read(data: Any, reading: ReadingConfig | None, on_remark: Callable[[str], None]) -> GivenParts:
     if isinstance(data, str) and data == SYNTHETIC:
+        if reading not in (None, ReadingConfig()):
+            raise ValueError("settings of reading are for data that is yet to be read")
         return GivenParts(make_interactions())
     return read_split(data, reading, on_remark)
 
@@ -183,7 +185,7 @@ def run_pipeline(
 
     with RunFolder(out).lock():
         folder = RunFolder(out)  # as it is now that no other process trains there
-        folder.begin(settings, fingerprint(split), DEPENDS, redo=redo)
+        folder.begin(settings, _fingerprint(split, ids, columns), DEPENDS, redo=redo)
         stages = Stages(folder, config, split, facts, ids, vectors, on_step)
         for name in DEPENDS:
             _run_stage(folder, name, getattr(stages, name), progress)
@@ -204,6 +206,16 @@ def _run_stage(folder: RunFolder, name: str, make: Callable[[], Made], progress:
     folder.finish(name, tensors, {**facts, "seconds": seconds})
     remark = ", ".join(f"{key} {value}" for key, value in facts.items())
     progress(name, 1, 1, f"{remark}, {seconds:.1f} s" if remark else f"{seconds:.1f} s")
+
+
+def _fingerprint(split: dict[str, NDArray[Any]], ids: dict[str, IdMap], columns: str) -> str:
+    """A digest of the interactions, whose they are, and where they were read."""
+    arrays = dict(split)
+    for name, each in ids.items():
+        text = None if each.holds_integers else "\0".join(each.ids.tolist()).encode()
+        arrays[f"ids of {name}"] = each.ids if text is None else np.frombuffer(text, np.uint8)
+    arrays["columns"] = np.frombuffer(columns.encode(), np.uint8)
+    return fingerprint(arrays)
 
 
 def _of_trained(vectors: VectorPair, ids: dict[str, IdMap]) -> VectorPair:

@@ -228,3 +228,28 @@ def test_folders_beside_files_are_told_of(tmp_path: Path) -> None:
     write(tmp_path / "run" / "run.json", "{}")
     with pytest.warns(DataWarning, match="not read, beside what is: more$"):
         assert len(read_interactions(tmp_path)) == 2
+
+
+def test_train_and_test_files_named_one_by_one(tmp_path: Path) -> None:
+    for name in ("train", "valid", "test", "more"):
+        write(tmp_path / f"{name}.csv")
+    parts = read_split([tmp_path / f"{name}.csv" for name in ("test", "train", "valid")])
+    assert parts.test is not None
+    assert parts.validation is not None
+    with pytest.raises(
+        DataError, match="expected train and test files, or parts of one table, got"
+    ):
+        read_split([tmp_path / "train.csv", tmp_path / "test.csv", tmp_path / "more.csv"])
+
+
+def test_one_id_that_looks_like_another_is_told_of(tmp_path: Path) -> None:
+    users = "".join(f"u{user},5\n" for user in range(100))
+    write(tmp_path / "train.csv", "user,item\nabc,5\n" + users)
+    write(tmp_path / "test.csv", "user,item\nABC,5\n" + users)
+    with pytest.warns(DataWarning, match="1 of 101 users .*, such as 'ABC', beside 'abc' there"):
+        assert len(read_split(tmp_path).train) == 101
+
+
+def test_a_name_that_is_too_long(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read: File name too long"):
+        read_split(tmp_path / ("x" * 300 + ".csv"))

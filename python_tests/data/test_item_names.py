@@ -53,3 +53,15 @@ def test_files_that_do_not_do(tmp_path: Path, source: str, message: str) -> None
     (tmp_path / "a.csv").write_text("item,title\n7,x\n")
     with pytest.raises(DataError, match=message):
         read_item_names(f"{tmp_path}/{source}", ITEMS)
+
+
+def test_names_between_tabs_and_of_other_types(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text('item\ttitle\n1\t"He said ""hi"""\n2\tx\n30\ty\n')
+    assert read_item_names(tmp_path / "a.tsv", ITEMS) == ['He said "hi"', "x", "y"]
+    table = pyarrow.table({"item": [1, 2], "title": [["a"], ["b"]]})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"names are list<.*>, expected strings"):
+        read_item_names(tmp_path / "a.parquet", ITEMS)
+    (tmp_path / "a.csv.gz").write_text("item,title\n")
+    with pytest.raises(DataError, match=r"a\.csv\.gz: cannot be read"):
+        read_item_names(tmp_path / "a.csv.gz", ITEMS)

@@ -845,13 +845,13 @@ def test_options_that_mean_nothing_are_refused(tmp_path: Path) -> None:
 
 
 def test_json_lines_whose_first_values_say_little(tmp_path: Path) -> None:
-    first = '{"user": null, "item": 1, "rating": 5}\n' * 120
+    first = '{"user": null, "item": 1, "rating": 5}\n' * 1200
     path = write(tmp_path, "a.jsonl", first + '{"user": 7, "item": 2, "rating": 4.5}\n')
     data = read_interactions(path, missing="drop", min_rating=1, on_remark=lambda _: None)
     assert rows_of(data) == [(7, 2, None)]
-    first = '{"user": 1, "item": 1}\n' * 120
+    first = '{"user": 1, "item": 1}\n' * 1200
     path = write(tmp_path, "a.jsonl", first + '{"user": 1.5, "item": 2}\n')
-    with pytest.raises(DataError, match=r"a\.jsonl:121: user is 1\.5, expected int64"):
+    with pytest.raises(DataError, match=r"a\.jsonl:1201: user is 1\.5, expected int64"):
         read_interactions(path)
 
 
@@ -861,3 +861,50 @@ def test_other_tables_of_the_suffix_of_movielens(tmp_path: Path) -> None:
     )
     data = read_interactions(path, weight_column="weight")
     assert [row[:2] for row in rows_of(data)] == [(2, 51), (2, 52)]
+
+
+def test_floats_that_do_not_tell_integers_apart() -> None:
+    for kind, limit in ((pyarrow.float32(), 1 << 24), (pyarrow.float64(), 1 << 53)):
+        table = pyarrow.table({"user": pyarrow.array([limit - 1.0], kind), "item": [1]})
+        assert rows_of(read_interactions(table)) == [(limit - 1, 1, None)]
+        table = pyarrow.table({"user": pyarrow.array([limit + 1.0], kind), "item": [1]})
+        with pytest.raises(DataError, match="is no whole number that a float holds exactly"):
+            read_interactions(table)
+
+
+def test_a_block_of_rows_that_are_all_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peel_ext.data.delimited_files.BLOCK_BYTES", 200)
+    lines = [",1,2020-01-01T00\n"] * 40 + [f"{user},1,2020-01-02\n" for user in range(40)]
+    path = write(tmp_path, "a.csv", "user,item,time\n" + "".join(lines))
+    told: list[str] = []
+    data = read_interactions(path, missing="drop", on_remark=told.append)
+    assert told == ["40 rows with a missing id are left out"]
+    assert data.timestamps is not None
+    assert len(data.timestamps) == 40
+
+
+def test_times_of_json_that_are_none_at_all(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", '{"user": 1, "item": 2, "timestamp": {"$date": "2020"}}\n')
+    with pytest.warns(DataWarning, match="column timestamp: holds null, expected times; times are"):
+        assert rows_of(read_interactions(path)) == [(1, 2, None)]
+
+
+def test_a_separator_beyond_ascii(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", "user§item\n1§2\n")
+    assert rows_of(read_interactions(path, separator="§")) == [(1, 2, None)]
+
+
+def test_a_missing_weight_of_a_row_that_does_not_count(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", "user,item,rating,plays\n1,2,5,7\n1,3,1,\n1,4,5,x\n")
+    quiet: dict[str, Any] = {"on_remark": lambda _: None, "weight_column": "plays"}
+    with pytest.raises(DataError, match=r"a\.csv:4: column plays: 'x' is not a finite number"):
+        read_interactions(path, min_rating=3, **quiet)
+
+
+def test_a_test_part_without_a_rating_that_counts(tmp_path: Path) -> None:
+    write(tmp_path, "train.csv", "user,item,rating\n1,2,5\n1,3,5\n")
+    write(tmp_path, "test.csv", "user,item,rating\n1,3,1\n")
+    with pytest.raises(DataError, match=r"test\.csv: no interaction is rated 4 or more"):
+        read_split(tmp_path, ReadingConfig(min_rating=4))

@@ -186,3 +186,16 @@ def test_names_of_items_are_kept_and_may_come_later(data_file: Path, tmp_path: P
     (tmp_path / "names.csv").write_text("item,title\n" + "".join(f"{i},the {i}\n" for i in ids))
     run = run_pipeline(data_file, tmp_path / "run", SMALL, item_names=tmp_path / "names.csv")
     assert run.folder.read_document("item_names.json") == [f"the {item}" for item in ids]
+
+
+def test_other_ids_of_the_same_rows_are_other_data(data_file: Path, tmp_path: Path) -> None:
+    run_pipeline(data_file, tmp_path / "run", SMALL)
+    data_file.write_text(data_file.read_text().replace("u", "v").replace("vser", "user"))
+    with pytest.raises(RunError, match="other data"):
+        run_pipeline(data_file, tmp_path / "run", SMALL)
+
+
+def test_settings_of_reading_need_something_to_read(tmp_path: Path) -> None:
+    config = dataclasses.replace(SMALL, reading=ReadingConfig(min_rating=4))
+    with pytest.raises(ValueError, match="settings of reading are for data that is yet to be read"):
+        run_pipeline("synthetic", tmp_path / "run", config)
