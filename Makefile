@@ -1,4 +1,4 @@
-# Both targets make their own environment, under build/, from nothing but Python and a compiler.
+# What is made, environment included, goes under build/, from nothing but Python and a compiler.
 PYTHON ?= python3
 VENV := build/venv
 BIN := $(VENV)/bin
@@ -7,13 +7,15 @@ RUN ?= build/runs/$(notdir $(abspath $(DATA)))
 BUDGETS ?= 10%,5%,2.5%,1%
 SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc peel_ext -type f -not -name '*.pyc')
 
-NATIVE_TESTS := python_tests/ops python_tests/device
-SANITIZED_TESTS ?= $(NATIVE_TESTS)
+# Tests run on every core, on four at most: each worker holds torch, half a gigabyte.
+PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist worksteal
+# What runs native code. Passes that repeat it for that code leave out what is Python's alone.
+NATIVE_TESTS := python_tests/ops python_tests/device -m 'not python_only'
 comma := ,
 
 .PHONY: demo test ctest tsan fuzz aarch64 asan isas lint wheel wheels bench clean
 
-demo: build/.installed
+demo: build/.package
 	$(BIN)/peel train $(DATA) --out $(RUN)
 	$(BIN)/peel evaluate $(RUN) --budgets $(BUDGETS) --rivals
 	$(BIN)/peel export $(RUN) --out $(RUN)/devices --group 0
@@ -25,26 +27,28 @@ demo: build/.installed
 	  $(BIN)/peel recommend $(RUN)/devices/group-0.peel -n 5 --budget $$budget --history "$$known" || exit 1; \
 	done
 
-test: build/.installed ctest
-	$(BIN)/pytest
+# Installing keeps one core busy, and the native tests need none of it but the tools.
+test: build/.tools
+	$(MAKE) --jobs 2 --output-sync=target build/.installed ctest
+	$(PYTEST)
 
 # $(call run_ctest,FOLDER,OPTIONS): the native core alone, built with some options, and its tests.
 define run_ctest
 	$(BIN)/cmake -S . -B build/$(1) -DPEEL_BUILD_TESTS=ON -DPEEL_WERROR=ON $(2)
-	$(BIN)/cmake --build build/$(1) --parallel 2
-	cd build/$(1) && ../venv/bin/ctest --output-on-failure
+	MAKEFLAGS= $(BIN)/cmake --build build/$(1) --parallel 2
+	cd build/$(1) && ../venv/bin/ctest --output-on-failure --parallel 2
 endef
 
 # Under the address and undefined-behaviour sanitizers.
-ctest: build/.environment
+ctest: build/.tools
 	$(call run_ctest,ctest,-DPEEL_SANITIZE=address$(comma)undefined)
 
 # Under the thread sanitizer.
-tsan: build/.environment
+tsan: build/.tools
 	$(call run_ctest,tsan,-DPEEL_SANITIZE=thread)
 
 # For 64-bit ARM, under an emulator: needs g++-aarch64-linux-gnu and qemu-user.
-aarch64: build/.environment
+aarch64: build/.tools
 	$(call run_ctest,aarch64,-DCMAKE_TOOLCHAIN_FILE=cmake/aarch64-linux-gnu.cmake)
 	NM=aarch64-linux-gnu-nm $(BIN)/python .ci/check_symbols.py build/aarch64
 
@@ -53,19 +57,20 @@ asan: build/.installed
 	rm -rf build/asan
 	$(BIN)/pip install --quiet --no-deps --target build/asan \
 	  -Ccmake.define.PEEL_SANITIZE=address,undefined .
-	PYTHONPATH=build/asan PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
+	PYTHONPATH=$(CURDIR)/build/asan PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
 	  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
-	  $(BIN)/pytest -p no:cacheprovider $(SANITIZED_TESTS)
+	  $(PYTEST) -p no:cacheprovider $(NATIVE_TESTS)
 
-# The kernels on every instruction set of this machine but the best, which `make test` has run.
+# The kernels on every instruction set of this machine but the best, which `make test` has run. It has
+# run those tests, too, that go through all sets themselves.
 isas: build/.installed
 	for isa in $$($(BIN)/python -P -c "from peel_ext import _core; print(*_core.isas()[1:])"); do \
-	  PEEL_ISA=$$isa $(BIN)/pytest -q $(NATIVE_TESTS) || exit 1; \
+	  PEEL_ISA=$$isa $(PYTEST) -q $(NATIVE_TESTS) -k 'not instruction_set' || exit 1; \
 	done
 
 # Hostile files, made by libFuzzer, for some seconds a target: needs clang and its sanitizer runtime.
 FUZZ_SECONDS ?= 20
-fuzz: build/.environment
+fuzz: build/.tools
 	CC=clang CXX=clang++ $(BIN)/cmake -S . -B build/fuzz -DPEEL_BUILD_FUZZERS=ON \
 	  -DPEEL_SANITIZE=fuzzer-no-link,address,undefined
 	$(BIN)/cmake --build build/fuzz --parallel 2
@@ -81,10 +86,10 @@ lint: build/.installed
 	$(BIN)/mypy
 	$(BIN)/codespell
 	$(BIN)/clang-format --dry-run --Werror $$(find csrc -name '*.h' -o -name '*.cpp')
-	$(BIN)/python .ci/check_symbols.py build/ctest
+	$(BIN)/python .ci/check_symbols.py build/release
 	$(BIN)/python .ci/check_stubs.py
 
-wheel: build/.environment
+wheel: build/.venv
 	rm -rf dist
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
@@ -103,16 +108,26 @@ bench: build/.installed
 clean:
 	rm -rf build dist
 
-build/.environment: constraints.txt requirements-dev.txt pyproject.toml
+# One environment, in steps, each of which adds what some targets need.
+build/.venv:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet -c constraints.txt torch
-	$(BIN)/pip install --quiet -c constraints.txt -r requirements-dev.txt
 	touch $@
 
-build/.installed: build/.environment $(SOURCES)
-	$(MAKE) wheel
-	$(BIN)/pip install --quiet --force-reinstall --no-deps dist/*.whl
-	$(BIN)/pip install --quiet -c constraints.txt "$$(ls dist/*.whl)[train,test,bench,interop]"
+# What compiles and checks.
+build/.tools: build/.venv requirements-dev.txt
+	$(BIN)/pip install --quiet -r requirements-dev.txt
+	touch $@
+
+# The package, and all that it trains with and is compared with.
+build/.package: build/.venv constraints.txt $(SOURCES)
+	rm -rf build/release
+	$(BIN)/pip install --quiet --force-reinstall --no-deps -Cbuild-dir=build/release .
+	$(BIN)/pip install --quiet -c constraints.txt 'peel_ext[train,rivals]'
+	touch $@
+
+# What tests and benchmarks need beside it.
+build/.installed: build/.package build/.tools
+	$(BIN)/pip install --quiet -c constraints.txt 'peel_ext[test,bench,interop]'
 	# RecTools asks for NumPy 1 below Python 3.13 and for NumPy 2 above; it is the same code.
 	$(BIN)/pip install --quiet --no-deps -c constraints.txt rectools
 	touch $@
