@@ -9,8 +9,7 @@ SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc peel_ext -type f -not
 
 # Tests run on every core, on four at most: each worker holds torch, half a gigabyte.
 PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist worksteal
-# What runs native code. Passes that repeat it for that code leave out what is Python's alone.
-NATIVE_TESTS := python_tests/ops python_tests/device -m 'not python_only'
+NATIVE_TESTS := python_tests/ops python_tests/device
 comma := ,
 
 .PHONY: demo test ctest tsan fuzz aarch64 asan isas lint wheel wheels bench clean
@@ -52,14 +51,15 @@ aarch64: build/.tools
 	$(call run_ctest,aarch64,-DCMAKE_TOOLCHAIN_FILE=cmake/aarch64-linux-gnu.cmake)
 	NM=aarch64-linux-gnu-nm $(BIN)/python .ci/check_symbols.py build/aarch64
 
-# The native module under the address and undefined-behaviour sanitizers, as Python calls it.
+# The native module under the address and undefined-behaviour sanitizers, as Python calls it. Tracing takes
+# long there and runs no native code of its own.
 asan: build/.installed
 	rm -rf build/asan
 	$(BIN)/pip install --quiet --no-deps --target build/asan \
 	  -Ccmake.define.PEEL_SANITIZE=address,undefined .
 	PYTHONPATH=$(CURDIR)/build/asan PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
 	  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
-	  $(PYTEST) -p no:cacheprovider $(NATIVE_TESTS)
+	  $(PYTEST) -p no:cacheprovider $(NATIVE_TESTS) -k 'not opcheck and not compile'
 
 # The kernels on every instruction set of this machine but the best, which `make test` has run. It has
 # run those tests, too, that go through all sets themselves.

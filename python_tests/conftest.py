@@ -11,6 +11,11 @@ from pathlib import Path
 
 import pytest
 
+# Before any library reads them, and for the processes that tests start. Tests run beside each other,
+# one a core, so each computes with one thread; the native core with two, that two are tried everywhere.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("PEEL_NUM_THREADS", "2")
+
 
 @pytest.fixture
 def seed() -> int:
