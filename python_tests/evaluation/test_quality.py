@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from peel_ext.config import PipelineConfig, SplitConfig
+from peel_ext.errors import DataWarning
 from peel_ext.evaluation import evaluate_run
 from peel_ext.train.pipeline import run_pipeline
 
@@ -15,7 +16,8 @@ from peel_ext.train.pipeline import run_pipeline
 @pytest.mark.slow
 def test_ml_100k_keeps_its_quality_under_small_budgets(data_folder: Path, tmp_path: Path) -> None:
     config = PipelineConfig(split=SplitConfig(new_user_share=0.1))
-    run = run_pipeline(data_folder / "ml-100k", tmp_path / "run", config)
+    with pytest.warns(DataWarning, match="column rating is not used"):
+        run = run_pipeline(data_folder / "ml-100k", tmp_path / "run", config)
     budgets = [run.full_bytes * share // 100 for share in (10, 5, 1)]
     known = evaluate_run(run, "known", budgets)
     full = known.ceiling.users.mean()
