@@ -87,6 +87,7 @@ def run(options: argparse.Namespace) -> int:
         narration.stage("export", 1, 1, f"{len(files)} files")
     if not options.quiet:
         note_target_kept(trained)
+        _note_others(out, {Path(file["path"]).name for file in files}, num_groups)
     if options.json:
         json.dump(files, sys.stdout, indent=2)
         print()
@@ -94,6 +95,14 @@ def run(options: argparse.Namespace) -> int:
         for file in files:
             print(file["path"])
     return 0
+
+
+def _note_others(out: Path, written: set[str], num_groups: int) -> None:
+    """Names files of user groups that this run does not have: they are of another one."""
+    ours = written | {f"group-{group}.peel" for group in range(num_groups)}
+    others = sorted(each.name for each in out.glob("group-*.peel") if each.name not in ours)
+    if others:
+        print(f"peel: note: of another run, in {out}: {', '.join(others)}", file=sys.stderr)
 
 
 def _export_for_user(

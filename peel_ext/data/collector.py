@@ -35,6 +35,7 @@ class IdCollector:
         self._are_codes: list[bool] = []
         self._code_of: dict[str, int] = {}
         self._are_strings = False  # whether some came typed so
+        self.odd: str | None = None  # one that makes text of many integers, once finished
         self._distinct = np.zeros(0, np.int64)
         self._recent: list[NDArray[np.int64]] = []
 
@@ -78,6 +79,9 @@ class IdCollector:
             of_integer = np.searchsorted(ids, integers)
         else:
             texts = [*names, *map(str, integers.tolist())]
+            odd = [name for name in names if self._are_strings or not _INTEGER.fullmatch(name)]
+            if 0 < len(odd) <= len(texts) // 10:
+                self.odd = odd[0]
             distinct = sorted(set(texts))
             row_of = {name: row for row, name in enumerate(distinct)}
             rows = np.array([row_of[text] for text in texts], dtype=np.int64)

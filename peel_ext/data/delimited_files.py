@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from peel_ext.config import ReadingConfig
+from peel_ext.data.columns import ITEM_NAMES, USER_NAMES, find_usual
 from peel_ext.data.tables import BLOCK_BYTES, Table, open_bytes
 from peel_ext.errors import DataError
 
 #: Stands for a separator of several characters: ASCII's own "unit separator".
 _UNIT_SEPARATOR = "\x1f"
 
-#: Names of the columns of MovieLens's ``ratings.dat`` and, where there are three, ``movies.dat``.
+#: Names of the columns of MovieLens's ``ratings.dat``.
 _MOVIELENS = ["user_id", "item_id", "rating", "timestamp"]
-_MOVIELENS_ITEMS = ["item_id", "title", "genres"]
 
 _SPELT = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "space": " ", "pipe": "|"}
 
@@ -117,12 +117,21 @@ def open_delimited(file: Path, kind: str, reading: ReadingConfig) -> Table:
                         f"{file}: no interactions")  # fmt: skip
     number, fields = first
     if any("\0" in field for field in fields):
-        raise DataError(f"{file}:{number}: holds a zero byte: expected text, in {reading.encoding}")
+        raise DataError(
+            f"{file}:{number}: holds a zero byte: expected text in {reading.encoding}, not UTF-16"
+        )
     header = [_tidy(field) for field in fields]
     if kind == "inter":
         header = [name.rpartition(":")[0] or name for name in header]
-    if kind == "movielens":
-        header = _MOVIELENS_ITEMS if len(fields) == 3 else _MOVIELENS
+    if not has_header and _looks_like_header(header):
+        if not reading.header:
+            raise DataError(
+                f"{file}:{number}: looks like a header, {', '.join(header)}: leave --no-header "
+                "(header=False) out"
+            )
+        has_header = True
+    elif kind == "movielens":
+        header = _MOVIELENS[:3] if len(fields) == 3 else _MOVIELENS
     elif not has_header:
         header = [str(at) for at in range(1, len(fields) + 1)]
     skipped = number if has_header else 0
@@ -137,6 +146,10 @@ def open_delimited(file: Path, kind: str, reading: ReadingConfig) -> Table:
         return f"{file}: row {row}"
 
     return Table(str(file), header, batches, place, _strip if dialect.quoted else _tidy)
+
+
+def _looks_like_header(fields: list[str]) -> bool:
+    return find_usual(fields, USER_NAMES) is not None and find_usual(fields, ITEM_NAMES) is not None
 
 
 def _find_dialect(file: Path, kind: str, reading: ReadingConfig) -> _Dialect:

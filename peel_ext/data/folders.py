@@ -77,6 +77,8 @@ def find_files(place: Path, reading: ReadingConfig) -> DataFiles:
     if not place.is_dir():
         return DataFiles([place])
     entries = [each for each in sorted(place.iterdir()) if _has_data(each, reading)]
+    if (place / "run.json").exists():  # a run among the data, whose documents are none
+        entries = [each for each in entries if each.suffix != ".json"]
     passed: list[Path] = []
     if any(each.is_file() for each in entries):
         passed = [each for each in entries if each.is_dir() and not _is_part(each)]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from peel_ext.config import ReadingConfig
 from peel_ext.data.collector import IdCollector
 from peel_ext.data.columns import ITEM_NAMES, find_usual
+from peel_ext.data.folders import format_of
 from peel_ext.data.ids import CodedStrings, Ids, read_ids
 from peel_ext.data.interactions import IdMap
 from peel_ext.data.readers import open_table, warn
@@ -83,7 +84,8 @@ def _read(file: Path, column: str | None, encoding: str) -> tuple[list[Any], lis
     if file.suffix.lower() == ".item":
         reading = dataclasses.replace(reading, format="inter")
     table = open_table(file, [], reading)
-    places = _find(table.name, table.header, column)
+    movies = format_of(file, reading) == "movielens" and len(table.header) == 3 and not column
+    places = (0, 1) if movies else _find(table.name, table.header, column)
     ids, names = IdCollector(), list[str | None]()
     for batch in _batches(table, list(places)):
         found, missing = _ids(table, batch.column(0))

@@ -81,6 +81,9 @@ class PartReader:
             self._on_remark(f"{self._num_dropped:,} rows with a missing id are left out")
         user_map, user_rows = self._users.finish()
         item_map, item_rows = self._items.finish()
+        for what, collector in (("users", self._users), ("items", self._items)):
+            if collector.odd is not None:
+                self._on_remark(f"ids of {what} are text: {collector.odd!r} is, most are integers")
         made: dict[str, Interactions] = {}
         start = 0
         for name, part in self._parts.items():

@@ -145,6 +145,7 @@ class Split:
             :class:`SplitConfig`.
         num_left_out: target interactions that nobody can be measured on: of users who have no others,
             or, in a given test part, repeated from the training part.
+        num_merged: training interactions that repeat a pair of user and item, and count once.
     """
 
     train: Interactions
@@ -155,6 +156,7 @@ class Split:
     history_target: Interactions
     method: str
     num_left_out: int
+    num_merged: int
 
 
 def split_interactions(
@@ -187,6 +189,7 @@ def split_interactions(
         given = [part for part in (interactions, validation, test) if part is not None]
         interactions, validation, test = Interactions.joined(given), None, none
     train = interactions.deduplicated()
+    num_merged = len(interactions) - len(train)
     if config.k_core:
         kept = core_rows(train, config.k_core)
         train, others = train.restrict(*kept), others.restrict(*kept)
@@ -209,6 +212,7 @@ def split_interactions(
         history_target=history_target,
         method=parts.method,
         num_left_out=len(parts.target) - len(target) - len(history_target) + parts.num_repeated,
+        num_merged=num_merged,
     )
 
 
@@ -289,7 +293,10 @@ def _check_share(name: str, share: float) -> None:
 
 def _timestamps(interactions: Interactions) -> NDArray[np.float64]:
     if interactions.timestamps is None:
-        raise DataError("a split by time needs timestamps, and these interactions have none")
+        raise DataError(
+            "a split by time needs timestamps, and these interactions have none: name their column "
+            "(--timestamp-column, timestamp_column)"
+        )
     return interactions.timestamps
 
 

@@ -68,6 +68,8 @@ def read_times(column: Any) -> tuple[NDArray[np.float64], bool]:
         except pyarrow.ArrowInvalid:
             row = error.row or first_failing(column, _parse_dates)
             text = column[row].as_py()
+            if _is_date(column.slice(row, 1)):
+                raise ValueReadingError(row, f"{text!r} is a date, and others are not") from None
             raise ValueReadingError(
                 row, f"{text!r} is not a finite number and no date of ISO 8601"
             ) from None
@@ -150,6 +152,16 @@ def _parse_dates(column: Any) -> Any:
         except pyarrow.ArrowInvalid:
             continue
     return text.cast(pyarrow.timestamp("us", "UTC"))
+
+
+def _is_date(value: Any) -> bool:
+    import pyarrow
+
+    try:
+        _parse_dates(value)
+    except pyarrow.ArrowInvalid:
+        return False
+    return True
 
 
 def first_failing(column: Any, parse: Callable[[Any], Any]) -> int:

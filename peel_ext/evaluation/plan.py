@@ -67,6 +67,10 @@ class Plan:
             raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
         place = run.folder.path
         method = run.folder.stages["data"]["split"]
+        if protocol == "time" and method == "given":
+            raise DataError(
+                f"{place}: nothing says that the test part given is later: use --protocol known"
+            )
         if protocol == "time" and method != "time":
             raise DataError(
                 f"{place}: the targets of this run are not later than its training part (split: "
@@ -135,7 +139,7 @@ def _check_targets(run: TrainedRun, items: NDArray[np.int64], whose: str) -> Non
     if len(items) == 0 and run.folder.stages["data"]["split"] == "none":
         raise DataError(
             f"{run.folder.path}: trained on all interactions (test_share 0): there is nothing to "
-            "measure on"
+            "measure on; train with a test share into another folder"
         )
     if len(items) == 0:
         target = run.folder.config["split"]["target"]

@@ -153,11 +153,15 @@ def run_pipeline(
         TypeError: data of another kind.
         ValueError: an environment variable of this package that is out of range.
     """
-    config = config or PipelineConfig()
+    config = PipelineConfig() if config is None else config
+    if not isinstance(config, PipelineConfig):
+        raise TypeError(f"config must be a PipelineConfig, got {type(config).__name__}")
     check_environment()
     RunFolder(out).check_writable()
     progress("data", 0, 0, _name(data))
     given = _read(data, config.reading, on_remark)
+    if given.test is not None and config.split.method != "random":
+        on_remark(f"split {config.split.method!r} is not used: a test part is given")
     parts, columns = _split(data, given, config.split), given.columns
     del given  # memory that training needs
     split = split_arrays(parts)
@@ -169,6 +173,7 @@ def run_pipeline(
     facts: dict[str, Any] = {"split": parts.method}
     facts |= {"columns": columns} if columns else {}
     facts |= {"validation": len(parts.validation)} if parts.validation is not None else {}
+    facts |= {"repeats_merged": parts.num_merged} if parts.num_merged else {}
     facts |= {"test_left_out": parts.num_left_out} if parts.num_left_out else {}
     del parts
     names = None if item_names is None else read_item_names(item_names, ids["items"], on_remark)

@@ -304,7 +304,11 @@ def test_columns_by_name(tmp_path: Path) -> None:
         ("a.parquet", b"PAR1 it is not", "not a readable Parquet file"),
         ("a.parquet", b"", "not a readable Parquet file"),
         ("a.mp3", "1 2", "expected a file ending in .parquet, .*, or to be told of the format"),
-        ("a.csv", b"\xff\xfeu\0,\0i\0", r"a.csv:1: holds a zero byte: expected text, in utf-8"),
+        (
+            "a.csv",
+            b"\xff\xfeu\0,\0i\0",
+            r"a.csv:1: holds a zero byte: expected text in utf-8, not UTF-16",
+        ),
         ("a.csv", "user,user_id\n1,2\n", "a.csv: no column item_id"),
         ("a.csv.gz", b"user,item\n1,2\n", "a.csv.gz: cannot be read: zlib inflate failed"),
         ("a.csv.zst", b"user,item\n1,2\n", "a.csv.zst: cannot be read: ZSTD"),
@@ -908,3 +912,30 @@ def test_a_test_part_without_a_rating_that_counts(tmp_path: Path) -> None:
     write(tmp_path, "test.csv", "user,item,rating\n1,3,1\n")
     with pytest.raises(DataError, match=r"test\.csv: no interaction is rated 4 or more"):
         read_split(tmp_path, ReadingConfig(min_rating=4))
+
+
+def test_one_id_that_makes_text_of_many_integers_is_named(tmp_path: Path) -> None:
+    rows = "".join(f"{user},{user % 7}\n" for user in range(50))
+    path = write(tmp_path, "a.csv", "user,item\n" + rows + "Total,3\n")
+    with pytest.warns(DataWarning, match="ids of users are text: 'Total' is, most are integers"):
+        assert not read_interactions(path).users.holds_integers
+
+
+def test_a_header_where_none_is_expected(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.dat", "UserID::MovieID::Rating::Timestamp\n1::2::5::7\n")
+    data = read_interactions(path, on_remark=lambda _: None)
+    assert rows_of(data) == [(1, 2, 7.0)]
+    path = write(tmp_path, "a.csv", "user,item\n1,2\n")
+    with pytest.raises(DataError, match=r"a\.csv:1: looks like a header, user, item: leave"):
+        read_interactions(path, header=False)
+    path = write(tmp_path, "b.dat", "1::2::5\n")
+    data = read_interactions(path, min_rating=3, on_remark=lambda _: None)
+    assert rows_of(data) == [(1, 2, None)]
+
+
+def test_a_date_among_numbers_is_told_from_nonsense(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", "user,item,time\n1,2,5\n1,3,2020-01-01\n")
+    with pytest.raises(
+        DataError, match=r"a\.csv:3: column time: '2020-01-01' is a date, and others"
+    ):
+        read_interactions(path, timestamp_column="time")

@@ -199,3 +199,25 @@ def test_settings_of_reading_need_something_to_read(tmp_path: Path) -> None:
     config = dataclasses.replace(SMALL, reading=ReadingConfig(min_rating=4))
     with pytest.raises(ValueError, match="settings of reading are for data that is yet to be read"):
         run_pipeline("synthetic", tmp_path / "run", config)
+
+
+def test_repeated_pairs_are_counted_and_their_weights_added(tmp_path: Path) -> None:
+    rows = "".join(f"{user},{item},2\n" for user in range(20) for item in range(10))
+    (tmp_path / "a.csv").write_text("user,item,plays\n" + rows + "0,0,5\n0,0,1\n")
+    config = dataclasses.replace(
+        SMALL,
+        reading=ReadingConfig(weight_column="plays"),
+        split=SplitConfig(test_share=0),
+    )
+    run = run_pipeline(tmp_path / "a.csv", tmp_path / "run", config)
+    assert run.folder.stages["data"]["repeats_merged"] == 2
+    assert run.folder.load("data")["train_weights"].tolist() == [8.0] + [2.0] * 199
+
+
+def test_a_split_beside_a_given_test_part_is_not_used(tmp_path: Path) -> None:
+    make_parts(tmp_path / "data")
+    config = dataclasses.replace(SMALL, split=SplitConfig(method="last"))
+    with pytest.warns(DataWarning, match="split 'last' is not used: a test part is given"):
+        run_pipeline(tmp_path / "data", tmp_path / "run", config)
+    with pytest.raises(TypeError, match="config must be a PipelineConfig, got dict"):
+        run_pipeline(tmp_path / "data", tmp_path / "other", {"epochs": 1})  # type: ignore[arg-type]
