@@ -97,6 +97,7 @@ def read_blocks(data: bytes) -> Iterator[FileBlock]:
     listed = header.row_ids == LISTED
     at = HEADER_BYTES + layout.item_group_section_bytes(len(sizes), header.num_embeddings, listed)
     directory = DIRECTORY_ITEM_GROUP_BYTES * len(sizes)
+    num_rows = 0  # of the item groups met, where entries tell of them
     for number in range(header.num_blocks):
         if number % PAGE_ENTRIES == 0:
             page, at = data[at : at + ALIGNMENT], at + ALIGNMENT
@@ -114,7 +115,8 @@ def read_blocks(data: bytes) -> Iterator[FileBlock]:
             item_group = len(sizes) - 1
             require(value >= 1, "an item group without rows")
             require(len(sizes) <= header.num_item_groups, "more item groups than the header says")
-            require(sum(sizes) <= header.num_embeddings, "more rows than the header says")
+            num_rows += value
+            require(num_rows <= header.num_embeddings, "more rows than the header says")
         else:
             item_group = value
             require(item_group < len(sizes), "a block of an unknown item group")
