@@ -9,7 +9,8 @@ SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc peel_ext -type f -not
 
 # Tests run on every core, on four at most: each worker holds torch, half a gigabyte.
 PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist worksteal
-NATIVE_TESTS := python_tests/ops python_tests/device
+# What runs native code; marked `once` are tracing, and memory as the system counts it.
+NATIVE_TESTS := python_tests/ops python_tests/device -m 'not once'
 comma := ,
 
 .PHONY: demo test ctest tsan fuzz aarch64 asan isas lint wheel wheels bench clean
@@ -51,15 +52,14 @@ aarch64: build/.tools
 	$(call run_ctest,aarch64,-DCMAKE_TOOLCHAIN_FILE=cmake/aarch64-linux-gnu.cmake)
 	NM=aarch64-linux-gnu-nm $(BIN)/python .ci/check_symbols.py build/aarch64
 
-# The native module under the address and undefined-behaviour sanitizers, as Python calls it. Tracing takes
-# long there and runs no native code of its own.
+# The native module under the address and undefined-behaviour sanitizers, as Python calls it.
 asan: build/.installed
 	rm -rf build/asan
 	$(BIN)/pip install --quiet --no-deps --target build/asan \
 	  -Ccmake.define.PEEL_SANITIZE=address,undefined .
 	PYTHONPATH=$(CURDIR)/build/asan PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
 	  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
-	  $(PYTEST) -p no:cacheprovider $(NATIVE_TESTS) -k 'not opcheck and not compile'
+	  $(PYTEST) -p no:cacheprovider $(NATIVE_TESTS)
 
 # The kernels on every instruction set of this machine but the best, which `make test` has run. It has
 # run those tests, too, that go through all sets themselves.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -156,9 +155,7 @@ print(peak() - before)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    "libasan" in os.environ.get("LD_PRELOAD", ""), reason="a sanitizer's own memory"
-)
+@pytest.mark.once
 def test_memory_does_not_grow_with_the_ids(tmp_path: Path) -> None:
     few = write_named(tmp_path / "few.peel", list(range(0, 10_000, 10)), 1_000)
     many = write_named(tmp_path / "many.peel", list(range(0, 2_000_000, 10)), 200_000)

@@ -380,9 +380,7 @@ print(peak() - before, r.nbytes)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    "libasan" in os.environ.get("LD_PRELOAD", ""), reason="a sanitizer's own memory"
-)
+@pytest.mark.once
 @pytest.mark.parametrize("budget", [1 << 20, 16 << 20])
 def test_memory_from_outside_is_what_nbytes_says(budget: int, tmp_path: Path) -> None:
     """A file of 64 MB; beyond nbytes at most 1 MiB, most of it the block list of opening."""

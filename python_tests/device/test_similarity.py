@@ -95,6 +95,7 @@ def test_a_table_is_looked_at_block_by_block(seed: int, monkeypatch: pytest.Monk
         assert own.tolist() == plain_similar(table, index, 25, np.arange(301))[0]
 
 
+@pytest.mark.once
 def test_a_large_table_takes_little_memory() -> None:
     table = np.random.default_rng(0).normal(size=(400_000, 32)).astype(np.float32)
     tracemalloc.start()
@@ -192,6 +193,7 @@ def test_instruction_sets_change_nothing(isa: str, tmp_path: Path) -> None:
     assert own == portable
 
 
+@pytest.mark.once
 def test_a_large_file_takes_little_memory(tmp_path: Path) -> None:
     table = draw_table(ColumnsLayout(8, "int8"), np.random.default_rng(0), 100_000, 64)
     write_file(tmp_path / "a.peel", table)

@@ -203,6 +203,7 @@ def test_rejects(change: dict, error: type[Exception], named: str) -> None:
     assert named in str(caught.value)
 
 
+@pytest.mark.once
 def test_opcheck() -> None:
     op = torch.ops.peel_ext.gathered_score.default
     torch.library.opcheck(op, (U, T, 2, None, None, None))

@@ -294,6 +294,7 @@ def test_rejects_a_slot_beyond_the_refinement() -> None:
         ops.grouped_lookup(weight, I5, 1, **table)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("layout", ["dense", "planes", "columns-int8"])
 def test_opcheck(layout: str, generator) -> None:
     weight, table = make_table(LAYOUTS[layout], generator)
@@ -319,6 +320,7 @@ def test_opcheck(layout: str, generator) -> None:
     torch.library.opcheck(torch.ops.peel_ext.grouped_lookup_backward.default, arguments)
 
 
+@pytest.mark.once
 def test_compiles_with_gradients(generator) -> None:
     weight, table = make_table(PlanesLayout(), generator)
     weight.requires_grad_()

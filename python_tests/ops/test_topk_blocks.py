@@ -167,12 +167,14 @@ def test_refuses_nan_and_names_it() -> None:
         ops.topk_blocks(weights, costs=torch.ones(4, dtype=torch.int64), budget_bytes=3)
 
 
+@pytest.mark.once
 def test_opcheck() -> None:
     op = torch.ops.peel_ext.topk_blocks.default
     torch.library.opcheck(op, (W, 2, None, None, True))
     torch.library.opcheck(op, (W, None, C[None], torch.tensor([2, 3]), False))
 
 
+@pytest.mark.once
 def test_compiles() -> None:
     compiled = torch.compile(lambda w: ops.topk_blocks(w, 3), backend="aot_eager", fullgraph=True)
     assert torch.equal(compiled(W), ops.topk_blocks(W, 3))

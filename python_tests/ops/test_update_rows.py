@@ -89,6 +89,7 @@ def test_stale_views_are_noticed(generator) -> None:
     assert arguments["state"][0]._version > versions[1]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("rule", RULES)
 def test_opcheck(rule: str, generator) -> None:
     arguments = problem(generator, 6, 4, 9, rule)
