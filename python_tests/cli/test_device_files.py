@@ -18,11 +18,8 @@ from peel_ext.train.pipeline import TrainedRun
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    command = ["train", "synthetic", "--out", str(folder), "--epochs", "1", "--groups", "3"]
-    assert main([*command, "--quiet"]) == 0
-    return folder
+def run(synthetic_run: Path) -> Path:
+    return synthetic_run
 
 
 @pytest.fixture(scope="module")

@@ -6,18 +6,11 @@ from pathlib import Path
 import pytest
 
 from peel_ext.cli.main import main
-from peel_ext.data import SyntheticConfig, make_interactions
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = make_interactions(SyntheticConfig(200, 300, 12, num_tastes=8))
-    pairs = zip(made.user_rows.tolist(), made.item_rows.tolist(), strict=True)
-    folder = tmp_path_factory.mktemp("runs")
-    (folder / "a.csv").write_text("user,item\n" + "".join(f"{u},{i}\n" for u, i in pairs))
-    command = ["train", str(folder / "a.csv"), "--out", str(folder / "run"), "--epochs", "1"]
-    assert main([*command, "--groups", "4", "--new-user-share", "0.2", "--quiet"]) == 0
-    return folder / "run"
+@pytest.fixture
+def run(small_run: Path) -> Path:
+    return small_run
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:

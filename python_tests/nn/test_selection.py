@@ -12,11 +12,11 @@ from peel_ext.nn.selection import minimum_bytes, order_blocks, select_blocks
 OVERHEAD = 64
 
 
-def plain_selection(weights: np.ndarray, costs: np.ndarray, budget: int) -> list[int]:
-    """Of one user group: whole runs of layers, by their joint weight per byte, until one is too big.
+def plain_runs(weights: np.ndarray, costs: np.ndarray) -> list[tuple[float, int, int, int]]:
+    """Of one user group: whole runs of layers, in the order of their joint weight per byte.
 
-    From the layers held so far, the next run of an item group is the one with the largest joint
-    ratio; the longest of equals.
+    From the layers before it, the next run of an item group is the one with the largest joint
+    ratio; the longest of equals. Of each its negative ratio, item group, first layer and end.
     """
     num_item_groups, num_layers = weights.shape
     runs = []
@@ -30,9 +30,16 @@ def plain_selection(weights: np.ndarray, costs: np.ndarray, budget: int) -> list
             )
             runs.append((-ratio, item_group, at, end))
             at = end
-    held = [0] * num_item_groups
+    return sorted(runs)
+
+
+def plain_selection(
+    runs: list[tuple[float, int, int, int]], costs: np.ndarray, budget: int
+) -> list[int]:
+    """The layers held of each item group: run by run, until a block is too big."""
+    held = [0] * len(costs)
     used, blocks = OVERHEAD, 0
-    for _, item_group, begin, end in sorted(runs):
+    for _, item_group, begin, end in runs:
         for layer in range(begin, end):
             used += costs[item_group, layer]
             blocks += 1
@@ -52,9 +59,10 @@ def test_nested_layers_go_by_joint_weight_per_byte(num_layers: int, seed: int) -
         tensors = torch.from_numpy(weights), torch.from_numpy(costs)
         least = int(minimum_bytes(*tensors, layout, OVERHEAD)[0])
         before = np.zeros(6, np.int64)
+        runs = plain_runs(weights[0].astype(float), costs)
         for budget in range(least, OVERHEAD + int(costs.sum()) + 65, 56):
             held = select_blocks(*tensors, layout, budget, OVERHEAD)[0]
-            assert held.tolist() == plain_selection(weights[0].astype(float), costs, budget)
+            assert held.tolist() == plain_selection(runs, costs, budget)
             assert (before & ~held.numpy() == 0).all(), "a smaller budget kept what a larger drops"
             before = held.numpy()
         whole = OVERHEAD + int(costs.sum()) + page_padding_bytes(costs.size)

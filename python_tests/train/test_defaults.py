@@ -20,7 +20,7 @@ from peel_ext.config import (
 )
 from peel_ext.data import SyntheticConfig, make_interactions
 from peel_ext.train.checkpoint import Timer
-from peel_ext.train.pipeline import run_pipeline
+from peel_ext.train.pipeline import TrainedRun, run_pipeline
 
 PRETRAINING = PretrainingConfig(embedding_dim=16, epochs=2, steps_per_epoch=4)
 EVERY_STAGE = PipelineConfig(
@@ -64,19 +64,28 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "run.json"}
 
 
-@pytest.mark.parametrize("config", CONFIGS)
+@pytest.fixture(scope="module", params=CONFIGS)
+def config(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def usual(config: str, shop: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
+    """The run of a configuration under torch's own defaults."""
+    return run_pipeline(shop, tmp_path_factory.mktemp("usual") / "run", CONFIGS[config])
+
+
 def test_a_run_has_the_same_bytes(
     config: str,
+    usual: TrainedRun,
     shop: Path,
     tmp_path: Path,
     other_defaults: Callable[[], AbstractContextManager[None]],
 ) -> None:
-    settings = CONFIGS[config]
-    usual = run_pipeline(shop, tmp_path / "usual", settings)
     with other_defaults():
-        run = run_pipeline(shop, tmp_path / "other", settings)
+        run = run_pipeline(shop, tmp_path / "other", CONFIGS[config])
         packed = run.embedding.generate(1, 6_000).buffer
-    assert contents(tmp_path / "other") == contents(tmp_path / "usual")
+    assert contents(tmp_path / "other") == contents(usual.folder.path)
     assert run.embedding.weight.dtype == torch.float32
     assert np.array_equal(packed, usual.embedding.generate(1, 6_000).buffer)
 

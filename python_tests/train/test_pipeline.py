@@ -17,6 +17,7 @@ import pyarrow.parquet
 import pytest
 import torch
 
+from peel_ext.cli.main import main
 from peel_ext.config import (
     ClusteringConfig,
     ControlConfig,
@@ -36,13 +37,25 @@ SMALL = PipelineConfig(pretraining=PretrainingConfig(embedding_dim=16, epochs=2,
 STAGES = ["data", "tuning", "pretraining", "clustering", "refinement", "block_weights"]
 
 
-@pytest.fixture
-def data_file(tmp_path: Path) -> Path:
+def write_shop(path: Path) -> Path:
     made = make_interactions(SyntheticConfig(num_users=150, num_items=200, mean_interactions=12))
-    path = tmp_path / "shop.csv"
     pairs = zip(made.user_rows.tolist(), made.item_rows.tolist(), strict=True)
     path.write_text("user,item\n" + "".join(f"u{user},{7 * item}\n" for user, item in pairs))
     return path
+
+
+@pytest.fixture
+def data_file(tmp_path: Path) -> Path:
+    """A file that a test may change."""
+    return write_shop(tmp_path / "shop.csv")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Contents of a run on that file that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    run_pipeline(write_shop(folder / "shop.csv"), folder / "run", SMALL)
+    return contents(folder / "run")
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -94,9 +107,12 @@ def test_copies_of_a_run_are_the_same(data_file: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_resumed_equals_uninterrupted(
-    stage: str, data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stage: str,
+    data_file: Path,
+    whole: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run_pipeline(data_file, tmp_path / "whole", SMALL)
     before = RunFolder.finish
 
     def stop(self: RunFolder, name: str, *args: object) -> None:
@@ -118,7 +134,7 @@ def test_resumed_equals_uninterrupted(
         lambda name, at, total, remark: done.append(name) if remark == "done before" else None,
     )
     assert done == STAGES[: STAGES.index(stage)]
-    assert contents(tmp_path / "torn") == contents(tmp_path / "whole")
+    assert contents(tmp_path / "torn") == whole
 
 
 def test_a_finished_run_is_not_repeated(data_file: Path, tmp_path: Path) -> None:
@@ -172,9 +188,13 @@ def test_one_process_at_a_time(data_file: Path, tmp_path: Path) -> None:
     + [("pretraining", step) for step in (1, 3, 4, 7)],
 )
 def test_a_stage_goes_on_from_its_checkpoint(
-    stage: str, step: int, data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stage: str,
+    step: int,
+    data_file: Path,
+    whole: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run_pipeline(data_file, tmp_path / "whole", SMALL)
     monkeypatch.setattr(Timer, "is_due", lambda self: True)
     seen: list[tuple[str, int]] = []
     with pytest.raises(KeyboardInterrupt):
@@ -182,7 +202,7 @@ def test_a_stage_goes_on_from_its_checkpoint(
     run_pipeline(
         data_file, tmp_path / "torn", SMALL, on_loss=lambda name, at, _: seen.append((name, at))
     )
-    assert contents(tmp_path / "torn") == contents(tmp_path / "whole")
+    assert contents(tmp_path / "torn") == whole
     # A training's last step is saved with what comes of it.
     assert seen[0] == (stage, step if (stage, step) == ("tuning", 8) else step + 1)
 
@@ -334,7 +354,7 @@ def test_a_killed_run_is_never_taken_for_whole(
         "from peel_ext.cli.main import main; sys.exit(main())"
     )
     command = [sys.executable, "-P", "-c", code, "train", str(data_file)]
-    command += ["--out", str(tmp_path / "run"), "--epochs", "100000"]
+    command += ["--out", str(tmp_path / "run"), "--epochs", "100000", "--temperature", "0.1"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
     try:
         deadline = time.monotonic() + 60
@@ -358,21 +378,25 @@ def test_a_killed_run_is_never_taken_for_whole(
         TrainedRun.open(tmp_path / "run")
 
 
-def test_a_run_killed_within_an_epoch_ends_the_same(data_file: Path, tmp_path: Path) -> None:
+def test_a_run_killed_within_an_epoch_ends_the_same(
+    data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Saves after every step, so that the kill can come anywhere between two of them.
     code = (
         "import sys; from peel_ext.train.checkpoint import Timer; Timer.is_due = lambda self: True; "
         "from peel_ext.cli.main import main; sys.exit(main())"
     )
 
-    def command(out: str) -> list[str]:
-        arguments = ["train", str(data_file), "--out", str(tmp_path / out), "--epochs", "4"]
-        return [sys.executable, "-P", "-c", code, *arguments, "--quiet"]
+    def arguments(out: str) -> list[str]:
+        command = ["train", str(data_file), "--out", str(tmp_path / out), "--epochs", "4"]
+        return [*command, "--temperature", "0.1", "--quiet"]
 
-    subprocess.run(command("whole"), check=True, stdout=subprocess.DEVNULL)
+    monkeypatch.setattr(Timer, "is_due", lambda self: True)
+    assert main(arguments("whole")) == 0
     kills = 0
     for wait in (0.0, 0.05):
-        process = subprocess.Popen(command("torn"), stdout=subprocess.DEVNULL)
+        command = [sys.executable, "-P", "-c", code, *arguments("torn")]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
             deadline = time.monotonic() + 60
             while process.poll() is None and not list((tmp_path / "torn").glob("pre*.checkpoint*")):
@@ -383,5 +407,5 @@ def test_a_run_killed_within_an_epoch_ends_the_same(data_file: Path, tmp_path: P
             process.kill()
             kills += process.wait() == -signal.SIGKILL
     assert kills > 0
-    subprocess.run(command("torn"), check=True, stdout=subprocess.DEVNULL)
+    assert main(arguments("torn")) == 0
     assert contents(tmp_path / "torn") == contents(tmp_path / "whole")

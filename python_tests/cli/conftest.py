@@ -1,0 +1,31 @@
+"""Runs of the command line, each trained once for all who ask it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from peel_ext.cli.main import main
+from peel_ext.data import SyntheticConfig, make_interactions
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """200 users, of whom 40 are new, 300 items and 4 user groups."""
+    made = make_interactions(SyntheticConfig(200, 300, 12, num_tastes=8))
+    pairs = zip(made.user_rows.tolist(), made.item_rows.tolist(), strict=True)
+    folder = tmp_path_factory.mktemp("small")
+    (folder / "a.csv").write_text("user,item\n" + "".join(f"{u},{i}\n" for u, i in pairs))
+    command = ["train", str(folder / "a.csv"), "--out", str(folder / "run"), "--epochs", "1"]
+    assert main([*command, "--groups", "4", "--new-user-share", "0.2", "--quiet"]) == 0
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def synthetic_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """2,000 made-up users, 3,000 items and 3 user groups."""
+    folder = tmp_path_factory.mktemp("synthetic") / "run"
+    command = ["train", "synthetic", "--out", str(folder), "--epochs", "1", "--groups", "3"]
+    assert main([*command, "--quiet"]) == 0
+    return folder
