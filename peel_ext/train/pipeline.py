@@ -190,7 +190,7 @@ def run_pipeline(
 
     with RunFolder(out).lock():
         folder = RunFolder(out)  # as it is now that no other process trains there
-        folder.begin(settings, _fingerprint(split, ids, columns), DEPENDS, redo=redo)
+        folder.begin(settings, _fingerprint(split, ids), DEPENDS, redo=redo)
         stages = Stages(folder, config, split, facts, ids, vectors, on_step)
         for name in DEPENDS:
             _run_stage(folder, name, getattr(stages, name), progress)
@@ -213,13 +213,12 @@ def _run_stage(folder: RunFolder, name: str, make: Callable[[], Made], progress:
     progress(name, 1, 1, f"{remark}, {seconds:.1f} s" if remark else f"{seconds:.1f} s")
 
 
-def _fingerprint(split: dict[str, NDArray[Any]], ids: dict[str, IdMap], columns: str) -> str:
-    """A digest of the interactions, whose they are, and where they were read."""
+def _fingerprint(split: dict[str, NDArray[Any]], ids: dict[str, IdMap]) -> str:
+    """A digest of the interactions, and of the ids of their rows."""
     arrays = dict(split)
     for name, each in ids.items():
         text = None if each.holds_integers else "\0".join(each.ids.tolist()).encode()
         arrays[f"ids of {name}"] = each.ids if text is None else np.frombuffer(text, np.uint8)
-    arrays["columns"] = np.frombuffer(columns.encode(), np.uint8)
     return fingerprint(arrays)
 
 

@@ -150,6 +150,7 @@ def test_frames_and_interactions_train_as_files_do(data_file: Path, tmp_path: Pa
     for name, data in (("frame", frame), ("interactions", read_interactions(data_file))):
         run = run_pipeline(data, tmp_path / name, SMALL)
         assert np.array_equal(run.user_vectors, expected.user_vectors)
+        run_pipeline(data, tmp_path / "file", SMALL)  # the same data, and so the same run
     with pytest.raises(TypeError, match="data must be a path, several paths, a frame"):
         run_pipeline(7, tmp_path / "x", SMALL)
 
