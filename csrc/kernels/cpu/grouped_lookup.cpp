@@ -243,6 +243,7 @@ LookupResult grouped_lookup(const StoreTable& table, const LookupPairs<Index>& p
   const LookupResult checked =
       dense ? check(table, pairs) : check(pairs, table.num_embeddings, table.num_groups);
   if (checked.status != LookupStatus::kOk) return checked;
+  if (dense && table.geometry.dim == 0) return checked;  // rows without values have no addresses
   std::atomic<bool> found{true};  // every row of an encoded table, which is checked as it is read
   const simd::Primitives& isa = simd::primitives();
   const int64_t dim = table.geometry.dim;
