@@ -144,10 +144,11 @@ def family_of(run: TrainedRun, family: str, _: Ship) -> Sequence[Rival]:
 
 def smaller_models(run: TrainedRun) -> Callable[[Ship], Sequence[Rival]]:
     """Makes models of the same kind with fewer dimensions, each trained once for all protocols."""
+    dim = run.item_vectors.shape[1]
     settings = PretrainingConfig(
-        **run.folder.config["pretraining"] | {"temperature": run.temperature}
+        **run.folder.config["pretraining"] | {"temperature": run.temperature, "embedding_dim": dim}
     )
-    prior = run.item_vectors.sum(axis=1) / run.item_vectors.shape[1] ** 0.5 * run.prior
+    prior = run.item_vectors.sum(axis=1) / dim**0.5 * run.prior
 
     @functools.cache
     def train(dim: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -161,10 +162,7 @@ def smaller_models(run: TrainedRun) -> Callable[[Ship], Sequence[Rival]]:
             users, items = train(dim)
             return ship(users, items), items
 
-        return [
-            TrainedDimensions(shipped, len(run.items), settings.embedding_dim, bits)
-            for bits in (32, 8, 4)
-        ]
+        return [TrainedDimensions(shipped, len(run.items), dim, bits) for bits in (32, 8, 4)]
 
     return rivals
 

@@ -11,6 +11,7 @@ from typing import Any
 #: For each annotation what a setting may be, what it becomes, and what an error calls it.
 _KINDS: dict[str, tuple[type, type, str]] = {
     "int": (numbers.Integral, int, "an integer"),
+    "int | None": (numbers.Integral, int, "an integer or None"),
     "float": (numbers.Real, float, "a number"),
     "float | None": (numbers.Real, float, "a number or None"),
     "str": (str, str, "a string"),
@@ -66,6 +67,16 @@ def _numbers(name: str, given: Any) -> tuple[float, ...]:
     if not all(math.isfinite(each) for each in given):
         raise ValueError(f"{name} must be finite, got {given!r}")
     return tuple(float(each) for each in given)
+
+
+def _check_candidates(config: Any, name: str, above: float) -> None:
+    """One value or more, ascending, all above a bound."""
+    given = _numbers(name, getattr(config, name))
+    if not given or not given[0] > above or list(given) != sorted(set(given)):
+        raise ValueError(
+            f"{name} must be above {above} and ascending, and at least one, got {getattr(config, name)!r}"
+        )
+    object.__setattr__(config, name, given)
 
 
 def _check_seed(seed: int) -> None:
@@ -150,7 +161,11 @@ class TuningConfig(_Checked):
     """What is chosen on validation interactions before training; see :mod:`peel_ext.train.tuning`.
 
     Attributes:
-        temperatures: candidates for :attr:`PretrainingConfig.temperature`.
+        temperatures: candidates for :attr:`PretrainingConfig.temperature`, ascending; those after one
+            that is worse than the one before it are not tried.
+        embedding_dims: candidates for :attr:`PretrainingConfig.embedding_dim`, ascending: the first,
+            unless a larger one is better by ``least_gain``.
+        least_gain: what a larger table has to gain in quality, relative, to be worth its bytes.
         validation_share: of the training interactions, held out for the choice as the target is.
         epochs: of each candidate's short training.
         prior_epochs: of the training after which the prior is chosen: short ones leave more to it.
@@ -163,6 +178,8 @@ class TuningConfig(_Checked):
     """
 
     temperatures: tuple[float, ...] = (0.1, 0.14, 0.2, 0.28)
+    embedding_dims: tuple[int, ...] = (64, 128)
+    least_gain: float = 0.03
     validation_share: float = 0.1
     epochs: int = 3
     prior_epochs: int = 6
@@ -172,12 +189,11 @@ class TuningConfig(_Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        given = _numbers("temperatures", self.temperatures)
-        if not given or not all(each > 0 for each in given):
-            raise ValueError(
-                f"temperatures must be above 0, and at least one, got {self.temperatures!r}"
-            )
-        object.__setattr__(self, "temperatures", given)
+        _check_candidates(self, "temperatures", 0)
+        _check_candidates(self, "embedding_dims", 1)
+        object.__setattr__(self, "embedding_dims", tuple(map(int, self.embedding_dims)))
+        if not 0 <= self.least_gain < math.inf:
+            raise ValueError(f"least_gain must be at least 0 and finite, got {self.least_gain}")
         if not 0 < self.validation_share < 1:
             raise ValueError(
                 f"validation_share must lie between 0 and 1, got {self.validation_share}"
@@ -191,7 +207,8 @@ class PretrainingConfig(_Checked):
     """Settings of stage 1, the user and item vectors.
 
     Attributes:
-        embedding_dim: values of a vector, the one that the prior takes included; at least 2.
+        embedding_dim: values of a vector, the one that the prior takes included, at least 2; None
+            leaves the choice to the tuning stage.
         num_layers: rounds of LightGCN smoothing; 0 is matrix factorisation.
         epochs: passes over the users.
         steps_per_epoch: optimiser steps in a pass. A share of the users rather than a number of
@@ -222,7 +239,7 @@ class PretrainingConfig(_Checked):
         ValueError: a setting outside its range.
     """
 
-    embedding_dim: int = 64
+    embedding_dim: int | None = None
     num_layers: int = 2
     epochs: int = 15
     steps_per_epoch: int = 16
@@ -241,7 +258,9 @@ class PretrainingConfig(_Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_at_least(self, embedding_dim=2, steps_per_epoch=1, num_negatives=1)
+        if self.embedding_dim is not None:
+            _check_at_least(self, embedding_dim=2)
+        _check_at_least(self, steps_per_epoch=1, num_negatives=1)
         _check_at_least(self, num_layers=0, epochs=0, max_full_scores=0)
         _check_positive(self, "learning_rate", "final_learning_rate_share", "start_scale")
         if self.temperature is not None:

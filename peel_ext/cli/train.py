@@ -48,6 +48,11 @@ def add_parser(verbs: Any) -> None:
         help="of the softmax (default: chosen on held-out interactions)",
     )
     parser.add_argument(
+        "--embedding-dim",
+        type=functools.partial(parse_count, least=2),
+        help="values of a row (default: 64, or 128 where held-out interactions say it is worth it)",
+    )
+    parser.add_argument(
         "--refinement-steps",
         type=functools.partial(parse_count, least=0),
         default=0,
@@ -147,6 +152,7 @@ def config_of(options: argparse.Namespace) -> PipelineConfig:
     pretraining = {
         "seed": options.seed,
         "temperature": options.temperature,
+        "embedding_dim": options.embedding_dim,
         "weight_scale": options.weight_scale,
     }
     if options.epochs is not None:

@@ -25,6 +25,9 @@ from peel_ext.train.svd import truncated_svd
 #: Of the softmax where no temperature was given or chosen.
 DEFAULT_TEMPERATURE = 0.1
 
+#: Values of a vector where they were not given or chosen.
+DEFAULT_DIM = 64
+
 
 class PretrainedVectors(NamedTuple):
     """What pretraining makes.
@@ -146,7 +149,9 @@ class _Training:
     def start(self) -> None:
         """The model before the first step."""
         config = self.config
-        users, items = truncated_svd(*self.adjacency, config.embedding_dim - 1, self.generator)
+        users, items = truncated_svd(
+            *self.adjacency, (config.embedding_dim or DEFAULT_DIM) - 1, self.generator
+        )
         self._build(
             *(_started(part, config.start_scale, self.generator) for part in (users, items))
         )

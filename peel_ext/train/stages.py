@@ -75,12 +75,10 @@ class Stages:
         return dict(self.split), {**counts, **lengths, **self.split_facts}
 
     def tuning(self) -> Made:
-        """The temperature and the weights of the prior, given or chosen."""
+        """The temperature, the dimensions and the weights of the prior, given or chosen."""
         settings = self.config.pretraining
         if self.vectors is not None:
             return {}, {"temperature": settings.temperature or DEFAULT_TEMPERATURE}
-        if settings.temperature is not None and settings.prior is not None:
-            return {}, {"temperature": settings.temperature, "prior": list(settings.prior)}
         tuned = choose_settings(
             self._training_data(),
             self.config.tuning,
@@ -91,7 +89,8 @@ class Stages:
             checkpoint=self.folder.checkpoint("tuning"),
         )
         prior = [round(weight, 4) for weight in tuned.prior]
-        return {"qualities": tuned.qualities}, {"temperature": tuned.temperature, "prior": prior}
+        facts = {"temperature": tuned.temperature, "embedding_dim": tuned.embedding_dim}
+        return {"qualities": tuned.qualities}, {**facts, "prior": prior}
 
     def pretraining(self) -> Made:
         """User and item vectors."""
@@ -104,7 +103,11 @@ class Stages:
         made = pretrain(
             *data.lists,
             data.num_items,
-            dataclasses.replace(self.config.pretraining, temperature=tuned["temperature"]),
+            dataclasses.replace(
+                self.config.pretraining,
+                temperature=tuned["temperature"],
+                embedding_dim=tuned["embedding_dim"],
+            ),
             weights=data.weights,
             prior=weigh_features(features, tuned["prior"]),
             on_progress=self._steps("pretraining"),

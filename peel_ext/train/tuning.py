@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,13 +28,16 @@ class Tuned:
 
     Attributes:
         temperature: of pretraining.
+        embedding_dim: of pretraining.
         prior: weights of an item's features in its prior
             (:func:`peel_ext.train.item_prior.describe_items`).
         qualities: float64 [num_trainings], NDCG at a depth of 100 of each training, with the prior
-            that is best for it: those of the candidates, then the one the prior was chosen after.
+            that is best for it: those of temperatures, those of larger tables, and the one the prior
+            was chosen after.
     """
 
     temperature: float
+    embedding_dim: int
     prior: tuple[float, ...]
     qualities: NDArray[np.float64]
 
@@ -49,13 +52,13 @@ def choose_settings(
     on_progress: Callable[[int, int, float], None] | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> Tuned:
-    """The temperature and the prior by which held-out interactions rank best.
+    """The temperature, the dimensions and the prior by which held-out interactions rank best.
 
     A small, dense data set wants a softer softmax than a large, sparse one, and the order of two
-    temperatures shows early in training, if each is judged with the prior that suits it. Popularity
-    counts for more in some data than in others, and where there are times, recent popularity for more
-    than old. The prior is chosen after a longer training with the temperature that won. Settings that
-    are given are taken as they are.
+    temperatures shows early in training, if each is judged with the prior that suits it. More
+    dimensions have to be worth their bytes. Popularity counts for more in some data than in others,
+    and where there are times, recent popularity for more than old: the prior is chosen after a longer
+    training with what has won. Settings that are given are taken as they are.
 
     Args:
         data: the training interactions.
@@ -64,39 +67,103 @@ def choose_settings(
         method: how interactions are held out, of :class:`peel_ext.config.SplitConfig`.
         validation: the interactions to judge by, in CSR form over the same users; None holds a share
             of the others out.
-        on_progress: as of :func:`peel_ext.train.pretraining.pretrain`, over all trainings.
+        on_progress: as of :func:`peel_ext.train.pretraining.pretrain`, over all trainings there may be.
         checkpoint: where the qualities of finished trainings are kept, and the state of one under way.
 
     Returns:
-        What was chosen, of equals the first; where there is nothing to choose by, the first
-        temperature of one or the default, and what the loss leaves out of popularity.
+        What was chosen, of equals the first; where there is nothing to choose by, the only candidate
+        or the default, and what the loss leaves out of popularity.
     """
     judge = _Judge.of(data, tuning, method, validation)
-    candidates = (
-        tuning.temperatures if pretraining.temperature is None else (pretraining.temperature,)
-    )
+    temperatures, dims = tuning.temperatures, tuning.embedding_dims
+    if pretraining.temperature is not None:
+        temperatures = (pretraining.temperature,)
+    if pretraining.embedding_dim is not None:
+        dims = (pretraining.embedding_dim,)
     if len(judge.users) == 0:
-        only = candidates[0] if len(candidates) == 1 else DEFAULT_TEMPERATURE
+        only = temperatures[0] if len(temperatures) == 1 else DEFAULT_TEMPERATURE
         settings = dataclasses.replace(pretraining, temperature=only)
-        return Tuned(only, pretraining.prior or (left_out_weight(settings),), np.zeros(0))
-    kept = _TrainingCheckpoint(checkpoint)
-    trainings = [
-        dataclasses.replace(pretraining, temperature=each, epochs=min(tuning.epochs, pretraining.epochs))
-        for each in candidates if len(candidates) > 1
-    ]  # fmt: skip
-    epochs = [each.epochs for each in trainings]
+        prior = pretraining.prior or (left_out_weight(settings),)
+        return Tuned(only, dims[0], prior, np.zeros(0))
+    epochs = min(tuning.epochs, pretraining.epochs)
+    comparisons = len(temperatures) + len(dims) - 1
+    planned = [epochs] * (comparisons if comparisons > 1 else 0)
     if pretraining.prior is None:
-        epochs.append(min(tuning.prior_epochs, pretraining.epochs))
-    for at, settings in enumerate(trainings):
-        if at >= len(kept.qualities):
-            prior, quality = judge.train(settings, _part(on_progress, epochs, at), kept)
-            kept.add(prior, quality)
-    best = int(np.argmax(kept.qualities[: len(trainings)])) if trainings else 0
-    chosen = dataclasses.replace(pretraining, temperature=candidates[best], epochs=epochs[-1])
-    if pretraining.prior is None and len(kept.qualities) == len(trainings):
-        kept.add(*judge.train(chosen, _part(on_progress, epochs, len(trainings)), kept))
-    weights = kept.priors[-1] if pretraining.prior is None else pretraining.prior
-    return Tuned(candidates[best], tuple(weights), np.array(kept.qualities))
+        planned.append(min(tuning.prior_epochs, pretraining.epochs))
+    trainings = _Trainings(judge, planned, on_progress, checkpoint)
+    best = dataclasses.replace(
+        pretraining, temperature=temperatures[0], embedding_dim=dims[0], epochs=epochs
+    )
+    if comparisons > 1:
+        best, quality = _first_peak(
+            trainings, [dataclasses.replace(best, temperature=each) for each in temperatures]
+        )
+        trainings.skip_to(len(temperatures))
+        best, _ = _first_peak(
+            trainings, [dataclasses.replace(best, embedding_dim=each) for each in dims],
+            tuning.least_gain, quality,
+        )  # fmt: skip
+    weights = list(pretraining.prior or ())
+    if pretraining.prior is None:
+        trainings.skip_to(len(planned) - 1)
+        weights, _ = trainings.run(dataclasses.replace(best, epochs=planned[-1]))
+    return Tuned(
+        best.temperature or DEFAULT_TEMPERATURE, best.embedding_dim or dims[0], tuple(weights),
+        np.array(trainings.kept.qualities),
+    )  # fmt: skip
+
+
+def _first_peak(
+    trainings: _Trainings,
+    candidates: Sequence[PretrainingConfig],
+    least_gain: float = 0.0,
+    quality: float | None = None,
+) -> tuple[PretrainingConfig, float]:
+    """The candidate after which quality rises no more, and its quality.
+
+    Args:
+        trainings: runs them.
+        candidates: one at least.
+        least_gain: one is better than the one before it that gains more than this, relative.
+        quality: of the first, where it is known.
+    """
+    best = candidates[0]
+    if quality is None:
+        _, quality = trainings.run(best)
+    for candidate in candidates[1:]:
+        _, found = trainings.run(candidate)
+        if not found > quality * (1 + least_gain):
+            break
+        best, quality = candidate, found
+    return best, quality
+
+
+class _Trainings:
+    """Trainings one after another, which a checkpoint keeps from being repeated."""
+
+    def __init__(
+        self,
+        judge: _Judge,
+        planned: list[int],
+        on_progress: Callable[[int, int, float], None] | None,
+        checkpoint: Checkpoint | None,
+    ) -> None:
+        self.kept = _TrainingCheckpoint(checkpoint)
+        self._judge, self._planned, self._on_progress = judge, planned, on_progress
+        self._place = 0  # among the trainings that were planned
+        self._count = 0  # of those that were run, now or before
+
+    def skip_to(self, place: int) -> None:
+        """Leaves out trainings that have become needless."""
+        self._place = max(self._place, place)
+
+    def run(self, settings: PretrainingConfig) -> tuple[list[float], float]:
+        """The weights of the best prior, and the quality with it."""
+        if self._count == len(self.kept.qualities):
+            progress = _part(self._on_progress, self._planned, self._place)
+            self.kept.add(*self._judge.train(settings, progress, self.kept))
+        self._place, self._count = self._place + 1, self._count + 1
+        return self.kept.priors[self._count - 1], self.kept.qualities[self._count - 1]
 
 
 @dataclass(frozen=True, eq=False)

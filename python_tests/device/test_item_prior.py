@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.tables import draw_table
+from tables import draw_table
 
 from peel_ext.device import (
     DeviceRecommender,

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tables import LAYOUTS, draw_table
 
 from peel_ext import _core
-from peel_ext.device import PersonalizedElasticEmbedding
+from peel_ext.device import DeviceRecommender, PersonalizedElasticEmbedding
 from peel_ext.device.item_ids import ItemIds
 from peel_ext.errors import BudgetError, FormatError
 from peel_ext.format import (
@@ -349,7 +349,7 @@ def test_r6_killed_while_writing_leaves_the_old_or_the_new_file(tmp_path: Path, 
 # ---- files of every version are kept for ever ----
 
 
-@pytest.mark.parametrize("name", ["planes", "columns"])
+@pytest.mark.parametrize("name", ["planes", "columns", "prior"])
 def test_golden_files_open_as_ever(name: str) -> None:
     data = (GOLDEN / f"v1-{name}.peel").read_bytes()
     expected = np.load(GOLDEN / f"v1-{name}.npz")
@@ -362,12 +362,15 @@ def test_golden_files_open_as_ever(name: str) -> None:
     ids, scores = pee.score(expected["users"], 5)
     assert np.array_equal(ids, expected["best"])
     assert np.allclose(scores, expected["scores"], rtol=1e-5)
+    if "folded" in expected:
+        with DeviceRecommender.open(data) as recommender:
+            assert np.allclose(recommender.fold_in([3, 50, 97]), expected["folded"], atol=1e-5)
     assert pack_prefix(golden_table(name)).tobytes() == data[: read_header(data).blocks_end]
 
 
 def golden_table(name: str) -> GroupTable:
     """What the golden files were made of, without a random generator that may change."""
-    layout = LAYOUTS[0] if name == "planes" else LAYOUTS[3]
+    layout = LAYOUTS[3] if name == "columns" else LAYOUTS[0]
     rows, dim = 100, 20
     weight = np.sin(np.arange(rows * dim, dtype=np.float64) * 7.3).reshape(rows, dim)
     encoded = layout.encode((weight * 2).astype(np.float32))
@@ -376,4 +379,7 @@ def golden_table(name: str) -> GroupTable:
     groups = [np.sort(part) for part in np.split(ids, np.cumsum(sizes)[:-1])]
     layers = layout.num_layers(dim)
     order = [c * layers + layer for layer in range(layers) for c in range(len(sizes))]
-    return GroupTable(layout, dim, EncodedRows(*encoded), groups, np.array(order), group=1)
+    fold_in = FoldInSettings(prior=0.4) if name == "prior" else FoldInSettings()
+    return GroupTable(
+        layout, dim, EncodedRows(*encoded), groups, np.array(order), group=1, fold_in=fold_in
+    )

@@ -47,7 +47,7 @@ def test_a_test_share_of_0_trains_on_everything(data_file: Path, tmp_path: Path)
     assert len(run.test_items) == 0
     assert run.folder.stages["data"]["split"] == "none"
     # The temperature is chosen all the same, on interactions held out for the choice alone.
-    assert len(run.folder.load("tuning")["qualities"]) == 5
+    assert len(run.folder.load("tuning")["qualities"]) >= 3
 
 
 def make_parts(folder: Path) -> None:
@@ -70,7 +70,7 @@ def test_a_given_validation_part_is_what_settings_are_chosen_on(
 
     def choose(data: Any, *_: Any, validation: Any, **others: Any) -> Any:
         given["train"], given["validation"] = data.lists, validation
-        return Tuned(0.1, (0.025,), np.zeros(0))
+        return Tuned(0.1, 16, (0.025,), np.zeros(0))
 
     monkeypatch.setattr("peel_ext.train.stages.choose_settings", choose)
     run = run_pipeline(tmp_path / "data", tmp_path / "run", SMALL)
@@ -97,7 +97,7 @@ def test_a_given_validation_part_is_what_settings_are_chosen_on(
 def test_a_real_choice_on_a_given_validation_part(tmp_path: Path) -> None:
     make_parts(tmp_path / "data")
     run = run_pipeline(tmp_path / "data", tmp_path / "run", SMALL)
-    assert len(run.folder.load("tuning")["qualities"]) == 5
+    assert len(run.folder.load("tuning")["qualities"]) >= 3
 
 
 def test_what_is_rated_low_is_had_and_not_trained_on(tmp_path: Path) -> None:

@@ -48,10 +48,27 @@ def test_the_candidate_that_ranks_best_with_the_prior_that_suits_it_is_taken() -
     tuned = choose_settings(data, config, SMALL)
     left, held = data.hold_out("random", 0.3, config.seed)
     expected = [quality_of(data, left, held, each, 2) for each in config.temperatures]
-    assert len(tuned.qualities) == 4  # and the one the prior was chosen after
+    tried = expected[: 2 + (expected[1] > expected[0])]  # none after one that is worse
+    assert len(tuned.qualities) == len(tried) + 1  # and the one the prior was chosen after
     # The search takes no step that gains next to nothing; the grid takes all.
-    np.testing.assert_allclose(tuned.qualities[:3], expected, rtol=0.02)
-    assert tuned.temperature == config.temperatures[int(np.argmax(tuned.qualities[:3]))]
+    np.testing.assert_allclose(tuned.qualities[:-1], tried, rtol=0.02)
+    assert tuned.temperature == config.temperatures[int(np.argmax(tuned.qualities[:-1]))]
+
+
+def test_larger_rows_have_to_be_worth_their_bytes() -> None:
+    data = make_data()
+    free = dataclasses.replace(SMALL, embedding_dim=None, temperature=0.2)
+    for least_gain in (0.0, 10.0):
+        config = TuningConfig(embedding_dims=(2, 8, 9), least_gain=least_gain)
+        tuned = choose_settings(data, config, free)
+        print(least_gain, tuned)
+        found = tuned.qualities[:-1]
+        if least_gain:
+            assert tuned.embedding_dim == 2
+            assert len(found) == 2
+        else:
+            assert tuned.embedding_dim == (2, 8, 9)[int(np.argmax(found))] > 2
+    assert choose_settings(data, TuningConfig(), SMALL).embedding_dim == 8
 
 
 def test_what_is_popular_of_late_counts_where_it_is_what_comes_next() -> None:
@@ -88,8 +105,10 @@ def test_settings_that_are_given_are_kept() -> None:
 
 def test_finished_trainings_are_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     data = make_data(times=True)
-    config = TuningConfig(temperatures=(0.1, 0.2, 0.4))
+    config = TuningConfig(temperatures=(0.05, 0.1, 0.2, 0.4))
     expected = choose_settings(data, config, SMALL, method="last")
+    total = len(expected.qualities)
+    assert total >= 3
     saved: list[dict[str, np.ndarray]] = []
     loaded = [0]
 
@@ -108,12 +127,12 @@ def test_finished_trainings_are_not_repeated(monkeypatch: pytest.MonkeyPatch) ->
         return pretrain(*arguments, **options)
 
     monkeypatch.setattr(tuning, "pretrain", note)
-    best = expected.temperature
-    for count, left in ((2, [0.4, best]), (3, [best]), (4, [])):
+    for count in (total - 2, total - 1, total):
         loaded[0] = count
         trained.clear()
         again = choose_settings(data, config, SMALL, method="last", checkpoint=Memory())
-        assert trained == left
+        assert len(trained) == total - count
+        assert trained[-1:] in ([], [expected.temperature])
         assert same(again, expected)
 
 
@@ -150,6 +169,13 @@ def test_progress_runs_over_all_trainings() -> None:
         make_data(), config, SMALL, on_progress=lambda done, total, _: reports.append((done, total))
     )
     assert reports == [(done, 28) for done in range(1, 29)]  # 2, 2 and 3 epochs of 4 steps
+    reports.clear()
+    config = TuningConfig(temperatures=(0.1, 50.0, 60.0, 70.0), epochs=1)
+    choose_settings(
+        make_data(), config, SMALL, on_progress=lambda done, total, _: reports.append((done, total))
+    )
+    done = [*range(1, 9), *range(17, 29)]  # two of four temperatures were needless
+    assert reports == [(each, 28) for each in done]
 
 
 def make_lists() -> tuple[np.ndarray, np.ndarray, int]:
@@ -180,6 +206,12 @@ def test_taking_and_drawing_users(seed: int) -> None:
     [
         {"temperatures": ()},
         {"temperatures": (0.1, -1.0)},
+        {"temperatures": (0.2, 0.1)},
+        {"temperatures": 0.1},
+        {"embedding_dims": (1, 64)},
+        {"embedding_dims": ()},
+        {"least_gain": -0.1},
+        {"prior_epochs": 0},
         {"validation_share": 1.0},
         {"epochs": 0},
         {"max_users": 0},
