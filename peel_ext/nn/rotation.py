@@ -49,11 +49,11 @@ def _principal_axes(moments: Tensor) -> Tensor:
 def _principal_axes_beside_mean(moments: Tensor) -> Tensor:
     """Columns [dim, dim]: the axis (1, ..., 1), then the principal axes of what is orthogonal to it."""
     dim = len(moments)
+    if dim == 1:
+        return torch.ones_like(moments)
     reflection = torch.eye(dim, dtype=moments.dtype, device=moments.device)
     normal = reflection[0] - 1 / math.sqrt(dim)  # takes the first axis to (1, ..., 1) / sqrt(dim)
-    length = normal.square().sum()
-    if dim > 1:
-        reflection = reflection - 2 * torch.outer(normal, normal) / length
+    reflection = reflection - 2 * torch.outer(normal, normal) / normal.square().sum()
     beside = reflection[:, 1:]
     axes = beside @ _principal_axes(beside.T @ moments @ beside)
     return torch.cat([reflection[:, :1], axes], dim=1)
