@@ -124,6 +124,7 @@ class Stages:
             resolve_layout(self.config.layout),
             self.config.refinement,
             on_progress=self._steps("refinement"),
+            checkpoint=self.folder.checkpoint("refinement"),
         )
         return {"rows": rows, "additions": additions}, {"rows_per_group": rows.shape[1]}
 
@@ -135,7 +136,8 @@ class Stages:
         else:
             values = self._exposure(population)
         embedding = ElasticEmbedding.from_pretrained(
-            torch.from_numpy(population.item_vectors),
+            # Torch's own memory: matrix products round differently at another alignment.
+            torch.from_numpy(population.item_vectors).clone(),
             num_groups=len(population.centroids),
             layout=self.config.layout,
         )
@@ -146,7 +148,13 @@ class Stages:
             _add_refinement(embedding, refined["rows"], refined["additions"])
         embedding.set_row_values(torch.from_numpy(values))
         if control.controller == "bilevel":
-            control_blocks(embedding, population, control, on_progress=self._steps("block_weights"))
+            control_blocks(
+                embedding,
+                population,
+                control,
+                on_progress=self._steps("block_weights"),
+                checkpoint=self.folder.checkpoint("block_weights"),
+            )
         state = {name: tensor.numpy() for name, tensor in embedding.state_dict().items()}
         return state, {"blocks_per_group": embedding.block_weights[0].numel()}
 

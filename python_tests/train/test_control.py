@@ -9,7 +9,7 @@ import torch
 from peel_ext.config import ControlConfig, ExposureConfig
 from peel_ext.format import ColumnsLayout, PlanesLayout
 from peel_ext.nn import ElasticEmbedding
-from peel_ext.train.bilevel import BlockController, control_blocks, row_pieces
+from peel_ext.train.bilevel import BlockController, control_blocks, cut_rows
 from peel_ext.train.control import regress_row_values
 from peel_ext.train.population import Population
 from peel_ext.train.value_regression import RowFeatures, ValueRegression, fit_value_regression
@@ -90,13 +90,18 @@ LAYOUTS = [
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["planes", "columns", "int8"])
-def test_pieces_add_up_to_rows(layout, seed: int) -> None:
+def test_weights_of_0_and_1_give_the_rows_of_the_layers_held(layout, seed: int) -> None:
     rows = np.random.default_rng(seed).normal(size=(9, 16)).astype(np.float32)
-    pieces = row_pieces(layout, rows)
+    embedding = ElasticEmbedding.from_pretrained(torch.from_numpy(rows), layout=layout)
+    cut = cut_rows(embedding, 0)
     store, scales = layout.encode(rows)
-    for layers in range(1, pieces.shape[1] + 1):
+    num_layers = layout.num_layers(16)
+    for layers in range(1, num_layers + 1):
         expected = layout.decode(store, scales, (1 << layers) - 1, 16)
-        np.testing.assert_allclose(pieces[:, :layers].sum(axis=1), expected, atol=1e-5)
+        weights = torch.zeros(cut.num_item_groups, num_layers)
+        weights[:, :layers] = 1
+        np.testing.assert_allclose(cut.weighted(weights).numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(cut.whole().numpy(), expected, atol=1e-5)
 
 
 def test_controller_weights_have_mean_one() -> None:
