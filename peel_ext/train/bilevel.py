@@ -17,12 +17,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from peel_ext.config import ControlConfig
 from peel_ext.format import Layout
 from peel_ext.nn import ElasticEmbedding
 from peel_ext.train.adam_state import adam_arrays, restore_adam
+from peel_ext.train.block_controller import BlockController
 from peel_ext.train.checkpoint import Checkpoint, Timer
 from peel_ext.train.group_problem import GroupProblem
 from peel_ext.train.lists import take_users
@@ -39,46 +40,6 @@ _GROUPS_PER_STEP = 4
 #: rows fit the training interactions faster than the controller can learn from the held-out ones.
 _ROW_LEARNING_RATE = 1e-3
 _ANCHOR = 10.0
-
-
-class BlockController(nn.Module):
-    """Weights of the blocks of a user group, from their features.
-
-    Args:
-        num_layers: layers of a row; which one a block belongs to is a feature too.
-        hidden_dim: width of the two hidden layers.
-    """
-
-    def __init__(self, num_layers: int, hidden_dim: int) -> None:
-        super().__init__()
-        self.num_layers = num_layers
-        self.scores = nn.Sequential(
-            nn.Linear(2 + num_layers, hidden_dim, **FLOAT32_ON_CPU),
-            nn.ReLU(),
-            nn.Linear(hidden_dim, hidden_dim, **FLOAT32_ON_CPU),
-            nn.ReLU(),
-            nn.Linear(hidden_dim, 1, **FLOAT32_ON_CPU),
-        )
-
-    def forward(self, popularity: Tensor, loss: Tensor) -> Tensor:
-        """Weights of mean 1, [num_item_groups, num_layers].
-
-        Args:
-            popularity: [num_item_groups], the logarithm of the interactions with a block's rows.
-            loss: [num_item_groups], the loss of those interactions.
-        """
-        seen = torch.stack([_standardised(popularity), _standardised(loss)], dim=1)
-        layers = torch.eye(self.num_layers, dtype=seen.dtype, device=seen.device)
-        features = torch.cat(
-            [
-                seen[:, None, :].expand(-1, self.num_layers, -1),
-                layers[None].expand(len(seen), -1, -1),
-            ],
-            dim=2,
-        )
-        scores = self.scores(features)[..., 0]
-        weights: Tensor = torch.softmax(scores.flatten(), dim=0).view_as(scores)
-        return weights * scores.numel()
 
 
 @dataclass(frozen=True)
@@ -327,7 +288,3 @@ def _row_pieces(layout: Layout, rows: NDArray[np.float32]) -> NDArray[np.float32
         pieces[:, layer] = decoded - below
         below = decoded
     return pieces
-
-
-def _standardised(values: Tensor) -> Tensor:
-    return (values - values.mean()) / values.std(correction=0).clamp(min=1e-6)

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from peel_ext.config import PipelineConfig
 from peel_ext.data import IdMap
-from peel_ext.format import resolve_layout
 from peel_ext.nn import ElasticEmbedding
 from peel_ext.train.bilevel import control_blocks
 from peel_ext.train.clustering import cluster_users
 from peel_ext.train.control import regress_row_values
 from peel_ext.train.exposure import measure_exposure
+from peel_ext.train.layout import layout_of
 from peel_ext.train.lists import Lists
 from peel_ext.train.population import Population
 from peel_ext.train.pretraining import DEFAULT_TEMPERATURE, pretrain
@@ -33,7 +33,7 @@ DEPENDS = {
     "tuning": ("tuning", "pretraining", "vectors"),
     "pretraining": (),
     "clustering": ("clustering",),
-    "refinement": ("refinement", "exposure", "layout"),
+    "refinement": ("refinement", "exposure", "layout", "columns"),
     "block_weights": ("control",),
 }
 
@@ -121,7 +121,7 @@ class Stages:
         rows, additions = refine_tables(
             population,
             self._exposure(population),
-            resolve_layout(self.config.layout),
+            layout_of(self.folder.config),
             self.config.refinement,
             on_progress=self._steps("refinement"),
             checkpoint=self.folder.checkpoint("refinement"),
@@ -139,7 +139,7 @@ class Stages:
             # Torch's own memory: matrix products round differently at another alignment.
             torch.from_numpy(population.item_vectors).clone(),
             num_groups=len(population.centroids),
-            layout=self.config.layout,
+            layout=layout_of(self.folder.config),
         )
         if embedding.layout.nested:
             embedding.fit_rotation()

@@ -9,7 +9,8 @@ import torch
 from peel_ext.config import ControlConfig, ExposureConfig
 from peel_ext.format import ColumnsLayout, PlanesLayout
 from peel_ext.nn import ElasticEmbedding
-from peel_ext.train.bilevel import BlockController, control_blocks, cut_rows
+from peel_ext.train.bilevel import control_blocks, cut_rows
+from peel_ext.train.block_controller import BlockController
 from peel_ext.train.control import regress_row_values
 from peel_ext.train.population import Population
 from peel_ext.train.value_regression import RowFeatures, ValueRegression, fit_value_regression
