@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -162,3 +164,37 @@ def test_groups_of_nobody_keep_their_weights(population: Population) -> None:
     )
     control_blocks(embedding, empty, dataclasses.replace(QUICK, steps=2))
     assert bool(torch.isfinite(embedding.block_weights).all())
+
+
+def test_memory_does_not_grow_with_groups_times_rows() -> None:
+    code = """
+import resource, numpy as np, torch
+from peel_ext.config import ControlConfig
+from peel_ext.format import ColumnsLayout
+from peel_ext.nn import ElasticEmbedding
+from peel_ext.train.bilevel import control_blocks
+from peel_ext.train.population import Population
+
+rng = np.random.default_rng(0)
+users, items = 120, 20_000
+vectors = [rng.normal(size=(count, 32)).astype(np.float32) for count in (users, items)]
+own = np.stack([np.sort(rng.choice(items, 10, replace=False)) for _ in range(users)])
+
+def peak_with(groups):
+    embedding = ElasticEmbedding.from_pretrained(
+        torch.from_numpy(vectors[1]), num_groups=groups, layout=ColumnsLayout()
+    )
+    population = Population(
+        *vectors, np.arange(users) % groups, vectors[0][:groups],
+        (np.arange(users + 1) * 10, own.ravel()), 1.0,
+    )
+    control_blocks(embedding, population, ControlConfig(steps=10))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+print(-peak_with(1) + peak_with(40))
+"""
+    told = subprocess.run(
+        [sys.executable, "-P", "-c", code], check=True, capture_output=True, text=True
+    )
+    table = 4 * 20_000 * 32
+    assert int(told.stdout) < 10 * table

@@ -71,6 +71,15 @@ def test_chunks_of_users_add_up(population: Population) -> None:
         torch.testing.assert_close(problem.losses_of_rows(table), expected.detach())
 
 
+def test_users_lie_in_memory_of_torch(population: Population) -> None:
+    # At another alignment, as NumPy's differs from run to run, matrix products round differently.
+    for group in range(3):
+        for num_rows in (20, 50, 100, 150):
+            assert (
+                GroupProblem.of(population, group, np.arange(num_rows)).users.data_ptr() % 64 == 0
+            )
+
+
 def test_refined_rows_fit_their_group_better(population: Population) -> None:
     values = values_of(population)
     rows, additions = refine_tables(population, values, PlanesLayout(), CONFIG)
