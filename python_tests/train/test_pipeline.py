@@ -229,7 +229,7 @@ def test_the_settings_of_the_paper_refine_all_rows(data_file: Path, tmp_path: Pa
     )
     run = run_pipeline(data_file, tmp_path / "run", quick)
     assert run.embedding.block_weights.shape == (16, 20, 16)  # groups, item groups, layers
-    assert run.embedding.refinement.shape == (16 * 200, 128)
+    assert run.embedding.refinement.shape == (16 * len(run.items), 128)
     assert run.embedding.layout == ColumnsLayout()
 
 
