@@ -20,7 +20,6 @@ from peel_ext.cli.arguments import parse_budgets
 from peel_ext.device import DeviceRecommender
 from peel_ext.evaluation import Evaluation, evaluate_run
 from peel_ext.evaluation.plan import BLENDED, blend_of, offline_users_of
-from peel_ext.format import FoldInSettings
 from peel_ext.metrics import measure_users
 from peel_ext.train.pipeline import TrainedRun
 
@@ -67,7 +66,7 @@ def recommend_from_files(run: TrainedRun, budgets: list[int]) -> dict[int, NDArr
             members = np.arange(start, min(start + USERS_AT_ONCE, len(shipped)))
             blended = blend(members)
             for group, user in enumerate(members):
-                blended.export(path, group, fold_in=FoldInSettings(temperature=run.temperature))
+                blended.export(path, group, fold_in=run.fold_in_settings)
                 history = histories[1][histories[0][user] : histories[0][user + 1]]
                 known = int(offline.before[0][user + 1] - offline.before[0][user])
                 for budget in budgets:

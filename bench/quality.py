@@ -147,12 +147,13 @@ def smaller_models(run: TrainedRun) -> Callable[[Ship], Sequence[Rival]]:
     settings = PretrainingConfig(
         **run.folder.config["pretraining"] | {"temperature": run.temperature}
     )
+    prior = run.item_vectors.sum(axis=1) / run.item_vectors.shape[1] ** 0.5 * run.prior
 
     @functools.cache
     def train(dim: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         small = dataclasses.replace(settings, embedding_dim=dim)
-        users, items, _ = pretrain(run.train_indptr, run.train_items, len(run.items), small)
-        return users, items
+        made = pretrain(run.train_indptr, run.train_items, len(run.items), small, prior=prior)
+        return made.users, made.items
 
     def rivals(ship: Ship) -> Sequence[Rival]:
         @functools.cache

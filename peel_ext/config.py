@@ -58,6 +58,16 @@ def _check_choice(config: Any, **choices: tuple[str, ...]) -> None:
             )
 
 
+def _numbers(name: str, given: Any) -> tuple[float, ...]:
+    """A setting that is several numbers, as Python's own."""
+    some = isinstance(given, Sequence) and not isinstance(given, str)
+    if not some or not all(isinstance(each, numbers.Real) for each in given):
+        raise ValueError(f"{name} must be numbers, got {given!r}")
+    if not all(math.isfinite(each) for each in given):
+        raise ValueError(f"{name} must be finite, got {given!r}")
+    return tuple(float(each) for each in given)
+
+
 def _check_seed(seed: int) -> None:
     """All random generators in use take these, so that no stage fails after the others have run."""
     if not 0 <= seed < 1 << 32:
@@ -141,38 +151,38 @@ class TuningConfig(_Checked):
 
     Attributes:
         temperatures: candidates for :attr:`PretrainingConfig.temperature`.
-        validation_share: of each user's training interactions, held out for the choice.
+        validation_share: of the training interactions, held out for the choice as the target is.
         epochs: of each candidate's short training.
-        n: length of the lists whose recall decides.
+        prior_epochs: of the training after which the prior is chosen: short ones leave more to it.
         max_users: users whose lists are made; a random sample of more.
+        max_scores: users times items of these lists; a smaller sample, of 1,000 users at least, beyond.
         seed: of the draws.
 
     Raises:
         ValueError: a setting outside its range.
     """
 
-    temperatures: tuple[float, ...] = (0.1, 0.2)
+    temperatures: tuple[float, ...] = (0.1, 0.14, 0.2, 0.28)
     validation_share: float = 0.1
     epochs: int = 3
-    n: int = 20
+    prior_epochs: int = 6
     max_users: int = 10_000
+    max_scores: int = 1 << 27
     seed: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        given = self.temperatures if isinstance(self.temperatures, Sequence) else ()
-        numeric = all(isinstance(each, numbers.Real) for each in given)
-        if not given or not numeric or not all(0 < each < math.inf for each in given):
+        given = _numbers("temperatures", self.temperatures)
+        if not given or not all(each > 0 for each in given):
             raise ValueError(
-                "temperatures must be numbers above 0 and finite, and at least one, "
-                f"got {self.temperatures!r}"
+                f"temperatures must be above 0, and at least one, got {self.temperatures!r}"
             )
-        object.__setattr__(self, "temperatures", tuple(float(each) for each in given))
+        object.__setattr__(self, "temperatures", given)
         if not 0 < self.validation_share < 1:
             raise ValueError(
                 f"validation_share must lie between 0 and 1, got {self.validation_share}"
             )
-        _check_at_least(self, epochs=1, n=1, max_users=1)
+        _check_at_least(self, epochs=1, prior_epochs=1, max_users=1, max_scores=1)
         _check_seed(self.seed)
 
 
@@ -181,7 +191,7 @@ class PretrainingConfig(_Checked):
     """Settings of stage 1, the user and item vectors.
 
     Attributes:
-        embedding_dim: length of a vector.
+        embedding_dim: values of a vector, the one that the prior takes included; at least 2.
         num_layers: rounds of LightGCN smoothing; 0 is matrix factorisation.
         epochs: passes over the users.
         steps_per_epoch: optimiser steps in a pass. A share of the users rather than a number of
@@ -201,8 +211,9 @@ class PretrainingConfig(_Checked):
             about popularity, and more about taste.
         weight_scale: what becomes of the weights of interactions, where there are any: ``"log"`` takes
             ``log(1 + weight)``, ``"linear"`` leaves them; a user's are then divided by their sum.
-        item_popularity_exponent: an item's final vector has the length
-            ``(number of interactions / 10) ** item_popularity_exponent``, which gives that back.
+        prior: weights of an item's log counts, of all its interactions, then of those among the last
+            half, quarter, ... of all (:func:`peel_ext.train.item_prior.describe_items`), whose sum
+            is added to the cosine; None leaves the choice to the tuning stage.
         start_scale: root mean square of the entries of the embeddings before the first step, where
             the learning rate is the yardstick.
         seed: of the start and of the order of the users.
@@ -224,24 +235,22 @@ class PretrainingConfig(_Checked):
     user_weight_exponent: float = 0.75
     negative_popularity_exponent: float = 0.25
     weight_scale: str = "log"
-    item_popularity_exponent: float = 0.075
+    prior: tuple[float, ...] | None = None
     start_scale: float = 0.1
     seed: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_at_least(self, embedding_dim=1, steps_per_epoch=1, num_negatives=1)
+        _check_at_least(self, embedding_dim=2, steps_per_epoch=1, num_negatives=1)
         _check_at_least(self, num_layers=0, epochs=0, max_full_scores=0)
         _check_positive(self, "learning_rate", "final_learning_rate_share", "start_scale")
         if self.temperature is not None:
             _check_positive(self, "temperature")
         _check_seed(self.seed)
         _check_choice(self, softmax=("auto", "full", "sampled"), weight_scale=("log", "linear"))
-        for name in (
-            "user_weight_exponent",
-            "negative_popularity_exponent",
-            "item_popularity_exponent",
-        ):
+        if self.prior is not None:
+            object.__setattr__(self, "prior", _numbers("prior", self.prior))
+        for name in ("user_weight_exponent", "negative_popularity_exponent"):
             if not math.isfinite(getattr(self, name)):
                 raise ValueError(f"{name} must be finite, got {getattr(self, name)}")
 

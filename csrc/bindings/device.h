@@ -150,8 +150,8 @@ class Pee {
 
   int64_t similar(int64_t count, Address items, int64_t n, Address ids, Address scores) const {
     const py::gil_scoped_release release;
-    return similar_rows(table(), at<const int64_t>(items), count, n, at<int64_t>(ids),
-                        at<float>(scores));
+    return similar_rows(table(), file_->header().fold_in.prior > 0, at<const int64_t>(items), count,
+                        n, at<int64_t>(ids), at<float>(scores));
   }
 
   int64_t fold_in(int64_t count, Address history, Address user) const {

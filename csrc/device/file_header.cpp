@@ -12,7 +12,9 @@ namespace peel {
 namespace {
 
 constexpr uint8_t kVersion = 1;
-constexpr uint8_t kKeepOneBlock = 1;  // a feature bit
+// Feature bits.
+constexpr uint8_t kKeepOneBlock = 1;
+constexpr uint8_t kHasPrior = 2;
 
 // As it lies in the file, little endian.
 struct Fields {
@@ -36,7 +38,7 @@ struct Fields {
   uint32_t blocks_end;  // in kBlockAlignment
   float step_size;
   float temperature;
-  uint32_t spare;
+  float prior;
   uint32_t checksum;
 };
 static_assert(sizeof(Fields) == kHeaderBytes, "the header is read in place");
@@ -47,7 +49,8 @@ void require(bool condition, const std::string& what) {
 
 Geometry read_planes(const Fields& fields) {
   require(fields.row_ids == 2, "row_ids does not fit the planes layout");
-  require(fields.block_dim == 0 && fields.features == 0, "block_dim or features without columns");
+  require(fields.block_dim == 0 && (fields.features & kKeepOneBlock) == 0,
+          "block_dim or features without columns");
   Geometry geometry;
   geometry.layout = Layout::kPlanes;
   geometry.value_type = ValueType::kInt8;
@@ -107,11 +110,16 @@ FileHeader read_header(const uint8_t* data, uint64_t size) {
   if (crc32(0, data, kHeaderBytes - 4) != fields.checksum) {
     throw FormatError("damaged: the checksum of the header does not match");
   }
-  require((fields.features & ~kKeepOneBlock) == 0, "unknown features");
-  require(fields.reserved == 0 && fields.spare == 0, "reserved bytes are not zero");
+  require((fields.features & ~(kKeepOneBlock | kHasPrior)) == 0, "unknown features");
+  require(fields.reserved == 0, "reserved bytes are not zero");
   require(std::isfinite(fields.step_size) && fields.step_size > 0 &&
               std::isfinite(fields.temperature) && fields.temperature > 0,
           "fold-in out of range");
+  uint32_t prior_bits = 0;
+  std::memcpy(&prior_bits, &fields.prior, sizeof(prior_bits));
+  require((fields.features & kHasPrior) != 0 ? std::isfinite(fields.prior) && fields.prior > 0
+                                             : prior_bits == 0,
+          "prior out of range");
   require(fields.dim >= 1, "dim is 0");
   require(fields.id_bytes == 2 || fields.id_bytes == 4, "id_bytes is neither 2 nor 4");
   FileHeader header;
@@ -125,7 +133,7 @@ FileHeader read_header(const uint8_t* data, uint64_t size) {
   header.num_blocks = fields.num_blocks;
   header.blocks_end = static_cast<uint64_t>(kBlockAlignment) * fields.blocks_end;
   header.group = fields.group;
-  header.fold_in = {fields.fold_in_steps, fields.step_size, fields.temperature};
+  header.fold_in = {fields.fold_in_steps, fields.step_size, fields.temperature, fields.prior};
   header.checksum = fields.checksum;
   require(fields.num_blocks <=
               uint64_t{fields.num_item_groups} * static_cast<uint64_t>(header.geometry.num_layers),

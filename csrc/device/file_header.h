@@ -15,6 +15,7 @@ struct FoldInSettings {
   int32_t steps = 20;
   float step_size = 0.03f;
   float temperature = 0.1f;
+  float prior = 0;  // a user's component along the axis (1, ..., 1); 0: rows have no prior
 };
 
 struct FileHeader {

@@ -26,6 +26,20 @@ void normalise(float* vector, int64_t dim) {
   for (int64_t d = 0; d < dim && length > 0; ++d) vector[d] /= length;
 }
 
+// Takes the prior's part, the mean, out of a vector.
+void part_taste(float* vector, int64_t dim) {
+  double sum = 0;
+  for (int64_t d = 0; d < dim; ++d) sum += vector[d];
+  const float mean = static_cast<float>(sum / static_cast<double>(dim));
+  for (int64_t d = 0; d < dim; ++d) vector[d] -= mean;
+}
+
+// Gives a taste the component of a user's vector.
+void add_component(float* taste, int64_t dim, float prior) {
+  const float share = prior / std::sqrt(static_cast<float>(dim));
+  for (int64_t d = 0; d < dim; ++d) taste[d] += share;
+}
+
 // What the softmax runs over: all rows; of more than kRows the first kFirstRows, where rows come by
 // what they are worth, and evenly spaced runs of the others, which are adjacent to be read
 // together.
@@ -65,8 +79,11 @@ class RowSample {
 // decoded once, into tiles, for all steps.
 class ExpectedRow {
  public:
-  ExpectedRow(const PackedTable& table, float temperature)
-      : isa_(simd::primitives()), temperature_(temperature), dim_(table.geometry.dim) {
+  ExpectedRow(const PackedTable& table, const FoldInSettings& settings)
+      : isa_(simd::primitives()),
+        temperature_(settings.temperature),
+        has_prior_(settings.prior > 0),
+        dim_(table.geometry.dim) {
     const PackedTiles tiles(table, isa_);
     const RowSample sample(table, tiles.num_rows());
     num_tiles_ = (sample.size() + kTileRows - 1) / kTileRows;
@@ -107,15 +124,29 @@ class ExpectedRow {
   void keep(const LoadedTile& tile, int64_t lane, int64_t i) {
     float* to = values_.data() + i / kTileRows * dim_ * kTileRows + i % kTileRows;
     const float* from = tile.values + lane;
+    float sum = 0;
     float squares = 0;
     for (int64_t run = 0; run < tile.num_runs; ++run) {
       const int64_t begin = tile.runs[run].begin;
       for (int64_t d = begin; d < begin + tile.runs[run].width; ++d, from += kTileRows) {
         to[d * kTileRows] = *from;
+        sum += *from;
         squares += *from * *from;
       }
     }
+    if (has_prior_) squares = part_taste(to, sum / static_cast<float>(dim_));
     scales_[static_cast<size_t>(i)] = squares > 0 ? 1 / (std::sqrt(squares) * temperature_) : 0.0f;
+  }
+
+  // Takes the mean out of one row of a tile; returns the square of the length of what is left.
+  float part_taste(float* row, float mean) const {
+    float squares = 0;
+    for (int64_t d = 0; d < dim_; ++d) {
+      float& value = row[d * kTileRows];
+      value -= mean;
+      squares += value * value;
+    }
+    return squares;
   }
 
   void add(const float* user, int64_t tile) {
@@ -149,6 +180,7 @@ class ExpectedRow {
 
   const simd::Primitives& isa_;
   float temperature_;
+  bool has_prior_;
   int64_t dim_;
   int64_t num_tiles_ = 0;
   std::vector<float> weights_;  // [tiles]
@@ -169,7 +201,8 @@ int64_t fold_in(const PackedTable& table, const int64_t* history, int64_t count,
   std::vector<float> mean(static_cast<size_t>(dim));
   int64_t held = 0;
   for (int64_t i = 0; i < count; ++i) {
-    const float* row = rows.data() + i * dim;
+    float* row = rows.data() + i * dim;
+    if (settings.prior > 0) part_taste(row, dim);
     const float length = length_of(row, dim);
     if (!(length > 0)) continue;
     ++held;
@@ -179,7 +212,7 @@ int64_t fold_in(const PackedTable& table, const int64_t* history, int64_t count,
   std::copy(mean.begin(), mean.end(), user);
   normalise(user, dim);
   if (held == 0) return 0;
-  ExpectedRow expected(table, settings.temperature);
+  ExpectedRow expected(table, settings);
   std::vector<float> row(static_cast<size_t>(dim));
   for (int32_t step = 0; step < settings.steps; ++step) {
     expected.of(user, row.data());
@@ -189,6 +222,7 @@ int64_t fold_in(const PackedTable& table, const int64_t* history, int64_t count,
     }
     normalise(user, dim);
   }
+  if (settings.prior > 0) add_component(user, dim, settings.prior);
   return held;
 }
 
@@ -202,7 +236,9 @@ int64_t continue_vector(const PackedTable& table, int64_t known_count, const int
   for (int64_t d = 0; d < dim; ++d) {
     user[d] = (1 - share) * user[d] + share * folded[static_cast<size_t>(d)];
   }
+  if (settings.prior > 0) part_taste(user, dim);
   normalise(user, dim);
+  if (settings.prior > 0) add_component(user, dim, settings.prior);
   return held;
 }
 

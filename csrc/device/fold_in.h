@@ -8,6 +8,9 @@
 // worth, the first 1,024 and 64 evenly spaced runs of 16 of the others, in columns 128 such runs.
 // The runs count for all rows they are drawn from. So a step takes as long under any budget;
 // finding the history's rows does not.
+//
+// Where rows have a prior, it is the mean of their values; v_j is then the unit vector of what is
+// left without it, and in the end every value of u rises by prior / sqrt(dim).
 #pragma once
 
 #include <cstdint>
@@ -17,15 +20,15 @@
 
 namespace peel {
 
-// Writes dim values of length 1, or zeros where no item of the history is held; returns how many
+// Writes dim values, of length 1 without a prior, or zeros where no item of the history is held; returns how many
 // are. The ids are in range. Memory beyond the output, given back at the end: `count` rows, and at
 // most 2,048 decoded ones.
 int64_t fold_in(const PackedTable& table, const int64_t* history, int64_t count,
                 const FoldInSettings& settings, float* user);
 
-// Brings a vector of length 1 that was made of `known_count` items up to date with `count` more:
-// u <- normalise((1 - w) u + w fold_in(new)), w = count / (known_count + count). The vector stays
-// as it is where none of the new items is held. Returns how many are.
+// Brings a vector that was made of `known_count` items up to date with `count` more:
+// u <- normalise((1 - w) u + w fold_in(new)), w = count / (known_count + count), where a prior stays
+// out of the length and in the vector. The vector stays as it is where none of the new items is held. Returns how many are.
 int64_t continue_vector(const PackedTable& table, int64_t known_count, const int64_t* items,
                         int64_t count, const FoldInSettings& settings, float* user);
 

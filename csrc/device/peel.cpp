@@ -219,7 +219,8 @@ peel_status peel_similar(const peel_recommender* recommender, int64_t item, size
     peel::require(scores, "scores");
     const auto snapshot = recommender->embedding.snapshot();
     const auto count = static_cast<int64_t>(n);
-    if (peel::similar_rows(snapshot->table(), &item, 1, count, ids, scores) < 0) return;
+    const bool has_prior = recommender->embedding.header().fold_in.prior > 0;
+    if (peel::similar_rows(snapshot->table(), has_prior, &item, 1, count, ids, scores) < 0) return;
     throw peel::NotHeldError("item " + std::to_string(item) + " is not held");
   });
 }

@@ -30,7 +30,7 @@ inline void use(const peel::Embedding& file) {
   for (int i = 0; i < 3; ++i) CHECK(best[i] >= -1 && best[i] < table.num_embeddings);
   const int64_t ids[2] = {0, table.num_embeddings - 1};
   peel::score_items(*snapshot, user.data(), ids, 2, scores);
-  peel::similar_rows(table, ids, 1, 3, best, scores);
+  peel::similar_rows(table, file.header().fold_in.prior > 0, ids, 1, 3, best, scores);
   for (int i = 0; i < 3; ++i) CHECK(best[i] >= -1 && best[i] < table.num_embeddings);
   std::vector<float> folded(dim);
   peel::FoldInSettings settings = file.header().fold_in;

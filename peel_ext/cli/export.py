@@ -52,7 +52,6 @@ def run(options: argparse.Namespace) -> int:
     require_train()
     import torch
 
-    from peel_ext.format import FoldInSettings
     from peel_ext.train.trained_run import TrainedRun
 
     trained = TrainedRun.open(options.folder)
@@ -65,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
     except OSError as error:
         raise ValueError(f"--out {out} cannot be made: {error.strerror}") from None
     shared: dict[str, Any] = {
-        "fold_in": FoldInSettings(temperature=trained.temperature),
+        "fold_in": trained.fold_in_settings,
         "centroids": trained.embedding.rotate(torch.from_numpy(trained.centroids)).numpy(),
         "item_ids": None
         if options.no_item_ids

@@ -84,7 +84,8 @@ def _describe(data: bytes, budgets: list[Budget]) -> dict[str, Any]:
         "bytes": len(data),
         "behind them": behind,
         "fold-in": f"{header.fold_in.steps} steps of {header.fold_in.step_size:.3g} at temperature "
-        f"{header.fold_in.temperature:.3g}",
+        f"{header.fold_in.temperature:.3g}"
+        + (f", prior {header.fold_in.prior:.3g}" if header.fold_in.prior else ""),
         "budgets": [_under_budget(header, blocks, budget) for budget in budgets],
     }  # fmt: skip
 

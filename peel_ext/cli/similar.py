@@ -39,6 +39,7 @@ def _find_in_run(options: argparse.Namespace) -> int:
     """In the table of all user groups, in full precision."""
     require_train("safetensors")
     from peel_ext.device import similar_rows
+    from peel_ext.device.item_prior import part_tastes
     from peel_ext.train.trained_run import TrainedRun
 
     if options.no_item_ids or options.budget is not None:
@@ -47,6 +48,8 @@ def _find_in_run(options: argparse.Namespace) -> int:
     trained = TrainedRun.open(options.source)
     row = find_rows(trained.items, [options.item], "item")
     n = min(options.n, len(trained.items))
-    ids, scores = similar_rows(trained.item_vectors, row, n)
+    # Two items are not alike for being popular.
+    rows = part_tastes(trained.item_vectors) if trained.prior else trained.item_vectors
+    ids, scores = similar_rows(rows, row, n)
     print_answer(run_facts(trained, ids[0], scores[0], trained.full_bytes), as_json=options.json)
     return 0

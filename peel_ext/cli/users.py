@@ -61,7 +61,9 @@ def find_user(trained: TrainedRun, user: str | None, history: list[str] | None) 
         seen = trained.seen([row])[1]
         return Person(trained.user_vectors[row], int(trained.user_group[row]), seen, trained_on)
     items = np.unique(find_rows(trained.items, history or [], "item"))
-    vector = fold_in_softmax(trained.item_vectors, items, temperature=trained.temperature)
+    vector = fold_in_softmax(
+        trained.item_vectors, items, temperature=trained.temperature, prior=trained.prior
+    )
     group = int(nearest_group(vector[None], trained.centroids)[0])
     return Person(vector, group, items, len(items))
 

@@ -200,6 +200,12 @@ class Interactions:
         distinct, places = np.unique(self._pairs(), return_inverse=True)
         return np.bincount(places, self.weights, minlength=len(distinct)).astype(np.float64)
 
+    def csr_timestamps(self) -> NDArray[np.float64] | None:
+        """The timestamps float64 of the distinct items of :meth:`csr`, the first of repeats."""
+        if self.timestamps is None:
+            return None
+        return np.asarray(self.timestamps[np.unique(self._pairs(), return_index=True)[1]])
+
     def users_with_any(self) -> NDArray[np.int64]:
         """Rows of the users with interactions, ascending."""
         return np.flatnonzero(np.bincount(self.user_rows, minlength=self.num_users))

@@ -243,7 +243,7 @@ def _take_targets(
     others = [part for part in (test, validation) if part is not None and part is not target]
     num_repeated = 0
     if test is None:
-        train, test = _carve(train, config.method, config.test_share, config.seed)
+        train, test = carve(train, config.method, config.test_share, config.seed)
         if is_test:
             target = test
         else:
@@ -256,7 +256,7 @@ def _take_targets(
     if config.new_user_share > 0:
         train, new = split_users(train, share=config.new_user_share, seed=config.seed)
     if target is None:
-        train, target = _carve(train, config.method, config.validation_share, config.seed + 1)
+        train, target = carve(train, config.method, config.validation_share, config.seed + 1)
     if not is_test and config.new_user_share > 0:
         train, new = split_users(train, share=config.new_user_share, seed=config.seed + 1)
     kept = None
@@ -276,9 +276,15 @@ def _without(parts: list[Interactions], seen: list[Interactions]) -> Interaction
     return left
 
 
-def _carve(
+def carve(
     interactions: Interactions, method: str, share: float, seed: int
 ) -> tuple[Interactions, Interactions]:
+    """Splits by a method of :class:`peel_ext.config.SplitConfig`: what is left, and what is carved off.
+
+    Raises:
+        DataError: a split by time without timestamps.
+        ValueError: a share outside (0, 1).
+    """
     if method == "last":
         return split_last(interactions, test_share=share)
     if method == "time":

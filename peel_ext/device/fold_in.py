@@ -7,6 +7,8 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from peel_ext.device.item_prior import add_component, part_tastes
+
 #: Upper limit of one matrix of scores while many users are folded in at once.
 _CHUNK_BYTES = 16 * 2**20
 
@@ -18,26 +20,29 @@ _SAMPLED_ROWS, _FIRST_ROWS, _RUN_ROWS = 2048, 1024, 16
 RowSample = tuple[NDArray[np.int64], NDArray[np.float32]]
 
 
-def fold_in_mean(rows: ArrayLike) -> NDArray[np.float32]:
+def fold_in_mean(rows: ArrayLike, *, prior: float = 0.0) -> NDArray[np.float32]:
     """The normalised mean of the unit vectors of a history.
 
     Args:
         rows: [m, dim], the vectors of the history's items; zero rows (items not held) count for
             nothing.
+        prior: a user's component along the axis of the prior (:mod:`peel_ext.device.item_prior`),
+            where rows have one; the mean is then that of tastes. 0: they have none.
 
     Returns:
-        float32 [dim], of length 1, or zero when there is nothing to average.
+        float32 [dim], of length 1 without a prior, or zero when there is nothing to average.
 
     Raises:
-        ValueError: rows that are not a matrix, or not finite.
+        ValueError: rows that are not a matrix, or not finite; a prior below 0.
     """
+    _check_prior(prior)
     matrix = np.asarray(rows, dtype=np.float32)
     if matrix.ndim != 2:
         raise ValueError(f"rows must have 2 dimensions, got shape {matrix.shape}")
     if not np.isfinite(matrix).all():
         bad = int(np.flatnonzero(~np.isfinite(matrix).all(axis=1))[0])
         raise ValueError(f"rows[{bad}] must be finite, got {matrix[bad]}")
-    return _unit(_unit(matrix).sum(axis=0))
+    return _with_prior(_unit(_tastes(matrix, prior)).sum(axis=0), prior)
 
 
 def fold_in_softmax(
@@ -47,6 +52,7 @@ def fold_in_softmax(
     steps: int = 20,
     step_size: float = 0.03,
     temperature: float = 0.1,
+    prior: float = 0.0,
 ) -> NDArray[np.float32]:
     """The vector that explains a history best under a softmax over the rows at hand.
 
@@ -57,7 +63,9 @@ def fold_in_softmax(
         gradient = (sum_j softmax_j(<u, v_j> / t) v_j - mean_{i in H} v_i) / t,
 
     the gradient of the cross-entropy ``log(sum_j exp(<u, v_j> / t)) - mean_{i in H} <u, v_i> / t``,
-    which is the loss of pretraining for this user alone.
+    which is the loss of pretraining for this user alone. Where rows have a prior, v_j is the unit
+    vector of a row's taste, and the prior's component joins u at the end: what everybody likes says
+    nothing about this user's taste.
 
     Args:
         rows: [n, dim], all rows at hand; zero rows (items not held) are no part of the softmax.
@@ -66,9 +74,10 @@ def fold_in_softmax(
         steps: gradient steps after the mean; 0 leaves the mean.
         step_size: length of a step, as a multiple of the gradient.
         temperature: divides the cosines; that of pretraining.
+        prior: as of :func:`fold_in_mean`.
 
     Returns:
-        float32 [dim], of length 1, or zero when no row of the history is at hand.
+        float32 [dim], of length 1 without a prior, or zero when no row of the history is at hand.
 
     Raises:
         ValueError: arguments of the wrong shape, or a setting out of range.
@@ -79,8 +88,9 @@ def fold_in_softmax(
     if items.ndim != 1:
         raise ValueError(f"history must have 1 dimension, got shape {items.shape}")
     return fold_in_users(
-        rows, [0, len(items)], items, steps=steps, step_size=step_size, temperature=temperature
-    )[0]
+        rows, [0, len(items)], items, steps=steps, step_size=step_size, temperature=temperature,
+        prior=prior,
+    )[0]  # fmt: skip
 
 
 def fold_in_users(
@@ -91,6 +101,7 @@ def fold_in_users(
     steps: int = 20,
     step_size: float = 0.03,
     temperature: float = 0.1,
+    prior: float = 0.0,
     sample: RowSample | None = None,
 ) -> NDArray[np.float32]:
     """:func:`fold_in_softmax` of many users over the same rows, as matrix products.
@@ -102,6 +113,7 @@ def fold_in_users(
         steps: as there.
         step_size: as there.
         temperature: as there.
+        prior: as there.
         sample: positions [k] of the rows of the softmax and how often each counts [k], above 0
             (:func:`sample_rows`); None: all rows, once.
 
@@ -114,9 +126,10 @@ def fold_in_users(
         IndexError: an item out of range.
     """
     _check_settings(steps, step_size, temperature)
+    _check_prior(prior)
     matrix = np.asarray(rows, dtype=np.float32)
     ends, items = _check_histories(matrix, indptr, histories)
-    units = _unit(matrix)  # [n, dim]
+    units = _unit(_tastes(matrix, prior))  # [n, dim]
     held = np.any(units, axis=1)  # [n]
     owners = np.repeat(np.arange(len(ends) - 1), np.diff(ends))
     owners, items = owners[held[items]], items[held[items]]
@@ -138,7 +151,7 @@ def fold_in_users(
             gradient -= means[users]
             gradient /= np.float32(temperature)
             vectors[users] = _unit(vectors[users] - np.float32(step_size) * gradient)
-    return vectors
+    return vectors if prior == 0 else add_component(vectors, prior)
 
 
 def sample_rows(num_rows: int, by_worth: bool = True) -> RowSample:
@@ -167,25 +180,28 @@ def sample_rows(num_rows: int, by_worth: bool = True) -> RowSample:
 
 
 def continue_vectors(
-    vectors: ArrayLike, folded: ArrayLike, new_share: ArrayLike
+    vectors: ArrayLike, folded: ArrayLike, new_share: ArrayLike, *, prior: float = 0.0
 ) -> NDArray[np.float32]:
     """Vectors made of the whole history so far, brought up to date with what came after.
 
     ``u <- normalise((1 - w) u + w f)``, u the vector as it was, f the fold-in of the new items alone
-    and w their share of all items: a mean over the old and the new items, as if each counted once.
+    and w their share of all items: a mean over the old and the new items, as if each counted once. With
+    a prior it is tastes that are averaged and normalised.
 
     Args:
-        vectors: [..., dim], of length 1.
-        folded: [..., dim], of length 1; where it is zero (none of the new items is held) the vector
-            stays as it was.
+        vectors: [..., dim], of length 1 but for the prior.
+        folded: [..., dim], as :func:`fold_in_softmax` makes them; where it is zero (none of the new
+            items is held) the vector stays as it was.
         new_share: [...], in [0, 1]: new items over all items.
+        prior: as of :func:`fold_in_mean`.
 
     Returns:
-        float32 [..., dim], of length 1, or zero where both are.
+        float32 [..., dim], of length 1 without a prior, or zero where both are.
 
     Raises:
-        ValueError: shapes that do not fit, or a share outside [0, 1].
+        ValueError: shapes that do not fit, a share outside [0, 1], or a prior below 0.
     """
+    _check_prior(prior)
     before, new = np.asarray(vectors, dtype=np.float32), np.asarray(folded, dtype=np.float32)
     share = np.asarray(new_share, dtype=np.float32)
     if before.ndim == 0 or before.shape != new.shape or share.shape != before.shape[:-1]:
@@ -196,7 +212,8 @@ def continue_vectors(
     if not bool(((share >= 0) & (share <= 1)).all()):
         raise ValueError(f"new_share must lie in [0, 1], got {share}")
     weight = (share * new.any(axis=-1))[..., None]
-    return _unit((np.float32(1) - weight) * before + weight * new)
+    mixed = (np.float32(1) - weight) * before + weight * new
+    return _with_prior(_tastes(mixed, prior), prior)
 
 
 def _expected_rows(
@@ -226,6 +243,21 @@ def _check_settings(steps: int, step_size: float, temperature: float) -> None:
     for name, value in (("step_size", step_size), ("temperature", temperature)):
         if not 0 < value < math.inf:
             raise ValueError(f"{name} must be above 0 and finite, got {value}")
+
+
+def _check_prior(prior: float) -> None:
+    if not 0 <= prior < math.inf:
+        raise ValueError(f"prior must be at least 0 and finite, got {prior}")
+
+
+def _tastes(vectors: NDArray[np.float32], prior: float) -> NDArray[np.float32]:
+    """Vectors [..., dim], without their component along the axis of the prior where there is one."""
+    return vectors if prior == 0 else part_tastes(vectors)
+
+
+def _with_prior(tastes: NDArray[np.float32], prior: float) -> NDArray[np.float32]:
+    """Tastes [..., dim] of length 1, with a user's component where there is a prior."""
+    return _unit(tastes) if prior == 0 else add_component(_unit(tastes), prior)
 
 
 def _check_histories(

@@ -119,6 +119,7 @@ def offline_users_of(run: TrainedRun) -> OfflineUsers:
         (run.history_test_indptr, run.history_test_items),
         _fold_in(run),
         functools.partial(nearest_group, centroids=run.centroids),
+        run.prior,
     )
 
 
@@ -147,4 +148,4 @@ def _check_targets(run: TrainedRun, items: NDArray[np.int64], whose: str) -> Non
 
 
 def _fold_in(run: TrainedRun) -> FoldHistories:
-    return functools.partial(fold_in_users, temperature=run.temperature)
+    return functools.partial(fold_in_users, temperature=run.temperature, prior=run.prior)

@@ -108,6 +108,7 @@ def offline_users(
     targets: Lists,
     fold_in: FoldHistories,
     assign_groups: AssignGroups,
+    prior: float = 0.0,
 ) -> OfflineUsers:
     """The offline protocol.
 
@@ -121,6 +122,7 @@ def offline_users(
         targets: in CSR form.
         fold_in: makes vectors of histories.
         assign_groups: says to which group a vector belongs.
+        prior: the component of vectors along the axis of the prior; 0: none.
     """
     taking_part = np.flatnonzero(np.diff(histories[0]) >= 2)
     histories = take_users(histories, taking_part)
@@ -139,7 +141,7 @@ def offline_users(
         members: NDArray[np.int64],
     ) -> NDArray[np.float32]:
         folded = fold_in(rows, *held_lists(take_users(after, members), ids), sample=sample)
-        return continue_vectors(shipped, folded, new_share[members])
+        return continue_vectors(shipped, folded, new_share[members], prior=prior)
 
     return OfflineUsers(server, stale, replace(stale, update=update), before)
 

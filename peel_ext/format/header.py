@@ -22,10 +22,10 @@ MAGIC = b"PEEL"
 VERSION = 1
 CONSECUTIVE, LISTED, IN_BLOCKS = range(3)
 
-#: Feature bit: the first blocks, one of each item group, are kept under every budget.
-KEEP_ONE_BLOCK = 1
+#: Feature bits: the first blocks, one of each item group, are kept under every budget; rows have a prior.
+KEEP_ONE_BLOCK, HAS_PRIOR = 1, 2
 
-_HEADER = struct.Struct("<4s8B8s2H6I2f2I")
+_HEADER = struct.Struct("<4s8B8s2H6I3fI")
 _CHECKSUM_AT = HEADER_BYTES - 4
 
 
@@ -37,6 +37,8 @@ class FoldInSettings:
         steps: gradient steps after the mean, at most 255.
         step_size: length of a step, as a multiple of the gradient.
         temperature: divides the cosines; that of pretraining.
+        prior: a user's component along the axis of the prior (:mod:`peel_ext.device.item_prior`); 0:
+            rows have no prior.
 
     Raises:
         ValueError: a setting out of range.
@@ -45,6 +47,7 @@ class FoldInSettings:
     steps: int = 20
     step_size: float = 0.03
     temperature: float = 0.1
+    prior: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.steps <= 255:
@@ -52,6 +55,8 @@ class FoldInSettings:
         for name, value in (("step_size", self.step_size), ("temperature", self.temperature)):
             if not 0 < value < math.inf:
                 raise ValueError(f"{name} must be above 0 and finite, got {value}")
+        if not 0 <= self.prior < math.inf:
+            raise ValueError(f"prior must be at least 0 and finite, got {self.prior}")
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ class Header:
             data = _HEADER.pack(
                 MAGIC,
                 VERSION,
-                KEEP_ONE_BLOCK if self.keep_one_block else 0,
+                self.keep_one_block * KEEP_ONE_BLOCK + (self.fold_in.prior > 0) * HAS_PRIOR,
                 self.layout.code,
                 VALUE_TYPES.index(self.layout.value_type),
                 self.row_ids,
@@ -122,7 +127,7 @@ class Header:
                 self.blocks_end // ALIGNMENT,
                 self.fold_in.step_size,
                 self.fold_in.temperature,
-                0,
+                self.fold_in.prior,
                 0,
             )[:_CHECKSUM_AT]
         except struct.error as error:
@@ -147,21 +152,23 @@ def read_header(data: bytes) -> Header:
         raise FormatError(f"cut short: {len(data)} bytes, the header alone has {HEADER_BYTES}")
     (_, version, features, code, value_type, row_ids, id_width, steps, reserved, layer_bits, dim,
      block_dim, num_embeddings, num_item_groups, num_blocks, group, content, blocks_end, step_size,
-     temperature, spare, checksum) = _HEADER.unpack_from(data)  # fmt: skip
+     temperature, prior, checksum) = _HEADER.unpack_from(data)  # fmt: skip
     if version != VERSION:
         raise FormatError(f"version {version} of the .peel format, this reads version {VERSION}")
     if zlib.crc32(data[:_CHECKSUM_AT]) != checksum:
         raise FormatError("damaged: the checksum of the header does not match")
-    require(features & ~KEEP_ONE_BLOCK == 0, f"unknown features {features:#x}")
-    require(reserved == 0 and spare == 0, "reserved bytes are not zero")
+    require(features & ~(KEEP_ONE_BLOCK | HAS_PRIOR) == 0, f"unknown features {features:#x}")
+    has_prior, keeps_one = bool(features & HAS_PRIOR), bool(features & KEEP_ONE_BLOCK)
+    require(reserved == 0, "reserved bytes are not zero")
     require(0 < step_size < math.inf and 0 < temperature < math.inf, "fold-in out of range")
+    require(0 < prior < math.inf if has_prior else data[56:60] == bytes(4), "prior out of range")
     require(dim >= 1, "dim is 0")
     layout: Layout
     if code == PlanesLayout.code:
         used = layer_bits.rstrip(b"\0")
         require(0 not in used and 1 <= sum(used) <= 8, "layer_bits out of range")
         require(row_ids == IN_BLOCKS, "row_ids does not fit the planes layout")
-        require(block_dim == 0 and features == 0, "block_dim or features without columns")
+        require(block_dim == 0 and not keeps_one, "block_dim or features without columns")
         layout = PlanesLayout(tuple(used))
     else:
         require(code == ColumnsLayout.code, f"unknown layout {code}")
@@ -170,13 +177,13 @@ def read_header(data: bytes) -> Header:
         require(1 <= block_dim <= dim, "block_dim out of range")
         require(-(-dim // block_dim) <= MAX_LAYERS and not any(layer_bits), "too many layers")
         layout = ColumnsLayout(
-            block_dim, VALUE_TYPES[value_type], max(num_item_groups, 1), bool(features)
+            block_dim, VALUE_TYPES[value_type], max(num_item_groups, 1), keeps_one
         )
     require(id_width in (2, 4), "id_bytes is neither 2 nor 4")
     require(num_blocks <= num_item_groups * layout.num_layers(dim), "more blocks than there can be")
     return Header(
         layout, dim, row_ids, id_width, num_embeddings, num_item_groups, num_blocks,
-        blocks_end * ALIGNMENT, group, content, FoldInSettings(steps, step_size, temperature),
+        blocks_end * ALIGNMENT, group, content, FoldInSettings(steps, step_size, temperature, prior),
     )  # fmt: skip
 
 

@@ -205,18 +205,22 @@ class BlockTable(nn.Embedding):
         zeros = self.refinement.new_zeros(len(fresh), self.embedding_dim)
         self.refinement = nn.Parameter(torch.cat([self.refinement.detach(), zeros]))
 
-    def fit_rotation(self, seed: int = 0) -> None:
+    def fit_rotation(self, seed: int = 0, *, keep_mean: bool = False) -> None:
         """Fits the rotation in which the planes layout encodes rows to the current ``weight``.
 
         Rows come back from the module in their own space; a Personalized Elastic Embedding lives in
         the rotated one, and so must the user vectors scored with it (:meth:`rotate`).
+
+        Args:
+            seed: of the rotation.
+            keep_mean: whether the mean of a row's values stays as it is: where rows have a prior.
 
         Raises:
             ValueError: the layout is not planes.
         """
         if not self.layout.nested:
             raise ValueError(f"only the planes layout is rotated, this one is {self.layout.name}")
-        self.rotation = rotations.fit_rotation(self._parameter("weight"), seed)
+        self.rotation = rotations.fit_rotation(self._parameter("weight"), seed, keep_mean=keep_mean)
         self._changed_state.add("rotation")
 
     def rotate(self, vectors: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def fit_rotation(weight: Tensor, seed: int = 0) -> Tensor:
+def fit_rotation(weight: Tensor, seed: int = 0, *, keep_mean: bool = False) -> Tensor:
     """An orthogonal matrix R for rows [n, dim]: the rotated rows are ``weight @ R``.
 
     PCA makes the coordinates uncorrelated; a random-sign Hadamard matrix then mixes them, so that
@@ -18,22 +18,45 @@ def fit_rotation(weight: Tensor, seed: int = 0) -> Tensor:
     Args:
         weight: float32 [n, dim]; n may be 0.
         seed: of the signs.
+        keep_mean: whether the axis ``(1, ..., 1)`` stays where it is, so that the mean of a row's
+            values does: the place of its prior. Nothing is evened out then.
 
     Returns:
         float32 [dim, dim].
     """
     dim = weight.shape[1]
     rows = weight.detach().to("cpu", torch.float64)
-    _, axes = torch.linalg.eigh(rows.T @ rows)  # [dim, dim], columns are the principal axes
-    # The sign of an eigenvector is arbitrary; fix it, so that runs agree.
-    pivot = axes.abs().argmax(dim=0, keepdim=True)
-    axes = axes * axes.gather(0, pivot).sign()
+    moments = rows.T @ rows  # [dim, dim]
+    axes = _principal_axes_beside_mean(moments) if keep_mean else _principal_axes(moments)
     generator = torch.Generator().manual_seed(seed)
     signs = torch.randint(0, 2, (dim,), generator=generator, device="cpu").double() * 2 - 1
+    if keep_mean:
+        signs[0] = 1  # the first axis is the mean's, which mixing spreads over all values alike
     rotation = axes * signs @ _mixing_matrix(dim)
-    if dim & (dim - 1) != 0:
-        rotation = rotation @ _evening_matrix(rotation.T @ (rows.T @ rows) @ rotation)
+    if dim & (dim - 1) != 0 and not keep_mean:
+        rotation = rotation @ _evening_matrix(rotation.T @ moments @ rotation)
     return rotation.float().to(weight.device)
+
+
+def _principal_axes(moments: Tensor) -> Tensor:
+    """Columns [dim, dim], in ascending order of their variance."""
+    _, axes = torch.linalg.eigh(moments)
+    # The sign of an eigenvector is arbitrary; fix it, so that runs agree.
+    pivot = axes.abs().argmax(dim=0, keepdim=True)
+    return axes * axes.gather(0, pivot).sign()
+
+
+def _principal_axes_beside_mean(moments: Tensor) -> Tensor:
+    """Columns [dim, dim]: the axis (1, ..., 1), then the principal axes of what is orthogonal to it."""
+    dim = len(moments)
+    reflection = torch.eye(dim, dtype=moments.dtype, device=moments.device)
+    normal = reflection[0] - 1 / math.sqrt(dim)  # takes the first axis to (1, ..., 1) / sqrt(dim)
+    length = normal.square().sum()
+    if dim > 1:
+        reflection = reflection - 2 * torch.outer(normal, normal) / length
+    beside = reflection[:, 1:]
+    axes = beside @ _principal_axes(beside.T @ moments @ beside)
+    return torch.cat([reflection[:, :1], axes], dim=1)
 
 
 def _mixing_matrix(dim: int) -> Tensor:

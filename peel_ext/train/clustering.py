@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peel_ext.config import ClusteringConfig
+from peel_ext.device.item_prior import add_component, part_tastes
 
 
 def choose_num_groups(num_users: int, num_items: int, config: ClusteringConfig) -> int:
@@ -18,7 +19,11 @@ def choose_num_groups(num_users: int, num_items: int, config: ClusteringConfig) 
 
 
 def cluster_users(
-    user_vectors: NDArray[np.float32], config: ClusteringConfig, num_items: int = 0
+    user_vectors: NDArray[np.float32],
+    config: ClusteringConfig,
+    num_items: int = 0,
+    *,
+    prior: float = 0.0,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Clusters unit vectors by cosine.
 
@@ -30,23 +35,27 @@ def cluster_users(
         user_vectors: [num_users, dim]; zero vectors are allowed.
         config: how many groups.
         num_items: of the catalogue, which limits their number.
+        prior: the component of user vectors along the axis of the prior, which tells no user from
+            another, and which centroids get as well; 0: none.
 
     Returns:
-        centroids float32 [num_groups, dim] of length 1, and the group of each user [num_users].
+        centroids float32 [num_groups, dim] of length 1 but for the prior, and the group of each
+        user [num_users].
     """
     # Not at the top: importing them takes a second, which who only asks for a group need not wait.
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
     num_groups = choose_num_groups(len(user_vectors), num_items, config)
-    units = normalise_rows(user_vectors)
+    units = normalise_rows(user_vectors if prior == 0 else part_tastes(user_vectors))
     kmeans = KMeans(num_groups, n_init=1, max_iter=config.max_iterations, random_state=config.seed)
     with warnings.catch_warnings():
         # Fewer distinct vectors than groups leave groups empty, which is harmless here.
         warnings.simplefilter("ignore", ConvergenceWarning)
         kmeans.fit(units)
     centroids = normalise_rows(kmeans.cluster_centers_.astype(np.float32))
-    return centroids, nearest_group(units, centroids)
+    groups = nearest_group(units, centroids)
+    return centroids if prior == 0 else add_component(centroids, prior), groups
 
 
 def nearest_group(

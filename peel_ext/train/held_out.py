@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from peel_ext.data import IdMap, Interactions, split_random
+from peel_ext.data import IdMap, Interactions
+from peel_ext.data.splits import carve
 from peel_ext.metrics import RankingQuality, rank_quality
 from peel_ext.ops import gathered_score
 from peel_ext.train.lists import Lists
@@ -27,25 +30,44 @@ def hold_out(
     Returns:
         What is left and what is held out, each in CSR form over all users.
     """
-    left, held, _ = hold_out_weighted((indptr, item_rows), num_items, share, seed, None)
-    return left, held
+    whole = TrainingData((indptr, item_rows), num_items)
+    left, held = whole.hold_out("random", share, seed)
+    return left.lists, held
 
 
-def hold_out_weighted(
-    lists: Lists,
-    num_items: int,
-    share: float,
-    seed: int,
-    weights: NDArray[np.float64] | None,
-) -> tuple[Lists, Lists, NDArray[np.float64] | None]:
-    """:func:`hold_out` of interactions with weights [num_interactions], and those of what is left."""
-    num_users = len(lists[0]) - 1
-    owners = np.repeat(np.arange(num_users), np.diff(lists[0]))
-    whole = Interactions(
-        owners, lists[1], None, IdMap(np.arange(num_users)), IdMap(np.arange(num_items)), weights
-    )
-    left, held = split_random(whole, test_share=share, seed=seed)
-    return left.csr(), held.csr(), left.csr_weights()
+@dataclass(frozen=True, eq=False)
+class TrainingData:
+    """Interactions to learn from, and all that is known of each.
+
+    Attributes:
+        lists: in CSR form, distinct for each user.
+        num_items: number of items.
+        weights: how much each counts float64 [num_interactions], or None: all alike.
+        timestamps: float64 [num_interactions], or None where there are none.
+    """
+
+    lists: Lists
+    num_items: int
+    weights: NDArray[np.float64] | None = None
+    timestamps: NDArray[np.float64] | None = None
+
+    def hold_out(self, method: str, share: float, seed: int) -> tuple[TrainingData, Lists]:
+        """What is left, and what is held out in CSR form over the same users.
+
+        Args:
+            method: of :class:`peel_ext.config.SplitConfig`; without timestamps all are at random.
+            share: to hold out.
+            seed: of the draw.
+        """
+        indptr, items = self.lists
+        num_users = len(indptr) - 1
+        whole = Interactions(
+            np.repeat(np.arange(num_users), np.diff(indptr)), items, self.timestamps,
+            IdMap(np.arange(num_users)), IdMap(np.arange(self.num_items)), self.weights,
+        )  # fmt: skip
+        left, held = carve(whole, "random" if self.timestamps is None else method, share, seed)
+        kept = TrainingData(left.csr(), self.num_items, left.csr_weights(), left.csr_timestamps())
+        return kept, held.csr()
 
 
 def draw_users(lists: Lists, max_users: int, seed: int) -> NDArray[np.int64]:

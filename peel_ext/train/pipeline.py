@@ -85,8 +85,8 @@ def _name(data: Any) -> str:
 def split_arrays(split: Split) -> dict[str, NDArray[Any]]:
     """The parts of a split in CSR form, by the names they have in a :class:`TrainedRun`.
 
-    What users had beyond training and target, a validation part and weights are there where the
-    split has them.
+    What users had beyond training and target, a validation part, weights and times are there where
+    the split has them.
     """
     train_indptr, train_items = split.train.csr()
     test_indptr, test_items = split.target.csr()
@@ -106,9 +106,11 @@ def split_arrays(split: Split) -> dict[str, NDArray[Any]]:
         arrays["other_indptr"], arrays["other_items"] = split.others.csr()
     if split.validation is not None:
         arrays["validation_indptr"], arrays["validation_items"] = split.validation.csr()
-    weights = split.train.csr_weights()
+    weights, timestamps = split.train.csr_weights(), split.train.csr_timestamps()
     if weights is not None:
         arrays["train_weights"] = weights
+    if timestamps is not None:
+        arrays["train_timestamps"] = timestamps
     return arrays
 
 
@@ -161,7 +163,10 @@ def run_pipeline(
     progress("data", 0, 0, _name(data))
     given = _read(data, config.reading, on_remark)
     if given.test is not None and config.split.method != "random":
-        on_remark(f"split {config.split.method!r} is not used: a test part is given")
+        on_remark(
+            f"a test part is given: split {config.split.method!r} is only how interactions are held out "
+            "to choose settings by"
+        )
     parts, columns = _split(data, given, config.split), given.columns
     del given  # memory that training needs
     split = split_arrays(parts)

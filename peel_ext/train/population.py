@@ -20,12 +20,13 @@ class Population:
     """Users, what they interacted with, and the model's vectors.
 
     Attributes:
-        user_vectors: float32 [num_users, dim], of length 1.
+        user_vectors: float32 [num_users, dim], of length 1 but for the prior.
         item_vectors: float32 [num_items, dim].
         user_group: int64 [num_users].
-        centroids: float32 [num_groups, dim], of length 1.
+        centroids: float32 [num_groups, dim], the same.
         lists: training interactions in CSR form.
         temperature: of pretraining.
+        prior: the component of user vectors along the axis of the prior; 0: rows have none.
     """
 
     user_vectors: NDArray[np.float32]
@@ -34,6 +35,7 @@ class Population:
     centroids: NDArray[np.float32]
     lists: Lists
     temperature: float
+    prior: float = 0.0
 
     def without_some(self, share: float, max_users: int, seed: int) -> tuple[Population, Lists]:
         """Some users as if a share of their items had not happened yet, and those items.
@@ -45,12 +47,13 @@ class Population:
         users = draw_users(held, max_users, seed)
         left = take_users(left, users)
         vectors = fold_in_users(
-            self.item_vectors, *left, steps=_FOLD_IN_STEPS, temperature=self.temperature
-        )
+            self.item_vectors, *left, steps=_FOLD_IN_STEPS, temperature=self.temperature,
+            prior=self.prior,
+        )  # fmt: skip
         return (
             Population(
                 vectors, self.item_vectors, self.user_group[users], self.centroids, left,
-                self.temperature,
+                self.temperature, self.prior,
             ),
             take_users(held, users),
         )  # fmt: skip

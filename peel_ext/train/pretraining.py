@@ -18,11 +18,9 @@ from peel_ext.errors import DataError, PeelError
 from peel_ext.models import LightGCN, MatrixFactorisation, normalised_adjacency, table_of
 from peel_ext.nn import ElasticEmbedding
 from peel_ext.train.checkpoint import Checkpoint, Timer
+from peel_ext.train.item_prior import describe_items, give_prior, weigh_features
 from peel_ext.train.losses import full_softmax_loss, sampled_softmax_loss
 from peel_ext.train.svd import truncated_svd
-
-#: The number of interactions at which an item's vector has length 1.
-_REFERENCE_DEGREE = 10
 
 #: Of the softmax where no temperature was given or chosen.
 DEFAULT_TEMPERATURE = 0.1
@@ -32,15 +30,18 @@ class PretrainedVectors(NamedTuple):
     """What pretraining makes.
 
     Attributes:
-        users: float32 [num_users, embedding_dim] of length 1, those of users without interactions 0.
-        items: float32 [num_items, embedding_dim] of length
-            ``(max(1, interactions) / 10) ** item_popularity_exponent``.
+        users: float32 [num_users, embedding_dim]: a taste of length 1, and ``prior`` along the axis of
+            the prior (:mod:`peel_ext.device.item_prior`); those of users without interactions 0.
+        items: float32 [num_items, embedding_dim]: a taste of length 1, and along that axis the item's
+            prior over ``prior``.
         losses: float64 [num_steps], in nats.
+        prior: the component of every user along the axis.
     """
 
     users: NDArray[np.float32]
     items: NDArray[np.float32]
     losses: NDArray[np.float64]
+    prior: float
 
 
 def pretrain(
@@ -50,10 +51,13 @@ def pretrain(
     config: PretrainingConfig,
     *,
     weights: NDArray[np.float64] | None = None,
+    prior: NDArray[np.float32] | None = None,
     on_progress: Callable[[int, int, float], None] | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> PretrainedVectors:
     """Learns vectors whose plain dot product ranks the items for each user.
+
+    The product is the cosine of two tastes, of ``embedding_dim - 1`` dimensions, and the item's prior.
 
     LightGCN (:class:`peel_ext.models.LightGCN`) starts from a truncated SVD of the normalised
     interactions and is trained with Adam on a softmax of the cosines, of each interaction among all
@@ -69,6 +73,8 @@ def pretrain(
         config: all settings.
         weights: how much each interaction counts in its user's loss [num_interactions], above 0, before
             the scale of ``config.weight_scale``; None: all alike. The smoothing knows none.
+        prior: of each item [num_items], added to the cosine; None: what the loss leaves out of
+            popularity (:func:`left_out_weight`).
         on_progress: called after every step with the steps done, the steps in all and the loss of
             the step, in nats.
         checkpoint: where to go on from and to save to.
@@ -86,8 +92,24 @@ def pretrain(
     else:
         training.restore(saved)
     training.run(on_progress, checkpoint)
-    vectors = _ranking_vectors(training.model, positions, items, config.item_popularity_exponent)
-    return PretrainedVectors(*vectors, np.array(training.losses, dtype=np.float64))
+    losses = np.array(training.losses, dtype=np.float64)
+    if prior is None:
+        features = describe_items(items.numpy(), num_items)
+        prior = weigh_features(features, [left_out_weight(config)])
+    users, rows, component = give_prior(
+        *_tastes(training.model, positions), prior, np.bincount(items, minlength=num_items)
+    )
+    return PretrainedVectors(users, rows, losses, component)
+
+
+def left_out_weight(config: PretrainingConfig) -> float:
+    """What an item's log interactions weigh in its prior so that scores rank as the loss has learned.
+
+    Where the softmax weighs an item j of n_j interactions by n_j^e as a negative, the cosine over the
+    temperature t is, at its best, log p(j | user) - e log n_j, up to a constant of the user (Menon et
+    al., 2021, arXiv 2007.07314): e t log n_j added to the cosine orders items by p.
+    """
+    return config.negative_popularity_exponent * (config.temperature or DEFAULT_TEMPERATURE)
 
 
 class _Training:
@@ -124,7 +146,7 @@ class _Training:
     def start(self) -> None:
         """The model before the first step."""
         config = self.config
-        users, items = truncated_svd(*self.adjacency, config.embedding_dim, self.generator)
+        users, items = truncated_svd(*self.adjacency, config.embedding_dim - 1, self.generator)
         self._build(
             *(_started(part, config.start_scale, self.generator) for part in (users, items))
         )
@@ -274,11 +296,9 @@ def count_interactions(item_rows: Tensor, num_items: int) -> Tensor:
     return torch.bincount(item_rows, minlength=num_items).clamp(min=1).float()
 
 
-def _ranking_vectors(
-    model: nn.Module, indptr: Tensor, item_rows: Tensor, exponent: float
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _tastes(model: nn.Module, indptr: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The model's vectors of length 1, those of users without interactions 0."""
     with torch.no_grad():
         users, items = (vectors.detach() for vectors in model())
     users = F.normalize(users) * (indptr.diff() > 0)[:, None]
-    lengths = (count_interactions(item_rows, len(items)) / _REFERENCE_DEGREE) ** exponent
-    return users.numpy(), (F.normalize(items) * lengths[:, None]).numpy()
+    return users.numpy(), F.normalize(items).numpy()

@@ -18,13 +18,15 @@ from peel_ext.train.bilevel import control_blocks
 from peel_ext.train.clustering import cluster_users
 from peel_ext.train.control import regress_row_values
 from peel_ext.train.exposure import measure_exposure
+from peel_ext.train.held_out import TrainingData
+from peel_ext.train.item_prior import describe_items, measure_recency, weigh_features
 from peel_ext.train.layout import layout_of
 from peel_ext.train.lists import Lists
 from peel_ext.train.population import Population
 from peel_ext.train.pretraining import DEFAULT_TEMPERATURE, pretrain
 from peel_ext.train.refinement import refine_tables
 from peel_ext.train.run_folder import RunFolder
-from peel_ext.train.tuning import choose_temperature
+from peel_ext.train.tuning import choose_settings
 from peel_ext.train.vectors import VectorPair
 
 #: The stages in order, and the sections of the settings each reads beside those before it.
@@ -48,8 +50,8 @@ class Stages:
         folder: where earlier stages are read from.
         config: all settings.
         split: the parts of the split in CSR form, as of
-            :func:`peel_ext.train.pipeline.split_arrays`; the weights of training interactions and
-            a validation part where there are any.
+            :func:`peel_ext.train.pipeline.split_arrays`; the weights and times of training interactions
+            and a validation part where there are any.
         split_facts: how the split was made, and what it left out, if anything.
         ids: id maps by name: users, items, new_users.
         vectors: user and item vectors brought from elsewhere, or None.
@@ -73,44 +75,58 @@ class Stages:
         return dict(self.split), {**counts, **lengths, **self.split_facts}
 
     def tuning(self) -> Made:
-        """The temperature, given or chosen."""
-        given = self.config.pretraining.temperature
-        if self.vectors is not None and given is None:
-            given = DEFAULT_TEMPERATURE
-        if given is not None:
-            return {}, {"temperature": given}
-        temperature, recalls = choose_temperature(
-            *self._train(),
+        """The temperature and the weights of the prior, given or chosen."""
+        settings = self.config.pretraining
+        if self.vectors is not None:
+            return {}, {"temperature": settings.temperature or DEFAULT_TEMPERATURE}
+        if settings.temperature is not None and settings.prior is not None:
+            return {}, {"temperature": settings.temperature, "prior": list(settings.prior)}
+        tuned = choose_settings(
+            self._training_data(),
             self.config.tuning,
-            self.config.pretraining,
-            weights=self.split.get("train_weights"),
+            settings,
+            method=self.config.split.method,
             validation=self._validation(),
             on_progress=self._steps("tuning"),
             checkpoint=self.folder.checkpoint("tuning"),
         )
-        return {"recalls": recalls}, {"temperature": temperature}
+        prior = [round(weight, 4) for weight in tuned.prior]
+        return {"qualities": tuned.qualities}, {"temperature": tuned.temperature, "prior": prior}
 
     def pretraining(self) -> Made:
         """User and item vectors."""
         if self.vectors is not None:
             users, items = self.vectors
             return {"users": users, "items": items}, {"given": True}
-        temperature = self.folder.stages["tuning"]["temperature"]
+        data, tuned = self._training_data(), self.folder.stages["tuning"]
+        recency = None if data.timestamps is None else measure_recency(data.timestamps)
+        features = describe_items(data.lists[1], data.num_items, recency)
         made = pretrain(
-            *self._train(),
-            dataclasses.replace(self.config.pretraining, temperature=temperature),
-            weights=self.split.get("train_weights"),
+            *data.lists,
+            data.num_items,
+            dataclasses.replace(self.config.pretraining, temperature=tuned["temperature"]),
+            weights=data.weights,
+            prior=weigh_features(features, tuned["prior"]),
             on_progress=self._steps("pretraining"),
             checkpoint=self.folder.checkpoint("pretraining"),
         )
-        loss = {"loss": round(float(made.losses[-1]), 4)} if len(made.losses) else {}
-        return made._asdict(), {"steps": len(made.losses), **loss}
+        facts: dict[str, Any] = {"steps": len(made.losses)}
+        if len(made.losses):
+            facts["loss"] = round(float(made.losses[-1]), 4)
+        tensors: dict[str, NDArray[Any]] = {
+            "users": made.users,
+            "items": made.items,
+            "losses": made.losses,
+        }
+        return tensors, {**facts, "prior": made.prior}
 
     def clustering(self) -> Made:
         """User groups."""
         users = self.folder.load("pretraining")["users"]
         num_items = len(self.ids["items"])
-        centroids, user_group = cluster_users(users, self.config.clustering, num_items)
+        centroids, user_group = cluster_users(
+            users, self.config.clustering, num_items, prior=self._prior()
+        )
         return {"centroids": centroids, "user_group": user_group}, {"groups": len(centroids)}
 
     def refinement(self) -> Made:
@@ -142,7 +158,7 @@ class Stages:
             layout=layout_of(self.folder.config),
         )
         if embedding.layout.nested:
-            embedding.fit_rotation()
+            embedding.fit_rotation(keep_mean=self._prior() > 0)
         refined = self.folder.load("refinement")
         if refined:
             _add_refinement(embedding, refined["rows"], refined["additions"])
@@ -165,8 +181,9 @@ class Stages:
             vectors["items"],
             groups["user_group"],
             groups["centroids"],
-            self._train()[:2],
+            self._train(),
             self.folder.stages["tuning"]["temperature"],
+            self._prior(),
         )
 
     def _exposure(self, population: Population) -> NDArray[np.float64]:
@@ -179,8 +196,18 @@ class Stages:
             self.config.exposure,
         )
 
-    def _train(self) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
-        return self.split["train_indptr"], self.split["train_items"], len(self.ids["items"])
+    def _training_data(self) -> TrainingData:
+        return TrainingData(
+            self._train(), len(self.ids["items"]), self.split.get("train_weights"),
+            self.split.get("train_timestamps"),
+        )  # fmt: skip
+
+    def _train(self) -> Lists:
+        return self.split["train_indptr"], self.split["train_items"]
+
+    def _prior(self) -> float:
+        """The component of every user along the axis of the prior; 0 where rows have none."""
+        return float(self.folder.stages["pretraining"].get("prior", 0))
 
     def _validation(self) -> Lists | None:
         """The validation part that was given, or None."""

@@ -23,6 +23,7 @@ from peel_ext.train.recommendations import Ranked, Recommendations, ids_or_none
 from peel_ext.train.run_folder import RunFolder
 
 if TYPE_CHECKING:
+    from peel_ext.format import FoldInSettings
     from peel_ext.nn import ElasticEmbedding
 
 #: Users times items returned that are ranked at once.
@@ -83,7 +84,7 @@ class TrainedRun:
 
     @property
     def user_vectors(self) -> NDArray[np.float32]:
-        """float32 [num_users, dim], of length 1."""
+        """float32 [num_users, dim], of length 1 but for the prior."""
         return self._vectors["users"]
 
     @property
@@ -105,6 +106,18 @@ class TrainedRun:
     def temperature(self) -> float:
         """Of pretraining's softmax, which fold-in shares."""
         return float(self.folder.stages["tuning"]["temperature"])
+
+    @property
+    def prior(self) -> float:
+        """Of every user along the axis of the prior (:mod:`peel_ext.device.item_prior`); 0: none."""
+        return float(self.folder.stages["pretraining"].get("prior", 0))
+
+    @property
+    def fold_in_settings(self) -> FoldInSettings:
+        """How a device, or a server, computes a user's vector."""
+        from peel_ext.format import FoldInSettings
+
+        return FoldInSettings(temperature=self.temperature, prior=self.prior)
 
     @property
     def full_bytes(self) -> int:

@@ -4,100 +4,169 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from peel_ext.config import PretrainingConfig, TuningConfig
+from peel_ext.device.item_prior import part_tastes
 from peel_ext.train.checkpoint import Checkpoint
-from peel_ext.train.held_out import draw_users, hold_out_weighted, measure
+from peel_ext.train.held_out import TrainingData, draw_users
+from peel_ext.train.item_prior import choose_prior, describe_items, measure_recency
 from peel_ext.train.lists import Lists, take_users
-from peel_ext.train.pretraining import DEFAULT_TEMPERATURE, pretrain
+from peel_ext.train.pretraining import DEFAULT_TEMPERATURE, left_out_weight, pretrain
+
+#: Users whose lists are made however many items there are.
+_LEAST_USERS = 1000
 
 
-def choose_temperature(
-    indptr: NDArray[np.int64],
-    item_rows: NDArray[np.int64],
-    num_items: int,
+@dataclass(frozen=True, eq=False)
+class Tuned:
+    """What was chosen.
+
+    Attributes:
+        temperature: of pretraining.
+        prior: weights of an item's features in its prior
+            (:func:`peel_ext.train.item_prior.describe_items`).
+        qualities: float64 [num_trainings], NDCG at a depth of 100 of each training, with the prior
+            that is best for it: those of the candidates, then the one the prior was chosen after.
+    """
+
+    temperature: float
+    prior: tuple[float, ...]
+    qualities: NDArray[np.float64]
+
+
+def choose_settings(
+    data: TrainingData,
     tuning: TuningConfig,
     pretraining: PretrainingConfig,
     *,
-    weights: NDArray[np.float64] | None = None,
+    method: str = "random",
     validation: Lists | None = None,
     on_progress: Callable[[int, int, float], None] | None = None,
     checkpoint: Checkpoint | None = None,
-) -> tuple[float, NDArray[np.float64]]:
-    """The temperature whose short training finds most of the held-out interactions.
+) -> Tuned:
+    """The temperature and the prior by which held-out interactions rank best.
 
     A small, dense data set wants a softer softmax than a large, sparse one, and the order of two
-    temperatures shows early in training.
+    temperatures shows early in training, if each is judged with the prior that suits it. Popularity
+    counts for more in some data than in others, and where there are times, recent popularity for more
+    than old. The prior is chosen after a longer training with the temperature that won. Settings that
+    are given are taken as they are.
 
     Args:
-        indptr: [num_users + 1], interactions in CSR form.
-        item_rows: [num_interactions].
-        num_items: number of items.
+        data: the training interactions.
         tuning: candidates, and how to judge them.
         pretraining: all other settings.
-        weights: of the interactions in training [num_interactions], or None.
+        method: how interactions are held out, of :class:`peel_ext.config.SplitConfig`.
         validation: the interactions to judge by, in CSR form over the same users; None holds a share
             of the others out.
-        on_progress: as of :func:`peel_ext.train.pretraining.pretrain`, over all candidates.
-        checkpoint: where the recalls of finished candidates are kept, and the state of one under way.
+        on_progress: as of :func:`peel_ext.train.pretraining.pretrain`, over all trainings.
+        checkpoint: where the qualities of finished trainings are kept, and the state of one under way.
 
     Returns:
-        The temperature, of equals the first, and the recall of each candidate [num_candidates]; of
-        the first candidate alone, or of the default, without training when there is nothing to
-        choose or to choose by.
+        What was chosen, of equals the first; where there is nothing to choose by, the first
+        temperature of one or the default, and what the loss leaves out of popularity.
     """
-    candidates = tuning.temperatures
-    left: Lists = (indptr, item_rows)
-    if validation is None:
-        left, held, weights = hold_out_weighted(
-            left, num_items, tuning.validation_share, tuning.seed, weights
-        )
-    else:
-        held = validation
-    users = draw_users(held, tuning.max_users, tuning.seed)
-    if len(candidates) == 1 or len(users) == 0:
+    judge = _Judge.of(data, tuning, method, validation)
+    candidates = (
+        tuning.temperatures if pretraining.temperature is None else (pretraining.temperature,)
+    )
+    if len(judge.users) == 0:
         only = candidates[0] if len(candidates) == 1 else DEFAULT_TEMPERATURE
-        return only, np.zeros(0)
-    kept = _CandidateCheckpoint(checkpoint) if checkpoint is not None else None
-    recalls = kept.recalls if kept is not None else []  # one list, so that all is saved
-    for at in range(len(recalls), len(candidates)):
-        config = dataclasses.replace(
-            pretraining,
-            temperature=candidates[at],
-            epochs=min(tuning.epochs, pretraining.epochs),
-        )
+        settings = dataclasses.replace(pretraining, temperature=only)
+        return Tuned(only, pretraining.prior or (left_out_weight(settings),), np.zeros(0))
+    kept = _TrainingCheckpoint(checkpoint)
+    trainings = [
+        dataclasses.replace(pretraining, temperature=each, epochs=min(tuning.epochs, pretraining.epochs))
+        for each in candidates if len(candidates) > 1
+    ]  # fmt: skip
+    epochs = [each.epochs for each in trainings]
+    if pretraining.prior is None:
+        epochs.append(min(tuning.prior_epochs, pretraining.epochs))
+    for at, settings in enumerate(trainings):
+        if at >= len(kept.qualities):
+            prior, quality = judge.train(settings, _part(on_progress, epochs, at), kept)
+            kept.add(prior, quality)
+    best = int(np.argmax(kept.qualities[: len(trainings)])) if trainings else 0
+    chosen = dataclasses.replace(pretraining, temperature=candidates[best], epochs=epochs[-1])
+    if pretraining.prior is None and len(kept.qualities) == len(trainings):
+        kept.add(*judge.train(chosen, _part(on_progress, epochs, len(trainings)), kept))
+    weights = kept.priors[-1] if pretraining.prior is None else pretraining.prior
+    return Tuned(candidates[best], tuple(weights), np.array(kept.qualities))
+
+
+@dataclass(frozen=True, eq=False)
+class _Judge:
+    """What trainings are judged by: interactions that they do not see."""
+
+    left: TrainingData
+    held: Lists
+    users: NDArray[np.int64]  # those whose lists are made
+    features: NDArray[np.float32]  # of the items, by what is left
+
+    @classmethod
+    def of(
+        cls, data: TrainingData, tuning: TuningConfig, method: str, validation: Lists | None
+    ) -> _Judge:
+        left, held = data, validation
+        if held is None:
+            left, held = data.hold_out(method, tuning.validation_share, tuning.seed)
+        # All items tie for a user who has nothing left, and any prior at all would look like a gain.
+        known = np.diff(left.lists[0]) > 0
+        counts = np.where(known, np.diff(held[0]), 0)
+        affordable = max(_LEAST_USERS, tuning.max_scores // max(data.num_items, 1))
+        users = draw_users(
+            (np.concatenate([[0], np.cumsum(counts)]), held[1]),
+            min(tuning.max_users, affordable), tuning.seed,
+        )  # fmt: skip
+        recency = None if left.timestamps is None else measure_recency(left.timestamps)
+        features = describe_items(left.lists[1], left.num_items, recency)
+        return cls(left, held, users, features)
+
+    def train(
+        self,
+        settings: PretrainingConfig,
+        on_progress: Callable[[int, int, float], None] | None,
+        checkpoint: _TrainingCheckpoint,
+    ) -> tuple[list[float], float]:
+        """The weights of the best prior after a training, and the quality with it."""
         vectors = pretrain(
-            *left,
-            num_items,
-            config,
-            weights=weights,
-            on_progress=_shifted(on_progress, at, len(candidates)),
-            checkpoint=kept,
+            *self.left.lists,
+            self.left.num_items,
+            settings,
+            weights=self.left.weights,
+            on_progress=on_progress,
+            checkpoint=checkpoint,
         )
-        quality = measure(
-            vectors.users[users],
-            vectors.items,
-            take_users(left, users),
-            take_users(held, users),
-            tuning.n,
+        return choose_prior(
+            part_tastes(vectors.users[self.users]),
+            part_tastes(vectors.items),
+            self.features,
+            take_users(self.left.lists, self.users),
+            take_users(self.held, self.users),
+            settings.prior or (left_out_weight(settings),),
+            fixed=settings.prior is not None,
         )
-        recalls.append(quality.recall)
-        if kept is not None:
-            kept.save({})
-    return candidates[int(np.argmax(recalls))], np.array(recalls)
 
 
-class _CandidateCheckpoint:
-    """A checkpoint that keeps, beside the state of one training, the recalls of those before it."""
+class _TrainingCheckpoint:
+    """A checkpoint that keeps, beside the state of one training, what came of those before it."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint | None) -> None:
         self._checkpoint = checkpoint
-        self._state = checkpoint.load() or {}
-        self.recalls: list[float] = self._state.pop("recalls", np.zeros(0)).tolist()
+        self._state = (checkpoint.load() if checkpoint is not None else None) or {}
+        self.qualities: list[float] = self._state.pop("qualities", np.zeros(0)).tolist()
+        self.priors: list[list[float]] = self._state.pop("priors", np.zeros((0, 0))).tolist()
+
+    def add(self, prior: list[float], quality: float) -> None:
+        """Notes what came of a training that has ended."""
+        self.priors.append(prior)
+        self.qualities.append(quality)
+        self.save({})
 
     def load(self) -> dict[str, NDArray[Any]] | None:
         """The state of the training that was under way, for the first that asks, or None."""
@@ -106,14 +175,21 @@ class _CandidateCheckpoint:
 
     def save(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Replaces the state, atomically."""
-        self._checkpoint.save({**state, "recalls": np.array(self.recalls)})
+        if self._checkpoint is not None:
+            made = {"qualities": np.array(self.qualities), "priors": np.array(self.priors)}
+            self._checkpoint.save({**state, **made})
 
 
-def _shifted(
-    on_progress: Callable[[int, int, float], None] | None, before: int, count: int
+def _part(
+    on_progress: Callable[[int, int, float], None] | None, epochs: list[int], at: int
 ) -> Callable[[int, int, float], None] | None:
-    """Progress of one of ``count`` trainings of equal length as progress of all."""
+    """Progress of one of several trainings as progress of all."""
     if on_progress is None:
         return None
-    report = on_progress
-    return lambda done, total, loss: report(before * total + done, count * total, loss)
+    report, before, count = on_progress, sum(epochs[:at]), epochs[at]
+
+    def tell(done: int, total: int, loss: float) -> None:
+        steps = total // count  # of an epoch
+        report(before * steps + done, sum(epochs) * steps, loss)
+
+    return tell

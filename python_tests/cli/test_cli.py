@@ -194,7 +194,8 @@ def test_losses_for_tensorboard(tmp_path: Path, capsys, monkeypatch) -> None:
     fake = types.SimpleNamespace(SummaryWriter=SummaryWriter)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
     assert call(capsys, *command, "--out", tmp_path / "run", *folder)[0] == 0
-    assert written == [*(("pretraining/loss", step) for step in range(1, 17)), ("closed", 0)]
+    stages = [f"{stage}/loss" for stage in ("tuning", "pretraining")]
+    assert written == [*((name, step) for name in stages for step in range(1, 17)), ("closed", 0)]
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     code, _, narrated = call(capsys, *command, "--out", tmp_path / "other", *folder)
     assert code == 1

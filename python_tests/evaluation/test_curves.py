@@ -86,7 +86,7 @@ def test_known_users_equal_a_plain_full_ranking(run: TrainedRun) -> None:
 def test_new_users_equal_a_plain_full_ranking(run: TrainedRun, monkeypatch) -> None:
     monkeypatch.setattr(ranking, "_BLENDED_CELLS", 7 * len(run.items))  # some users at once
     found = evaluate_run(run, "new", BUDGETS, n=10, with_blends=True)
-    fold_in = functools.partial(fold_in_users, temperature=run.temperature)
+    fold_in = functools.partial(fold_in_users, temperature=run.temperature, prior=run.prior)
     histories = lists_of(run.history_indptr, run.history_items)
     targets = (run.history_test_indptr, run.history_test_items)
     items = run.embedding.weight.detach().numpy()
@@ -119,7 +119,7 @@ def test_new_users_equal_a_plain_full_ranking(run: TrainedRun, monkeypatch) -> N
 
 def test_the_offline_protocol_equals_a_plain_one(run: TrainedRun) -> None:
     found = evaluate_run(run, "offline", BUDGETS, n=10, with_blends=True)
-    fold_in = functools.partial(fold_in_users, temperature=run.temperature)
+    fold_in = functools.partial(fold_in_users, temperature=run.temperature, prior=run.prior)
     histories = lists_of(run.history_indptr, run.history_items)
     targets = (run.history_test_indptr, run.history_test_items)
     items = run.embedding.weight.detach().numpy()
@@ -138,7 +138,7 @@ def test_the_offline_protocol_equals_a_plain_one(run: TrainedRun) -> None:
         for user, group in enumerate(group_of):
             folded = fold_in(tables[group], [0, len(after[user])], after[user])[0]
             share = len(after[user]) / len(histories[user])
-            vectors.append(continue_vectors(shipped[user], folded, share))
+            vectors.append(continue_vectors(shipped[user], folded, share, prior=run.prior))
         return np.stack(vectors)
 
     seen = (

@@ -18,5 +18,7 @@ def population() -> Population:
     lists = made.csr()
     config = PretrainingConfig(embedding_dim=16, epochs=5, steps_per_epoch=8)
     vectors = pretrain(*lists, made.num_items, config)
-    centroids, group = cluster_users(vectors.users, ClusteringConfig(num_groups=3))
-    return Population(vectors.users, vectors.items, group, centroids, lists, 0.1)
+    centroids, group = cluster_users(
+        vectors.users, ClusteringConfig(num_groups=3), prior=vectors.prior
+    )
+    return Population(vectors.users, vectors.items, group, centroids, lists, 0.1, vectors.prior)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from peel_ext.config import ControlConfig, ExposureConfig
+from peel_ext.device.item_prior import part_tastes
 from peel_ext.format import ColumnsLayout, PlanesLayout
 from peel_ext.nn import ElasticEmbedding
 from peel_ext.train.bilevel import control_blocks, cut_rows
@@ -82,7 +83,10 @@ def test_some_users_as_they_were_earlier(population: Population) -> None:
         parts = [lists[1][lists[0][user] : lists[0][user + 1]] for lists in (earlier.lists, held)]
         assert not set(parts[0]) & set(parts[1])
         assert len(parts[1]) > 0
-    np.testing.assert_allclose(np.linalg.norm(earlier.user_vectors, axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(
+        np.linalg.norm(part_tastes(earlier.user_vectors), axis=1), 1, rtol=1e-5
+    )
+    np.testing.assert_allclose(earlier.user_vectors.sum(axis=1), 4 * population.prior, rtol=1e-4)
 
 
 LAYOUTS = [

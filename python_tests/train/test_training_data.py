@@ -17,6 +17,7 @@ from peel_ext.config import PipelineConfig, PretrainingConfig, ReadingConfig, Sp
 from peel_ext.data import SyntheticConfig, make_interactions, read_interactions, read_split
 from peel_ext.errors import DataWarning, RunError
 from peel_ext.train.pipeline import TrainedRun, run_pipeline
+from peel_ext.train.tuning import Tuned
 
 SMALL = PipelineConfig(pretraining=PretrainingConfig(embedding_dim=16, epochs=2, steps_per_epoch=4))
 
@@ -46,7 +47,7 @@ def test_a_test_share_of_0_trains_on_everything(data_file: Path, tmp_path: Path)
     assert len(run.test_items) == 0
     assert run.folder.stages["data"]["split"] == "none"
     # The temperature is chosen all the same, on interactions held out for the choice alone.
-    assert len(run.folder.load("tuning")["recalls"]) == 2
+    assert len(run.folder.load("tuning")["qualities"]) == 5
 
 
 def make_parts(folder: Path) -> None:
@@ -67,11 +68,11 @@ def test_a_given_validation_part_is_what_settings_are_chosen_on(
     assert parts.test is not None
     given = {}
 
-    def choose(*arguments: Any, validation: Any, **others: Any) -> Any:
-        given["train"], given["validation"] = arguments[:2], validation
-        return 0.1, np.zeros(0)
+    def choose(data: Any, *_: Any, validation: Any, **others: Any) -> Any:
+        given["train"], given["validation"] = data.lists, validation
+        return Tuned(0.1, (0.025,), np.zeros(0))
 
-    monkeypatch.setattr("peel_ext.train.stages.choose_temperature", choose)
+    monkeypatch.setattr("peel_ext.train.stages.choose_settings", choose)
     run = run_pipeline(tmp_path / "data", tmp_path / "run", SMALL)
     assert pairs_of(*given["validation"]) == pairs_of(*parts.validation.csr())
     assert pairs_of(*given["train"]) == pairs_of(*parts.train.csr())
@@ -96,7 +97,7 @@ def test_a_given_validation_part_is_what_settings_are_chosen_on(
 def test_a_real_choice_on_a_given_validation_part(tmp_path: Path) -> None:
     make_parts(tmp_path / "data")
     run = run_pipeline(tmp_path / "data", tmp_path / "run", SMALL)
-    assert len(run.folder.load("tuning")["recalls"]) == 2
+    assert len(run.folder.load("tuning")["qualities"]) == 5
 
 
 def test_what_is_rated_low_is_had_and_not_trained_on(tmp_path: Path) -> None:
@@ -215,10 +216,10 @@ def test_repeated_pairs_are_counted_and_their_weights_added(tmp_path: Path) -> N
     assert run.folder.load("data")["train_weights"].tolist() == [8.0] + [2.0] * 199
 
 
-def test_a_split_beside_a_given_test_part_is_not_used(tmp_path: Path) -> None:
+def test_a_split_beside_a_given_test_part_says_what_it_is_for(tmp_path: Path) -> None:
     make_parts(tmp_path / "data")
     config = dataclasses.replace(SMALL, split=SplitConfig(method="last"))
-    with pytest.warns(DataWarning, match="split 'last' is not used: a test part is given"):
+    with pytest.warns(DataWarning, match="split 'last' is only how interactions are held"):
         run_pipeline(tmp_path / "data", tmp_path / "run", config)
     with pytest.raises(TypeError, match="config must be a PipelineConfig, got dict"):
         run_pipeline(tmp_path / "data", tmp_path / "other", {"epochs": 1})  # type: ignore[arg-type]

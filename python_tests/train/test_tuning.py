@@ -1,58 +1,106 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from peel_ext.config import PretrainingConfig, TuningConfig
-from peel_ext.data import SyntheticConfig, make_interactions
+from peel_ext.data import IdMap, Interactions, SyntheticConfig, make_interactions
+from peel_ext.device.item_prior import part_tastes
+from peel_ext.metrics import rank_quality
 from peel_ext.train import tuning
-from peel_ext.train.held_out import draw_users, hold_out, measure
-from peel_ext.train.lists import take_users
+from peel_ext.train.held_out import TrainingData, draw_users, hold_out
+from peel_ext.train.lists import Lists, take_users
 from peel_ext.train.pretraining import PretrainedVectors, pretrain
-from peel_ext.train.tuning import choose_temperature
+from peel_ext.train.tuning import Tuned, choose_settings
 
 SMALL = PretrainingConfig(embedding_dim=8, epochs=3, steps_per_epoch=4)
 
 
-def make_lists() -> tuple[np.ndarray, np.ndarray, int]:
+def make_data(*, times: bool = False) -> TrainingData:
     made = make_interactions(SyntheticConfig(num_users=120, num_items=150, mean_interactions=12))
-    return *made.csr(), made.num_items
+    stamps = np.random.default_rng(0).random(len(made)) if times else None
+    return TrainingData(made.csr(), made.num_items, None, stamps)
 
 
-def test_the_candidate_that_finds_most_is_taken() -> None:
-    indptr, items, num_items = make_lists()
+def quality_of(
+    data: TrainingData, left: TrainingData, held: Lists, temperature: float, epochs: int
+) -> float:
+    """The best NDCG at 100 over some weights of popularity, by a plain computation."""
+    settings = dataclasses.replace(SMALL, temperature=temperature, epochs=epochs)
+    vectors = pretrain(*left.lists, data.num_items, settings)
+    users, items = part_tastes(vectors.users), part_tastes(vectors.items)
+    counts = np.bincount(left.lists[1], minlength=data.num_items).clip(1)
+    best = 0.0
+    for weight in np.arange(-0.2, 1.0, 0.025) + 0.25 * temperature:
+        scores = users @ items.T + weight * np.log(counts)
+        owners = np.repeat(np.arange(len(scores)), np.diff(left.lists[0]))
+        scores[owners, left.lists[1]] = -np.inf
+        lists = np.argsort(-scores, axis=1, kind="stable")[:, :100]
+        best = max(best, rank_quality(lists, *held).ndcg)
+    return best
+
+
+def test_the_candidate_that_ranks_best_with_the_prior_that_suits_it_is_taken() -> None:
+    data = make_data()
     config = TuningConfig(temperatures=(0.02, 0.2, 1.0), validation_share=0.3, epochs=2)
-    temperature, recalls = choose_temperature(indptr, items, num_items, config, SMALL)
-    left, held = hold_out(indptr, items, num_items, 0.3, config.seed)
-    expected = []
-    for candidate in config.temperatures:
-        vectors = pretrain(
-            *left,
-            num_items,
-            PretrainingConfig(embedding_dim=8, epochs=2, steps_per_epoch=4, temperature=candidate),
-        )
-        expected.append(measure(vectors.users, vectors.items, left, held, config.n).recall)
-    np.testing.assert_allclose(recalls, expected)
-    assert temperature == config.temperatures[int(np.argmax(expected))]
+    tuned = choose_settings(data, config, SMALL)
+    left, held = data.hold_out("random", 0.3, config.seed)
+    expected = [quality_of(data, left, held, each, 2) for each in config.temperatures]
+    assert len(tuned.qualities) == 4  # and the one the prior was chosen after
+    # The search takes no step that gains next to nothing; the grid takes all.
+    np.testing.assert_allclose(tuned.qualities[:3], expected, rtol=0.02)
+    assert tuned.temperature == config.temperatures[int(np.argmax(tuned.qualities[:3]))]
 
 
-def test_finished_candidates_are_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
-    indptr, items, num_items = make_lists()
+def test_what_is_popular_of_late_counts_where_it_is_what_comes_next() -> None:
+    seed = 5
+    print(f"seed {seed}")
+    rng = np.random.default_rng(seed)
+    # What was in fashion for a long time, items 0 to 29, is not any more: items 30 to 59 are.
+    users = np.repeat(np.arange(200), 20)
+    late = np.tile(np.arange(20) >= 15, 200)
+    items = rng.integers(0, 30, len(users)) + 30 * late
+    made = Interactions(
+        users, items, late + rng.random(len(users)), IdMap(np.arange(200)), IdMap(np.arange(100))
+    ).deduplicated()
+    data = TrainingData(made.csr(), 100, None, made.csr_timestamps())
+    settings = TuningConfig(temperatures=(0.2,))
+    by_time = choose_settings(data, settings, SMALL, method="time")
+    at_random = choose_settings(data, settings, SMALL, method="random")
+    print(by_time, at_random)
+    assert sum(by_time.prior[1:]) > 0.1
+    assert sum(by_time.prior[1:]) > sum(at_random.prior[1:])
+
+
+def test_settings_that_are_given_are_kept() -> None:
+    data = make_data()
+    given = dataclasses.replace(SMALL, prior=(0.3,))
+    tuned = choose_settings(data, TuningConfig(temperatures=(0.1, 0.2)), given)
+    assert tuned.prior == (0.3,)
+    assert len(tuned.qualities) == 2
+    given = dataclasses.replace(SMALL, temperature=0.17)
+    tuned = choose_settings(data, TuningConfig(), given)
+    assert tuned.temperature == 0.17
+    assert len(tuned.qualities) == 1
+
+
+def test_finished_trainings_are_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = make_data(times=True)
     config = TuningConfig(temperatures=(0.1, 0.2, 0.4))
-    expected = choose_temperature(indptr, items, num_items, config, SMALL)
+    expected = choose_settings(data, config, SMALL, method="last")
     saved: list[dict[str, np.ndarray]] = []
+    loaded = [0]
 
     class Memory:
         def load(self) -> dict[str, np.ndarray] | None:
-            return saved[1] if saved else None
+            return saved[loaded[0] - 1] if loaded[0] else None
 
         def save(self, state) -> None:
             saved.append(dict(state))
 
-    assert (
-        choose_temperature(indptr, items, num_items, config, SMALL, checkpoint=Memory())[0]
-        == (expected[0])
-    )
+    assert same(choose_settings(data, config, SMALL, method="last", checkpoint=Memory()), expected)
     trained: list[float | None] = []
 
     def note(*arguments, **options) -> PretrainedVectors:
@@ -60,10 +108,21 @@ def test_finished_candidates_are_not_repeated(monkeypatch: pytest.MonkeyPatch) -
         return pretrain(*arguments, **options)
 
     monkeypatch.setattr(tuning, "pretrain", note)
-    again = choose_temperature(indptr, items, num_items, config, SMALL, checkpoint=Memory())
-    assert trained == [0.4]
-    assert again[0] == expected[0]
-    assert np.array_equal(again[1], expected[1])
+    best = expected.temperature
+    for count, left in ((2, [0.4, best]), (3, [best]), (4, [])):
+        loaded[0] = count
+        trained.clear()
+        again = choose_settings(data, config, SMALL, method="last", checkpoint=Memory())
+        assert trained == left
+        assert same(again, expected)
+
+
+def same(one: Tuned, other: Tuned) -> bool:
+    return (
+        one.temperature == other.temperature
+        and one.prior == other.prior
+        and np.array_equal(one.qualities, other.qualities)
+    )
 
 
 @pytest.mark.parametrize(
@@ -77,20 +136,25 @@ def test_finished_candidates_are_not_repeated(monkeypatch: pytest.MonkeyPatch) -
 def test_nothing_to_choose(lists: list[list[int]], temperatures, expected: float) -> None:
     indptr = np.cumsum([0, *map(len, lists)])
     items = np.array([item for items in lists for item in items], dtype=np.int64)
-    config = TuningConfig(temperatures=temperatures)
-    assert choose_temperature(indptr, items, 3, config, SMALL)[0] == expected
+    tuned = choose_settings(
+        TrainingData((indptr, items), 3), TuningConfig(temperatures=temperatures), SMALL
+    )
+    assert tuned.temperature == expected
+    assert tuned.prior == pytest.approx((0.25 * expected,))
 
 
-def test_progress_runs_over_all_candidates() -> None:
+def test_progress_runs_over_all_trainings() -> None:
     reports: list[tuple[int, int]] = []
     config = TuningConfig(temperatures=(0.1, 0.2), epochs=2)
-    choose_temperature(
-        *make_lists(),
-        config,
-        SMALL,
-        on_progress=lambda done, total, _: reports.append((done, total)),
+    choose_settings(
+        make_data(), config, SMALL, on_progress=lambda done, total, _: reports.append((done, total))
     )
-    assert reports == [(done, 16) for done in range(1, 17)]
+    assert reports == [(done, 28) for done in range(1, 29)]  # 2, 2 and 3 epochs of 4 steps
+
+
+def make_lists() -> tuple[np.ndarray, np.ndarray, int]:
+    data = make_data()
+    return *data.lists, data.num_items
 
 
 def test_held_out_items_are_the_rest(seed: int) -> None:
