@@ -379,7 +379,7 @@ class RefinementConfig(_Checked):
 
     Attributes:
         steps: of Adam; 0 leaves every group with the global table.
-        rows_per_group: rows that are refined, those of the largest exposure.
+        rows_per_group: rows that are refined, those of the largest exposure; 0: all.
         learning_rate: of Adam.
         anchor: weight of the mean squared distance to the global table.
         diversity: weight of the regulariser that keeps the blocks of an item, or in the planes
@@ -397,7 +397,7 @@ class RefinementConfig(_Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_at_least(self, steps=0, rows_per_group=1, anchor=0, diversity=0)
+        _check_at_least(self, steps=0, rows_per_group=0, anchor=0, diversity=0)
         _check_positive(self, "learning_rate")
 
 
@@ -439,6 +439,30 @@ class ControlConfig(_Checked):
         _check_at_least(self, max_users=1, hit_depth=1, hidden_dim=1, steps=0, batch_size=1)
         _check_seed(self.seed)
         _check_positive(self, "learning_rate")
+
+
+@dataclass(frozen=True)
+class ColumnsConfig(_Checked):
+    """How the columns layout cuts the table; see :class:`peel_ext.format.ColumnsLayout`.
+
+    Attributes:
+        num_item_groups: contiguous runs of rows that are kept or dropped together, one for each row at
+            most.
+        block_dim: adjacent columns of a block, at most those of a row and at least 1/64 of them.
+        value_type: ``"float32"``, ``"float16"`` or ``"int8"``.
+
+    Raises:
+        ValueError: a setting outside its range.
+    """
+
+    num_item_groups: int = 20
+    block_dim: int = 8
+    value_type: str = "float32"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_at_least(self, num_item_groups=1, block_dim=1)
+        _check_choice(self, value_type=("float32", "float16", "int8"))
 
 
 @dataclass(frozen=True)
@@ -491,6 +515,7 @@ class PipelineConfig:
 
     Attributes:
         layout: of the blocks, ``"planes"`` or ``"columns"``.
+        columns: how the columns layout cuts; of no meaning to the other.
 
     Raises:
         ValueError: a part that is no such settings, or another layout.
@@ -505,6 +530,25 @@ class PipelineConfig:
     refinement: RefinementConfig = field(default_factory=RefinementConfig)
     control: ControlConfig = field(default_factory=ControlConfig)
     layout: str = "planes"
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+
+    @classmethod
+    def paper(cls) -> PipelineConfig:
+        """The method as the PEEL paper (Zheng et al., 2023, arXiv 2306.10532) has it, all of it on.
+
+        From the paper and its code: rows of 128 values, 20 item groups, blocks of 8 columns in float32,
+        a table of each user group's own at all rows, the diversity penalty, the bi-level controller. The
+        numbers it does not give (16 user groups, steps, weights of penalties) are ours. So are
+        pretraining, whose loss knows no diversity, and the exposure that the controller corrects.
+        """
+        return cls(
+            pretraining=PretrainingConfig(embedding_dim=128),
+            clustering=ClusteringConfig(num_groups=16),
+            refinement=RefinementConfig(steps=60, rows_per_group=0, diversity=0.01),
+            control=ControlConfig(controller="bilevel"),
+            layout="columns",
+            columns=ColumnsConfig(num_item_groups=20, block_dim=8),
+        )
 
     def __post_init__(self) -> None:
         for each in fields(self):

@@ -11,9 +11,11 @@ import pytest
 
 from peel_ext.config import (
     ClusteringConfig,
+    ColumnsConfig,
     ExposureConfig,
     PipelineConfig,
     PretrainingConfig,
+    RefinementConfig,
     SplitConfig,
     TuningConfig,
 )
@@ -44,6 +46,11 @@ from peel_ext.config import (
         (TuningConfig, "temperatures", (3, (), "12", ("a",), (0.1, -1))),
         (PipelineConfig, "split", (None, {"seed": 1})),
         (PipelineConfig, "layout", ("rows", None)),
+        (PipelineConfig, "columns", (None, "columns")),
+        (ColumnsConfig, "num_item_groups", (0, 2.5)),
+        (ColumnsConfig, "block_dim", (0,)),
+        (ColumnsConfig, "value_type", ("float64",)),
+        (RefinementConfig, "rows_per_group", (-1,)),
     ],
 )
 def test_a_setting_out_of_range_is_named(config: Any, name: str, values: tuple[Any, ...]) -> None:

@@ -34,12 +34,17 @@ def add_parser(verbs: Any) -> None:
         help="names of items, which 'peel recommend' shows: a file with ids and titles, such as "
         "movies.csv; it may be given to a finished run",
     )
+    parser.add_argument(
+        "--preset",
+        choices=("paper",),
+        help="the settings of the PEEL paper, all its parts on, where the options beside it say nothing "
+        "else; slower and worse than the default ones",
+    )
     parser.add_argument("--groups", type=parse_count, help="user groups (default: from the users)")
     parser.add_argument(
         "--model",
         choices=("lightgcn", "matrix-factorisation"),
-        default="lightgcn",
-        help="what pretraining trains",
+        help="what pretraining trains (default: lightgcn)",
     )
     parser.add_argument("--epochs", type=parse_count, help="of pretraining")
     parser.add_argument(
@@ -55,16 +60,18 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument(
         "--refinement-steps",
         type=functools.partial(parse_count, least=0),
-        default=0,
         help="refine the rows of each group in so many steps (default: 0, not at all)",
     )
     parser.add_argument(
         "--controller",
         choices=("exposure", "regression", "bilevel"),
-        default="exposure",
-        help="what decides which blocks a budget keeps",
+        help="what decides which blocks a budget keeps (default: exposure)",
     )
-    parser.add_argument("--layout", choices=("planes", "columns"), default="planes")
+    parser.add_argument(
+        "--layout",
+        choices=("planes", "columns"),
+        help="how rows are cut into blocks (default: planes)",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--target",
@@ -122,8 +129,10 @@ def run(options: argparse.Namespace) -> int:
     paths = (options.user_embeddings, options.item_embeddings)
     if (paths[0] is None) != (paths[1] is None):
         raise ValueError("--user-embeddings and --item-embeddings must be given together")
-    if paths[0] is not None and options.epochs is not None:
-        raise ValueError("--epochs is of pretraining, in whose place --user-embeddings comes")
+    for option in ("epochs", "embedding_dim"):
+        if paths[0] is not None and getattr(options, option) is not None:
+            name = option.replace("_", "-")
+            raise ValueError(f"--{name} is of pretraining, in whose place --user-embeddings comes")
     if options.weight_scale != "log" and options.weight_column is None:
         raise ValueError("--weight-scale needs --weight-column: nothing else has weights")
     vectors = None if paths[0] is None else VectorPair(*map(read_vectors, paths))
@@ -148,36 +157,42 @@ def run(options: argparse.Namespace) -> int:
 
 def config_of(options: argparse.Namespace) -> PipelineConfig:
     """The settings that the options change."""
-    base = PipelineConfig()
-    pretraining = {
-        "seed": options.seed,
-        "temperature": options.temperature,
-        "embedding_dim": options.embedding_dim,
-        "weight_scale": options.weight_scale,
-    }
-    if options.epochs is not None:
-        pretraining["epochs"] = options.epochs
-    if options.model == "matrix-factorisation":
-        pretraining["num_layers"] = 0
+    base = PipelineConfig.paper() if options.preset == "paper" else PipelineConfig()
+    seed = options.seed
     return PipelineConfig(
         reading=reading_of(options),
-        split=dataclasses.replace(
+        split=_changed(
             base.split,
             method=options.split,
             test_share=options.test_share,
             target=options.target,
             new_user_share=options.new_user_share,
             k_core=options.k_core,
-            seed=options.seed,
+            seed=seed,
         ),
-        tuning=dataclasses.replace(base.tuning, seed=options.seed),
-        pretraining=dataclasses.replace(base.pretraining, **pretraining),
-        clustering=dataclasses.replace(
-            base.clustering, num_groups=options.groups or 0, seed=options.seed
+        tuning=_changed(base.tuning, seed=seed),
+        pretraining=_changed(
+            base.pretraining,
+            embedding_dim=options.embedding_dim,
+            num_layers=0 if options.model == "matrix-factorisation" else None,
+            epochs=options.epochs,
+            temperature=options.temperature,
+            weight_scale=options.weight_scale,
+            seed=seed,
         ),
-        refinement=dataclasses.replace(base.refinement, steps=options.refinement_steps),
-        control=dataclasses.replace(base.control, controller=options.controller, seed=options.seed),
-        layout=options.layout,
+        clustering=_changed(base.clustering, num_groups=options.groups, seed=seed),
+        exposure=base.exposure,
+        refinement=_changed(base.refinement, steps=options.refinement_steps),
+        control=_changed(base.control, controller=options.controller, seed=seed),
+        layout=options.layout or base.layout,
+        columns=base.columns,
+    )
+
+
+def _changed(section: Any, **given: Any) -> Any:
+    """A section of the settings with the values that were given, not None, in place of its own."""
+    return dataclasses.replace(
+        section, **{name: value for name, value in given.items() if value is not None}
     )
 
 

@@ -8,20 +8,27 @@ are judged by what the rows have not been fitted to.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from peel_ext.config import ControlConfig
 from peel_ext.format import Layout
 from peel_ext.nn import ElasticEmbedding
+from peel_ext.train.adam_state import adam_arrays, restore_adam
+from peel_ext.train.block_controller import BlockController
+from peel_ext.train.checkpoint import Checkpoint, Timer
+from peel_ext.train.group_problem import GroupProblem
+from peel_ext.train.lists import take_users
 from peel_ext.train.placement import FLOAT32_ON_CPU
 from peel_ext.train.population import Population
-from peel_ext.train.refinement import GroupProblem
 
 #: Rows of a group that take part: more than small budgets keep.
 _ROWS_PER_GROUP = 1024
@@ -35,44 +42,39 @@ _ROW_LEARNING_RATE = 1e-3
 _ANCHOR = 10.0
 
 
-class BlockController(nn.Module):
-    """Weights of the blocks of a user group, from their features.
+@dataclass(frozen=True)
+class Cut:
+    """The rows that take part in a group, in pieces that the weights of their blocks multiply.
 
-    Args:
-        num_layers: layers of a row; which one a block belongs to is a feature too.
-        hidden_dim: width of the two hidden layers.
+    In the planes layout a piece is what a layer adds to its row. In the columns layout, where layers
+    do not overlap, the row is one piece, and every column of it has the weight of its layer.
+
+    Attributes:
+        rows: int64 [num_rows].
+        item_group: int64 [num_rows].
+        num_item_groups: of these rows.
+        pieces: [num_rows, num_layers or 1, dim].
+        layer_of_column: int64 [dim] in the columns layout, else None.
     """
 
-    def __init__(self, num_layers: int, hidden_dim: int) -> None:
-        super().__init__()
-        self.num_layers = num_layers
-        self.scores = nn.Sequential(
-            nn.Linear(2 + num_layers, hidden_dim, **FLOAT32_ON_CPU),
-            nn.ReLU(),
-            nn.Linear(hidden_dim, hidden_dim, **FLOAT32_ON_CPU),
-            nn.ReLU(),
-            nn.Linear(hidden_dim, 1, **FLOAT32_ON_CPU),
-        )
+    rows: NDArray[np.int64]
+    item_group: Tensor
+    num_item_groups: int
+    pieces: Tensor
+    layer_of_column: Tensor | None
 
-    def forward(self, popularity: Tensor, loss: Tensor) -> Tensor:
-        """Weights of mean 1, [num_item_groups, num_layers].
+    def whole(self) -> Tensor:
+        """The rows [num_rows, dim] with all weights 1."""
+        return self.pieces.sum(dim=1)
 
-        Args:
-            popularity: [num_item_groups], the logarithm of the interactions with a block's rows.
-            loss: [num_item_groups], the loss of those interactions.
-        """
-        seen = torch.stack([_standardised(popularity), _standardised(loss)], dim=1)
-        layers = torch.eye(self.num_layers, dtype=seen.dtype, device=seen.device)
-        features = torch.cat(
-            [
-                seen[:, None, :].expand(-1, self.num_layers, -1),
-                layers[None].expand(len(seen), -1, -1),
-            ],
-            dim=2,
-        )
-        scores = self.scores(features)[..., 0]
-        weights: Tensor = torch.softmax(scores.flatten(), dim=0).view_as(scores)
-        return weights * scores.numel()
+    def weighted(self, weights: Tensor) -> Tensor:
+        """The rows [num_rows, dim] under weights [num_item_groups, num_layers] of their blocks."""
+        if self.layer_of_column is None:
+            of_rows = weights[self.item_group][:, :, None]
+        else:
+            of_rows = F.embedding(self.item_group, weights[:, self.layer_of_column])[:, None]
+        weighted: Tensor = (self.pieces * of_rows).sum(dim=1)
+        return weighted
 
 
 @dataclass(frozen=True)
@@ -81,15 +83,14 @@ class _Group:
 
     train: GroupProblem
     held: GroupProblem
-    pieces: Tensor  # [num_rows, num_layers, dim], the sum over layers is the row
-    item_group: Tensor  # int64 [num_rows]
+    cut: Cut
     popularity: Tensor  # [num_item_groups]
-    added: Tensor  # [num_rows, dim], what the rows learn
+    learning: Tensor  # int64 [num_learning], which of the cut's rows learn
+    added: Tensor  # [num_learning, dim], what they learn
 
     def table(self, weights: Tensor) -> Tensor:
         """The rows [num_rows, dim] of weighted blocks."""
-        weighted: Tensor = (self.pieces * weights[self.item_group][:, :, None]).sum(dim=1)
-        return weighted + self.added
+        return self.cut.weighted(weights).index_add(0, self.learning, self.added)
 
     def fit(self, controller: BlockController) -> Tensor:
         """What the rows are to make small."""
@@ -99,8 +100,9 @@ class _Group:
     def weights(self, controller: BlockController) -> Tensor:
         """What the controller says, [num_item_groups, num_layers]."""
         with torch.no_grad():
-            of_rows = self.train.losses_of_rows(self.pieces.sum(dim=1) + self.added)
-            loss = torch.zeros_like(self.popularity).index_add_(0, self.item_group, of_rows)
+            rows = self.cut.whole().index_add_(0, self.learning, self.added)
+            of_rows = self.train.losses_of_rows(rows)
+            loss = torch.zeros_like(self.popularity).index_add_(0, self.cut.item_group, of_rows)
         found: Tensor = controller(self.popularity, loss)
         return found
 
@@ -111,105 +113,178 @@ def control_blocks(
     config: ControlConfig,
     *,
     on_progress: Callable[[int, int, float], None] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> None:
     """Multiplies the embedding's block weights by what the controller has learned.
 
     What it learns alone, as in the paper, says how much of a block the scores want, which is not how
-    much is lost without it; so it corrects the weights that row values gave. Blocks beyond the first
-    rows of a group keep theirs. Where item groups are shared (columns) every user group takes all rows,
-    and memory for num_groups * num_items * (num_layers + 3) * dim floats.
+    much is lost without it; so it corrects the weights that row values gave. In the planes layout the
+    first rows of a group take part, and blocks beyond keep their weights. In the columns layout, whose
+    item groups are shared, all rows take part, and those that the group's users had learn: memory
+    follows the number of interactions, not that of groups times items.
+
+    The rows learned here serve to judge the weights: they have not seen what is held out.
 
     Args:
         embedding: with row values set, which make the item groups.
         population: users, interactions and vectors.
         config: settings.
         on_progress: called after every step with steps done, steps in all and the held-out loss.
+        checkpoint: where to go on from and to save to.
     """
     earlier, held = population.without_some(config.held_out_share, config.max_users, config.seed)
     later = Population(
         earlier.user_vectors, earlier.item_vectors, earlier.user_group, earlier.centroids, held,
         earlier.temperature,
     )  # fmt: skip
+    shared = None if embedding.layout.nested else cut_rows(embedding, 0)
     groups = [
-        _make_group(embedding, earlier, later, group) for group in range(embedding.num_groups)
+        _make_group(embedding, earlier, later, group, shared or cut_rows(embedding, group))
+        for group in range(embedding.num_groups)
     ]
-    usable = [group for group in groups if len(group.train.users) and len(group.held.users)]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        controller = BlockController(embedding.block_weights.shape[2], config.hidden_dim)
-    generator = torch.Generator().manual_seed(config.seed)
-    learned = [group.added for group in usable] or [torch.zeros(1, **FLOAT32_ON_CPU)]
-    for_rows = torch.optim.Adam(learned, lr=_ROW_LEARNING_RATE, fused=True)
-    for_blocks = torch.optim.Adam(controller.parameters(), lr=config.learning_rate, fused=True)
-    for step in range(config.steps if usable else 0):
-        shuffled = torch.randperm(len(usable), generator=generator, device="cpu").tolist()
-        turn = [usable[at] for at in shuffled[:_GROUPS_PER_STEP]]
-        _take_step(for_rows, _total(group.fit(controller) for group in turn))
-        judged = _total(group.held.loss(group.table(group.weights(controller))) for group in turn)
-        _take_step(for_blocks, judged)
+    loop = _Loop(groups, embedding.block_weights.shape[2], config)
+    saved = checkpoint.load() if checkpoint is not None else None
+    if saved is not None:
+        loop.restore(saved)
+    timer, total = Timer(), config.steps if loop.usable else 0
+    while loop.num_steps < total:
+        loss = loop.take_step()
+        if checkpoint is not None and timer.is_due() and loop.num_steps < total:
+            began = time.monotonic()
+            checkpoint.save(loop.state())
+            timer.saved(began)
         if on_progress is not None:
-            on_progress(step + 1, config.steps, judged.item() / len(turn))
+            on_progress(loop.num_steps, total, loss)
     with torch.no_grad():
         for at, group in enumerate(groups):
-            weights = group.weights(controller)
+            weights = group.weights(loop.controller)
             embedding.block_weights[at, : len(weights)] *= weights
 
 
-def _total(losses: Iterable[Tensor]) -> Tensor:
-    return torch.stack(list(losses)).sum()
+class _Loop:
+    """The controller, the rows of all groups, and how far both have learned.
+
+    Args:
+        groups: all user groups; those without anything to learn from or be judged by take no part.
+        num_layers: of a row.
+        config: settings.
+    """
+
+    def __init__(self, groups: list[_Group], num_layers: int, config: ControlConfig) -> None:
+        self.usable = [
+            group for group in groups if len(group.train.users) and len(group.held.users)
+        ]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.controller = BlockController(num_layers, config.hidden_dim)
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.rows = {f"added.{at}": group.added for at, group in enumerate(self.usable)}
+        self.blocks = dict(self.controller.named_parameters())
+        learned = [*self.rows.values()] or [torch.zeros(1, **FLOAT32_ON_CPU)]
+        self.for_rows = torch.optim.Adam(learned, lr=_ROW_LEARNING_RATE, fused=True)
+        self.for_blocks = torch.optim.Adam(
+            self.blocks.values(), lr=config.learning_rate, fused=True
+        )
+        self.num_steps = 0
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """All that the next step depends on."""
+        return {
+            "num_steps": np.array([self.num_steps]),
+            "generator": self.generator.get_state().numpy(),
+            **adam_arrays(self.for_rows, self.rows),
+            **adam_arrays(self.for_blocks, self.blocks),
+        }
+
+    def restore(self, state: dict[str, NDArray[Any]]) -> None:
+        """The rows, the controller and the draws as :meth:`state` had them."""
+        self.num_steps = int(state["num_steps"].item())
+        self.generator.set_state(torch.from_numpy(state["generator"]).clone())
+        restore_adam(self.for_rows, self.rows, state)
+        restore_adam(self.for_blocks, self.blocks, state)
+
+    def take_step(self) -> float:
+        """One turn of the rows of a few groups, then one of the controller; the held-out loss."""
+        shuffled = torch.randperm(len(self.usable), generator=self.generator, device="cpu").tolist()
+        turn = [self.usable[at] for at in shuffled[:_GROUPS_PER_STEP]]
+        _descend(self.for_rows, (group.fit(self.controller) for group in turn))
+        judged = _descend(
+            self.for_blocks,
+            (group.held.loss(group.table(group.weights(self.controller))) for group in turn),
+        )
+        self.num_steps += 1
+        return judged / len(turn)
 
 
-def _take_step(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
+def _descend(optimiser: torch.optim.Optimizer, losses: Iterable[Tensor]) -> float:
+    """A step down the sum of the losses, which it returns."""
+    total = torch.stack(list(losses)).sum()
     optimiser.zero_grad()
-    loss.backward()
+    total.backward()
     optimiser.step()
+    return total.item()
 
 
-def _make_group(
-    embedding: ElasticEmbedding, earlier: Population, later: Population, group: int
-) -> _Group:
+def cut_rows(embedding: ElasticEmbedding, group: int) -> Cut:
+    """The rows of a user group that take part: in the columns layout all, whatever the group."""
     which = embedding.item_group[0 if len(embedding.item_group) == 1 else group].long()
     sizes = torch.bincount(which, minlength=embedding.block_weights.shape[1])
     count = int((sizes.cumsum(0) <= max(_ROWS_PER_GROUP, int(sizes[0]))).sum())
-    if not embedding.layout.nested:
+    layout, layer_of_column = embedding.layout, None
+    if not layout.nested:
         count = len(sizes)
+        columns = torch.arange(embedding.embedding_dim, device="cpu")
+        layer_of_column = columns // layout.block_dim
     rows = (which < count).nonzero()[:, 0]
-    item_group = which[rows]
-    members = earlier.user_group == group
-    interactions = np.repeat(members, np.diff(earlier.lists[0]))
-    popularity = np.bincount(which.numpy()[earlier.lists[1][interactions]], minlength=len(sizes))[
-        :count
-    ]
     turned = embedding.rotate(embedding.weight.detach()[rows])
+    pieces = torch.from_numpy(_row_pieces(layout, turned.numpy()))
+    return Cut(rows.numpy(), which[rows], count, pieces, layer_of_column)
+
+
+def _make_group(
+    embedding: ElasticEmbedding, earlier: Population, later: Population, group: int, cut: Cut
+) -> _Group:
+    train, held = (
+        _rotated(GroupProblem.of(each, group, cut.rows), embedding) for each in (earlier, later)
+    )
+    members = np.flatnonzero(earlier.user_group == group)
+    _, items = take_users(earlier.lists, members)
+    item_group = np.full(len(earlier.item_vectors), cut.num_item_groups)
+    item_group[cut.rows] = cut.item_group.numpy()
+    popularity = np.bincount(item_group[items], minlength=cut.num_item_groups + 1)[:-1]
+    learning = torch.arange(len(cut.rows), device="cpu")
+    if not embedding.layout.nested:
+        learning = train.targets.unique()
     return _Group(
-        _rotated(GroupProblem.of(earlier, group, rows.numpy()), embedding),
-        _rotated(GroupProblem.of(later, group, rows.numpy()), embedding),
-        torch.from_numpy(row_pieces(embedding.layout, turned.numpy())),
-        item_group,
+        train,
+        held,
+        cut,
         torch.from_numpy(np.log1p(popularity).astype(np.float32)),
-        torch.zeros(len(rows), embedding.embedding_dim, **FLOAT32_ON_CPU, requires_grad=True),
+        learning,
+        torch.zeros(len(learning), embedding.embedding_dim, **FLOAT32_ON_CPU, requires_grad=True),
     )
 
 
 def _rotated(problem: GroupProblem, embedding: ElasticEmbedding) -> GroupProblem:
     return GroupProblem(
-        embedding.rotate(problem.users), problem.targets, problem.weights, problem.temperature
-    )
+        embedding.rotate(problem.users), problem.indptr, problem.targets, problem.weights,
+        problem.temperature,
+    )  # fmt: skip
 
 
-def row_pieces(layout: Layout, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What every layer adds to its row, [n, num_layers, dim], for rows [n, dim] to be encoded."""
+def _row_pieces(layout: Layout, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What a weight multiplies of rows [n, dim] as a device has them, [n, num_pieces, dim].
+
+    Planes layout: what every layer adds to its row. Columns layout: the row itself.
+    """
     dim = rows.shape[1]
     store, scales = layout.encode(rows)
+    if not layout.nested:
+        return layout.decode(store, scales, -1, dim)[:, None]
     pieces = np.empty((len(rows), layout.num_layers(dim), dim), dtype=np.float32)
     below = np.zeros_like(rows)
     for layer in range(pieces.shape[1]):
-        held = (1 << (layer + 1)) - 1  # in both layouts, this layer and all before it
-        decoded = layout.decode(store, scales, held, dim)
+        decoded = layout.decode(store, scales, (1 << (layer + 1)) - 1, dim)
         pieces[:, layer] = decoded - below
         below = decoded
     return pieces
-
-
-def _standardised(values: Tensor) -> Tensor:
-    return (values - values.mean()) / values.std(correction=0).clamp(min=1e-6)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +14,9 @@ from torch import Tensor
 
 from peel_ext.config import RefinementConfig
 from peel_ext.format import Layout
-from peel_ext.train.lists import take_users
+from peel_ext.train.adam_state import adam_arrays, restore_adam
+from peel_ext.train.checkpoint import Checkpoint, Timer
+from peel_ext.train.group_problem import GroupProblem
 from peel_ext.train.population import Population
 
 
@@ -23,6 +27,7 @@ def refine_tables(
     config: RefinementConfig,
     *,
     on_progress: Callable[[int, int, float], None] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """What is added to the rows worth most to each group, learned on the group's interactions.
 
@@ -35,70 +40,40 @@ def refine_tables(
         row_values: [num_groups, num_items].
         layout: of the blocks.
         config: settings.
-        on_progress: called after every group with groups done, groups in all and its loss.
+        on_progress: called after every step with steps done, steps in all and the group's loss.
+        checkpoint: where to go on from and to save to.
 
     Returns:
         rows int64 [num_groups, num_refined] and additions float32 [num_groups, num_refined, dim].
     """
     num_groups, num_items = row_values.shape
-    count = min(config.rows_per_group, num_items)
+    count = min(config.rows_per_group or num_items, num_items)
     rows = np.argsort(-row_values, axis=1, kind="stable")[:, :count]
     additions = np.zeros((num_groups, count, population.item_vectors.shape[1]), dtype=np.float32)
-    for group in range(num_groups):
+    saved = checkpoint.load() if checkpoint is not None else None
+    first = 0 if saved is None else len(saved["additions"])
+    if saved is not None:
+        additions[:first] = saved["additions"]
+    timer, total = Timer(), num_groups * config.steps
+    for group in range(first, num_groups):
         problem = GroupProblem.of(population, group, rows[group])
-        loss = 0.0
-        if len(problem.users):
-            table = torch.from_numpy(population.item_vectors[rows[group]])
-            added, loss = _refine(problem, table, layout, config)
-            additions[group] = added.numpy()
-        if on_progress is not None:
-            on_progress(group + 1, num_groups, loss)
+        if len(problem.users) == 0:
+            continue
+        table = torch.from_numpy(population.item_vectors[rows[group]])
+        refinement = _GroupRefinement(problem, table, layout, config)
+        if saved is not None and group == first:
+            refinement.restore(saved)
+        while refinement.num_steps < config.steps:
+            loss = refinement.take_step()
+            done = group * config.steps + refinement.num_steps
+            if checkpoint is not None and timer.is_due() and done < total:
+                began = time.monotonic()
+                checkpoint.save({"additions": additions[:group], **refinement.state()})
+                timer.saved(began)
+            if on_progress is not None:
+                on_progress(done, total, loss)
+        additions[group] = refinement.added.detach().numpy()
     return rows, additions
-
-
-class GroupProblem:
-    """The interactions of a group's users with some rows, as a target of a softmax over those rows.
-
-    Args:
-        users: [num_users, dim], those with at least one such interaction.
-        targets: [num_users, num_rows], shares of each user's interactions.
-        weights: [num_users], the root of their number, of sum 1.
-        temperature: of the softmax.
-    """
-
-    def __init__(self, users: Tensor, targets: Tensor, weights: Tensor, temperature: float) -> None:
-        self.users, self.targets, self.weights = users, targets, weights
-        self.temperature = temperature
-
-    @classmethod
-    def of(cls, population: Population, group: int, rows: NDArray[np.int64]) -> GroupProblem:
-        """The problem of one group over rows int64 [num_rows]."""
-        members = np.flatnonzero(population.user_group == group)
-        indptr, items = take_users(population.lists, members)
-        place = np.full(len(population.item_vectors), -1)
-        place[rows] = np.arange(len(rows))
-        owner = np.repeat(np.arange(len(members)), np.diff(indptr))
-        known = place[items] >= 0
-        counts = np.bincount(owner[known], minlength=len(members))
-        targets = np.zeros((len(members), len(rows)), dtype=np.float32)
-        np.add.at(targets, (owner[known], place[items[known]]), 1 / counts[owner[known]])
-        kept = counts > 0
-        weights = torch.from_numpy(np.sqrt(counts[kept]).astype(np.float32))
-        return cls(
-            torch.from_numpy(population.user_vectors[members[kept]]),
-            torch.from_numpy(targets[kept]),
-            weights / weights.sum(),
-            population.temperature,
-        )
-
-    def loss(self, table: Tensor) -> Tensor:
-        """The mean cross-entropy of a table [num_rows, dim] of the problem's rows."""
-        return (self.losses_of_rows(table)).sum()
-
-    def losses_of_rows(self, table: Tensor) -> Tensor:
-        """What each row contributes to the loss [num_rows]."""
-        log_shares = F.log_softmax(self.users @ table.T / self.temperature, dim=1)
-        return -(self.targets * log_shares * self.weights[:, None]).sum(dim=0)
 
 
 def diversity_penalty(table: Tensor, layout: Layout) -> Tensor:
@@ -121,18 +96,42 @@ def diversity_penalty(table: Tensor, layout: Layout) -> Tensor:
     return others.mean() / max(count * (count - 1), 1)
 
 
-def _refine(
-    problem: GroupProblem, table: Tensor, layout: Layout, config: RefinementConfig
-) -> tuple[Tensor, float]:
-    added = torch.zeros_like(table, requires_grad=True)
-    optimiser = torch.optim.Adam([added], lr=config.learning_rate, fused=True)
-    loss = problem.loss(table)
-    for _ in range(config.steps):
-        loss = problem.loss(table + added)
-        penalty = config.anchor * added.square().sum(dim=1).mean()
-        if config.diversity:
-            penalty = penalty + config.diversity * diversity_penalty(table + added, layout)
-        optimiser.zero_grad()
+class _GroupRefinement:
+    """The rows of one group while they learn.
+
+    Args:
+        problem: of the group.
+        table: [num_rows, dim], the global rows.
+        layout: of the blocks.
+        config: settings.
+    """
+
+    def __init__(
+        self, problem: GroupProblem, table: Tensor, layout: Layout, config: RefinementConfig
+    ) -> None:
+        self.problem, self.table, self.layout, self.config = problem, table, layout, config
+        self.added = torch.zeros_like(table, requires_grad=True)
+        self.optimiser = torch.optim.Adam([self.added], lr=config.learning_rate, fused=True)
+        self.num_steps = 0
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """All that the next step depends on."""
+        return adam_arrays(self.optimiser, {"added": self.added})
+
+    def restore(self, state: dict[str, NDArray[Any]]) -> None:
+        """The rows and their optimiser as :meth:`state` had them."""
+        restore_adam(self.optimiser, {"added": self.added}, state)
+        self.num_steps = int(state["added.step"].item())
+
+    def take_step(self) -> float:
+        """One step of Adam; returns the loss before it, without the penalties."""
+        loss = self.problem.loss(self.table + self.added)
+        penalty = self.config.anchor * self.added.square().sum(dim=1).mean()
+        if self.config.diversity:
+            spread = diversity_penalty(self.table + self.added, self.layout)
+            penalty = penalty + self.config.diversity * spread
+        self.optimiser.zero_grad()
         (loss + penalty).backward()
-        optimiser.step()
-    return added.detach(), loss.item()
+        self.optimiser.step()
+        self.num_steps += 1
+        return loss.item()

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from peel_ext.config import PipelineConfig
 from peel_ext.data import IdMap
-from peel_ext.format import resolve_layout
 from peel_ext.nn import ElasticEmbedding
 from peel_ext.train.bilevel import control_blocks
 from peel_ext.train.clustering import cluster_users
@@ -21,6 +20,7 @@ from peel_ext.train.control import regress_row_values
 from peel_ext.train.exposure import measure_exposure
 from peel_ext.train.held_out import TrainingData
 from peel_ext.train.item_prior import describe_items, measure_recency, weigh_features
+from peel_ext.train.layout import layout_of
 from peel_ext.train.lists import Lists
 from peel_ext.train.population import Population
 from peel_ext.train.pretraining import DEFAULT_TEMPERATURE, pretrain
@@ -35,7 +35,7 @@ DEPENDS = {
     "tuning": ("tuning", "pretraining", "vectors"),
     "pretraining": (),
     "clustering": ("clustering",),
-    "refinement": ("refinement", "exposure", "layout"),
+    "refinement": ("refinement", "exposure", "layout", "columns"),
     "block_weights": ("control",),
 }
 
@@ -140,9 +140,10 @@ class Stages:
         rows, additions = refine_tables(
             population,
             self._exposure(population),
-            resolve_layout(self.config.layout),
+            layout_of(self.folder.config),
             self.config.refinement,
             on_progress=self._steps("refinement"),
+            checkpoint=self.folder.checkpoint("refinement"),
         )
         return {"rows": rows, "additions": additions}, {"rows_per_group": rows.shape[1]}
 
@@ -154,9 +155,10 @@ class Stages:
         else:
             values = self._exposure(population)
         embedding = ElasticEmbedding.from_pretrained(
-            torch.from_numpy(population.item_vectors),
+            # Torch's own memory: matrix products round differently at another alignment.
+            torch.from_numpy(population.item_vectors).clone(),
             num_groups=len(population.centroids),
-            layout=self.config.layout,
+            layout=layout_of(self.folder.config),
         )
         if embedding.layout.nested:
             embedding.fit_rotation(keep_mean=self._prior() > 0)
@@ -165,7 +167,13 @@ class Stages:
             _add_refinement(embedding, refined["rows"], refined["additions"])
         embedding.set_row_values(torch.from_numpy(values))
         if control.controller == "bilevel":
-            control_blocks(embedding, population, control, on_progress=self._steps("block_weights"))
+            control_blocks(
+                embedding,
+                population,
+                control,
+                on_progress=self._steps("block_weights"),
+                checkpoint=self.folder.checkpoint("block_weights"),
+            )
         state = {name: tensor.numpy() for name, tensor in embedding.state_dict().items()}
         return state, {"blocks_per_group": embedding.block_weights[0].numel()}
 

@@ -17,6 +17,7 @@ from peel_ext.data import IdMap
 from peel_ext.device import score_rows
 from peel_ext.device.similarity import check_count
 from peel_ext.errors import DataError, RunError
+from peel_ext.train.layout import layout_of
 from peel_ext.train.lists import Lists, merge_lists, take_users
 from peel_ext.train.recommendations import Ranked, Recommendations, ids_or_none
 from peel_ext.train.run_folder import RunFolder
@@ -134,7 +135,7 @@ class TrainedRun:
         embedding = ElasticEmbedding.from_pretrained(
             torch.from_numpy(state["weight"]),
             num_groups=len(self.centroids),
-            layout=self.folder.config["layout"],
+            layout=layout_of(self.folder.config),
         )
         embedding.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
         return embedding

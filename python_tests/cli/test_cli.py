@@ -144,6 +144,28 @@ def test_options_of_the_method_reach_the_settings() -> None:
     assert plain == PipelineConfig()
 
 
+def test_options_beside_the_preset_replace_what_it_says() -> None:
+    parser = argparse.ArgumentParser()
+    train.add_parser(parser.add_subparsers())
+    words = ["train", "synthetic", "--out", "x", "--preset", "paper"]
+    assert train.config_of(parser.parse_args(words)) == PipelineConfig.paper()
+    others = (
+        "--groups 3 --embedding-dim 32 --controller exposure --layout planes --epochs 4 --seed 5"
+    )
+    config = train.config_of(
+        parser.parse_args([*words, *others.split(), "--refinement-steps", "0"])
+    )
+    assert config.clustering.num_groups == 3
+    assert config.pretraining.embedding_dim == 32
+    assert config.pretraining.epochs == 4
+    assert config.control.controller == "exposure"
+    assert config.layout == "planes"
+    assert config.refinement.steps == 0
+    assert config.refinement.rows_per_group == 0  # the preset's, which nothing replaces
+    seeds = (config.split, config.tuning, config.pretraining, config.clustering, config.control)
+    assert {section.seed for section in seeds} == {5}
+
+
 def test_leaving_out_the_last_of_each_user() -> None:
     parser = argparse.ArgumentParser()
     train.add_parser(parser.add_subparsers())

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ from peel_ext.config import ControlConfig, ExposureConfig
 from peel_ext.device.item_prior import part_tastes
 from peel_ext.format import ColumnsLayout, PlanesLayout
 from peel_ext.nn import ElasticEmbedding
-from peel_ext.train.bilevel import BlockController, control_blocks, row_pieces
+from peel_ext.train.bilevel import control_blocks, cut_rows
+from peel_ext.train.block_controller import BlockController
 from peel_ext.train.control import regress_row_values
 from peel_ext.train.population import Population
 from peel_ext.train.value_regression import RowFeatures, ValueRegression, fit_value_regression
@@ -94,13 +97,18 @@ LAYOUTS = [
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["planes", "columns", "int8"])
-def test_pieces_add_up_to_rows(layout, seed: int) -> None:
+def test_weights_of_0_and_1_give_the_rows_of_the_layers_held(layout, seed: int) -> None:
     rows = np.random.default_rng(seed).normal(size=(9, 16)).astype(np.float32)
-    pieces = row_pieces(layout, rows)
+    embedding = ElasticEmbedding.from_pretrained(torch.from_numpy(rows), layout=layout)
+    cut = cut_rows(embedding, 0)
     store, scales = layout.encode(rows)
-    for layers in range(1, pieces.shape[1] + 1):
+    num_layers = layout.num_layers(16)
+    for layers in range(1, num_layers + 1):
         expected = layout.decode(store, scales, (1 << layers) - 1, 16)
-        np.testing.assert_allclose(pieces[:, :layers].sum(axis=1), expected, atol=1e-5)
+        weights = torch.zeros(cut.num_item_groups, num_layers)
+        weights[:, :layers] = 1
+        np.testing.assert_allclose(cut.weighted(weights).numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(cut.whole().numpy(), expected, atol=1e-5)
 
 
 def test_controller_weights_have_mean_one() -> None:
@@ -160,3 +168,37 @@ def test_groups_of_nobody_keep_their_weights(population: Population) -> None:
     )
     control_blocks(embedding, empty, dataclasses.replace(QUICK, steps=2))
     assert bool(torch.isfinite(embedding.block_weights).all())
+
+
+def test_memory_does_not_grow_with_groups_times_rows() -> None:
+    code = """
+import resource, numpy as np, torch
+from peel_ext.config import ControlConfig
+from peel_ext.format import ColumnsLayout
+from peel_ext.nn import ElasticEmbedding
+from peel_ext.train.bilevel import control_blocks
+from peel_ext.train.population import Population
+
+rng = np.random.default_rng(0)
+users, items = 120, 20_000
+vectors = [rng.normal(size=(count, 32)).astype(np.float32) for count in (users, items)]
+own = np.stack([np.sort(rng.choice(items, 10, replace=False)) for _ in range(users)])
+
+def peak_with(groups):
+    embedding = ElasticEmbedding.from_pretrained(
+        torch.from_numpy(vectors[1]), num_groups=groups, layout=ColumnsLayout()
+    )
+    population = Population(
+        *vectors, np.arange(users) % groups, vectors[0][:groups],
+        (np.arange(users + 1) * 10, own.ravel()), 1.0,
+    )
+    control_blocks(embedding, population, ControlConfig(steps=10))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+print(-peak_with(1) + peak_with(40))
+"""
+    told = subprocess.run(
+        [sys.executable, "-P", "-c", code], check=True, capture_output=True, text=True
+    )
+    table = 4 * 20_000 * 32
+    assert int(told.stdout) < 10 * table

@@ -16,32 +16,27 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
+from shop_runs import contents, interrupting_at, write_shop
 
 from peel_ext.cli.main import main
 from peel_ext.config import (
     ClusteringConfig,
+    ColumnsConfig,
     ControlConfig,
     PipelineConfig,
     PretrainingConfig,
     RefinementConfig,
     SplitConfig,
 )
-from peel_ext.data import SyntheticConfig, make_interactions
 from peel_ext.errors import DataError, RunError
+from peel_ext.format import ColumnsLayout
 from peel_ext.train.checkpoint import Timer
-from peel_ext.train.pipeline import Progress, TrainedRun, load_split, run_pipeline
+from peel_ext.train.pipeline import TrainedRun, load_split, run_pipeline
 from peel_ext.train.run_folder import RunFolder
 from peel_ext.train.vectors import VectorPair
 
 SMALL = PipelineConfig(pretraining=PretrainingConfig(embedding_dim=16, epochs=2, steps_per_epoch=4))
 STAGES = ["data", "tuning", "pretraining", "clustering", "refinement", "block_weights"]
-
-
-def write_shop(path: Path) -> Path:
-    made = make_interactions(SyntheticConfig(num_users=150, num_items=200, mean_interactions=12))
-    pairs = zip(made.user_rows.tolist(), made.item_rows.tolist(), strict=True)
-    path.write_text("user,item\n" + "".join(f"u{user},{7 * item}\n" for user, item in pairs))
-    return path
 
 
 @pytest.fixture
@@ -56,21 +51,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("whole")
     run_pipeline(write_shop(folder / "shop.csv"), folder / "run", SMALL)
     return contents(folder / "run")
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file but the index, whose seconds differ."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "run.json"}
-
-
-def interrupting_at(stage: str, step: int) -> Progress:
-    """Raises KeyboardInterrupt as soon as the stage reports that step."""
-
-    def progress(name: str, done: int, total: int, remark: str) -> None:
-        if (name, done) == (stage, step):
-            raise KeyboardInterrupt
-
-    return progress
 
 
 def test_a_run_holds_what_it_was_given(data_file: Path, tmp_path: Path) -> None:
@@ -230,9 +210,27 @@ def test_vectors_of_another_model(data_file: Path, tmp_path: Path, seed: int) ->
 
 
 def test_columns_layout_runs_too(data_file: Path, tmp_path: Path) -> None:
-    run = run_pipeline(data_file, tmp_path / "run", dataclasses.replace(SMALL, layout="columns"))
+    columns = ColumnsConfig(num_item_groups=7, block_dim=4, value_type="int8")
+    config = dataclasses.replace(SMALL, layout="columns", columns=columns)
+    run = run_pipeline(data_file, tmp_path / "run", config)
     assert run.embedding.rotation is None
+    assert run.embedding.layout == ColumnsLayout(4, "int8", 7)
+    assert run.embedding.block_weights.shape == (2, 7, 4)
     assert run.embedding.generate(0, 4000).nbytes <= 4000
+
+
+def test_the_settings_of_the_paper_refine_all_rows(data_file: Path, tmp_path: Path) -> None:
+    paper = PipelineConfig.paper()
+    quick = dataclasses.replace(
+        paper,
+        pretraining=dataclasses.replace(paper.pretraining, epochs=1, temperature=0.1),
+        refinement=dataclasses.replace(paper.refinement, steps=1),
+        control=dataclasses.replace(paper.control, steps=1),
+    )
+    run = run_pipeline(data_file, tmp_path / "run", quick)
+    assert run.embedding.block_weights.shape == (16, 20, 16)  # groups, item groups, layers
+    assert run.embedding.refinement.shape == (16 * len(run.items), 128)
+    assert run.embedding.layout == ColumnsLayout()
 
 
 @pytest.mark.parametrize("controller", ["regression", "bilevel"])

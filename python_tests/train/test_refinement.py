@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from peel_ext.config import ExposureConfig, RefinementConfig
 from peel_ext.format import ColumnsLayout, PlanesLayout
 from peel_ext.train.exposure import measure_exposure
+from peel_ext.train.group_problem import GroupProblem
 from peel_ext.train.population import Population
-from peel_ext.train.refinement import GroupProblem, diversity_penalty, refine_tables
+from peel_ext.train.refinement import diversity_penalty, refine_tables
 
 CONFIG = RefinementConfig(steps=30, rows_per_group=40, learning_rate=1e-2, anchor=0.1)
 
@@ -44,6 +45,39 @@ def test_the_loss_is_the_plain_cross_entropy(population: Population) -> None:
     expected = (torch.stack(losses) * torch.tensor(weights)).sum() / sum(weights)
     torch.testing.assert_close(problem.loss(table), expected)
     torch.testing.assert_close(problem.losses_of_rows(table).sum(), expected)
+
+
+def test_chunks_of_users_add_up(population: Population) -> None:
+    rows = np.arange(len(population.item_vectors))
+    whole = GroupProblem.of(population, 1, rows)
+    parts = GroupProblem(
+        whole.users, whole.indptr, whole.targets, whole.weights, whole.temperature,
+        chunk_bytes=7 * 4 * len(rows),
+    )  # fmt: skip
+    assert len(whole.users) > 14
+    table = torch.from_numpy(population.item_vectors)
+    dense = torch.zeros(len(whole.users), len(rows))
+    for user, own in enumerate(np.split(whole.targets.numpy(), whole.indptr[1:-1])):
+        dense[user, own] = 1 / len(own)
+    leaf = table.clone().requires_grad_()
+    log_shares = F.log_softmax(whole.users @ leaf.T / whole.temperature, dim=1)
+    expected = -(dense * log_shares * whole.weights[:, None]).sum(dim=0)
+    (gradient,) = torch.autograd.grad(expected.sum(), leaf)
+    for problem in (whole, parts):
+        own = table.clone().requires_grad_()
+        loss = problem.loss(own)
+        torch.testing.assert_close(loss, expected.sum())
+        torch.testing.assert_close(torch.autograd.grad(3 * loss, own)[0], 3 * gradient)
+        torch.testing.assert_close(problem.losses_of_rows(table), expected.detach())
+
+
+def test_users_lie_in_memory_of_torch(population: Population) -> None:
+    # At another alignment, as NumPy's differs from run to run, matrix products round differently.
+    for group in range(3):
+        for num_rows in (20, 50, 100, 150):
+            assert (
+                GroupProblem.of(population, group, np.arange(num_rows)).users.data_ptr() % 64 == 0
+            )
 
 
 def test_refined_rows_fit_their_group_better(population: Population) -> None:
