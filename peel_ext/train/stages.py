@@ -21,7 +21,7 @@ from peel_ext.train.control import regress_row_values
 from peel_ext.train.exposure import measure_exposure
 from peel_ext.train.lists import Lists
 from peel_ext.train.population import Population
-from peel_ext.train.pretraining import DEFAULT_TEMPERATURE, pretrain
+from peel_ext.train.pretraining import DEFAULT_TEMPERATURE, doubt_losses, pretrain
 from peel_ext.train.refinement import refine_tables
 from peel_ext.train.run_folder import RunFolder
 from peel_ext.train.tuning import choose_temperature
@@ -54,6 +54,7 @@ class Stages:
         ids: id maps by name: users, items, new_users.
         vectors: user and item vectors brought from elsewhere, or None.
         on_step: told the stage, steps done, steps in all and the loss of a step.
+        on_doubt: told what makes the result of a stage doubtful.
     """
 
     folder: RunFolder
@@ -63,6 +64,7 @@ class Stages:
     ids: dict[str, IdMap]
     vectors: VectorPair | None
     on_step: Callable[[str, int, int, float], None]
+    on_doubt: Callable[[str], None]
 
     def data(self) -> Made:
         """The interactions, and the id of every row."""
@@ -103,6 +105,9 @@ class Stages:
             on_progress=self._steps("pretraining"),
             checkpoint=self.folder.checkpoint("pretraining"),
         )
+        doubt = doubt_losses(made.losses, self.config.pretraining)
+        if doubt is not None:
+            self.on_doubt(doubt)
         loss = {"loss": round(float(made.losses[-1]), 4)} if len(made.losses) else {}
         return made._asdict(), {"steps": len(made.losses), **loss}
 
