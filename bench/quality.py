@@ -242,25 +242,23 @@ def spread(values: list[float]) -> str:
 
 
 def print_rivals(rows: list[dict[str, Any]], evaluations: list[Evaluation]) -> None:
-    """Each rival's variant with the best mean recall over the seeds, and our lead on it."""
-    print("\n| budget | rival | best variant | bytes held | Recall@20 | lead, 95% interval |")
+    """Each rival that all seeds measured, in the variants they chose, and our lead on it."""
+    print("\n| budget | rival | variants | bytes held | Recall@20 | lead, 95% interval |")
     print("|---|---|---|---|---|---|")
     for ours in zip(*(evaluation.curve for evaluation in evaluations), strict=True):
         budget = ours[0].budget_bytes
         name = next(row["budget"] for row in rows[0]["rows"] if row["budget_bytes"] == budget)
-        found: dict[tuple[str, str], list[Measurement]] = {}
+        found: dict[str, list[Measurement]] = {}
         for evaluation in evaluations:
-            for rival in evaluation.rivals:
-                if rival.budget_bytes == budget:
-                    found.setdefault((rival.method, rival.variant), []).append(rival)
-        best: dict[str, list[Measurement]] = {}
-        for (method, _), seeds in found.items():
-            if method not in best or recall(seeds) > recall(best[method]):
-                best[method] = seeds
-        for method, seeds in best.items():
+            for rival in evaluation.best_rivals(budget):
+                found.setdefault(rival.method, []).append(rival)
+        for method, seeds in found.items():
+            if len(seeds) < len(evaluations):
+                continue
+            variants = " / ".join(dict.fromkeys(each.variant for each in seeds))
             lead = paired_bootstrap(*(of_users(each, rows[0]) for each in (ours, seeds)))
             whose = "" if seeds[0].per_group else " (one table for all)"
-            print(f"| {name} | {method}{whose} | {seeds[0].variant} | "
+            print(f"| {name} | {method}{whose} | {variants} | "
                   f"{max(each.max_bytes for each in seeds):,} | "
                   f"{spread([float(each.users.recall.mean()) for each in seeds])} | "
                   f"{lead.mean:+.4f} ({lead.low:+.4f} to {lead.high:+.4f}) |")  # fmt: skip
@@ -271,10 +269,6 @@ def of_users(seeds: Sequence[Measurement], row: dict[str, Any]) -> NDArray[np.fl
     recalls = [each.users.recall for each in seeds]
     same = row["protocol"] == "known" and row["split"] == "given"
     return np.mean(recalls, axis=0) if same else np.concatenate(recalls)
-
-
-def recall(seeds: list[Measurement]) -> float:
-    return float(np.mean([each.users.recall.mean() for each in seeds]))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,10 @@ class DataWarning(UserWarning):
     """Something of the data that is not used, or not as might be expected."""
 
 
+class TrainingWarning(UserWarning):
+    """A training that went through, but whose result is to be doubted."""
+
+
 class FormatError(PeelError, ValueError):
     """Bytes that are no ``.peel`` file, or a damaged one."""
 

@@ -141,6 +141,7 @@ def summarise(trained: TrainedRun, evaluation: Evaluation, names: dict[int, str]
         "floor": None if evaluation.floor is None else _line(evaluation, evaluation.floor, names),
         "others": lines(evaluation.others),
         "rivals": lines(evaluation.rivals),
+        "choosers": evaluation.num_choosers,
         "left_out": evaluation.left_out,
     }
 
@@ -219,7 +220,7 @@ def _print_curve(evaluation: Evaluation, names: dict[int, str]) -> None:
 
 
 def _print_rivals(evaluation: Evaluation, names: dict[int, str]) -> None:
-    """Recall under each budget, one line a method; of a rival its best variant."""
+    """Recall under each budget, one line a method; of a rival the variant measured."""
     from peel_ext.evaluation import lead
 
     budgets = [each.budget_bytes for each in evaluation.curve if each.budget_bytes is not None]
@@ -234,8 +235,9 @@ def _print_rivals(evaluation: Evaluation, names: dict[int, str]) -> None:
         found = [[each for each in best[budget] if each.method == family] for budget in budgets]
         values = [each[0].users.recall.mean() if each else None for each in found]
         print(f"{family:<{width}} " + _cells(values))
-    print("Of each rival the best variant, chosen on the users measured; PEE minus the best rival "
-          "with one table for all, 95% interval:")  # fmt: skip
+    print(f"Of each rival the two variants best for {evaluation.num_choosers} of the users, drawn "
+          "with a fixed seed, were measured on all, and the better one is shown. PEE minus the best "
+          "rival with one table for all, 95% interval:")  # fmt: skip
     for budget in budgets:
         shared = [each for each in best[budget] if not each.per_group]
         if shared:

@@ -147,7 +147,7 @@ def run(options: argparse.Namespace) -> int:
                 item_names=options.item_names,
                 redo=options.redo,
                 on_loss=losses.write,
-                on_remark=lambda remark: narration.stage("data", 1, 1, remark),
+                on_remark=lambda remark: narration.stage("remark", 1, 1, remark),
             )
         except KeyboardInterrupt:
             raise KeyboardInterrupt("the same command goes on from what is finished") from None

@@ -11,45 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peel_ext.config import ExposureConfig
-from peel_ext.errors import BudgetError
+from peel_ext.evaluation.choice import draw_choosers, measure_rivals
+from peel_ext.evaluation.measurement import Measurement
 from peel_ext.evaluation.plan import BLENDED, Plan, Ship
-from peel_ext.evaluation.ranking import (
-    Audience,
-    Blend,
-    RankedLists,
-    rank_blended,
-    rank_elastic,
-    rank_full,
-    rank_rival,
-)
+from peel_ext.evaluation.ranking import Audience, Blend, rank_blended, rank_elastic, rank_full
 from peel_ext.evaluation.rivals import Rival, build_rivals
-from peel_ext.metrics import Difference, UserQuality, measure_users, paired_bootstrap
 from peel_ext.train.exposure import measure_exposure
 from peel_ext.train.frames import require_pandas
 from peel_ext.train.pipeline import TrainedRun
-
-
-@dataclass(frozen=True, eq=False)
-class Measurement:
-    """One method under one budget.
-
-    Attributes:
-        method: a Personalized Elastic Embedding, the full table, or the family of a rival.
-        variant: of a rival, its options.
-        budget_bytes: None for the full float32 table.
-        max_bytes: of the largest table a user of the audience holds, everything counted.
-        mean_rows: rows held, averaged over users.
-        users: the metrics of every user with targets.
-        per_group: whether each user group has a table of its own.
-    """
-
-    method: str
-    variant: str
-    budget_bytes: int | None
-    max_bytes: int
-    mean_rows: float
-    users: UserQuality
-    per_group: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +34,10 @@ class Evaluation:
         others: other uses of the same embeddings: in the new-users protocol with vectors folded in
             on the device, in the offline protocol with the vector of the download; and in both,
             where asked for, tables made for each user alone.
-        rivals: every variant of every rival under every budget it can serve.
+        rivals: of every family of rivals, under every budget it can serve, one variant, measured on
+            all users like everything else: of the two best for the choosers the better one.
+        num_choosers: users who chose the two best variants, 0 without rivals. They are some of those
+            measured, drawn with a fixed seed (:func:`peel_ext.evaluation.choice.draw_choosers`).
         left_out: rivals that could not be measured, and why.
     """
 
@@ -76,21 +48,15 @@ class Evaluation:
     curve: list[Measurement]
     others: list[Measurement] = field(default_factory=list)
     rivals: list[Measurement] = field(default_factory=list)
+    num_choosers: int = 0
     left_out: list[str] = field(default_factory=list)
 
     def best_rivals(self, budget_bytes: int) -> list[Measurement]:
-        """The best variant of each family under a budget by the recall measured here.
+        """The best variant of each family under a budget, as far as :attr:`rivals` tells.
 
         That choice looks at the very users that are measured: it flatters rivals, never us.
         """
-        best: dict[str, Measurement] = {}
-        for rival in self.rivals:
-            if rival.budget_bytes != budget_bytes:
-                continue
-            before = best.get(rival.method)
-            if before is None or rival.users.recall.mean() > before.users.recall.mean():
-                best[rival.method] = rival
-        return list(best.values())
+        return [rival for rival in self.rivals if rival.budget_bytes == budget_bytes]
 
     def gap_recovered(self, measurement: Measurement) -> float | None:
         """Share of the recall between floor and ceiling; None without a gap."""
@@ -127,11 +93,6 @@ class Evaluation:
         return pandas.DataFrame(lines).astype(types)
 
 
-def lead(ours: Measurement, other: Measurement, metric: str = "recall") -> Difference:
-    """The mean difference in a metric between two methods, with its 95% interval."""
-    return paired_bootstrap(getattr(ours.users, metric), getattr(other.users, metric))
-
-
 def evaluate_run(
     run: TrainedRun,
     protocol: str,
@@ -157,7 +118,8 @@ def evaluate_run(
         with_blends: whether to measure tables made for each user alone too
             (:func:`peel_ext.train.blending.blend_for_users`), for new users and offline; takes
             about a tenth of a second a user.
-        with_rivals: whether to measure those of :mod:`peel_ext.evaluation.rivals` too.
+        with_rivals: whether to measure those of :mod:`peel_ext.evaluation.rivals` too, of each family
+            the best variant (:attr:`Evaluation.rivals`).
         more_rivals: makes further ones, such as models trained anew.
         on_progress: called with the number of passes done and in all.
 
@@ -174,36 +136,26 @@ def evaluate_run(
     rivals += more_rivals(plan.ship) if more_rivals is not None else []
     passes = 1 if plan.floor is None else 2
     passes += len(budgets) if with_blends and plan.blend is not None else 0
-    steps = _Steps(passes + len(budgets) * (1 + len(rivals)), on_progress)
+    families = {rival.family for rival in rivals}
+    steps = _Steps(passes + len(budgets) + len(rivals) + len(families), on_progress)
     table = run.embedding.weight.detach().numpy()
 
     def full(name: str, audience: Audience) -> Measurement:
         lists = rank_full(audience, table, n)
         steps.advance()
-        return _measured(name, audience, lists, per_group=False)
+        return Measurement.of_lists(name, audience, lists, per_group=False)
 
     ceiling = full(plan.ceiling_name, plan.ceiling)
     floor = None if plan.floor is None else full("list shipped at download", plan.floor)
     curve, *others = _elastic_curves(run, plan, budgets, n, steps)
     if with_blends and plan.blend is not None and len(budgets):
         others.append(_blended_curve(run, plan, plan.blend, budgets, n, steps))
-    lines = _rival_lines(rivals, plan.device, budgets, n, steps)
+    choosers = draw_choosers(plan.device)
+    measured = measure_rivals(rivals, plan.device, choosers, budgets, n, steps.advance)
     return Evaluation(
-        protocol, n, ceiling, floor, curve, [each for other in others for each in other], lines,
-        left_out,
+        protocol, n, ceiling, floor, curve, [each for other in others for each in other], measured,
+        len(choosers) if measured else 0, left_out,
     )  # fmt: skip
-
-
-def _measured(
-    method: str,
-    audience: Audience,
-    lists: RankedLists,
-    budget: int | None = None,
-    variant: str = "",
-    per_group: bool = True,
-) -> Measurement:
-    users = measure_users(lists.indices, *audience.targets)
-    return Measurement(method, variant, budget, lists.max_bytes, lists.mean_rows, users, per_group)
 
 
 def _elastic_curves(
@@ -211,51 +163,29 @@ def _elastic_curves(
 ) -> list[list[Measurement]]:
     """One measurement for each budget, of the device first and then of each other use."""
     methods = [("PEE", plan.device), *plan.others]
-    curves: list[list[Measurement]] = [[] for _ in methods]
-    for budget in budgets:
-        made = rank_elastic([audience for _, audience in methods], run.embedding, budget, n)
-        for (name, audience), lists, curve in zip(methods, made, curves, strict=True):
-            curve.append(_measured(name, audience, lists, budget))
-        steps.advance()
-    return curves
+    audiences = [audience for _, audience in methods]
+    on_users = steps.by_users(len(plan.device.vectors), len(budgets))
+    made = rank_elastic(audiences, run.embedding, budgets, n, on_users) if budgets else []
+    return [
+        [
+            Measurement.of_lists(name, audience, row[at], budget)
+            for budget, row in zip(budgets, made, strict=True)
+        ]
+        for at, (name, audience) in enumerate(methods)
+    ]
 
 
 def _blended_curve(
     run: TrainedRun, plan: Plan, blend: Blend, budgets: Sequence[int], n: int, steps: _Steps
 ) -> list[Measurement]:
     """One measurement for each budget, of devices that hold what is worth most to their user."""
-    audience, num_users = plan.device, len(plan.device.vectors)
-    told = 0
-
-    def on_users(done: int) -> None:  # all budgets come at once, and are told of one by one
-        nonlocal told
-        while (told + 1) * num_users <= done * len(budgets):
-            told += 1
-            steps.advance()
-
+    audience = plan.device
+    on_users = steps.by_users(len(audience.vectors), len(budgets))
     made = rank_blended([audience], run.embedding, blend, budgets, n, on_users)
     return [
-        _measured(BLENDED, audience, lists, budget)
+        Measurement.of_lists(BLENDED, audience, lists, budget)
         for budget, (lists,) in zip(budgets, made, strict=True)
     ]
-
-
-def _rival_lines(
-    rivals: Sequence[Rival], audience: Audience, budgets: Sequence[int], n: int, steps: _Steps
-) -> list[Measurement]:
-    """Each rival under each budget it can be had under."""
-    lines = []
-    for rival in rivals:
-        for budget in budgets:
-            steps.advance()
-            try:
-                lists = rank_rival(audience, rival, budget, n)
-            except BudgetError:
-                continue
-            lines.append(
-                _measured(rival.family, audience, lists, budget, rival.name, rival.per_group)
-            )
-    return lines
 
 
 def rival_inputs(
@@ -283,3 +213,15 @@ class _Steps:
         self._done += 1
         if self._on_progress is not None:
             self._on_progress(self._done, self._total)
+
+    def by_users(self, num_users: int, count: int) -> Callable[[int], None]:
+        """What, told how many users are done, tells of ``count`` passes one by one."""
+        told = 0
+
+        def on_users(done: int) -> None:
+            nonlocal told
+            while told < count and (told + 1) * num_users <= done * count:
+                told += 1
+                self.advance()
+
+        return on_users

@@ -60,7 +60,7 @@ class RankedLists:
     Attributes:
         indices: int64 [num_users, n], best first, -1 for none.
         max_bytes: of the largest table held by a user of the audience, everything counted.
-        mean_rows: rows held, averaged over users.
+        mean_rows: rows held, averaged over the users who got a list.
     """
 
     indices: NDArray[np.int64]
@@ -75,8 +75,12 @@ def rank_full(audience: Audience, items: NDArray[np.float32], n: int) -> RankedL
 
 
 def rank_elastic(
-    audiences: Sequence[Audience], embedding: ElasticEmbedding, budget_bytes: int, n: int
-) -> list[RankedLists]:
+    audiences: Sequence[Audience],
+    embedding: ElasticEmbedding,
+    budgets: Sequence[int],
+    n: int,
+    on_users: Callable[[int], None] | None = None,
+) -> list[list[RankedLists]]:
     """Lists of each user from the Personalized Elastic Embedding of its group, as a device has it.
 
     Only rows held are candidates. Groups without users are not generated.
@@ -84,18 +88,27 @@ def rank_elastic(
     Args:
         audiences: of the same users in the same groups; what is generated serves all.
         embedding: the item table.
-        budget_bytes: of each group.
+        budgets: bytes, of each group; at least one.
         n: items returned.
+        on_users: told how many users are done.
+
+    Returns:
+        For every budget one of every audience.
 
     Raises:
         BudgetError: a budget too small for a group with users; names the minimum.
     """
-    made = _rank_tables(
-        audiences, embedding, n,
-        ((members, [embedding.generate(group, budget_bytes)])
-         for group, members in _groups(audiences[0])), 1,
-    )  # fmt: skip
-    return made[0]
+    everybody = np.arange(len(audiences[0].vectors))
+
+    def tables() -> Iterator[tuple[NDArray[np.int64], list[PersonalizedElasticEmbedding]]]:
+        done = 0
+        for group, members in _groups(audiences[0], everybody):
+            yield members, _generate_all(embedding, group, budgets)
+            done += len(members)
+            if on_users is not None:
+                on_users(done)
+
+    return _rank_tables(audiences, embedding, n, tables(), len(budgets))
 
 
 def rank_blended(
@@ -130,16 +143,19 @@ def rank_blended(
             members = np.arange(start, min(start + chunk, num_users))
             blended = blend(members)
             for group, member in enumerate(members):
-                # What fits a smaller budget is a prefix of what fits the largest.
-                whole = blended.generate(group, max(budgets))
-                yield (
-                    np.array([member]),
-                    [PersonalizedElasticEmbedding(whole.buffer, budget) for budget in budgets],
-                )
+                yield np.array([member]), _generate_all(blended, group, budgets)
             if on_users is not None:
                 on_users(int(members[-1]) + 1)
 
     return _rank_tables(audiences, embedding, n, tables(), len(budgets))
+
+
+def _generate_all(
+    embedding: ElasticEmbedding, group: int, budgets: Sequence[int]
+) -> list[PersonalizedElasticEmbedding]:
+    """What a group holds under each budget: a prefix of what fits the largest."""
+    whole = embedding.generate(group, max(budgets))
+    return [PersonalizedElasticEmbedding(whole.buffer, budget) for budget in budgets]
 
 
 def _rank_tables(
@@ -169,22 +185,32 @@ def _rank_tables(
     return [[collector.lists() for collector in row] for row in collectors]
 
 
-def rank_rival(audience: Audience, rival: Rival, budget_bytes: int, n: int) -> RankedLists:
-    """Lists of each user from the rows that a rival holds under the same budget.
+def rank_rival(
+    audience: Audience, rival: Rival, budget_bytes: int, n: int, users: NDArray[np.int64]
+) -> RankedLists:
+    """Lists from the rows that a rival holds under the same budget.
+
+    Args:
+        audience: whom to recommend to.
+        rival: what holds rows.
+        budget_bytes: of each user.
+        n: items returned.
+        users: int64 [m], the positions of those who get a list, ascending; the others get none.
 
     Raises:
         BudgetError: a budget the rival cannot serve; names the minimum.
     """
     collected = _Collector(audience, n)
-    everybody = [(0, np.arange(len(audience.vectors)))]
-    for group, members in _groups(audience) if rival.per_group else everybody:
+    for group, members in _groups(audience, users) if rival.per_group else [(0, users)]:
         held = rival.hold(budget_bytes, group)
         vectors = audience.vectors[members] if held.vectors is None else held.vectors[members]
         if audience.update is not None:
-            vectors = audience.update(held.ids, held.rows[held.ids], None, vectors, members)
-        exclude = take_users(audience.exclude, members)
-        candidates = torch.from_numpy(held.ids)
-        indices = _rank(vectors, torch.from_numpy(held.rows), n, exclude, candidates)
+            vectors = audience.update(held.ids, held.decoded(), None, vectors, members)
+        if held.axes is not None:
+            vectors = vectors @ held.axes
+        exclude = held_lists(take_users(audience.exclude, members), held.ids)
+        places = _rank(vectors, torch.from_numpy(held.rows), n, exclude)
+        indices = np.where(places < 0, -1, held.ids[places])
         collected.add(members, indices, held.nbytes, len(held.ids))
     return collected.lists()
 
@@ -206,6 +232,7 @@ class _Collector:
         self._indices = np.full((len(audience.vectors), n), -1, dtype=np.int64)
         self._max_bytes = 0
         self._rows = 0
+        self._users = 0
 
     def add(
         self, members: NDArray[np.int64], indices: NDArray[np.int64], nbytes: int, rows: int
@@ -213,15 +240,16 @@ class _Collector:
         self._indices[members] = indices
         self._max_bytes = max(self._max_bytes, nbytes)
         self._rows += rows * len(members)
+        self._users += len(members)
 
     def lists(self) -> RankedLists:
-        mean_rows = self._rows / max(len(self._indices), 1)
+        mean_rows = self._rows / max(self._users, 1)
         return RankedLists(self._indices, self._max_bytes, mean_rows)
 
 
-def _groups(audience: Audience) -> list[tuple[int, NDArray[np.int64]]]:
-    """Every group that has users, and their positions."""
-    order = np.argsort(audience.groups, kind="stable")
+def _groups(audience: Audience, users: NDArray[np.int64]) -> list[tuple[int, NDArray[np.int64]]]:
+    """Every group that has some of the users, and the positions of these."""
+    order = users[np.argsort(audience.groups[users], kind="stable")]
     found, starts = np.unique(audience.groups[order], return_index=True)
     parts = np.split(order, starts[1:]) if len(found) else []
     return list(zip(found.tolist(), parts, strict=True))
@@ -232,13 +260,11 @@ def _rank(
     table: torch.Tensor | PersonalizedElasticEmbedding,
     n: int,
     exclude: Lists,
-    candidates: torch.Tensor | None = None,
 ) -> NDArray[np.int64]:
     indices, _ = gathered_score(
         torch.from_numpy(np.ascontiguousarray(vectors)),
         table,
         n,
-        candidates=candidates,
         exclude_indptr=torch.from_numpy(exclude[0]),
         exclude=torch.from_numpy(exclude[1]),
     )

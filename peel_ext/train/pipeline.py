@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +23,7 @@ from peel_ext.data import (
 )
 from peel_ext.data.item_names import read_item_names
 from peel_ext.data.readers import warn
-from peel_ext.errors import DataError
+from peel_ext.errors import DataError, TrainingWarning
 from peel_ext.threads import check_environment
 from peel_ext.train.run_folder import RunFolder, fingerprint
 from peel_ext.train.stages import DEPENDS, Made, Stages
@@ -124,7 +125,7 @@ def run_pipeline(
     item_names: str | os.PathLike[str] | None = None,
     redo: bool = False,
     on_loss: Callable[[str, int, float], None] | None = None,
-    on_remark: Callable[[str], None] = warn,
+    on_remark: Callable[[str], None] | None = None,
 ) -> TrainedRun:
     """Trains on interactions, and saves every stage in a run folder.
 
@@ -143,7 +144,8 @@ def run_pipeline(
             it may be given again later, when the run is finished.
         redo: drop the stages that other settings or data make invalid instead of refusing.
         on_loss: told the stage, the step and the loss of every step of training.
-        on_remark: told what of the data is not used, a line each; the default warns.
+        on_remark: told what of the data is not used, and of a loss that did not fall, a line each;
+            None warns, with a ``DataWarning`` or ``TrainingWarning``.
 
     Returns:
         The trained run.
@@ -161,9 +163,10 @@ def run_pipeline(
     check_environment()
     RunFolder(out).check_writable()
     progress("data", 0, 0, _name(data))
-    given = _read(data, config.reading, on_remark)
+    on_data = on_remark or warn
+    given = _read(data, config.reading, on_data)
     if given.test is not None and config.split.method != "random":
-        on_remark(
+        on_data(
             f"a test part is given: split {config.split.method!r} is only how interactions are held out "
             "to choose settings by"
         )
@@ -181,7 +184,7 @@ def run_pipeline(
     facts |= {"repeats_merged": parts.num_merged} if parts.num_merged else {}
     facts |= {"test_left_out": parts.num_left_out} if parts.num_left_out else {}
     del parts
-    names = None if item_names is None else read_item_names(item_names, ids["items"], on_remark)
+    names = None if item_names is None else read_item_names(item_names, ids["items"], on_data)
     settings = dataclasses.asdict(config)
     if vectors is not None:
         vectors = check_vectors(_of_trained(vectors, ids), len(ids["users"]), len(ids["items"]))
@@ -196,12 +199,17 @@ def run_pipeline(
     with RunFolder(out).lock():
         folder = RunFolder(out)  # as it is now that no other process trains there
         folder.begin(settings, _fingerprint(split, ids), DEPENDS, redo=redo)
-        stages = Stages(folder, config, split, facts, ids, vectors, on_step)
+        on_doubt = on_remark or _warn_of_training
+        stages = Stages(folder, config, split, facts, ids, vectors, on_step, on_doubt)
         for name in DEPENDS:
             _run_stage(folder, name, getattr(stages, name), progress)
         if names is not None:
             folder.add_document("item_names.json", names)
     return TrainedRun.open(out)
+
+
+def _warn_of_training(remark: str) -> None:
+    warnings.warn(remark, TrainingWarning, stacklevel=2)
 
 
 def _run_stage(folder: RunFolder, name: str, make: Callable[[], Made], progress: Progress) -> None:

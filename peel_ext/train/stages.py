@@ -23,7 +23,7 @@ from peel_ext.train.item_prior import describe_items, measure_recency, weigh_fea
 from peel_ext.train.layout import layout_of
 from peel_ext.train.lists import Lists
 from peel_ext.train.population import Population
-from peel_ext.train.pretraining import DEFAULT_TEMPERATURE, pretrain
+from peel_ext.train.pretraining import DEFAULT_TEMPERATURE, doubt_losses, pretrain
 from peel_ext.train.refinement import refine_tables
 from peel_ext.train.run_folder import RunFolder
 from peel_ext.train.tuning import choose_settings
@@ -56,6 +56,7 @@ class Stages:
         ids: id maps by name: users, items, new_users.
         vectors: user and item vectors brought from elsewhere, or None.
         on_step: told the stage, steps done, steps in all and the loss of a step.
+        on_doubt: told what makes the result of a stage doubtful.
     """
 
     folder: RunFolder
@@ -65,6 +66,7 @@ class Stages:
     ids: dict[str, IdMap]
     vectors: VectorPair | None
     on_step: Callable[[str, int, int, float], None]
+    on_doubt: Callable[[str], None]
 
     def data(self) -> Made:
         """The interactions, and the id of every row."""
@@ -113,6 +115,9 @@ class Stages:
             on_progress=self._steps("pretraining"),
             checkpoint=self.folder.checkpoint("pretraining"),
         )
+        doubt = doubt_losses(made.losses, self.config.pretraining)
+        if doubt is not None:
+            self.on_doubt(doubt)
         facts: dict[str, Any] = {"steps": len(made.losses)}
         if len(made.losses):
             facts["loss"] = round(float(made.losses[-1]), 4)

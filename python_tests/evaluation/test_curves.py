@@ -12,7 +12,16 @@ import torch
 from peel_ext.config import BlendConfig, ExposureConfig, PipelineConfig, SplitConfig
 from peel_ext.device.fold_in import continue_vectors, fold_in_users
 from peel_ext.errors import BudgetError, DataError, DependencyError
-from peel_ext.evaluation import Evaluation, Measurement, evaluate_run, lead, ranking
+from peel_ext.evaluation import (
+    Evaluation,
+    Measurement,
+    choice,
+    curves,
+    evaluate_run,
+    lead,
+    ranking,
+)
+from peel_ext.evaluation.curves import rival_inputs
 from peel_ext.evaluation.plan import Plan, Ship
 from peel_ext.evaluation.rivals import Rival, build_rivals
 from peel_ext.evaluation.rivals.dimensions import TrainedDimensions
@@ -200,7 +209,7 @@ def test_every_budget_is_checked_before_the_first_is_measured(run: TrainedRun) -
         evaluate_run(run, "new", [least - 1])
 
 
-def test_rivals_get_the_same_bytes_and_the_best_is_picked(run: TrainedRun) -> None:
+def test_rivals_get_the_same_bytes_and_one_of_each_family_is_measured(run: TrainedRun) -> None:
     passes: list[tuple[int, int]] = []
     found = evaluate_run(
         run, "new", BUDGETS, with_blends=True, with_rivals=True,
@@ -214,17 +223,69 @@ def test_rivals_get_the_same_bytes_and_the_best_is_picked(run: TrainedRun) -> No
     for rival in found.rivals:
         assert rival.budget_bytes is not None
         assert 0 < rival.max_bytes <= rival.budget_bytes
-    assert len({(r.method, r.variant, r.budget_bytes) for r in found.rivals}) == len(found.rivals)
-    for best in found.best_rivals(4000):
-        same = [r for r in found.rivals if (r.method, r.budget_bytes) == (best.method, 4000)]
-        assert best.users.recall.mean() == max(r.users.recall.mean() for r in same)
+        assert len(rival.users.users) == len(found.ceiling.users.users) == found.num_choosers
+    assert len({(r.method, r.budget_bytes) for r in found.rivals}) == len(found.rivals)
+    assert {rival.budget_bytes for rival in found.best_rivals(4000)} == {4000}
     shared = next(rival for rival in found.rivals if rival.budget_bytes == 1200)
     difference = lead(found.curve[0], shared)
     ours, theirs = found.curve[0].users.recall, shared.users.recall
     assert difference.mean == pytest.approx(ours.mean() - theirs.mean())
     assert difference.low < difference.mean < difference.high
-    total = 1 + len(BUDGETS) * (2 + len(build_rivals(*[np.ones((20, 16), np.float32)] * 3)[0]))
+    variants = build_rivals(*[np.ones((20, 16), np.float32)] * 3)[0]
+    total = 1 + 2 * len(BUDGETS) + len(variants) + len({rival.family for rival in variants})
     assert passes == [(done, total) for done in range(1, total + 1)]
+
+
+def test_where_everybody_chooses_a_rival_is_the_best_variant(run: TrainedRun) -> None:
+    found = evaluate_run(run, "known", [4000], with_rivals=True)
+    audience = Plan.of_run(run, "known").device
+    everybody = np.arange(len(audience.vectors))
+    best: dict[str, float] = {}
+    for rival in build_rivals(*rival_inputs(run))[0]:
+        try:
+            lists = ranking.rank_rival(audience, rival, 4000, 20, everybody)
+        except BudgetError:
+            continue
+        recall = rank_quality(lists.indices, *audience.targets).recall
+        best[rival.family] = max(recall, best.get(rival.family, 0.0))
+    assert {rival.method: rival.users.recall.mean() for rival in found.rivals} == best
+    assert len(set(best.values())) > 3
+
+
+def test_choosers_are_some_of_those_with_targets(
+    run: TrainedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audience = Plan.of_run(run, "known").device
+    all_of_them = np.flatnonzero(np.diff(audience.targets[0]))
+    assert choice.draw_choosers(audience).tolist() == all_of_them.tolist()
+    monkeypatch.setattr(choice, "_USERS", 30)
+    monkeypatch.setattr(choice, "_GROUPS", 2)
+    some = choice.draw_choosers(audience)
+    assert len(np.unique(some)) == len(some) == 30
+    assert set(some) < set(all_of_them)
+    assert len(set(audience.groups[some])) == 2
+    assert some.tolist() == choice.draw_choosers(audience).tolist()
+    found = evaluate_run(run, "known", [4000], with_rivals=True)
+    assert found.num_choosers == 30
+    for rival in found.rivals:
+        assert rival.users.users.tolist() == found.ceiling.users.users.tolist()
+
+
+def test_of_two_finalists_everybody_keeps_the_better(
+    run: TrainedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One chooser, who thinks a wrong variant as good as the right one."""
+    items, audience = run.embedding.weight.detach().numpy(), Plan.of_run(run, "known").device
+    right = TrainedDimensions(lambda dim: (audience.vectors, items), len(items), 16, 32)
+    wrong = TrainedDimensions(lambda dim: (vectors, items), len(items), 16, 32)
+    vectors = -audience.vectors
+    chooser = int(np.flatnonzero(np.diff(audience.targets[0]))[0])
+    vectors[chooser] = audience.vectors[chooser]
+    monkeypatch.setattr(choice, "draw_choosers", lambda _: np.array([chooser]))
+    monkeypatch.setattr(curves, "draw_choosers", choice.draw_choosers)
+    found = evaluate_run(run, "known", [run.full_bytes], more_rivals=lambda ship: [wrong, right])
+    (kept,) = found.rivals
+    np.testing.assert_array_equal(kept.users.recall, found.ceiling.users.recall)
 
 
 @pytest.mark.parametrize("protocol", ["known", "new"])

@@ -88,7 +88,7 @@ def test_a_device_folds_in_over_a_sample_and_a_rival_over_all_it_holds() -> None
         np.ones((1, dim), dtype=np.float32), np.zeros(1, dtype=np.int64), nothing, nothing, update
     )
     for budget in (1_000, 1 << 30):
-        rank_elastic([audience], embedding, budget, 5)
+        rank_elastic([audience], embedding, [budget], 5)
         pee = embedding.generate(0, budget)
         assert samples[-1] is not None
         positions, weights = samples[-1]
@@ -97,5 +97,5 @@ def test_a_device_folds_in_over_a_sample_and_a_rival_over_all_it_holds() -> None
         # The rows worth most are all among them.
         assert set(range(min(1_000, len(pee.row_ids)))) <= set(pee.row_ids[positions].tolist())
     rivals, _ = build_rivals(rows.numpy(), np.ones((1, num_rows)), np.ones((1, num_rows)))
-    rank_rival(audience, rivals[0], 1 << 30, 5)
+    rank_rival(audience, rivals[0], 1 << 30, 5, np.arange(1))
     assert samples[-1] is None

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from peel_ext.errors import BudgetError, DependencyError
 from peel_ext.evaluation.rivals import Rival, build_rivals
@@ -12,9 +13,11 @@ from peel_ext.evaluation.rivals.dimensions import (
     affordable_dim,
 )
 from peel_ext.evaluation.rivals.encodings import Encoding, index_bytes, quantise
-from peel_ext.evaluation.rivals.popularity import PopularRows
-from peel_ext.evaluation.rivals.product_quantisation import ProductCodes
+from peel_ext.evaluation.rivals.popularity import PopularRows, order_items
+from peel_ext.evaluation.rivals.product_quantisation import ProductCodes, ProductQuantisers
 from peel_ext.evaluation.rivals.pruning import LargestValues
+from peel_ext.format import ColumnsLayout
+from peel_ext.nn import ElasticEmbedding
 
 NUM_ITEMS, DIM = 300, 8
 
@@ -60,16 +63,14 @@ def test_every_rival_keeps_the_budget_or_says_what_it_needs(
             continue
         held = rival.hold(budget, 1)
         assert 0 < held.nbytes <= budget
-        assert held.rows.shape == items.shape
-        assert held.rows.dtype == np.float32
+        assert held.decoded().shape == (len(held.ids), DIM)
+        assert held.decoded().dtype == np.float32
         assert np.array_equal(held.ids, np.unique(held.ids))
-        rest = np.delete(held.rows, held.ids, axis=0)
-        assert not rest.any()
         if budget == 10**6 and rival.family != "product quantisation":
             assert len(held.ids) == NUM_ITEMS
             # The largest value may be cut to half, by a step that is rounded to fp16.
             half = 0.5 + 2.0**-11
-            assert np.abs(held.rows - items).max() < half * np.abs(items).max()
+            assert np.abs(held.decoded() - items).max() < half * np.abs(items).max()
 
 
 @pytest.mark.parametrize("bits", [32, 8, 4])
@@ -80,7 +81,7 @@ def test_popular_rows_are_the_most_popular_ones_and_bytes_add_up(
     encoding = Encoding(bits, rotated)
     turn = np.linalg.qr(np.random.default_rng(0).normal(size=(DIM, DIM)))[0].astype(np.float32)
     decoded = encoding.decoded(items, turn)
-    rival = PopularRows(popularity[0], [(encoding, decoded)])
+    rival = PopularRows(order_items(popularity[0]), [(encoding, decoded)])
     width = {32: 4 * DIM, 8: DIM + 2, 4: DIM // 2 + 2}[bits]
     for count in (1, 7, 18):
         held = rival.hold(count * (width + 2), 0)
@@ -88,14 +89,14 @@ def test_popular_rows_are_the_most_popular_ones_and_bytes_add_up(
         assert held.nbytes == count * (width + 2)
         order = np.argsort(-popularity[0], kind="stable")
         assert set(held.ids) == set(order[:count])
-        assert np.array_equal(held.rows[held.ids], decoded[held.ids])
+        assert np.array_equal(held.rows, decoded[held.ids])
     # Beyond one id in sixteen a bitmap is shorter than a list, and all need neither.
     assert index_bytes(20, NUM_ITEMS) == 38
     assert rival.hold(NUM_ITEMS * width, 0).nbytes == NUM_ITEMS * width
 
 
 def test_groups_hold_their_own(items: np.ndarray, popularity: np.ndarray) -> None:
-    rival = PopularRows(popularity, [(Encoding(32), items)])
+    rival = PopularRows(order_items(popularity), [(Encoding(32), items)])
     assert rival.per_group
     kept = [set(rival.hold(500, group).ids) for group in range(3)]
     for group in range(3):
@@ -108,11 +109,12 @@ def test_mixed_rows_give_the_most_popular_more_bits(
     items: np.ndarray, popularity: np.ndarray
 ) -> None:
     fine, coarse = items + 1, items + 2
-    rival = PopularRows(popularity[0], [(Encoding(8), fine), (Encoding(4), coarse)], 0.5)
+    order = order_items(popularity[0])
+    rival = PopularRows(order, [(Encoding(8), fine), (Encoding(4), coarse)], 0.5)
     held = rival.hold(400, 0)
-    order = np.argsort(-popularity[0], kind="stable")
     num_fine = 400 // 2 // (DIM + 2 + 2)
-    is_fine = np.array([np.array_equal(held.rows[i], fine[i]) for i in order[: len(held.ids)]])
+    row = dict(zip(held.ids, held.rows, strict=True))
+    is_fine = np.array([np.array_equal(row[i], fine[i]) for i in order[: len(held.ids)]])
     assert is_fine[:num_fine].all()
     assert not is_fine[num_fine:].any()
     assert held.nbytes <= 400
@@ -137,7 +139,7 @@ def test_principal_dimensions_lose_least(items: np.ndarray) -> None:
     assert (dim, nbytes) == (3, NUM_ITEMS * 12)
     held = PrincipalDimensions(items, 32).hold(nbytes, 0)
     left, values, right = np.linalg.svd(items, full_matrices=False)
-    assert held.rows == pytest.approx((left[:, :3] * values[:3]) @ right[:3], abs=1e-5)
+    assert held.decoded() == pytest.approx((left[:, :3] * values[:3]) @ right[:3], abs=1e-5)
 
 
 def test_trained_dimensions_ask_for_what_fits(rng: np.random.Generator) -> None:
@@ -165,11 +167,13 @@ def test_pruning_keeps_the_largest_values(items: np.ndarray, principal: bool) ->
         axes = np.eye(DIM)
         if principal:
             axes = np.linalg.eigh(items.T.astype(np.float64) @ items)[1]
-        values, kept = items @ axes, held.rows @ axes
+        rows = np.zeros_like(items)
+        rows[held.ids] = held.decoded()
+        values, kept = items @ axes, rows @ axes
         is_kept = np.abs(kept) > 1e-6
         assert np.abs(values[is_kept]).min() > np.abs(values[~is_kept]).max() - 1e-4
-        count, rows = int(is_kept.sum()), len(held.ids)
-        places = min(NUM_ITEMS * DIM // 8, NUM_ITEMS + count, 3 * rows + count)
+        count, num_held = int(is_kept.sum()), len(held.ids)
+        places = min(NUM_ITEMS * DIM // 8, NUM_ITEMS + count, 3 * num_held + count)
         assert held.nbytes == 4 * count + places <= budget
 
 
@@ -185,12 +189,35 @@ def test_column_blocks_follow_popularity_and_lose_least(
     runs = {int(np.flatnonzero(order == item)[0]) // 15 for item in held.ids}
     assert len(runs) == 2
     assert len(held.ids) == 30
-    assert held.rows[held.ids] == pytest.approx(items[held.ids], abs=1e-5 if bits == 32 else 0.03)
+    assert held.decoded() == pytest.approx(items[held.ids], abs=1e-5 if bits == 32 else 0.03)
+
+
+@pytest.mark.parametrize("bits", [32, 8])
+def test_column_blocks_are_those_of_the_packed_table(
+    bits: int, items: np.ndarray, popularity: np.ndarray
+) -> None:
+    """Nothing is packed to measure this rival, but it must hold and cost what a device would."""
+    wide = np.tile(items, (1, 3))[:, :20]  # layers of 8, 8 and 4 columns
+    rival = ColumnBlocks(wide, popularity.sum(axis=0), popularity, "popularity", 20, bits)
+    order = np.argsort(-popularity.sum(axis=0), kind="stable")
+    turned = torch.from_numpy(np.ascontiguousarray(wide[order] @ rival.hold(10**6, 0).axes))
+    layout = ColumnsLayout(value_type="float32" if bits == 32 else "int8")
+    packed = ElasticEmbedding.from_pretrained(turned, num_groups=3, layout=layout)
+    packed.set_row_values(torch.from_numpy(popularity[:, order]))
+    free = layout.overhead_bytes(20, NUM_ITEMS, listed=False)
+    for budget in (1_000, 3_000, 7_000, 10**6):
+        for group in range(3):
+            held = rival.hold(budget, group)
+            pee = packed.generate(group, budget + free)
+            numbers = np.argsort(order)[held.ids]
+            assert np.array_equal(np.sort(numbers), pee.row_ids)
+            assert np.array_equal(held.rows, pee.lookup(numbers))
+            assert held.nbytes == pee.nbytes - free
 
 
 @pytest.mark.parametrize("rotated", [False, True])
 def test_product_codes_are_as_good_as_faiss_says(items: np.ndarray, rotated: bool) -> None:
-    rival = ProductCodes(items, rotated)
+    rival = ProductCodes(ProductQuantisers(items), rotated)
     small, large = (rival.hold(budget, 0) for budget in (500, 4000))
     errors = [np.square(held.rows - items).sum() for held in (small, large)]
     assert errors[1] < errors[0] < np.square(items - items.mean(axis=0)).sum()
@@ -202,7 +229,7 @@ def test_without_faiss_the_rest_is_measured_and_it_is_said(
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "faiss", None)
     with pytest.raises(DependencyError, match=r"pip install 'peel_ext\[rivals\]'"):
-        ProductCodes(items, rotated=False)
+        ProductQuantisers(items)
     rivals, left_out = build_rivals(items, popularity, popularity)
     assert len(left_out) == 1
     assert "faiss" in left_out[0]

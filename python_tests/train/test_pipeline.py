@@ -28,7 +28,7 @@ from peel_ext.config import (
     RefinementConfig,
     SplitConfig,
 )
-from peel_ext.errors import DataError, RunError
+from peel_ext.errors import DataError, RunError, TrainingWarning
 from peel_ext.format import ColumnsLayout
 from peel_ext.train.checkpoint import Timer
 from peel_ext.train.pipeline import TrainedRun, load_split, run_pipeline
@@ -51,6 +51,21 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("whole")
     run_pipeline(write_shop(folder / "shop.csv"), folder / "run", SMALL)
     return contents(folder / "run")
+
+
+def test_a_loss_that_does_not_fall_is_told_of(data_file: Path, tmp_path: Path) -> None:
+    settings = dataclasses.replace(SMALL.pretraining, epochs=5, temperature=0.2)
+    usual = dataclasses.replace(SMALL, pretraining=settings)
+    told: list[str] = []
+    run_pipeline(data_file, tmp_path / "usual", usual, on_remark=told.append)
+    assert told == []
+    wild = dataclasses.replace(usual, pretraining=dataclasses.replace(settings, learning_rate=1e30))
+    run_pipeline(data_file, tmp_path / "wild", wild, on_remark=told.append)
+    (remark,) = told
+    assert remark.startswith("the loss of pretraining did not fall: ")
+    assert remark.endswith("try a lower learning rate than 1e+30")
+    with pytest.warns(TrainingWarning, match="the loss of pretraining did not fall"):
+        run_pipeline(data_file, tmp_path / "warned", wild)
 
 
 def test_a_run_holds_what_it_was_given(data_file: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from peel_ext.config import PretrainingConfig
 from peel_ext.device.item_prior import part_tastes
 from peel_ext.errors import DataError, PeelError
-from peel_ext.train.pretraining import pretrain
+from peel_ext.train.pretraining import doubt_losses, pretrain
 
 SEED = 3
 SMALL = PretrainingConfig(embedding_dim=8, epochs=3, steps_per_epoch=4, seed=SEED)
@@ -215,6 +215,40 @@ def test_a_diverging_run_says_so() -> None:
 
     with pytest.raises(PeelError, match=r"diverged.*lower learning rate"):
         pretrain(*to_csr(make_two_tastes()[0]), 100, config)
+
+
+@pytest.mark.parametrize("learning_rate", [1e3, 1e30])
+@pytest.mark.parametrize("temperature", [0.1, 0.2])
+def test_a_loss_that_does_not_fall_is_doubted(learning_rate: float, temperature: float) -> None:
+    config = PretrainingConfig(
+        embedding_dim=8, epochs=5, temperature=temperature, learning_rate=learning_rate
+    )
+    losses = pretrain(*to_csr(make_two_tastes()[0]), 100, config).losses
+    said = doubt_losses(losses, config)
+    assert said is not None
+    assert f"{losses[0]:.4f} in the first step" in said
+    assert f"lower learning rate than {learning_rate:g}" in said
+    # Shorter trainings may well end above their start.
+    assert doubt_losses(losses, dataclasses.replace(config, epochs=4)) is None
+
+
+@pytest.mark.parametrize("change", [{}, {"num_layers": 0}, {"softmax": "sampled"}])
+@pytest.mark.parametrize("temperature", [0.1, 0.2])
+@pytest.mark.parametrize(
+    "lists",
+    [[[0]], [[0], [0]], [[0, 1], [1]], [[0, 1, 2], [0, 1, 2]], [[0, 3], [1], [2, 3], []], None],
+)
+def test_a_loss_of_usual_settings_is_not_doubted(
+    lists: list[list[int]] | None, temperature: float, change: dict[str, Any]
+) -> None:
+    lists = make_two_tastes()[0] if lists is None else lists
+    num_items = 1 + max(item for items in lists for item in items)
+    for epochs in (0, 1, 5, 15):
+        config = PretrainingConfig(
+            embedding_dim=8, epochs=epochs, temperature=temperature, seed=SEED, **change
+        )
+        losses = pretrain(*to_csr(lists), num_items, config).losses
+        assert doubt_losses(losses, config) is None
 
 
 def test_an_interruption_goes_through() -> None:

@@ -24,20 +24,18 @@ class PrincipalDimensions:
 
     def __init__(self, items: NDArray[np.float32], bits: int) -> None:
         self.name = value_kind(bits)
-        self._items, self._bits = items, bits
+        self._bits = bits
         moment = items.T.astype(np.float64) @ items
         self._axes = np.linalg.eigh(moment)[1][:, ::-1].astype(np.float32)  # [dim, dim]
+        self._coded = _coded(items @ self._axes, bits)  # each column by itself: for any number
 
     def hold(self, budget_bytes: int, group: int) -> HeldRows:
         """The rows of a budget; see :class:`peel_ext.evaluation.rivals.Rival`."""
-        num_items, full_dim = self._items.shape
+        num_items, full_dim = self._coded.shape
         dim, nbytes = affordable_dim(budget_bytes, num_items, full_dim, self._bits)
-        axes = self._axes[:, :dim]
-        kept: NDArray[np.float32] = np.matmul(self._items, axes, dtype=np.float32)  # [n, dim]
-        if self._bits < 32:
-            kept = quantise(kept, self._bits, axis=0)
-        rows: NDArray[np.float32] = kept @ axes.T
-        return HeldRows(np.arange(num_items), rows, nbytes)
+        return HeldRows(
+            np.arange(num_items), self._coded[:, :dim], nbytes, axes=self._axes[:, :dim]
+        )
 
 
 class TrainedDimensions:
@@ -69,9 +67,12 @@ class TrainedDimensions:
         """The rows of a budget; see :class:`peel_ext.evaluation.rivals.Rival`."""
         dim, nbytes = affordable_dim(budget_bytes, self._num_items, self._max_dim, self._bits)
         vectors, items = self._train(dim)
-        if self._bits < 32:
-            items = quantise(items, self._bits, axis=0)
-        return HeldRows(np.arange(self._num_items), items, nbytes, vectors)
+        rows = _coded(items, self._bits)
+        return HeldRows(np.arange(self._num_items), rows, nbytes, vectors=vectors)
+
+
+def _coded(values: NDArray[np.float32], bits: int) -> NDArray[np.float32]:
+    return values if bits == 32 else quantise(values, bits, axis=0)
 
 
 def affordable_dim(budget_bytes: int, num_items: int, max_dim: int, bits: int) -> tuple[int, int]:

@@ -14,8 +14,8 @@ class PopularRows:
     """Holds as many of the most popular rows as fit.
 
     Args:
-        popularity: [num_items], or [num_groups, num_items] for a table per user group; of equals the
-            lower id comes first.
+        order: the items, the most popular first (:func:`order_items`), [num_items], or
+            [num_groups, num_items] for a table per user group.
         decoded: for each encoding in use what it makes of every row, float32 [num_items, dim]; the
             first fills ``first_share`` of the budget with the most popular rows, the second the rest.
         first_share: 1 for one encoding.
@@ -23,32 +23,31 @@ class PopularRows:
 
     def __init__(
         self,
-        popularity: NDArray[np.float64],
+        order: NDArray[np.int64],
         decoded: list[tuple[Encoding, NDArray[np.float32]]],
         first_share: float = 1.0,
     ) -> None:
-        self.per_group = popularity.ndim == 2
+        self.per_group = order.ndim == 2
         self.family = "group popularity" if self.per_group else "global popularity"
         names = [encoding.name for encoding, _ in decoded]
         self.name = names[0] if len(names) == 1 else f"{first_share:.0%} {names[0]}, {names[1]}"
-        self._popularity = np.atleast_2d(popularity)
+        self._order = np.atleast_2d(order)
         self._decoded = decoded
         self._first_share = first_share
 
     def hold(self, budget_bytes: int, group: int) -> HeldRows:
         """The rows of a budget; see :class:`peel_ext.evaluation.rivals.Rival`."""
-        worth = self._popularity[group if self.per_group else 0]
-        order = np.argsort(-worth, kind="stable")
+        order = self._order[group if self.per_group else 0]
         num_items, dim = self._decoded[0][1].shape
-        rows = np.zeros((num_items, dim), dtype=np.float32)
         parts: list[tuple[int, int]] = []  # rows and bytes of a row, of each encoding
+        pieces = []
         start = 0
         for at, (encoding, decoded) in enumerate(self._decoded):
             share = self._first_share if at == 0 else 1.0
             width = encoding.row_bytes(dim)
             count = _most_rows(int(budget_bytes * share), parts, width, num_items)
             chosen = order[start : start + count]
-            rows[chosen] = decoded[chosen]
+            pieces.append(decoded[chosen])
             parts.append((len(chosen), width))
             start += len(chosen)
         if start == 0:
@@ -57,7 +56,14 @@ class PopularRows:
             raise BudgetError(
                 f"budget_bytes is {budget_bytes}, but one row needs {minimum}", minimum
             )
-        return HeldRows(np.sort(order[:start]), rows, _total(parts, num_items))
+        ascending = np.argsort(order[:start])
+        rows = np.concatenate(pieces)[ascending]
+        return HeldRows(order[:start][ascending], rows, _total(parts, num_items))
+
+
+def order_items(popularity: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The items of each line [..., num_items], the most popular first, of equals the lower id."""
+    return np.argsort(-popularity, axis=-1, kind="stable")
 
 
 def _total(parts: list[tuple[int, int]], num_items: int) -> int:

@@ -25,11 +25,12 @@ class LargestValues:
         kind = value_kind(bits)
         self.name = f"{kind} in principal axes" if principal else kind
         self._bits = bits
-        self._axes = np.eye(items.shape[1], dtype=np.float32)
+        self._axes: NDArray[np.float32] | None
+        self._values, self._axes = items, None
         if principal:
             moment = items.T.astype(np.float64) @ items
             self._axes = np.linalg.eigh(moment)[1].astype(np.float32)
-        self._values = items @ self._axes
+            self._values = items @ self._axes
         self._order = np.argsort(-np.abs(self._values), axis=None, kind="stable")
         first = np.unique(self._order // items.shape[1], return_index=True)[1]
         self._rows_seen = np.cumsum(np.bincount(first, minlength=items.size))
@@ -54,9 +55,9 @@ class LargestValues:
             values = quantise(values[None], self._bits, axis=1)[0]
         kept = np.zeros(self._values.size, dtype=np.float32)
         kept[flat] = values
-        rows = kept.reshape(self._values.shape) @ self._axes.T
         held = np.flatnonzero(np.bincount(flat // self._values.shape[1]))
-        return HeldRows(held, rows, self._nbytes(low))
+        rows = kept.reshape(self._values.shape)[held]
+        return HeldRows(held, rows, self._nbytes(low), axes=self._axes)
 
     def _nbytes(self, count: int) -> int:
         """Bytes of the largest ``count`` values."""

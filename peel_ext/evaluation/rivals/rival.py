@@ -15,16 +15,22 @@ class HeldRows:
 
     Attributes:
         ids: int64 [m], the items held, ascending.
-        rows: float32 [num_items, dim], zero where not held.
+        rows: float32 [m, width], theirs.
         nbytes: of values, scales, codebooks and ids; rivals are charged no header.
-        vectors: float32 [num_users, dim] of the audience in the space of these rows, None where it
-            is that of the items.
+        axes: float32 [dim, width], orthonormal columns; the rows of the items' space are
+            ``rows @ axes.T``. None where they are in it.
+        vectors: float32 [num_users, dim] of the audience where its space is another one.
     """
 
     ids: NDArray[np.int64]
     rows: NDArray[np.float32]
     nbytes: int
+    axes: NDArray[np.float32] | None = None
     vectors: NDArray[np.float32] | None = None
+
+    def decoded(self) -> NDArray[np.float32]:
+        """The rows float32 [m, dim] in the space of the items."""
+        return self.rows if self.axes is None else self.rows @ self.axes.T
 
 
 class Rival(Protocol):

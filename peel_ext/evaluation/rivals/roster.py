@@ -10,8 +10,8 @@ from peel_ext.errors import DataError, DependencyError
 from peel_ext.evaluation.rivals.columns import ColumnBlocks
 from peel_ext.evaluation.rivals.dimensions import PrincipalDimensions
 from peel_ext.evaluation.rivals.encodings import Encoding
-from peel_ext.evaluation.rivals.popularity import PopularRows
-from peel_ext.evaluation.rivals.product_quantisation import ProductCodes
+from peel_ext.evaluation.rivals.popularity import PopularRows, order_items
+from peel_ext.evaluation.rivals.product_quantisation import ProductCodes, ProductQuantisers
 from peel_ext.evaluation.rivals.pruning import LargestValues
 from peel_ext.evaluation.rivals.rival import Rival
 from peel_ext.nn.rotation import fit_rotation
@@ -63,7 +63,8 @@ def build_rivals(
         ]
     left_out = []
     try:
-        rivals += [ProductCodes(items, rotated) for rotated in (False, True)]
+        quantisers = ProductQuantisers(items)
+        rivals += [ProductCodes(quantisers, rotated) for rotated in (False, True)]
     except (DependencyError, DataError) as error:
         left_out.append(str(error))
     return rivals, left_out
@@ -72,8 +73,9 @@ def build_rivals(
 def _popular_rows(
     popularity: NDArray[np.float64], decoded: dict[Encoding, NDArray[np.float32]]
 ) -> list[PopularRows]:
-    single = [PopularRows(popularity, [pair]) for pair in decoded.items()]
+    order = order_items(popularity)
+    single = [PopularRows(order, [pair]) for pair in decoded.items()]
     mixed = [
         (each, decoded[each]) for each in (Encoding(8, rotated=True), Encoding(4, rotated=True))
     ]
-    return [*single, *(PopularRows(popularity, mixed, share) for share in _MIXTURES)]
+    return [*single, *(PopularRows(order, mixed, share) for share in _MIXTURES)]

@@ -1,0 +1,85 @@
+"""Of every rival family the variant that does best on some users, measured on all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from peel_ext.errors import BudgetError
+from peel_ext.evaluation.measurement import Measurement
+from peel_ext.evaluation.ranking import Audience, rank_rival
+from peel_ext.evaluation.rivals import Rival
+from peel_ext.metrics import measure_users
+from peel_ext.train.lists import take_users
+
+#: Users who choose, at most, and the user groups they are drawn from: a table of each group has to be
+#: made for each variant and budget.
+_USERS, _GROUPS = 2000, 64
+
+_SEED = 0
+
+#: Variants of a family that everybody decides between, under each budget.
+_FINALISTS = 2
+
+
+def draw_choosers(audience: Audience) -> NDArray[np.int64]:
+    """Positions, ascending, of at most 2,000 users with targets, of at most 64 user groups.
+
+    Both are drawn with a fixed seed.
+    """
+    users = np.flatnonzero(np.diff(audience.targets[0]))
+    rng = np.random.default_rng(_SEED)
+    groups = rng.permutation(np.unique(audience.groups[users]))[:_GROUPS]
+    users = users[np.isin(audience.groups[users], groups)]
+    return np.sort(rng.permutation(users)[:_USERS])
+
+
+def measure_rivals(
+    rivals: Sequence[Rival],
+    audience: Audience,
+    choosers: NDArray[np.int64],
+    budgets: Sequence[int],
+    n: int,
+    on_pass: Callable[[], None],
+) -> list[Measurement]:
+    """One variant of every family under every budget it can be had under.
+
+    Two are chosen by the recall of the choosers and measured on everybody; the better one stays.
+
+    Args:
+        rivals: all variants.
+        audience: whom they are measured on.
+        choosers: positions of some who have targets.
+        budgets: bytes.
+        n: items returned.
+        on_pass: called after every variant, and then after every family.
+    """
+    targets = take_users(audience.targets, choosers)
+    found: dict[tuple[str, int], list[tuple[float, Rival]]] = {}
+    for rival in rivals:
+        for budget in budgets:
+            try:
+                lists = rank_rival(audience, rival, budget, n, choosers)
+            except BudgetError:
+                continue
+            recall = float(measure_users(lists.indices[choosers], *targets).recall.mean())
+            found.setdefault((rival.family, budget), []).append((recall, rival))
+        on_pass()
+    everybody = np.arange(len(audience.vectors))
+    measured = []
+    for family in dict.fromkeys(rival.family for rival in rivals):
+        for budget in budgets:
+            ranked = sorted(found.get((family, budget), []), key=lambda pair: -pair[0])
+            finalists = [
+                Measurement.of_lists(
+                    family, audience, rank_rival(audience, rival, budget, n, everybody),
+                    budget, rival.name, rival.per_group,
+                )
+                for _, rival in ranked[:_FINALISTS]
+            ]  # fmt: skip
+            if finalists:
+                measured.append(max(finalists, key=lambda each: each.users.recall.mean()))
+        on_pass()
+    return measured
