@@ -184,7 +184,7 @@ class TuningConfig(_Checked):
     epochs: int = 3
     prior_epochs: int = 6
     max_users: int = 10_000
-    max_scores: int = 1 << 27
+    max_scores: int = 1 << 26
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -122,7 +123,8 @@ def choose_prior(
 ) -> tuple[list[float], float]:
     """The weights of the features whose prior ranks held-out interactions best.
 
-    From the start, the change of one weight that gains most is made, as long as one gains.
+    From the start, changes of one weight after another are tried, and made where they gain, until none
+    does.
 
     Args:
         users: float32 [num_users, dim], of those whose interactions are held out.
@@ -146,17 +148,14 @@ def choose_prior(
     weights += [0.0] * (len(features) - len(weights))
     best = judge(weights)
     for step in () if fixed else _STEPS:
-        while True:
-            changed = [
-                [*weights[:at], weights[at] + sign * step, *weights[at + 1 :]]
-                for at in range(len(weights))
-                for sign in (1, -1)
-            ]
-            found = [judge(each) for each in changed]
-            at = int(np.argmax(found))
-            if not found[at] > best * (1 + _LEAST_GAIN):
-                break
-            weights, best = changed[at], found[at]
+        gains = True
+        while gains:
+            gains = False
+            for at, sign in itertools.product(range(len(weights)), (1, -1)):
+                changed = [*weights[:at], weights[at] + sign * step, *weights[at + 1 :]]
+                found = judge(changed)
+                if found > best * (1 + _LEAST_GAIN):
+                    weights, best, gains = changed, found, True
     return weights, best
 
 

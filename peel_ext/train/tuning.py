@@ -161,7 +161,9 @@ class _Trainings:
         """The weights of the best prior, and the quality with it."""
         if self._count == len(self.kept.qualities):
             progress = _part(self._on_progress, self._planned, self._place)
-            self.kept.add(*self._judge.train(settings, progress, self.kept))
+            # What suited the training before is near what suits this one.
+            start = self.kept.priors[-1] if self.kept.priors else [left_out_weight(settings)]
+            self.kept.add(*self._judge.train(settings, start, progress, self.kept))
         self._place, self._count = self._place + 1, self._count + 1
         return self.kept.priors[self._count - 1], self.kept.qualities[self._count - 1]
 
@@ -197,10 +199,11 @@ class _Judge:
     def train(
         self,
         settings: PretrainingConfig,
+        start: Sequence[float],
         on_progress: Callable[[int, int, float], None] | None,
         checkpoint: _TrainingCheckpoint,
     ) -> tuple[list[float], float]:
-        """The weights of the best prior after a training, and the quality with it."""
+        """The weights of the best prior after a training, searched from a start, and the quality."""
         vectors = pretrain(
             *self.left.lists,
             self.left.num_items,
@@ -215,7 +218,7 @@ class _Judge:
             self.features,
             take_users(self.left.lists, self.users),
             take_users(self.held, self.users),
-            settings.prior or (left_out_weight(settings),),
+            settings.prior or start,
             fixed=settings.prior is not None,
         )
 
