@@ -55,7 +55,7 @@ def add_parser(verbs: Any) -> None:
     )
     parser.add_argument(
         "--controller",
-        choices=("exposure", "regression", "bilevel"),
+        choices=("exposure", "regression", "bilevel", "mixture"),
         default="exposure",
         help="what decides which blocks a budget keeps",
     )

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from peel_ext.config import PipelineConfig
 from peel_ext.data import IdMap
-from peel_ext.format import resolve_layout
+from peel_ext.format import PlanesLayout, resolve_layout
 from peel_ext.nn import ElasticEmbedding
 from peel_ext.train.bilevel import control_blocks
 from peel_ext.train.clustering import cluster_users
 from peel_ext.train.control import regress_row_values
 from peel_ext.train.exposure import measure_exposure
 from peel_ext.train.lists import Lists
+from peel_ext.train.mixture import choose_mixture
 from peel_ext.train.population import Population
 from peel_ext.train.pretraining import DEFAULT_TEMPERATURE, pretrain
 from peel_ext.train.refinement import refine_tables
@@ -130,8 +131,16 @@ class Stages:
     def block_weights(self) -> Made:
         """The item table and the worth of its blocks to every group: an embedding's state."""
         population, control = self._population(), self.config.control
+        chosen: dict[str, Any] = {}
         if control.controller == "regression":
             values = regress_row_values(population, self.config.exposure, control)
+        elif control.controller == "mixture":
+            layout = resolve_layout(self.config.layout)
+            yardstick = layout if isinstance(layout, PlanesLayout) else PlanesLayout()
+            values, mixture = choose_mixture(population, self.config.exposure, control, yardstick)
+            chosen = {
+                "neighbours": mixture.share, "neighbour_temperature": mixture.temperature,
+            }  # fmt: skip
         else:
             values = self._exposure(population)
         embedding = ElasticEmbedding.from_pretrained(
@@ -148,7 +157,7 @@ class Stages:
         if control.controller == "bilevel":
             control_blocks(embedding, population, control, on_progress=self._steps("block_weights"))
         state = {name: tensor.numpy() for name, tensor in embedding.state_dict().items()}
-        return state, {"blocks_per_group": embedding.block_weights[0].numel()}
+        return state, {"blocks_per_group": embedding.block_weights[0].numel(), **chosen}
 
     def _population(self) -> Population:
         vectors, groups = self.folder.load("pretraining"), self.folder.load("clustering")
