@@ -407,7 +407,8 @@ class ControlConfig(_Checked):
 
     Attributes:
         controller: ``"exposure"``, the exposure of rows as it is; ``"regression"``, hits of held-out
-            interactions foretold from it and other features; ``"bilevel"``, the paper's loop.
+            interactions foretold from it and other features; ``"bilevel"``, the paper's loop;
+            ``"mixture"``, exposure in the group or around it.
         held_out_share: of each user's interactions, what a controller learns from.
         max_users: users whose held-out interactions count; a random sample of more.
         hit_depth: length of the lists in which a held-out interaction is a hit.
@@ -433,7 +434,7 @@ class ControlConfig(_Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_choice(self, controller=("exposure", "regression", "bilevel"))
+        _check_choice(self, controller=("exposure", "regression", "bilevel", "mixture"))
         if not 0 < self.held_out_share < 1:
             raise ValueError(f"held_out_share must lie between 0 and 1, got {self.held_out_share}")
         _check_at_least(self, max_users=1, hit_depth=1, hidden_dim=1, steps=0, batch_size=1)

@@ -64,7 +64,7 @@ def add_parser(verbs: Any) -> None:
     )
     parser.add_argument(
         "--controller",
-        choices=("exposure", "regression", "bilevel"),
+        choices=("exposure", "regression", "bilevel", "mixture"),
         help="what decides which blocks a budget keeps (default: exposure)",
     )
     parser.add_argument(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from peel_ext.config import PipelineConfig
 from peel_ext.data import IdMap
+from peel_ext.format import PlanesLayout
 from peel_ext.nn import ElasticEmbedding
 from peel_ext.train.bilevel import control_blocks
 from peel_ext.train.clustering import cluster_users
@@ -22,6 +23,7 @@ from peel_ext.train.held_out import TrainingData
 from peel_ext.train.item_prior import describe_items, measure_recency, weigh_features
 from peel_ext.train.layout import layout_of
 from peel_ext.train.lists import Lists
+from peel_ext.train.mixture import choose_mixture
 from peel_ext.train.population import Population
 from peel_ext.train.pretraining import DEFAULT_TEMPERATURE, doubt_losses, pretrain
 from peel_ext.train.refinement import refine_tables
@@ -155,8 +157,16 @@ class Stages:
     def block_weights(self) -> Made:
         """The item table and the worth of its blocks to every group: an embedding's state."""
         population, control = self._population(), self.config.control
+        chosen: dict[str, Any] = {}
         if control.controller == "regression":
             values = regress_row_values(population, self.config.exposure, control)
+        elif control.controller == "mixture":
+            layout = layout_of(self.folder.config)
+            yardstick = layout if isinstance(layout, PlanesLayout) else PlanesLayout()
+            values, mixture = choose_mixture(population, self.config.exposure, control, yardstick)
+            chosen = {
+                "neighbours": mixture.share, "neighbour_temperature": mixture.temperature,
+            }  # fmt: skip
         else:
             values = self._exposure(population)
         embedding = ElasticEmbedding.from_pretrained(
@@ -180,7 +190,7 @@ class Stages:
                 checkpoint=self.folder.checkpoint("block_weights"),
             )
         state = {name: tensor.numpy() for name, tensor in embedding.state_dict().items()}
-        return state, {"blocks_per_group": embedding.block_weights[0].numel()}
+        return state, {"blocks_per_group": embedding.block_weights[0].numel(), **chosen}
 
     def _population(self) -> Population:
         vectors, groups = self.folder.load("pretraining"), self.folder.load("clustering")

@@ -39,6 +39,7 @@ CONFIGS = {
         ),
         control=ControlConfig(controller="bilevel", steps=3),
     ),
+    "mixture": dataclasses.replace(EVERY_STAGE, control=ControlConfig(controller="mixture")),
     "columns": dataclasses.replace(
         EVERY_STAGE,
         pretraining=dataclasses.replace(

@@ -271,6 +271,16 @@ def test_refinement_and_both_controllers_reach_the_embedding(
     assert run.embedding.generate(0, 6000).nbytes <= 6000
 
 
+@pytest.mark.parametrize("layout", ["planes", "columns"])
+def test_a_run_says_which_mixture_it_took(data_file: Path, tmp_path: Path, layout: str) -> None:
+    config = dataclasses.replace(SMALL, control=ControlConfig(controller="mixture"), layout=layout)
+    run = run_pipeline(data_file, tmp_path / "run", config)
+    facts = run.folder.stages["block_weights"]
+    assert facts["neighbours"] in (0, 0.25, 0.5, 1)
+    assert facts["neighbour_temperature"] > 0
+    assert run.embedding.generate(0, 6000).nbytes <= 6000
+
+
 @pytest.mark.parametrize("name", ["users.json", "items.json"])
 def test_damaged_ids_are_refused(data_file: Path, tmp_path: Path, name: str) -> None:
     run_pipeline(data_file, tmp_path / "run", SMALL)
