@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from peel_ext.data import Interactions, SyntheticConfig, make_interactions
+from peel_ext.data import Interactions, SyntheticConfig, make_interactions, split_random
+from peel_ext.metrics import rank_quality
 
 
 def pairs(data: Interactions) -> set[tuple[int, int]]:
@@ -41,7 +42,7 @@ def test_settings_are_checked(setting: dict, message: str) -> None:
 
 
 def test_popularity_is_long_tailed_and_tastes_matter() -> None:
-    data = make_interactions(SyntheticConfig(1000, 1000, 30, drift=0))
+    data = make_interactions(SyntheticConfig(1000, 1000, 30, num_tastes=10, drift=0))
     counts = np.sort(np.bincount(data.item_rows, minlength=1000))[::-1]
     assert 0.3 < counts[:100].sum() / counts.sum() < 0.7
     # Two halves of one user's items have more in common, by co-occurrence, than those of two users.
@@ -62,9 +63,37 @@ def counts_of(table: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(("drift", "low", "high"), [(0.0, 0.9, 1.01), (1.0, -0.7, 0.6)])
 def test_drift_moves_popularity(drift: float, low: float, high: float) -> None:
-    data = make_interactions(SyntheticConfig(3000, 300, 30, drift=drift))
+    data = make_interactions(SyntheticConfig(3000, 300, 30, num_tastes=10, drift=drift))
     early, late = (
         np.bincount(data.item_rows[part], minlength=300)
         for part in (data.timestamps < 0.2, data.timestamps > 0.8)
     )
     assert low < np.corrcoef(early, late)[0, 1] < high
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_statistics_lie_within_the_range_of_real_data(seed: int) -> None:
+    """Those of the table in the module's docstring that cost little; the ranges are in it."""
+    data = make_interactions(SyntheticConfig(seed=seed))
+    assert 0.435 < gini(np.bincount(data.item_rows, minlength=data.num_items)) < 0.629
+    assert 0.303 < gini(np.bincount(data.user_rows, minlength=data.num_users)) < 0.472
+    train, test = split_random(data, test_share=0.2, seed=0)
+    seen = np.zeros((data.num_users, data.num_items), np.float32)
+    seen[train.user_rows, train.item_rows] = 1
+    scaled = seen / np.sqrt(np.maximum(counts_of(seen), 1))
+    neighbours = seen @ (scaled.T @ scaled)  # cosines to a user's items
+    popularity = np.tile(counts_of(seen), (data.num_users, 1))
+    by_neighbours, by_popularity = (
+        rank_quality(best_unseen(scores, seen), *test.csr()).recall
+        for scores in (neighbours, popularity)
+    )
+    assert 0.174 < by_popularity / by_neighbours < 0.575
+
+
+def gini(counts: np.ndarray) -> float:
+    differences = np.abs(counts[:, None] - counts)
+    return differences.mean() / (2 * counts.mean())
+
+
+def best_unseen(scores: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    return np.argsort(np.where(seen > 0, np.inf, -scores), axis=1, kind="stable")[:, :20]
