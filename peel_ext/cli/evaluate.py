@@ -235,9 +235,9 @@ def _print_rivals(evaluation: Evaluation, names: dict[int, str]) -> None:
         found = [[each for each in best[budget] if each.method == family] for budget in budgets]
         values = [each[0].users.recall.mean() if each else None for each in found]
         print(f"{family:<{width}} " + _cells(values))
-    print(f"Of each rival the two variants best for {evaluation.num_choosers} of the users, drawn "
-          "with a fixed seed, were measured on all, and the better one is shown. PEE minus the best "
-          "rival with one table for all, 95% interval:")  # fmt: skip
+    print(f"Of each rival the better one, for all users, of the two variants best for "
+          f"{evaluation.num_choosers} of them, drawn with a fixed seed.")  # fmt: skip
+    print("PEE minus the best rival with one table for all, 95% interval:")
     for budget in budgets:
         shared = [each for each in best[budget] if not each.per_group]
         if shared:

@@ -18,6 +18,7 @@ from peel_ext.nn import ElasticEmbedding
 from peel_ext.train.bilevel import control_blocks
 from peel_ext.train.clustering import cluster_users
 from peel_ext.train.control import regress_row_values
+from peel_ext.train.doubts import doubt_losses
 from peel_ext.train.exposure import measure_exposure
 from peel_ext.train.held_out import TrainingData
 from peel_ext.train.item_prior import describe_items, measure_recency, weigh_features
@@ -25,7 +26,7 @@ from peel_ext.train.layout import layout_of
 from peel_ext.train.lists import Lists
 from peel_ext.train.mixture import choose_mixture
 from peel_ext.train.population import Population
-from peel_ext.train.pretraining import DEFAULT_TEMPERATURE, doubt_losses, pretrain
+from peel_ext.train.pretraining import DEFAULT_TEMPERATURE, pretrain
 from peel_ext.train.refinement import refine_tables
 from peel_ext.train.run_folder import RunFolder
 from peel_ext.train.tuning import choose_settings

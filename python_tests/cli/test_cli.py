@@ -194,8 +194,10 @@ def test_losses_for_tensorboard(tmp_path: Path, capsys, monkeypatch) -> None:
     fake = types.SimpleNamespace(SummaryWriter=SummaryWriter)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
     assert call(capsys, *command, "--out", tmp_path / "run", *folder)[0] == 0
-    stages = [f"{stage}/loss" for stage in ("tuning", "pretraining")]
-    assert written == [*((name, step) for name in stages for step in range(1, 17)), ("closed", 0)]
+    # Two tables are compared and a prior is chosen first, each after a training of one epoch.
+    tuning = [("tuning/loss", step) for step in range(1, 49)]
+    pretraining = [("pretraining/loss", step) for step in range(1, 17)]
+    assert written == [*tuning, *pretraining, ("closed", 0)]
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     code, _, narrated = call(capsys, *command, "--out", tmp_path / "other", *folder)
     assert code == 1

@@ -70,7 +70,7 @@ def test_json_and_the_tables_say_the_same(run: Path, capsys) -> None:
         best = [recalls.get(budget) for budget in ("10%", "2KiB")]
         cells = " ".join(f"{'-':>8}" if value is None else f"{value:>8.4f}" for value in best)
         assert any(t.startswith(family) and t.endswith(cells) for t in tables.splitlines())
-    assert "two variants best for 40 of the users" in tables
+    assert "of the two variants best for 40 of them" in tables
     ours = {row["budget"]: row for row in summary["rows"]}
     for rival in summary["rivals"]:
         mean, low, high = rival["recall_lead"]

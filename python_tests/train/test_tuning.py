@@ -50,8 +50,9 @@ def test_the_candidate_that_ranks_best_with_the_prior_that_suits_it_is_taken() -
     expected = [quality_of(data, left, held, each, 2) for each in config.temperatures]
     tried = expected[: 2 + (expected[1] > expected[0])]  # none after one that is worse
     assert len(tuned.qualities) == len(tried) + 1  # and the one the prior was chosen after
-    # The search takes no step that gains next to nothing; the grid takes all.
-    np.testing.assert_allclose(tuned.qualities[:-1], tried, rtol=0.02)
+    # The search takes no step that gains next to nothing, and stops at the first peak; the grid
+    # tries all.
+    np.testing.assert_allclose(tuned.qualities[:-1], tried, rtol=0.05)
     assert tuned.temperature == config.temperatures[int(np.argmax(tuned.qualities[:-1]))]
 
 
@@ -162,7 +163,7 @@ def test_nothing_to_choose(lists: list[list[int]], temperatures, expected: float
     assert tuned.prior == pytest.approx((0.25 * expected,))
 
 
-def test_progress_runs_over_all_trainings() -> None:
+def test_progress_runs_over_all_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
     reports: list[tuple[int, int]] = []
     config = TuningConfig(temperatures=(0.1, 0.2), epochs=2)
     choose_settings(
@@ -170,7 +171,9 @@ def test_progress_runs_over_all_trainings() -> None:
     )
     assert reports == [(done, 28) for done in range(1, 29)]  # 2, 2 and 3 epochs of 4 steps
     reports.clear()
-    config = TuningConfig(temperatures=(0.1, 50.0, 60.0, 70.0), epochs=1)
+    qualities = iter((0.3, 0.2, 0.3))  # the second temperature is worse than the first
+    monkeypatch.setattr(tuning, "choose_prior", lambda *_, **__: ([0.0], next(qualities)))
+    config = TuningConfig(temperatures=(0.1, 0.2, 0.3, 0.4), epochs=1)
     choose_settings(
         make_data(), config, SMALL, on_progress=lambda done, total, _: reports.append((done, total))
     )
