@@ -77,16 +77,14 @@ def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         out = options.run or Path(folder) / "run"
         run = run_pipeline(options.data, out, PipelineConfig(split=split, tuning=tuning))
-    stamps = run.folder.load("data").get("train_timestamps")
-    data = TrainingData((run.train_indptr, run.train_items), len(run.items), None, stamps)
-    targets = (run.test_indptr, run.test_items)
-    chosen = {
-        name: run.folder.stages["tuning"][name]
-        for name in ("temperature", "embedding_dim", "prior")
-    }
-    yield {"model": "peel_ext", "settings": chosen} | quality(
-        FactorScores(run.user_vectors, run.item_vectors), data.lists, targets
-    )
+        arrays, tuned = run.folder.load("data"), run.folder.stages["tuning"]
+        vectors = FactorScores(run.user_vectors, run.item_vectors)
+    num_items = vectors.num_items
+    lists = (arrays["train_indptr"], arrays["train_items"])
+    data = TrainingData(lists, num_items, None, arrays.get("train_timestamps"))
+    targets = (arrays["test_indptr"], arrays["test_items"])
+    chosen = {name: tuned[name] for name in ("temperature", "embedding_dim", "prior")}
+    yield {"model": "peel_ext", "settings": chosen} | quality(vectors, lists, targets)
     left, held = data.hold_out(options.split, tuning.validation_share, options.seed)
     for name, tried in TRIED.items():
         judged = []
@@ -97,7 +95,7 @@ def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         began = time.perf_counter()
         scores = fit(name, best, data, options.seed)
         seconds = round(time.perf_counter() - began, 1)
-        found = quality(scores, data.lists, targets)
+        found = quality(scores, lists, targets)
         yield {"model": name, "settings": best, "seconds": seconds} | found
 
 
@@ -113,6 +111,7 @@ class FactorScores:
 
     def __init__(self, users: NDArray[np.float32], items: NDArray[np.float32]) -> None:
         self._users, self._items = users, items
+        self.num_items = len(items)
 
     def of(self, users: slice) -> NDArray[np.float32]:
         return np.asarray(self._users[users] @ self._items.T, dtype=np.float32)

@@ -20,15 +20,16 @@
 
 namespace peel {
 
-// Writes dim values, of length 1 without a prior, or zeros where no item of the history is held; returns how many
-// are. The ids are in range. Memory beyond the output, given back at the end: `count` rows, and at
-// most 2,048 decoded ones.
+// Writes dim values, of length 1 without a prior, or zeros where no item of the history is held;
+// returns how many are. The ids are in range. Memory beyond the output, given back at the end:
+// `count` rows, and at most 2,048 decoded ones.
 int64_t fold_in(const PackedTable& table, const int64_t* history, int64_t count,
                 const FoldInSettings& settings, float* user);
 
 // Brings a vector that was made of `known_count` items up to date with `count` more:
-// u <- normalise((1 - w) u + w fold_in(new)), w = count / (known_count + count), where a prior stays
-// out of the length and in the vector. The vector stays as it is where none of the new items is held. Returns how many are.
+// u <- normalise((1 - w) u + w fold_in(new)), w = count / (known_count + count), where a prior
+// stays out of the length and in the vector. The vector stays as it is where none of the new items
+// is held. Returns how many are.
 int64_t continue_vector(const PackedTable& table, int64_t known_count, const int64_t* items,
                         int64_t count, const FoldInSettings& settings, float* user);
 
