@@ -8,6 +8,7 @@ are judged by what the rows have not been fitted to.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -133,10 +134,7 @@ def control_blocks(
         checkpoint: where to go on from and to save to.
     """
     earlier, held = population.without_some(config.held_out_share, config.max_users, config.seed)
-    later = Population(
-        earlier.user_vectors, earlier.item_vectors, earlier.user_group, earlier.centroids, held,
-        earlier.temperature,
-    )  # fmt: skip
+    later = dataclasses.replace(earlier, lists=held)
     shared = None if embedding.layout.nested else cut_rows(embedding, 0)
     groups = [
         _make_group(embedding, earlier, later, group, shared or cut_rows(embedding, group))

@@ -55,7 +55,8 @@ class TrainingData:
         """What is left, and what is held out in CSR form over the same users.
 
         Args:
-            method: of :class:`peel_ext.config.SplitConfig`; without timestamps all are at random.
+            method: of :class:`peel_ext.config.SplitConfig`; where no time is later than another, and
+                without timestamps, interactions are drawn at random.
             share: to hold out.
             seed: of the draw.
         """
@@ -65,7 +66,9 @@ class TrainingData:
             np.repeat(np.arange(num_users), np.diff(indptr)), items, self.timestamps,
             IdMap(np.arange(num_users)), IdMap(np.arange(self.num_items)), self.weights,
         )  # fmt: skip
-        left, held = carve(whole, "random" if self.timestamps is None else method, share, seed)
+        times = self.timestamps
+        ordered = times is not None and len(times) > 0 and bool((times != times[0]).any())
+        left, held = carve(whole, method if ordered else "random", share, seed)
         kept = TrainingData(left.csr(), self.num_items, left.csr_weights(), left.csr_timestamps())
         return kept, held.csr()
 

@@ -70,12 +70,10 @@ def describe_items(
 def weigh_features(features: NDArray[np.float32], weights: Sequence[float]) -> NDArray[np.float32]:
     """The prior float32 [num_items]: features [num_features, num_items] by their weights.
 
-    Weights that are missing are 0; those of features that are missing have nothing to weigh.
+    Weights that are missing are 0; there are no more of them than features.
     """
-    used = np.zeros(len(features))
-    given = np.asarray(weights, dtype=np.float64)[: len(features)]
-    used[: len(given)] = given
-    return np.asarray(used @ features, dtype=np.float32)
+    used = np.asarray(weights, dtype=np.float64)
+    return np.asarray(used @ features[: len(used)], dtype=np.float32)
 
 
 def give_prior(

@@ -14,7 +14,7 @@ from peel_ext.config import PretrainingConfig, TuningConfig
 from peel_ext.device.item_prior import part_tastes
 from peel_ext.train.checkpoint import Checkpoint
 from peel_ext.train.held_out import TrainingData, draw_users
-from peel_ext.train.item_prior import choose_prior, describe_items, measure_recency
+from peel_ext.train.item_prior import NUM_HALVINGS, choose_prior, describe_items, measure_recency
 from peel_ext.train.lists import Lists, take_users
 from peel_ext.train.pretraining import DEFAULT_TEMPERATURE, left_out_weight, pretrain
 
@@ -73,22 +73,34 @@ def choose_settings(
     Returns:
         What was chosen, of equals the first; where there is nothing to choose by, the only candidate
         or the default, and what the loss leaves out of popularity.
+
+    Raises:
+        ValueError: a given prior with more weights than items have features.
     """
-    judge = _Judge.of(data, tuning, method, validation)
+    given = pretraining.prior
+    num_features = 1 if data.timestamps is None else 1 + NUM_HALVINGS
+    if given is not None and len(given) > num_features:
+        raise ValueError(
+            f"prior must have at most {num_features} weights, for interactions "
+            f"{'without' if num_features == 1 else 'with'} timestamps, got {given}"
+        )
     temperatures, dims = tuning.temperatures, tuning.embedding_dims
     if pretraining.temperature is not None:
         temperatures = (pretraining.temperature,)
     if pretraining.embedding_dim is not None:
         dims = (pretraining.embedding_dim,)
+    if given is not None and len(temperatures) == len(dims) == 1:
+        return Tuned(temperatures[0], dims[0], given, np.zeros(0))
+    judge = _Judge.of(data, tuning, method, validation)
     if len(judge.users) == 0:
         only = temperatures[0] if len(temperatures) == 1 else DEFAULT_TEMPERATURE
         settings = dataclasses.replace(pretraining, temperature=only)
-        prior = pretraining.prior or (left_out_weight(settings),)
+        prior = (left_out_weight(settings),) if given is None else given
         return Tuned(only, dims[0], prior, np.zeros(0))
     epochs = min(tuning.epochs, pretraining.epochs)
     comparisons = len(temperatures) + len(dims) - 1
     planned = [epochs] * (comparisons if comparisons > 1 else 0)
-    if pretraining.prior is None:
+    if given is None:
         planned.append(min(tuning.prior_epochs, pretraining.epochs))
     trainings = _Trainings(judge, planned, on_progress, checkpoint)
     best = dataclasses.replace(
@@ -103,8 +115,8 @@ def choose_settings(
             trainings, [dataclasses.replace(best, embedding_dim=each) for each in dims],
             tuning.least_gain, quality,
         )  # fmt: skip
-    weights = list(pretraining.prior or ())
-    if pretraining.prior is None:
+    weights = list(given or ())
+    if given is None:
         trainings.skip_to(len(planned) - 1)
         weights, _ = trainings.run(dataclasses.replace(best, epochs=planned[-1]))
     return Tuned(
@@ -218,7 +230,7 @@ class _Judge:
             self.features,
             take_users(self.left.lists, self.users),
             take_users(self.held, self.users),
-            settings.prior or start,
+            start if settings.prior is None else settings.prior,
             fixed=settings.prior is not None,
         )
 

@@ -137,6 +137,26 @@ def test_finished_trainings_are_not_repeated(monkeypatch: pytest.MonkeyPatch) ->
         assert same(again, expected)
 
 
+def test_a_prior_that_is_given_fits_the_features() -> None:
+    one = dataclasses.replace(SMALL, temperature=0.2, prior=(0.1, 0.2))
+    with pytest.raises(ValueError, match=r"prior must have at most 1 weights.*without timestamps"):
+        choose_settings(make_data(), TuningConfig(), one)
+    assert choose_settings(make_data(times=True), TuningConfig(), one).prior == (0.1, 0.2)
+    none = dataclasses.replace(SMALL, prior=())
+    tuned = choose_settings(make_data(), TuningConfig(temperatures=(0.1, 0.2)), none)
+    assert tuned.prior == ()
+
+
+def test_one_moment_is_no_order_to_hold_out_by() -> None:
+    data = make_data()
+    moment = dataclasses.replace(data, timestamps=np.full(len(data.lists[1]), 7.0))
+    for method in ("time", "last"):
+        left, held = moment.hold_out(method, 0.2, 0)
+        expected = data.hold_out("random", 0.2, 0)
+        assert np.array_equal(held[1], expected[1][1])
+        assert np.array_equal(left.lists[1], expected[0].lists[1])
+
+
 def same(one: Tuned, other: Tuned) -> bool:
     return (
         one.temperature == other.temperature
