@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from torch import nn
 
 from peel_ext.format import Layout
-from peel_ext.nn.block_table import check_geometry
-from peel_ext.nn.elastic_embedding import ElasticEmbedding
+from peel_ext.nn.elastic_embedding import ElasticEmbedding, check_geometry
 
 
 def replace_embeddings(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from peel_ext import _core, threads
+from peel_ext.format.store import BlockStore
 from peel_ext.ops._checks import check_tensor
 
 threads.follow(torch.get_num_threads())
@@ -101,17 +102,29 @@ def store_table(
     num_groups: int,
     refinement: Tensor | None,
     refinement_slot: Tensor | None,
-    geometry: tuple[int, int, int, list[int]],
-    store: Tensor | None,
-    scales: Tensor | None,
-    item_group: Tensor | None,
-    held: Tensor | None,
-    centroids: Tensor | None,
-    rotation: Tensor | None,
+    mask: tuple[list[int], Tensor, Tensor] | None,
+    blocks: BlockStore | None = None,
 ) -> _core.StoreTable:
-    """The native view of a table; valid while its tensors live."""
-    layout, value_type, block_dim, layer_bits = geometry
+    """The native view of a table; valid while its tensors live.
+
+    Args:
+        weight: float32 [num_embeddings, dim], or None for a backward, which reads no rows.
+        num_embeddings: rows.
+        dim: values of a row.
+        num_groups: user groups.
+        refinement: float32 [num_refined, dim] or None.
+        refinement_slot: int32 [num_groups, num_embeddings] or None.
+        mask: geometry, item_group and held, where rows are cut into blocks.
+        blocks: the encoded rows.
+    """
+    geometry, item_group, held = ([0, 0, 0], None, None) if mask is None else mask
+    layout, value_type, block_dim, *layer_bits = geometry
     shared = item_group is None or item_group.shape[0] == 1
+    store, scales, centroids, rotation = (
+        (None,) * 4
+        if blocks is None
+        else (blocks.store, blocks.scales, blocks.centroids, blocks.rotation)
+    )
     return _core.StoreTable(
         layout,
         value_type,
@@ -138,15 +151,15 @@ def store_table(
     )
 
 
+#: (indices [m], groups [m] of the same dtype or None, the one group of all), contiguous.
+_Pairs = tuple[Tensor, Tensor | None, int]
+
+
 def _raise_bad_pair(
-    result: tuple[int, int],
-    indices: Tensor,
-    groups: Tensor | None,
-    group: int,
-    num_embeddings: int,
-    num_groups: int,
+    result: tuple[int, int], pairs: _Pairs, num_embeddings: int, num_groups: int
 ) -> None:
     status, position = result
+    indices, groups, group = pairs
     if status == 1:
         raise IndexError(
             f"indices contain {int(indices[position])} at flat position {position}, "
@@ -163,15 +176,10 @@ def _raise_bad_pair(
 
 
 def grouped_lookup(
-    table: _core.StoreTable,
-    indices: Tensor,
-    groups: Tensor | None,
-    group: int,
-    num_embeddings: int,
-    num_groups: int,
-    dim: int,
+    table: _core.StoreTable, pairs: _Pairs, num_embeddings: int, num_groups: int, dim: int
 ) -> Tensor:
-    """Rows float32 [m, dim] for contiguous indices [m] and groups [m] of the same dtype."""
+    """Rows float32 [m, dim] of pairs."""
+    indices, groups, group = pairs
     count = indices.shape[0]
     rows = _FLOAT32S.new_empty(count, dim)
     result = _core.grouped_lookup(
@@ -184,23 +192,22 @@ def grouped_lookup(
         rows.data_ptr(),
     )
     if result[0]:
-        _raise_bad_pair(result, indices, groups, group, num_embeddings, num_groups)
+        _raise_bad_pair(result, pairs, num_embeddings, num_groups)
     return rows
 
 
 def grouped_lookup_backward(
     table: _core.StoreTable,
-    indices: Tensor,
-    groups: Tensor | None,
-    group: int,
+    pairs: _Pairs,
     grad_rows: Tensor,
     targets: Tensor,
     num_targets: int,
     mean_duplicates: bool,
 ) -> Tensor:
     """Gradient float32 [num_targets, dim] of contiguous grad_rows [m, dim], targets int64 [m]."""
+    indices, groups, group = pairs
     grad = _FLOAT32S.new_zeros(num_targets, grad_rows.shape[1])
-    _core.grouped_lookup_backward(
+    result = _core.grouped_lookup_backward(
         table,
         indices.shape[0],
         _address("indices", indices, _INDEX),
@@ -213,6 +220,8 @@ def grouped_lookup_backward(
         mean_duplicates,
         grad.data_ptr(),
     )
+    if result[0]:
+        raise IndexError(f"pair {result[1]} of the gradient is beyond the table")
     return grad
 
 

@@ -10,8 +10,17 @@ from torch import Tensor
 from torch.nn import Parameter
 
 
-def check_tensor(name: str, value: object, dtypes: tuple[torch.dtype, ...], ndim: int) -> Tensor:
-    """The value as a CPU tensor of one of the dtypes with that many dimensions.
+def check_tensor(
+    name: str, value: object, dtypes: tuple[torch.dtype, ...], ndim: int, anywhere: bool = False
+) -> Tensor:
+    """The value as a tensor of one of the dtypes with that many dimensions.
+
+    Args:
+        name: of the argument.
+        value: of the argument.
+        dtypes: those it may have.
+        ndim: its number of dimensions.
+        anywhere: whether it may be on a device that has no kernels.
 
     Raises:
         TypeError: not a tensor, or another dtype.
@@ -24,7 +33,7 @@ def check_tensor(name: str, value: object, dtypes: tuple[torch.dtype, ...], ndim
         raise TypeError(f"{name} must be {expected}, got {str(value.dtype).removeprefix('torch.')}")
     if value.ndim != ndim:
         raise ValueError(f"{name} must have {ndim} dimensions, got shape {tuple(value.shape)}")
-    if not value.is_cpu and not value.is_meta:
+    if not anywhere and not value.is_cpu and not value.is_meta:
         raise ValueError(f"{name} must be on the CPU, got {value.device}")
     return value
 
@@ -71,12 +80,20 @@ def rows_with_unit_stride(value: Tensor) -> Tensor:
 # so that only its type tells.
 _is_compiling = torch.compiler.is_compiling
 _innermost_transform = getattr(torch._C._functorch, "peek_interpreter_stack", lambda: None)
+_num_dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 0)
+_script_tracer = getattr(torch._C, "_get_tracing_state", lambda: None)
 _Transform: Any = getattr(torch._C._functorch, "CInterpreter", ())
 
 
 def is_traced(*tensors: Tensor | None) -> bool:
-    """Whether a call must go through the dispatcher instead of straight to the native core."""
+    """Whether a call must go through the dispatcher instead of straight to the native core.
+
+    So it is for compilers and exporters, torch.jit.trace, function transforms, dispatch modes (fake
+    tensors, make_fx, counters of operations) and tensors that are more than plain memory.
+    """
     if _is_compiling() or _innermost_transform() is not None:
+        return True
+    if _num_dispatch_modes() or _script_tracer() is not None:
         return True
     for tensor in tensors:
         if tensor is None:

@@ -22,7 +22,7 @@ def look_up(
     refinement: Tensor | None = None, slot: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     rows: Tensor = REGISTERED.grouped_lookup(
-        weight, indices, groups, 0, 2, refinement, slot, [0, 0, 0], *[None] * 6, -1, False, False
+        weight, 2, refinement, slot, [0, 0, 0], *[None] * 6, indices, groups, 0, -1, False, False
     )
     return rows
 
@@ -75,7 +75,7 @@ def test_another_dtype_is_an_error_of_the_other_ops() -> None:
         )
     with pytest.raises(TypeError, match="gradient must be float32, got float64"):
         REGISTERED.grouped_lookup_backward(
-            WEIGHT[:3].double(), INDICES, None, 0, 2, INDICES, 10, False, 10, [0, 0, 0], None, None
+            WEIGHT[:3].double(), INDICES, None, 0, INDICES, 10, False, 10, 2, [0, 0, 0], None, None
         )
 
 
