@@ -166,11 +166,9 @@ class ElasticEmbedding(nn.Embedding):
         self.num_groups = num_groups
         self.layout = layout
         self._layout_text = layout_text(layout)
-        self._changed_state: set[str] = set()
         self._named_groups = list(range(num_groups))  # by which packed embeddings name them
         self._begin()
-        for name, value in state.even_blocks(layout, num_groups, self._parameter("weight")).items():
-            self.register_buffer(name, value)
+        state.give_even_blocks(self)
         # After the others: torch.export takes the position of a buffer for its place among those
         # that are not None.
         self.register_buffer("rotation", None)
@@ -209,7 +207,7 @@ class ElasticEmbedding(nn.Embedding):
         weight = self._parameter("weight")
         if not is_traced(weight):  # what cannot be had fails here, not at the first lookup
             self._current_table(weight, limit)
-        with self._views.enter(budget_bytes=limit):
+        with self._views.enter(self._views.get()._replace(budget_bytes=limit)):
             yield self
 
     @contextmanager
@@ -228,7 +226,7 @@ class ElasticEmbedding(nn.Embedding):
             TypeError: not integers.
         """
         check_groups(groups, groups if isinstance(groups, Tensor) else _NONE, self.num_groups)
-        with self._views.enter(groups=groups):
+        with self._views.enter(self._views.get()._replace(groups=groups)):
             yield self
 
     def table(self, group: int | None = None) -> Tensor:
@@ -249,22 +247,23 @@ class ElasticEmbedding(nn.Embedding):
                 f"one with use_groups(group), got {groups}"
             )
         weight = self._parameter("weight")
-        return self.forward(torch.arange(weight.shape[0], device=weight.device), groups)
+        # Not through forward, which hooks may have replaced by what reads the weight.
+        return self._look_up(torch.arange(weight.shape[0], device=weight.device), groups)
 
     @property
-    def weight(self) -> Tensor:  # type: ignore[override]
+    def weight(self) -> Tensor:
         """The Parameter, or the table of the user group and under the budget in force."""
-        views: Views | None = self.__dict__.get("_views")  # none while the module is being made
-        if views is not None:
-            budget_bytes, groups = views.get()
-            refined = groups is not None and self._parameters["refinement"] is not None
-            if budget_bytes is not None or refined:
-                table = self.table()
-                return table if is_traced(table) else table.as_subclass(ReadOnlyTensor)
         weight: Tensor | None = self._parameters.get("weight", self.__dict__.get("weight"))
         if weight is None:
             raise AttributeError("weight")
-        return weight
+        views: Views | None = self.__dict__.get("_views")  # none while the module is being made
+        if views is None or weight.is_meta:  # and nothing to be seen while it is offloaded
+            return weight
+        budget_bytes, groups = views.get()
+        if budget_bytes is None and (groups is None or self._parameters["refinement"] is None):
+            return weight
+        table = self.table()
+        return table if is_traced(table) else table.as_subclass(ReadOnlyTensor)
 
     @weight.setter
     def weight(self, value: Tensor) -> None:
@@ -384,6 +383,9 @@ class ElasticEmbedding(nn.Embedding):
                 away from the CPU, groups are not looked at where they change nothing.
             ValueError: groups missing under a budget, or of the wrong shape.
         """
+        return self._look_up(input, groups)
+
+    def _look_up(self, input: Tensor, groups: Tensor | int | None) -> Tensor:
         budget_bytes, in_force = self._views.get()
         if groups is None:
             groups = in_force
@@ -422,6 +424,8 @@ class ElasticEmbedding(nn.Embedding):
         self._renormalize(weight, input)
         if not is_traced(weight, input):
             return lookup(self._current_table(weight, budget_bytes), input, groups, self._options())
+        if not torch.compiler.is_compiling():
+            state.check_plain(weight)
         table = Table(weight, self.refinement, self.refinement_slot, num_groups=self.num_groups)
         return lookup(table, input, groups, self._options(), self._blocks(weight, budget_bytes))
 
@@ -509,8 +513,9 @@ class ElasticEmbedding(nn.Embedding):
         """
         if not self.layout.nested:
             raise ValueError(f"only the planes layout is rotated, this one is {self.layout.name}")
-        self.rotation = rotations.fit_rotation(self._parameter("weight"), seed, keep_mean=keep_mean)
-        self._changed_state.add("rotation")
+        weight = self._parameter("weight")
+        state.check_plain(weight)
+        self.rotation = rotations.fit_rotation(weight, seed, keep_mean=keep_mean)
 
     def rotate(self, vectors: Tensor) -> Tensor:
         """Vectors [..., embedding_dim] in the space of the Personalized Elastic Embeddings."""
@@ -539,7 +544,6 @@ class ElasticEmbedding(nn.Embedding):
             self.item_group = order.new_empty(shape, dtype=torch.int32).scatter_(
                 1, order, of_rank.expand(shape)
             )
-            self._changed_state.add("item_group")
         self._weigh(values)
 
     @torch.no_grad()
@@ -580,7 +584,6 @@ class ElasticEmbedding(nn.Embedding):
         if self.refinement is not None and self.refinement_slot is not None:
             made.refinement_slot = self.refinement_slot[largest]
             made.refinement = nn.Parameter(self.refinement.detach(), requires_grad=False)
-        made._changed_state = self._changed_state | {"block_weights", "item_group"}
         return made
 
     def set_item_groups(self, item_group: Tensor) -> None:
@@ -608,7 +611,6 @@ class ElasticEmbedding(nn.Embedding):
                 f"{int(item_group.min())} to {int(item_group.max())}"
             )
         self.item_group = item_group.to(torch.int32)[None].clone()
-        self._changed_state.add("item_group")
         shape = (self.num_groups, self.num_embeddings)
         self._weigh(self.item_group.new_ones(shape, dtype=torch.float64))
 
@@ -618,11 +620,12 @@ class ElasticEmbedding(nn.Embedding):
         which = self.item_group.long().expand(groups, -1)
         worth = values.new_zeros(groups, num_item_groups).scatter_add_(1, which, values)
         self.block_weights.copy_(worth[:, :, None] * torch.from_numpy(self._gains()))
-        self._changed_state.add("block_weights")
 
     def _gains(self) -> NDArray[np.float64]:
         """What each layer makes of a row's value [num_layers]."""
-        return self.layout.layer_gains(self._parameter("weight").detach().float().numpy())
+        weight = self._parameter("weight")
+        state.check_plain(weight)
+        return self.layout.layer_gains(weight.detach().float().cpu().numpy())
 
     def block_costs(self) -> Tensor:
         """Bytes of every block, int64 [num_item_groups, num_layers]."""
@@ -650,16 +653,17 @@ class ElasticEmbedding(nn.Embedding):
 
     def _replicate_for_data_parallel(self) -> Self:
         """A replica for another thread, in which what is in force here is."""
-        replica: Self = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
+        replica: Self = super()._replicate_for_data_parallel()
         replica._begin()
         replica._views = Views(self._views.get())
         return replica
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        before = {name: self._buffers[name] for name in ("block_weights", "rotation")}
+        before = {name: self._buffers[name] for name in state.BUFFERS}
+        was_meta = self._parameter("weight").is_meta
         super()._apply(fn, recurse)
         self._cache, self._table = TensorCache(), None  # with them the memory of before
-        state.convert(self, before)
+        state.keep_values(self, before, was_meta)
         return self
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:

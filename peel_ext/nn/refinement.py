@@ -23,7 +23,6 @@ def refine_rows(module: Any, group: int, indices: Tensor) -> None:
         shape = (module.num_groups, module.num_embeddings)
         module.refinement_slot = rows.new_full(shape, -1, dtype=torch.int32)
         module.refinement = nn.Parameter(weight.new_zeros(0, module.embedding_dim))
-        module._changed_state |= {"refinement", "refinement_slot"}
     slots, refinement = module.refinement_slot, module.refinement
     fresh = rows[slots[group, rows] < 0]
     first = len(refinement)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from peel_ext.format import Layout
 
-#: State that appears in a state_dict only once it differs from a fresh module's, and its dtype: None
-#: for that of ``weight``.
+#: State that appears in a state_dict only where it differs from a fresh module's, and its dtype:
+#: None for that of ``weight``.
 OPTIONAL_STATE = {
     "block_weights": torch.float32,
     "item_group": torch.int32,
@@ -23,23 +23,63 @@ OPTIONAL_STATE = {
     "refinement_slot": torch.int32,
 }
 
+BUFFERS = ("block_weights", "item_group", "rotation", "refinement_slot")
 
-def even_blocks(layout: Layout, num_groups: int, weight: Tensor) -> dict[str, Tensor]:
-    """Item groups and weights of a table whose rows are all worth the same, where ``weight`` is."""
-    num_embeddings, dim = weight.shape
+
+def even_blocks(
+    layout: Layout, num_groups: int, num_embeddings: int, dim: int
+) -> dict[str, Tensor]:
+    """Item groups and weights of a table whose rows are all worth the same."""
     sizes = layout.item_group_sizes(num_embeddings)
     num_layers = layout.num_layers(dim)
-    gains = np.full(num_layers, 1.0 / num_layers)
+    gains = np.full(num_layers, 1.0 / max(1, num_layers))
     if layout.nested:
         gains = layout.layer_gains(np.zeros((0, dim), np.float32))
     rows = sizes.astype(np.float32)[None, :, None]
     weights = np.repeat(rows * gains.astype(np.float32), num_groups, axis=0)
     item_group = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
     return {
-        "block_weights": torch.from_numpy(weights).to(weight.device),
+        "block_weights": torch.from_numpy(weights),
         # Not [None]: a stride of 0 is refused by DistributedDataParallel.
-        "item_group": torch.from_numpy(item_group).view(1, num_embeddings).to(weight.device),
+        "item_group": torch.from_numpy(item_group).view(1, num_embeddings),
     }
+
+
+def give_even_blocks(module: Any) -> None:
+    """Gives a module blocks as if nothing had been set, beside its weight.
+
+    They have values even where the weight is on the meta device and has none.
+    """
+    weight = module._parameter("weight")
+    device = torch.device("cpu") if weight.is_meta else weight.device
+    blocks = even_blocks(module.layout, module.num_groups, *weight.shape)
+    for name, value in blocks.items():
+        if name in module._buffers:
+            module._buffers[name] = value.to(device)
+        else:
+            module.register_buffer(name, value.to(device))
+
+
+def _set_blocks(module: Any) -> list[str]:
+    """Which of block weights and item groups are not those of a fresh module."""
+    rows = module.item_group.shape[1]
+    fresh = even_blocks(module.layout, module.num_groups, rows, module.embedding_dim)
+    return [name for name, value in fresh.items() if not _equal(getattr(module, name), value)]
+
+
+def _equal(own: Tensor, fresh: Tensor) -> bool:
+    """Whether both are the same; what is on the meta device was never set."""
+    return own.is_meta or (own.shape == fresh.shape and torch.equal(own, fresh.to(own.device)))
+
+
+def check_plain(weight: Tensor) -> None:
+    """Raises TypeError unless the weight is one plain tensor, which blocks can be cut from."""
+    if torch.utils._python_dispatch.is_traceable_wrapper_subclass(weight):
+        whole = "full_tensor" if hasattr(weight, "full_tensor") else "dequantize"
+        raise TypeError(
+            f"weight must be one plain tensor to be cut into blocks, got a {type(weight).__name__}:"
+            f" make a module of ElasticEmbedding.from_pretrained(weight.{whole}()) for it"
+        )
 
 
 def check_weight(weight: Tensor, shape: tuple[int, int]) -> None:
@@ -49,12 +89,7 @@ def check_weight(weight: Tensor, shape: tuple[int, int]) -> None:
         TypeError: not one plain tensor.
         ValueError: another shape than the module's.
     """
-    if torch.utils._python_dispatch.is_traceable_wrapper_subclass(weight):
-        raise TypeError(
-            "weight must be one plain tensor for a budget, got a "
-            f"{type(weight).__name__}: gather or dequantise it first, for example with "
-            "ElasticEmbedding.from_pretrained(weight.full_tensor())"
-        )
+    check_plain(weight)
     if tuple(weight.shape) != shape:
         raise ValueError(
             f"weight has shape {tuple(weight.shape)}, but num_embeddings and embedding_dim are "
@@ -63,30 +98,31 @@ def check_weight(weight: Tensor, shape: tuple[int, int]) -> None:
 
 
 def bring_blocks_along(module: Any, weight: Tensor) -> None:
-    """Cuts a module's blocks anew where its rows have changed in number or left the meta device.
+    """Cuts a module's blocks anew where its rows have changed in number, or the blocks have no values.
 
     Raises:
         ValueError: what was set for the rows of before does not fit those of now.
     """
-    block_weights, item_group = module.block_weights, module.item_group
     slots: Tensor | None = module.refinement_slot
-    fits = item_group.shape[1] == weight.shape[0]
-    fits = fits and (slots is None or slots.shape[1] == weight.shape[0])
-    if fits and (weight.is_meta or not (block_weights.is_meta or item_group.is_meta)):
+    rows, before = weight.shape[0], module.item_group.shape[1]
+    if before == rows and (slots is None or slots.shape[1] == rows):
+        if module.block_weights.is_meta and not weight.is_meta:
+            give_even_blocks(module)
         return
-    set_before = sorted(module._changed_state & {"block_weights", "item_group", "refinement_slot"})
+    set_before = _set_blocks(module) + ([] if slots is None else ["refinement_slot"])
     if set_before:
         raise ValueError(
-            f"{', '.join(set_before)} were set for {item_group.shape[1]} rows, but weight has "
-            f"{weight.shape[0]} on {weight.device}: set them again, or load them"
+            f"{', '.join(set_before)} were set for {before} rows, but weight has {rows}: make a "
+            "module of the new weight and set them again"
         )
-    module._buffers.update(even_blocks(module.layout, module.num_groups, weight))
+    give_even_blocks(module)
 
 
 def without_defaults(module: Any, destination: dict[str, Any], prefix: str) -> None:
     """Takes out of a state_dict what a fresh module would have as well."""
-    for name in OPTIONAL_STATE:
-        if name not in module._changed_state:
+    kept = _set_blocks(module)
+    for name in ("block_weights", "item_group"):
+        if name not in kept:
             destination.pop(prefix + name, None)
 
 
@@ -103,7 +139,6 @@ def fit_to_load(module: Any, state_dict: dict[str, Any], prefix: str) -> dict[st
             if own is not None:
                 state_dict = {**state_dict, prefix + name: own.detach()}
             continue
-        module._changed_state.add(name)
         wanted = dtype or module._parameter("weight").dtype
         if value.dtype != wanted:
             state_dict = {**state_dict, prefix + name: value.to(wanted)}
@@ -127,20 +162,22 @@ def _check_shape(module: Any, name: str, shape: tuple[int, ...]) -> None:
         raise RuntimeError(f"{name} must have shape {expected}, the state_dict has {shape}")
 
 
-def convert(module: Any, before: dict[str, Tensor | None]) -> None:
+def keep_values(module: Any, before: dict[str, Tensor | None], was_meta: bool) -> None:
     """Undoes of a conversion of a module what would change which blocks are kept.
 
     Args:
         module: after the conversion.
-        before: ``block_weights`` and ``rotation`` before it.
+        before: its buffers before it.
+        was_meta: whether its weight was on the meta device, so that memory is new and empty.
     """
+    is_new = was_meta and not module._parameter("weight").is_meta
     for name, exact in before.items():
         now = module._buffers[name]
-        if exact is not None and now is not None and now.dtype != exact.dtype:
-            # The dtype of a model is that of its parameters; these decide what is kept.
+        if exact is None or now is None or exact.is_meta:
+            continue
+        # The dtype of a model is that of its parameters; these decide what is kept.
+        if is_new or now.dtype != exact.dtype:
             module._buffers[name] = exact.to(now.device)
-    was_empty = before["block_weights"]
-    if was_empty is not None and was_empty.is_meta and not module.block_weights.is_meta:
-        module._buffers.update(
-            even_blocks(module.layout, module.num_groups, module._parameter("weight"))
-        )
+    block_weights = before["block_weights"]
+    if is_new and block_weights is not None and block_weights.is_meta:
+        give_even_blocks(module)

@@ -48,18 +48,18 @@ class Views:
         return self._of_thread.view if torch.compiler.is_compiling() else self._of_context.get()
 
     @contextmanager
-    def enter(self, **changes: Tensor | int) -> Iterator[None]:
-        """Changes what is in force, until the context ends."""
+    def enter(self, view: View) -> Iterator[None]:
+        """Puts a view in force, until the context ends."""
         before, guarded = self.get(), self._of_thread.view
         if torch.compiler.is_compiling():
-            self._of_thread.view = before._replace(**changes)
+            self._of_thread.view = view
             try:
                 yield
             finally:
                 self._of_thread.view = guarded
             return
-        token = self._of_context.set(before._replace(**changes))
-        self._of_thread.view = _guardable(before._replace(**changes))
+        token = self._of_context.set(view)
+        self._of_thread.view = _guardable(view)
         try:
             yield
         finally:

@@ -41,11 +41,16 @@ class _Lookup(torch.autograd.Function):
         ctx: Any, weight: Tensor, refinement: Tensor | None, table: Table, pairs: Pairs,
         options: Options,
     ) -> Tensor:  # fmt: skip
-        Record.of(table, pairs, options).save(ctx)
-        ctx.table = table
+        indices, groups, ctx.group = pairs
+        _, *mask = (None, None, None) if table.mask is None else table.mask
+        # All that the backward reads, so that torch tells of an edit in between.
+        ctx.save_for_backward(indices, groups, table.refinement_slot, *mask)
+        ctx.table, ctx.options = table, options
         return gather(table, pairs)
 
     @staticmethod
     def backward(ctx: Any, grad_rows: Tensor) -> tuple[Any, ...]:
-        needed = ctx.needs_input_grad[:2]
-        return (*Record.load(ctx).gradients(grad_rows, needed, ctx.table), None, None, None)
+        indices, groups, *_ = ctx.saved_tensors
+        record = Record.of(ctx.table, Pairs(indices, groups, ctx.group), ctx.options)
+        gradients = record.gradients(grad_rows, ctx.needs_input_grad[:2], ctx.table)
+        return (*gradients, None, None, None)

@@ -55,11 +55,10 @@ class Scatter(NamedTuple):
         return (*pairs, *rest, *_flat_mask(mask))
 
     @staticmethod
-    def of_flat(indices: Tensor, groups: Tensor | None, group: int, *rest: Any) -> Scatter:
+    def of_flat(*parts: Any) -> Scatter:
         """What :meth:`flat` gave."""
-        *plain, geometry, item_group, held = rest
-        mask = _of_flat_mask(geometry, item_group, held)
-        return Scatter(Pairs(indices, groups, group), *plain, mask)
+        pairs, plain, mask = parts[:3], parts[3:-3], parts[-3:]
+        return Scatter._make((Pairs(*pairs), *plain, _of_flat_mask(*mask)))
 
     def parts(self, rows: Tensor) -> Tensor:
         """What of each of rows [m, dim] takes part."""
@@ -122,12 +121,9 @@ class Record(NamedTuple):
     @staticmethod
     def load(ctx: Any) -> Record:
         """What :meth:`save` kept."""
-        indices, groups, group, padding_idx, mean, sparse, *rest, geometry, item_group, held = (
-            saved(ctx)
-        )
-        mask = _of_flat_mask(geometry, item_group, held)
-        options = Options(padding_idx, mean, sparse)
-        return Record(Pairs(indices, groups, group), options, *rest, mask)
+        parts = saved(ctx)
+        pairs, options, rest, mask = parts[:3], parts[3:6], parts[6:-3], parts[-3:]
+        return Record._make((Pairs(*pairs), Options(*options), *rest, _of_flat_mask(*mask)))
 
     def scatter(self, targets: Tensor, num_targets: int) -> Scatter:
         """Where a gradient of the rows looked up goes, by target [m], -1 for none."""

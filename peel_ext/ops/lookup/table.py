@@ -307,7 +307,8 @@ class Table:
             own = None if refinement is None else refinement.detach().contiguous()
             native = _bridge.store_table(
                 rows,
-                *rows.shape,
+                rows.shape[0],
+                rows.shape[1],
                 self.num_groups,
                 own,
                 self.refinement_slot,
