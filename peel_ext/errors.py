@@ -19,6 +19,10 @@ class TrainingWarning(UserWarning):
     """A training that went through, but whose result is to be doubted."""
 
 
+class ReplacementWarning(UserWarning):
+    """Part of a model that goes on with the full table where its embeddings are under a budget."""
+
+
 class FormatError(PeelError, ValueError):
     """Bytes that are no ``.peel`` file, or a damaged one."""
 
