@@ -148,7 +148,11 @@ class PlanesLayout:
         return HEADER_BYTES
 
     def encode(self, rows: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
-        """Store uint8 [n, row_bytes] and scales float16 [n, 1] of rows float32 [n, dim]."""
+        """Store uint8 [n, row_bytes] and scales float16 [n, 1] of rows float32 [n, dim].
+
+        Raises:
+            ValueError: a row out of the range of its scale, or none that is not too small.
+        """
         codes, scales = quantizer.encode_rows(rows)
         return quantizer.pack_planes(codes, self.layer_bits), scales[:, None]
 
@@ -264,12 +268,18 @@ class ColumnsLayout:
         return HEADER_BYTES + section + num_item_groups * DIRECTORY_ITEM_GROUP_BYTES
 
     def encode(self, rows: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
-        """Store uint8 [n, row_bytes] and scales float16 [n, layers or 0] of rows [n, dim]."""
+        """Store uint8 [n, row_bytes] and scales float16 [n, layers or 0] of rows [n, dim].
+
+        Raises:
+            ValueError: a row out of the range of the value type, or none that is not too small.
+        """
         num_rows, dim = rows.shape
         if not self.scaled:
             with np.errstate(over="ignore"):
                 values = np.ascontiguousarray(rows.astype(self.value_type))
             _check_finite(values, rows)
+            if self.value_type == "float16":
+                quantizer.tell_lost(rows, ~values.any(axis=1))
             row_bytes = dim * values.itemsize
             store = values.view(np.uint8).reshape(num_rows, row_bytes)  # [n, row_bytes]
             return store, np.zeros((num_rows, 0), np.float16)
@@ -287,6 +297,7 @@ class ColumnsLayout:
                 rounded, -127, 127
             )
             scales[:, layer] = scale
+        quantizer.tell_lost(rows, ~scales.any(axis=1))
         return codes.view(np.uint8), scales
 
     def decode(
