@@ -279,7 +279,7 @@ class ColumnsLayout:
                 values = np.ascontiguousarray(rows.astype(self.value_type))
             _check_finite(values, rows)
             if self.value_type == "float16":
-                quantizer.tell_lost(rows, ~values.any(axis=1))
+                quantizer.tell_lost(rows, values)
             row_bytes = dim * values.itemsize
             store = values.view(np.uint8).reshape(num_rows, row_bytes)  # [n, row_bytes]
             return store, np.zeros((num_rows, 0), np.float16)
@@ -297,7 +297,7 @@ class ColumnsLayout:
                 rounded, -127, 127
             )
             scales[:, layer] = scale
-        quantizer.tell_lost(rows, ~scales.any(axis=1))
+        quantizer.tell_lost(rows, scales)
         return codes.view(np.uint8), scales
 
     def decode(
@@ -317,8 +317,13 @@ class ColumnsLayout:
 Layout = PlanesLayout | ColumnsLayout
 
 
-def resolve_layout(layout: Layout | str) -> Layout:
+def resolve_layout(layout: Layout | str, dim: int | None = None) -> Layout:
     """A layout from itself or from its name, ``"planes"`` or ``"columns"``.
+
+    Args:
+        layout: itself is returned as it is.
+        dim: values of a row, which ``"columns"`` cuts into blocks of 8; into fewer where there are
+            fewer, and into more where that would make more than 64 layers. None: into blocks of 8.
 
     Raises:
         ValueError: an unknown name.
@@ -331,7 +336,10 @@ def resolve_layout(layout: Layout | str) -> Layout:
     if layout == "planes":
         return PlanesLayout()
     if layout == "columns":
-        return ColumnsLayout()
+        block_dim = ColumnsLayout.block_dim
+        if dim is not None:
+            block_dim = min(dim, max(block_dim, -(-dim // MAX_LAYERS)))
+        return ColumnsLayout(block_dim)
     raise ValueError(f"layout must be 'planes' or 'columns', got {layout!r}")
 
 

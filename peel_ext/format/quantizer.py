@@ -75,7 +75,7 @@ def encode_rows(
     """Codes uint8 [n, dim] and scales float16 [n] of float32 rows [n, dim].
 
     Raises:
-        ValueError: a row is not finite, or its scale exceeds float16 (65504); or :func:`tell_lost`.
+        ValueError: a row is not finite, its scale exceeds float16 (65504), or all are too small.
     """
     scale32 = np.sqrt(np.mean(np.square(rows, dtype=np.float32), axis=1, dtype=np.float32))
     if not np.all(scale32 <= np.finfo(np.float16).max):
@@ -85,7 +85,7 @@ def encode_rows(
             "expected a finite value of at most 65504"
         )
     scales = scale32.astype(np.float16)
-    tell_lost(rows, scales == 0)
+    tell_lost(rows, scales[:, None])
     divisor = scales.astype(np.float32)
     divisor[divisor == 0] = np.inf  # such a row decodes to zeros whatever its codes
     relative = rows / divisor[:, None]
@@ -93,14 +93,15 @@ def encode_rows(
     return codes.astype(np.uint8).reshape(rows.shape), scales
 
 
-def tell_lost(rows: NDArray[np.float32], zeroed: NDArray[np.bool_]) -> None:
-    """Warns of rows [n, dim] that have values, but are encoded as zeros [n]: too small for float16.
+def tell_lost(rows: NDArray[np.float32], encoded: NDArray[np.floating]) -> None:
+    """Warns of rows [n, dim] that have values, but whose float16 values or scales [n, m] are zero.
 
     The text stays the same from step to step of a training, so that Python shows it once.
 
     Raises:
         ValueError: no row is left that is not zero.
     """
+    zeroed = np.all(encoded == 0, axis=1)
     lost = np.flatnonzero(zeroed)
     lost = lost[rows[lost].any(axis=1)]
     if not len(lost):

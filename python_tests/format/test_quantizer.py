@@ -84,7 +84,9 @@ def test_rows_too_small_for_float16_are_told_of(layout: Layout, size: float) -> 
         store, scales = layout.encode(rows)
     decoded = layout.decode(store, scales, (1 << layout.num_layers(4)) - 1, 4)
     assert np.array_equal(decoded.any(axis=1), [False, True, False, False])
-    with pytest.raises(ValueError, match=r"no row can be encoded, row 1 is too small.*multiply all"):
+    with pytest.raises(
+        ValueError, match=r"no row can be encoded, row 1 is too small.*multiply all"
+    ):
         layout.encode(rows * np.float32(size))
 
 
