@@ -74,6 +74,9 @@ class PeelFile:
     @property
     def num_blocks(self) -> int:
         ...
+    @property
+    def rotated(self) -> bool:
+        ...
 def centroids() -> list[float]:
     ...
 def first_out_of_range(values: typing.SupportsInt | typing.SupportsIndex, bytes: typing.SupportsInt | typing.SupportsIndex, count: typing.SupportsInt | typing.SupportsIndex, limit: typing.SupportsInt | typing.SupportsIndex) -> int:

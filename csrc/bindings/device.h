@@ -301,7 +301,9 @@ void bind_device(py::module_& m) {
            [](const Embedding& file) { return own_centroid(*file.source(), file.header()); })
       .def_property_readonly("num_blocks",
                              [](const Embedding& file) { return file.header().num_blocks; })
-      .def_property_readonly("group", [](const Embedding& file) { return file.header().group; });
+      .def_property_readonly("group", [](const Embedding& file) { return file.header().group; })
+      .def_property_readonly("rotated",
+                             [](const Embedding& file) { return file.header().rotated; });
 }
 
 }  // namespace peel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,6 +32,36 @@ def overhead_bytes(item_group: Tensor, layout: Layout, num_item_groups: int) -> 
     which = item_group[0]
     listed = not layout.nested and bool((which[1:] < which[:-1]).any())
     return layout.overhead_bytes(num_item_groups, item_group.shape[1], listed)
+
+
+def even_block_weights(layout: Layout, num_embeddings: int, dim: int) -> Tensor:
+    """Weights of the blocks of rows that are all worth the same, float32 [num_item_groups, num_layers].
+
+    A byte of a layer is worth the same in every item group, however much padding its blocks have:
+    the layer's gain over the bytes of all its blocks. Ties go to the lower index, so that what any
+    budget holds is a prefix of the rows. In the columns layout all layers are worth the same a byte.
+
+    Args:
+        layout: of the blocks.
+        num_embeddings: rows, in the order in which item groups take them.
+        dim: values of a row.
+    """
+    sizes = layout.item_group_sizes(num_embeddings)
+    costs = torch.from_numpy(layout.block_costs(sizes, dim, num_embeddings))
+    if costs.numel() == 0:
+        return costs.float()
+    total = costs.sum(dim=0, keepdim=True).double()  # [1, num_layers]
+    worth = total * num_embeddings / total.sum()
+    if layout.nested:
+        gains = layout.layer_gains(np.zeros((0, dim), np.float32))
+        worth = torch.from_numpy(gains)[None] * num_embeddings
+    per_byte = (_selection_order_weights(worth[None], total, layout)[0, 0] / total[0]).float()
+    # Weights must come back to equal ratios when they are divided by their costs. Costs are multiples
+    # of 4, so products with ratios of this many bits are exact in float32.
+    bits = max(1, 26 - int(costs.max()).bit_length())
+    mantissa, exponent = np.frexp(per_byte.numpy())
+    rounded = np.ldexp(np.rint(np.ldexp(mantissa, bits)), exponent - bits)
+    return (torch.from_numpy(rounded) * costs).float()
 
 
 def select_blocks(
