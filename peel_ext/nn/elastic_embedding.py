@@ -59,7 +59,8 @@ class ElasticEmbedding(nn.Embedding):
     Args:
         num_embeddings: rows.
         embedding_dim: values of a row.
-        num_groups: user groups, each with its own weights and refinements.
+        num_groups: user groups, each with its own weights and refinements. Until values are set all
+            rows are worth the same: a budget keeps the first ones.
         layout: ``"planes"``, ``"columns"``, or a layout object with its options.
 
     Attributes:
@@ -309,7 +310,8 @@ class ElasticEmbedding(nn.Embedding):
         self._check_blocks()
         weights = self.block_weights[group : group + 1]
         held = held_blocks(weights, self.item_group, self.layout, self.embedding_dim, limit)[0]
-        num_blocks = sum(int(mask).bit_count() for mask in held.tolist())
+        # The mask of 64 layers is negative as a signed integer.
+        num_blocks = sum((mask & (1 << 64) - 1).bit_count() for mask in held.tolist())
         return PersonalizedElasticEmbedding(pack_prefix(self._group_table(group), num_blocks))
 
     def export(
@@ -320,6 +322,7 @@ class ElasticEmbedding(nn.Embedding):
         fold_in: FoldInSettings | None = None,
         centroids: ArrayLike | None = None,
         item_ids: Sequence[int | str] | np.ndarray | None = None,
+        keep_rotation: bool = False,
     ) -> None:
         """Writes the ``.peel`` file of a user group: every budget in one file.
 
@@ -329,6 +332,8 @@ class ElasticEmbedding(nn.Embedding):
             fold_in: how a device computes a user's vector.
             centroids: [num_groups, embedding_dim] of all user groups, rotated (:meth:`rotate`).
             item_ids: [num_embeddings], by which a device tells items; None: they are known by row.
+            keep_rotation: whether the file carries the rotation, if there is one, so that a device
+                can rotate vectors of this module's space; the file says in any case that there is.
 
         Raises:
             IndexError: a group out of range.
@@ -336,7 +341,12 @@ class ElasticEmbedding(nn.Embedding):
             OSError: the file cannot be written.
         """
         table = self._group_table(group)
-        write_file(path, table, fold_in=fold_in, centroids=centroids, item_ids=item_ids)
+        rotation = None
+        if keep_rotation and self.rotation is not None:
+            rotation = self.rotation.cpu().numpy()
+        write_file(
+            path, table, fold_in=fold_in, centroids=centroids, item_ids=item_ids, rotation=rotation
+        )
 
     def _group_table(self, group: int) -> GroupTable:
         """The rows of a user group, and the order in which budgets take their blocks."""
@@ -361,6 +371,7 @@ class ElasticEmbedding(nn.Embedding):
             item_groups=np.split(ids, np.cumsum(sizes)[:-1]) if num_item_groups else [],
             order=order.numpy(),
             group=self._named_groups[group],
+            rotated=self.rotation is not None,
         )
 
     # ---- lookups ----
@@ -689,8 +700,9 @@ def check_geometry(embedding_dim: int, num_groups: int, layout: Layout | str) ->
         is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
         if not is_integer or value < least:
             raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
-    layout = resolve_layout(layout)
-    layout.num_layers(embedding_dim)
+    layout = resolve_layout(layout, max(1, int(embedding_dim)))
+    if embedding_dim > 0:
+        layout.num_layers(embedding_dim)
     return layout
 
 

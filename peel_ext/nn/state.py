@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
 
 from peel_ext.format import Layout
+from peel_ext.nn.selection import even_block_weights
 
 #: State that appears in a state_dict only where it differs from a fresh module's, and its dtype:
 #: None for that of ``weight``.
@@ -31,15 +34,12 @@ def even_blocks(
 ) -> dict[str, Tensor]:
     """Item groups and weights of a table whose rows are all worth the same."""
     sizes = layout.item_group_sizes(num_embeddings)
-    num_layers = layout.num_layers(dim)
-    gains = np.full(num_layers, 1.0 / max(1, num_layers))
-    if layout.nested:
-        gains = layout.layer_gains(np.zeros((0, dim), np.float32))
-    rows = sizes.astype(np.float32)[None, :, None]
-    weights = np.repeat(rows * gains.astype(np.float32), num_groups, axis=0)
+    weights = torch.zeros(len(sizes), 0, dtype=torch.float32, device="cpu")
+    if dim > 0:
+        weights = even_block_weights(layout, num_embeddings, dim)
     item_group = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
     return {
-        "block_weights": torch.from_numpy(weights),
+        "block_weights": weights.repeat(num_groups, 1, 1),
         # Not [None]: a stride of 0 is refused by DistributedDataParallel.
         "item_group": torch.from_numpy(item_group).view(1, num_embeddings),
     }
@@ -74,7 +74,9 @@ def _equal(own: Tensor, fresh: Tensor) -> bool:
 
 def check_plain(weight: Tensor) -> None:
     """Raises TypeError unless the weight is one plain tensor, which blocks can be cut from."""
-    if torch.utils._python_dispatch.is_traceable_wrapper_subclass(weight):
+    # Wrappers of other tensors take operations over; those of compilers are asked nothing.
+    takes_over = type(weight).__torch_dispatch__ is not Tensor.__torch_dispatch__
+    if takes_over and not isinstance(weight, FakeTensor | FunctionalTensor):
         whole = "full_tensor" if hasattr(weight, "full_tensor") else "dequantize"
         raise TypeError(
             f"weight must be one plain tensor to be cut into blocks, got a {type(weight).__name__}:"
@@ -90,6 +92,8 @@ def check_weight(weight: Tensor, shape: tuple[int, int]) -> None:
         ValueError: another shape than the module's.
     """
     check_plain(weight)
+    if shape[1] == 0:
+        raise ValueError("embedding_dim is 0: there is nothing to be cut into blocks")
     if tuple(weight.shape) != shape:
         raise ValueError(
             f"weight has shape {tuple(weight.shape)}, but num_embeddings and embedding_dim are "
