@@ -14,6 +14,7 @@ struct Problem {
   int64_t weight_stride, gradient_stride;
   std::vector<float> weight, gradients, first, second;
   std::vector<int64_t> indices;
+  float eps = 1e-8f;
 
   Problem(std::mt19937_64& random, int64_t num_rows, int64_t width, int64_t num_gradients)
       : rows(num_rows),
@@ -66,7 +67,7 @@ UpdateRows args_of(const Problem& problem, const Arrays& arrays) {
   args.step_size = 0.1f;
   args.rate1 = 0.1f;
   args.rate2 = 0.01f;
-  args.eps = 1e-8f;
+  args.eps = problem.eps;
   return args;
 }
 
@@ -116,6 +117,8 @@ int main() {
     Problem zeros(random, 30, dim, 100);
     zeros.zero_gradients_of_even_rows();
     both_rules(zeros);
+    zeros.eps = 0;
+    equals_the_cpu<UpdateRule::kRowwiseAdagrad>(zeros);
   }
   both_rules(Problem(random, 1, 16, 100));
   for (const int64_t bad : {int64_t{-1}, int64_t{10}}) {
