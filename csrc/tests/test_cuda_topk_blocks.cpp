@@ -166,11 +166,9 @@ int main() {
       with_ties<double>(random, groups, n);
     }
   }
-  for (const int64_t groups : {1, 2}) {
-    with_ties<float>(random, groups, 8'195);
-    with_shapes<float>(random, groups, 8'195);
-    with_shapes<double>(random, groups, 8'193);
-  }
+  with_ties<float>(random, 2, 8'195);
+  with_shapes<float>(random, 2, 8'195);
+  with_shapes<double>(random, 1, 8'193);
   for (const int64_t n : {100, 9'000}) {
     with_huge_costs(n);
     a_nan_is_reported(n);
