@@ -27,7 +27,7 @@ FLOORS = [
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 NO_TORCH = {"device", "format", "data", "errors", "config", "metrics", "threads"}
-KERNELS = sorted(path.stem for path in (ROOT / "csrc" / "kernels").glob("*.h"))
+KERNELS = ["gathered_score", "grouped_lookup", "topk_blocks", "update_rows"]
 
 
 def imported_modules(path: Path) -> set[str]:
@@ -130,8 +130,9 @@ def test_kernel_has_one_name_everywhere(kernel: str) -> None:
     assert f"## `{kernel}`" in (ROOT / "docs/ops.md").read_text()
 
 
-def test_there_are_four_kernels() -> None:
-    assert KERNELS == ["gathered_score", "grouped_lookup", "topk_blocks", "update_rows"]
+def test_the_contracts_are_of_the_four_kernels_and_of_tiles() -> None:
+    contracts = sorted(path.stem for path in (ROOT / "csrc" / "kernels").glob("*.h"))
+    assert contracts == sorted([*KERNELS, "packed_tiles"])
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -171,5 +172,7 @@ def test_native_layers_include_downward() -> None:
             if line.startswith('#include "'):
                 other = line.split('"')[1].split("/")[0]
                 assert order.index(other) <= order.index(room), f"{path.name}: {line}"
+                inner = line.startswith(('#include "kernels/cpu/', '#include "kernels/cuda/'))
+                assert room == "kernels" or not inner, f"{path.name}: {line}"
             if line.startswith("#include <pybind11"):
                 assert room == "bindings", path
