@@ -152,24 +152,31 @@ def test_every_native_source_is_built_and_every_native_test_runs() -> None:
     recipe = (ROOT / "CMakeLists.txt").read_text()
     sources = sorted(
         path.relative_to(ROOT)
-        for path in (ROOT / "csrc").rglob("*.cpp")
+        for ending in ("cpp", "cu")
+        for path in (ROOT / "csrc").rglob(f"*.{ending}")
         if path.parent.name != "tests"
     )
     assert not [str(path) for path in sources if str(path) not in recipe]
-    names = re.search(r"foreach\(name ([^)]*)\)", recipe)
-    assert names is not None
+    lists = re.findall(r"set\(PEEL_(?:CUDA_|CUDA_SHIM_)?TESTS([^)]*)\)", recipe)
+    assert len(lists) == 3
     tests = [path.stem.removeprefix("test_") for path in (ROOT / "csrc/tests").glob("test_*.cpp")]
-    assert sorted(names[1].split()) == sorted(tests)
+    assert sorted(" ".join(lists).split()) == sorted(tests)
 
 
 def test_native_layers_include_downward() -> None:
     order = ["core", "simd", "kernels", "device", "bindings"]
     for path in (ROOT / "csrc").rglob("*.[hc]*"):
-        room = path.relative_to(ROOT / "csrc").parts[0]
+        room, *inner = path.relative_to(ROOT / "csrc").parts
         if room == "tests":
             continue
         for line in path.read_text(encoding="utf-8").splitlines():
-            if line.startswith('#include "'):
+            if line == '#include "tests/cuda_shim/cuda_shim.h"':
+                assert inner == ["cuda", "device.h"], f"{path.name}: {line}"
+            elif line.startswith("#include <cu"):
+                assert inner in (["cuda", "device.h"], ["cuda", "sort.cu"]), f"{path}: {line}"
+            elif line.startswith('#include "kernels/cuda/'):
+                assert inner[0] == "cuda" or room == "bindings", f"{path.name}: {line}"
+            elif line.startswith('#include "'):
                 other = line.split('"')[1].split("/")[0]
                 assert order.index(other) <= order.index(room), f"{path.name}: {line}"
                 inner = line.startswith(('#include "kernels/cpu/', '#include "kernels/cuda/'))
