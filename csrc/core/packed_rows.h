@@ -144,23 +144,30 @@ struct PackedPlace {
   int64_t row = 0;
 };
 
+// Row of an id in an item group whose first row is row `first` of the table, or -1.
+PEEL_HD inline int64_t find_in_item_group(const PackedTable& table, int64_t item_group,
+                                          int64_t first, int64_t id) {
+  const int64_t rows = table.directory[item_group].row_end - first;
+  const uint8_t* base = packed_base(table, item_group);
+  int64_t low = 0;
+  int64_t high = rows;
+  while (low < high) {
+    const int64_t middle = low + (high - low) / 2;
+    if (packed_row_id(table, item_group, base, middle) < id) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
+  }
+  return low < rows && packed_row_id(table, item_group, base, low) == id ? low : -1;
+}
+
 // By binary search in each item group: a packed table has no index of its own.
-PEEL_HD inline PackedPlace find_packed_row(const PackedTable& table, int64_t id) {
+inline PackedPlace find_packed_row(const PackedTable& table, int64_t id) {
   int64_t first = 0;
   for (int64_t c = 0; c < table.num_item_groups; ++c) {
-    const int64_t rows = table.directory[c].row_end - first;
-    const uint8_t* base = packed_base(table, c);
-    int64_t low = 0;
-    int64_t high = rows;
-    while (low < high) {
-      const int64_t middle = low + (high - low) / 2;
-      if (packed_row_id(table, c, base, middle) < id) {
-        low = middle + 1;
-      } else {
-        high = middle;
-      }
-    }
-    if (low < rows && packed_row_id(table, c, base, low) == id) return {c, rows, low};
+    const int64_t row = find_in_item_group(table, c, first, id);
+    if (row >= 0) return {c, table.directory[c].row_end - first, row};
     first = table.directory[c].row_end;
   }
   return {};
