@@ -183,7 +183,7 @@ __global__ void __launch_bounds__(kThreads)
     row = __shfl_sync(kFullWarp, found, __ffs(there) - 1);
     break;
   }
-  PackedGroup group;
+  PackedGroup group = {};
   if (row >= 0) group = packed_group(table, item_group);
   for (int64_t d = lane; d < table.geometry.dim; d += kWarpSize) {
     const float absent = sound ? 0.0f : not_a_number();

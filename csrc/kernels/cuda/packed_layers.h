@@ -9,10 +9,10 @@ namespace peel::cuda {
 
 // An item group of a packed table.
 struct PackedGroup {
-  int64_t index = 0;
-  int64_t rows = 0;
-  uint64_t held = 0;
-  const uint32_t* block_offsets = nullptr;  // of its layers held
+  int64_t index;
+  int64_t rows;
+  uint64_t held;
+  const uint32_t* block_offsets;  // of its layers held
 };
 
 __device__ inline PackedGroup packed_group(const PackedTable& table, int64_t c) {

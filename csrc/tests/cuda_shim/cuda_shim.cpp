@@ -1,11 +1,11 @@
 #include "tests/cuda_shim/cuda_shim.h"
 
-#include <ucontext.h>
-
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
 #include <vector>
+
+#include "tests/cuda_shim/stack_switch.h"
 
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/common_interface_defs.h>
@@ -24,7 +24,7 @@ enum class State { kReady, kAtBarrier, kInCollective, kDone };
 
 // Lives on from block to block: its stack is used again.
 struct Fiber {
-  ucontext_t context;
+  Context context;
   std::unique_ptr<char[]> stack;
   void* fake_stack = nullptr;  // the address sanitizer's
   State state = State::kDone;
@@ -38,7 +38,7 @@ struct Fiber {
 
 std::vector<std::unique_ptr<Fiber>> fibers;
 const std::function<void()>* body = nullptr;
-ucontext_t scheduler;
+Context scheduler;
 const void* scheduler_stack = nullptr;
 size_t scheduler_stack_bytes = 0;
 int current = -1;
@@ -58,7 +58,7 @@ void leave(Fiber& fiber) {
 #ifdef __SANITIZE_ADDRESS__
   __sanitizer_start_switch_fiber(&fiber.fake_stack, scheduler_stack, scheduler_stack_bytes);
 #endif
-  swapcontext(&fiber.context, &scheduler);
+  switch_stack(fiber.context, scheduler);
 #ifdef __SANITIZE_ADDRESS__
   __sanitizer_finish_switch_fiber(fiber.fake_stack, nullptr, nullptr);
 #endif
@@ -72,7 +72,7 @@ void enter(int which) {
   void* fake_stack = nullptr;
   __sanitizer_start_switch_fiber(&fake_stack, fiber.stack.get(), kStackBytes);
 #endif
-  swapcontext(&scheduler, &fiber.context);
+  switch_stack(scheduler, fiber.context);
 #ifdef __SANITIZE_ADDRESS__
   __sanitizer_finish_switch_fiber(fake_stack, nullptr, nullptr);
 #endif
@@ -94,11 +94,7 @@ void make_fibers(int count) {
   while (static_cast<int>(fibers.size()) < count) {
     auto fiber = std::make_unique<Fiber>();
     fiber->stack.reset(new char[kStackBytes]);
-    getcontext(&fiber->context);
-    fiber->context.uc_stack.ss_sp = fiber->stack.get();
-    fiber->context.uc_stack.ss_size = kStackBytes;
-    fiber->context.uc_link = nullptr;
-    makecontext(&fiber->context, run_fiber, 0);
+    make_context(fiber->context, fiber->stack.get(), kStackBytes, run_fiber);
     fibers.push_back(std::move(fiber));
   }
 }
