@@ -155,6 +155,33 @@ void does_not_depend_on_others(std::mt19937_64& random) {
   }
 }
 
+// Enough rows that floors rise, and bounds of scores in planes leave most rows out: a single user,
+// whose rows are bounded, gets the same as one of many, whose are not.
+void bounds_leave_nothing_out(std::mt19937_64& random, const std::vector<int32_t>& layer_bits) {
+  const int64_t dim = 13 + static_cast<int64_t>(random() % 20), n = 6;
+  const std::vector<int64_t> sizes{9000, 64, 7001, 12000};
+  const RandomPackedTable host(random, planes(dim, layer_bits), sizes, RowIds::kInBlocks, 4);
+  DevicePackedTable on_device(host);
+  Users users(random, 9, dim, 0, false);
+  Best want(9 * n), all(0);
+  gathered_score(host.table, users.args(n, want));
+  score_on_device(on_device.table, on_device, users, n, all);
+  check_alike(all, want, 9, n, false);
+  for (int64_t u = 0; u < 3; ++u) {
+    Users one = users;
+    one.count = 1;
+    one.vectors.erase(one.vectors.begin(), one.vectors.begin() + u * users.stride);
+    if (u == 2) one.vectors[3] = std::numeric_limits<float>::infinity();  // no bound
+    Best own(n), got(0);
+    gathered_score(host.table, one.args(n, own));
+    score_on_device(on_device.table, on_device, one, n, got);
+    check_alike(got, own, 1, n, false);
+    for (int64_t i = 0; i < n && u < 2; ++i) {
+      CHECK(got.indices[i] == all.indices[u * n + i] && got.scores[i] == all.scores[u * n + i]);
+    }
+  }
+}
+
 void nan_is_never_returned() {
   std::mt19937_64 random(1);
   DenseTable table(random, 4, 1, false, false);
@@ -218,6 +245,9 @@ int main() {
   packed_agrees(random, 3, 700, 7);
   dense_agrees(random, 40, 100, 700, 20, false);
   does_not_depend_on_others(random);
+  bounds_leave_nothing_out(random, {2, 1, 1});
+  bounds_leave_nothing_out(random, {3});
+  bounds_leave_nothing_out(random, {1, 1, 6});
   nan_is_never_returned();
   names_candidates_that_are_not_there(random);
 }

@@ -2,14 +2,15 @@
 // rows that a block multiplies. Either way a row's coordinates are added up in ascending order with
 // fused multiply-adds, so that its score does not depend on what is scored beside it.
 //
-// The rows are cut into parts. A block has one part and some users, for each a buffer of keys: rows
-// that reach the user's floor are put there, and when it is nearly full, all but the n best go and
-// the floor rises to the least of them. Parts share their floors. At last the parts are merged.
+// The rows are cut into parts; a block has one of them, and some users. At last the parts' best
+// rows are merged.
 #include <algorithm>
 
 #include "kernels/cuda/best_keys.h"
+#include "kernels/cuda/best_rows.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/kernels.h"
+#include "kernels/cuda/score_bounds.h"
 #include "kernels/cuda/score_slots.h"
 #include "kernels/cuda/workspace.h"
 #include "kernels/gathered_score.h"
@@ -17,107 +18,8 @@
 namespace peel::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / kWarpSize;
+constexpr int64_t kLeastSlack = 128;     // keys that come before all but the n best go
 constexpr int64_t kUsersALaunch = 4096;  // the workspace does not grow beyond these
-
-// Users of a launch, and what is kept for them.
-struct Query {
-  int dim;
-  int n;
-  int capacity;  // of a buffer
-  int64_t num_users;
-  const int64_t* exclude_indptr;  // of the first user
-  const int64_t* exclude;
-  const float* users;  // [tiles, dim, users of a tile], zeros beyond the last user
-  Key* floors;         // [users of all tiles]
-  Key* buffers;        // [parts, users of all tiles, capacity]
-  Key* best;           // [num_users, n], not sorted
-};
-
-// The users of a block.
-template <int kUsers>
-struct Kept {
-  int counts[kUsers];  // of keys in the buffers
-  Key floors[kUsers];
-};
-
-__device__ bool is_excluded(const Query& query, int64_t user, int64_t id) {
-  if (!query.exclude_indptr) return false;
-  int64_t low = query.exclude_indptr[user];
-  int64_t high = query.exclude_indptr[user + 1];
-  const int64_t end = high;
-  while (low < high) {
-    const int64_t middle = low + (high - low) / 2;
-    if (query.exclude[middle] < id) {
-      low = middle + 1;
-    } else {
-      high = middle;
-    }
-  }
-  return low < end && query.exclude[low] == id;
-}
-
-// The buffer of user u of the block.
-template <int kUsers>
-__device__ Key* buffer_of(const Query& query, int u) {
-  const int64_t all_users = int64_t{gridDim.y} * kUsers;
-  const int64_t user = int64_t{blockIdx.y} * kUsers + u;
-  return query.buffers + (int64_t{blockIdx.x} * all_users + user) * query.capacity;
-}
-
-// Puts a row whose score reaches the floor's into the buffer of user u.
-template <int kUsers>
-__device__ void offer(const Query& query, Kept<kUsers>& kept, int u, float score, int64_t id) {
-  const int64_t user = int64_t{blockIdx.y} * kUsers + u;
-  if (user >= query.num_users || id < 0) return;
-  const Key key = key_of(score, id);
-  if (key < kept.floors[u] || is_excluded(query, user, id)) return;
-  buffer_of<kUsers>(query, u)[atomicAdd(&kept.counts[u], 1)] = key;
-}
-
-// Called by all threads of a block, between barriers: after a round of at most `round` rows makes
-// room for another, or at the end for the merge.
-template <int kUsers>
-__device__ void make_room(const Query& query, Kept<kUsers>& kept, int round) {
-  const int lane = static_cast<int>(threadIdx.x % kWarpSize);
-  for (int u = static_cast<int>(threadIdx.x / kWarpSize); u < kUsers; u += kWarps) {
-    Key* shared_floor = query.floors + int64_t{blockIdx.y} * kUsers + u;
-    const Key others = *static_cast<volatile Key*>(shared_floor);
-    Key floor = max(kept.floors[u], __shfl_sync(kFullWarp, others, 0));
-    int count = kept.counts[u];
-    if (count > query.capacity - round) {
-      count = keep_largest(buffer_of<kUsers>(query, u), count, query.n, floor);
-      if (lane == 0) atomicMax(shared_floor, floor);
-    }
-    __syncwarp();
-    if (lane == 0) {
-      kept.counts[u] = count;
-      kept.floors[u] = floor;
-    }
-  }
-}
-
-// Leaves n keys in each buffer, some of them none.
-template <int kUsers>
-__device__ void close(const Query& query, Kept<kUsers>& kept) {
-  make_room(query, kept, query.capacity);
-  __syncthreads();
-  const int lane = static_cast<int>(threadIdx.x % kWarpSize);
-  for (int u = static_cast<int>(threadIdx.x / kWarpSize); u < kUsers; u += kWarps) {
-    Key* buffer = buffer_of<kUsers>(query, u);
-    for (int i = kept.counts[u] + lane; i < query.n; i += kWarpSize) buffer[i] = kNoKey;
-  }
-}
-
-template <int kUsers>
-__device__ void open(const Query& query, Kept<kUsers>& kept) {
-  for (int u = static_cast<int>(threadIdx.x); u < kUsers; u += kThreads) {
-    kept.counts[u] = 0;
-    kept.floors[u] = query.floors[int64_t{blockIdx.y} * kUsers + u];
-  }
-  __syncthreads();
-}
 
 // ---- a few users ----
 
@@ -125,7 +27,7 @@ constexpr int kSlotsAWarp = 4;  // of a round
 constexpr int kStreamRound = kSlotsAWarp * kWarps * kSlotRows;
 
 template <typename Slots, int kUsers>
-__global__ void __launch_bounds__(kThreads) score_stream(Slots slots, Query query) {
+__global__ void __launch_bounds__(kThreads, 3) score_stream(Slots slots, Query query) {
   __shared__ Kept<kUsers> kept;
   const float* prepared = slots.prepare();
   open(query, kept);
@@ -136,6 +38,8 @@ __global__ void __launch_bounds__(kThreads) score_stream(Slots slots, Query quer
   const float* users = query.users + int64_t{blockIdx.y} * kUsers * query.dim;
   typename Slots::Place place = {};
   if (begin < end) place = slots.start(begin);
+  [[maybe_unused]] BoundPlanes bound_planes = {};
+  [[maybe_unused]] int64_t bound_group = -1;
   for (int64_t round = begin; round < end; round += kSlotsAWarp * kWarps) {
     float floors[kUsers];
     for (int u = 0; u < kUsers; ++u) floors[u] = score_of(kept.floors[u]);
@@ -143,15 +47,29 @@ __global__ void __launch_bounds__(kThreads) score_stream(Slots slots, Query quer
       const int64_t slot = round + i * kWarps + warp;
       if (slot >= end) break;
       place = slots.move(place, slot);
-      if (lane >= place.count) continue;
+      int row = lane;
+      if constexpr (Slots::kHasBounds && kUsers == 1) {
+        if (slots.has_bound(place)) {
+          if (bound_group != place.group.index) {
+            bound_group = place.group.index;
+            bound_planes = slots.bound_planes(place, *query.bound);
+          }
+          row = bounded_row(lane);
+          if (!may_reach(bound_planes, *query.bound, query.bound_words, (query.dim + 7) / 8,
+                         place.first, floors[0])) {
+            continue;
+          }
+        }
+      }
+      if (row >= place.count) continue;
       float sums[kUsers] = {};
-      slots.for_values(place, lane, 0, query.dim, prepared, [&](int d, float value) {
+      slots.for_values(place, row, 0, query.dim, prepared, [&](int d, float value) {
         for (int u = 0; u < kUsers; ++u) {
           sums[u] = __fmaf_rn(__ldg(users + d * kUsers + u), value, sums[u]);
         }
       });
       for (int u = 0; u < kUsers; ++u) {
-        if (sums[u] >= floors[u]) offer(query, kept, u, sums[u], slots.id(place, lane));
+        if (sums[u] >= floors[u]) offer(query, kept, u, sums[u], slots.id(place, row));
       }
     }
     __syncthreads();
@@ -208,6 +126,29 @@ __device__ void load_values(const Slots& slots, const typename Slots::Place& pla
                    [&](int d, float value) { values[d - begin][row] = value; });
 }
 
+// Offers what reaches a floor of a thread's scores. They are copied first: chosen by a counter they
+// lie in memory, and the many that reach none had better stay in registers.
+template <int kUsersAThread, typename Slots>
+__device__ void offer_tile(const Slots& slots, const Query& query,
+                           Kept<kThreadRows * kUsersAThread>& kept,
+                           const typename Slots::Place* places, int by_user, int by_row,
+                           const float (&sums)[kUsersAThread][kRowsAThread]) {
+  float scores[kUsersAThread * kRowsAThread];
+#pragma unroll
+  for (int i = 0; i < kUsersAThread * kRowsAThread; ++i) {
+    scores[i] = sums[i / kRowsAThread][i % kRowsAThread];
+  }
+#pragma unroll 1
+  for (int i = 0; i < kUsersAThread * kRowsAThread; ++i) {
+    const int u = place_in_tile(by_user, i / kRowsAThread, kUsersAThread);
+    if (!(scores[i] >= score_of(kept.floors[u]))) continue;
+    const int row = place_in_tile(by_row, i % kRowsAThread, kRowsAThread);
+    const auto& slot = places[row / kSlotRows];
+    if (row % kSlotRows >= slot.count) continue;
+    offer(query, kept, u, scores[i], slots.id(slot, row % kSlotRows));
+  }
+}
+
 template <typename Slots, int kUsersAThread>
 __global__ void __launch_bounds__(kThreads, 2) score_tiles(Slots slots, Query query) {
   constexpr int kUsers = kThreadRows * kUsersAThread;
@@ -256,17 +197,14 @@ __global__ void __launch_bounds__(kThreads, 2) score_tiles(Slots slots, Query qu
       }
       __syncthreads();
     }
+    bool reached = false;
+#pragma unroll
     for (int i = 0; i < kUsersAThread; ++i) {
-      const int u = place_in_tile(by_user, i, kUsersAThread);
-      const float floor = score_of(kept.floors[u]);
-      for (int j = 0; j < kRowsAThread; ++j) {
-        if (!(sums[i][j] >= floor)) continue;
-        const int row = place_in_tile(by_row, j, kRowsAThread);
-        const auto& slot = places[row / kSlotRows];
-        if (row % kSlotRows >= slot.count) continue;
-        offer(query, kept, u, sums[i][j], slots.id(slot, row % kSlotRows));
-      }
+      const float floor = score_of(kept.floors[place_in_tile(by_user, i, kUsersAThread)]);
+#pragma unroll
+      for (int j = 0; j < kRowsAThread; ++j) reached = reached || sums[i][j] >= floor;
     }
+    if (reached) offer_tile<kUsersAThread>(slots, query, kept, places, by_user, by_row, sums);
     __syncthreads();
     make_room(query, kept, kTileRows);
     __syncthreads();
@@ -366,12 +304,14 @@ struct Plan {
     parts = std::clamp<int64_t>(blocks / std::max<int64_t>(tiles, 1), 1, rounds);
     query.dim = static_cast<int>(dim);
     query.n = static_cast<int>(args.n);
-    query.capacity = static_cast<int>(args.n + std::max(args.n, round) + round);
+    query.capacity = static_cast<int>(args.n + std::max(args.n, kLeastSlack) + round);
     users = workspace.take<float>(tiles * tile_users * dim);
     query.users = users;
     query.floors = workspace.take<Key>(tiles * tile_users);
     query.buffers = workspace.take<Key>(parts * tiles * tile_users * query.capacity);
     query.best = workspace.take<Key>(num_users * args.n);
+    query.bound = workspace.take<ScoreBound>(1);
+    query.bound_words = workspace.take<uint2>((dim + 7) / 8);
   }
   bool streams() const { return tile_users <= 4; }
 };
@@ -394,6 +334,13 @@ void run(const Slots& slots, const ScoreArgs& args, const Launch& launch) {
     cuda::launch(arrange_users, blocks_for(values, kThreads), kThreads, 0, launch.stream,
                  args.users + first * args.user_stride, query.num_users, args.user_stride,
                  query.dim, static_cast<int>(plan.tile_users), values, plan.users);
+    if constexpr (Slots::kHasBounds) {
+      const bool planes = slots.table().geometry.layout == Layout::kPlanes;
+      if (planes && plan.tile_users == 1) {
+        make_bound(plan.users, query.dim, slots.table().centroids, query.bound, query.bound_words,
+                   launch.stream);
+      }
+    }
     fill_bytes(query.floors, 0, all_users * static_cast<int64_t>(sizeof(Key)), launch.stream);
     const dim3 grid(static_cast<unsigned>(plan.parts), static_cast<unsigned>(plan.tiles));
     cuda::launch(kernel, grid, kThreads, 0, launch.stream, slots, query);

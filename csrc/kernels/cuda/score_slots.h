@@ -12,6 +12,7 @@
 #include "core/packed_rows.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/packed_layers.h"
+#include "kernels/cuda/score_bounds.h"
 #include "kernels/gathered_score.h"
 
 namespace peel::cuda {
@@ -33,6 +34,7 @@ class DenseSlots {
   PEEL_HD int64_t num_slots() const { return (total_ + kSlotRows - 1) / kSlotRows; }
   PEEL_HD int dim() const { return static_cast<int>(rows_.dim); }
   static constexpr bool kHasAllCoordinates = true;
+  static constexpr bool kHasBounds = false;
 
   __device__ const float* prepare() const { return nullptr; }
   __device__ Place start(int64_t) const { return {0, 0}; }
@@ -82,6 +84,7 @@ class PackedSlots {
   PEEL_HD int64_t num_slots() const { return table_.num_rows / kSlotRows + table_.num_item_groups; }
   PEEL_HD int dim() const { return static_cast<int>(table_.geometry.dim); }
   static constexpr bool kHasAllCoordinates = false;
+  static constexpr bool kHasBounds = true;
 
   __device__ const float* prepare() const {
     constexpr int kNumCentroids = 510;
@@ -92,6 +95,39 @@ class PackedSlots {
     }
     __syncthreads();
     return centroids;
+  }
+  const PackedTable& table() const { return table_; }
+
+  // Whether the scores of a slot can be bounded: in planes, 32 rows of few bits.
+  __device__ bool has_bound(const Place& place) const {
+    if (table_.geometry.layout != Layout::kPlanes || place.count < kSlotRows) return false;
+    const int bits = table_.geometry.bits_of(place.group.held);
+    return bits >= 1 && bits <= kBoundBits;
+  }
+  // Where the planes of the place's item group lie, if it has a bound.
+  __device__ BoundPlanes bound_planes(const Place& place, const ScoreBound& bound) const {
+    const Geometry& geometry = table_.geometry;
+    BoundPlanes found;
+    found.bits = geometry.bits_of(place.group.held);
+    found.tables = *reinterpret_cast<const uint4*>(bound.steps[found.bits]);
+    const uint8_t* from = nullptr;
+    int layer = -1;
+    int left = 0;  // planes of the layer
+    for (int i = 0; i < kBoundBits; ++i) {
+      found.planes[i] = nullptr;
+      found.row_bytes[i] = 0;
+      if (i < kBoundBits - found.bits) continue;
+      if (left == 0) {
+        left = geometry.layer_bits[++layer];
+        from = packed_layer(table_, place.group, layer, 0).pieces;
+      }
+      found.planes[i] = from;
+      found.row_bytes[i] = static_cast<int>(geometry.layer_bits[layer] * geometry.plane_bytes());
+      from += geometry.plane_bytes() * kSlotRows;
+      --left;
+    }
+    found.scales = packed_layer(table_, place.group, 0, 0).scales;
+    return found;
   }
   // The place before the first one of a run of slots.
   __device__ Place start(int64_t slot) const {
@@ -169,7 +205,7 @@ class PackedSlots {
     }
     const float scale = half_at(packed_layer(table_, place.group, 0, 0).scales, place.first + lane);
     centroids += (1 << kBits) - 2;
-    for (int d = begin; d < end; d += 8) {
+    const auto each_byte = [&](int d, auto&& take_coordinate) {
       unsigned bytes[kBits];
       for (int bit = 0; bit < kBits; ++bit) bytes[bit] = planes[bit][d / 8 * place.count];
       for (int half = 0; half < 8; half += 4) {
@@ -179,10 +215,16 @@ class PackedSlots {
           codes = codes << 1 | ((bytes[bit] >> half & 15u) * 0x00204081u & 0x01010101u);
         }
         for (int i = 0; i < 4; ++i) {
-          if (d + half + i >= end) return;
-          take(d + half + i, __fmul_rn(centroids[codes >> (8 * i) & 0xffu], scale));
+          take_coordinate(d + half + i, __fmul_rn(centroids[codes >> (8 * i) & 0xffu], scale));
         }
       }
+    };
+    int d = begin;
+    for (; d + 8 <= end; d += 8) each_byte(d, take);
+    if (d < end) {
+      each_byte(d, [&](int at, float value) {
+        if (at < end) take(at, value);
+      });
     }
   }
 
