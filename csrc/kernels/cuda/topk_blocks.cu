@@ -369,7 +369,6 @@ __global__ void __launch_bounds__(kThreads)
                  unsigned long long* high) {
   const int64_t group = blockIdx.x;
   if (thresholds[group].found) return;
-  __syncthreads();  // all have looked before the first thread moves it
   const GlobalSums all{low + group * kBins, high + group * kBins};
   choose_bin(all, digit, thresholds[group]);
   for (int bin = static_cast<int>(threadIdx.x); bin < kBins; bin += kThreads) {

@@ -99,6 +99,21 @@ void make_fibers(int count) {
   }
 }
 
+// Whether any lane of the warp ran; `done` counts those that have ended.
+bool run_warp(int begin, bool backwards, int& done) {
+  const int lanes = std::min(kLanes, block_size - begin);
+  bool ran = false;
+  for (int i = 0; i < lanes; ++i) {
+    const int which = begin + (backwards ? lanes - 1 - i : i);
+    const State& state = fibers[static_cast<size_t>(which)]->state;
+    if (state != State::kReady) continue;
+    enter(which);
+    ran = true;
+    done += state == State::kDone;
+  }
+  return ran;
+}
+
 void run_block() {
   arrived = votes = 0;
   for (int i = 0; i < block_size; ++i) {
@@ -108,20 +123,20 @@ void run_block() {
                    linear / (blockDim.x * blockDim.y)};
     fiber.state = State::kReady;
   }
-  for (int turn = 0;; ++turn) {
+  // A warp runs on until it waits for others, and warps and lanes run forwards and backwards in
+  // turn: what needs a barrier cannot rely on an order.
+  const int warps = (block_size + kLanes - 1) / kLanes;
+  int done = 0;
+  for (int turn = 0; done < block_size; ++turn) {
     bool any_ran = false;
-    bool all_done = true;
-    for (int i = 0; i < block_size; ++i) {
-      // Forwards and backwards in turn: what needs a barrier cannot rely on an order.
-      const int which = turn % 2 ? block_size - 1 - i : i;
-      const State& state = fibers[static_cast<size_t>(which)]->state;
-      if (state == State::kReady) {
-        enter(which);
-        any_ran = true;
+    for (int i = 0; i < warps; ++i) {
+      const int begin = (turn % 2 ? warps - 1 - i : i) * kLanes;
+      bool ran = true;
+      for (int pass = turn; ran; ++pass) {
+        ran = run_warp(begin, pass % 2 == 1, done);
+        any_ran = any_ran || ran;
       }
-      all_done = all_done && state == State::kDone;
     }
-    if (all_done) return;
     if (!any_ran) fail("threads wait for others that never come");
   }
 }
