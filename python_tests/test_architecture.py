@@ -117,7 +117,9 @@ def test_kernel_has_one_name_everywhere(kernel: str) -> None:
     for place in (
         f"csrc/kernels/{kernel}.h",
         f"csrc/kernels/cpu/{kernel}.cpp",
+        f"csrc/kernels/cuda/{kernel}.cu",
         f"csrc/tests/test_{kernel}.cpp",
+        f"csrc/tests/test_cuda_{kernel}.cpp",
         f"peel_ext/ops/{kernel}.py",
         f"peel_ext/reference/{kernel}.py",
         f"python_tests/ops/test_{kernel}.py",
@@ -174,12 +176,12 @@ def test_native_layers_include_downward() -> None:
                 assert inner == ["cuda", "device.h"], f"{path.name}: {line}"
             elif line.startswith("#include <cu"):
                 assert inner in (["cuda", "device.h"], ["cuda", "sort.cu"]), f"{path}: {line}"
+            elif line.startswith('#include "kernels/cpu/'):
+                assert inner[0] == "cpu", f"{path.name}: {line}"
             elif line.startswith('#include "kernels/cuda/'):
                 assert inner[0] == "cuda" or room == "bindings", f"{path.name}: {line}"
             elif line.startswith('#include "'):
                 other = line.split('"')[1].split("/")[0]
                 assert order.index(other) <= order.index(room), f"{path.name}: {line}"
-                inner = line.startswith(('#include "kernels/cpu/', '#include "kernels/cuda/'))
-                assert room == "kernels" or not inner, f"{path.name}: {line}"
             if line.startswith("#include <pybind11"):
                 assert room == "bindings", path

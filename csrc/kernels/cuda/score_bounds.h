@@ -28,7 +28,7 @@ struct BoundPlanes {
   int bits;
   uint4 tables;
   const uint8_t* planes[kBoundBits];
-  int row_bytes[kBoundBits];  // from tile to tile, over the rows of one
+  unsigned layer_bits;  // byte i: planes of the layer that planes[i] is of
   const uint8_t* scales;
 };
 
@@ -71,7 +71,8 @@ __device__ inline bool may_reach(const BoundPlanes& from, const ScoreBound& boun
   const int part = lane / 8;  // bytes part, part + 4, ... of the planes, of rows 4 (lane % 8) on
   const unsigned* planes[kBoundBits];
   for (int i = 0; i < kBoundBits; ++i) {
-    planes[i] = reinterpret_cast<const unsigned*>(from.planes[i] + first * from.row_bytes[i]);
+    const int row_bytes = static_cast<int>(from.layer_bits >> (8 * i) & 0xffu) * plane_bytes;
+    planes[i] = reinterpret_cast<const unsigned*>(from.planes[i] + first * row_bytes);
   }
   int sums[4] = {0, 0, 0, 0};
 #pragma unroll 2

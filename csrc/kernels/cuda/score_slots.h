@@ -109,20 +109,20 @@ class PackedSlots {
     const Geometry& geometry = table_.geometry;
     BoundPlanes found;
     found.bits = geometry.bits_of(place.group.held);
+    found.layer_bits = 0;
     found.tables = *reinterpret_cast<const uint4*>(bound.steps[found.bits]);
     const uint8_t* from = nullptr;
     int layer = -1;
     int left = 0;  // planes of the layer
     for (int i = 0; i < kBoundBits; ++i) {
-      found.planes[i] = nullptr;
-      found.row_bytes[i] = 0;
+      found.planes[i] = table_.bytes;  // not read where there is none
       if (i < kBoundBits - found.bits) continue;
       if (left == 0) {
         left = geometry.layer_bits[++layer];
         from = packed_layer(table_, place.group, layer, 0).pieces;
       }
       found.planes[i] = from;
-      found.row_bytes[i] = static_cast<int>(geometry.layer_bits[layer] * geometry.plane_bytes());
+      found.layer_bits |= static_cast<unsigned>(geometry.layer_bits[layer]) << (8 * i);
       from += geometry.plane_bytes() * kSlotRows;
       --left;
     }
