@@ -27,7 +27,7 @@ FLOORS = [
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 NO_TORCH = {"device", "format", "data", "errors", "config", "metrics", "threads"}
-KERNELS = sorted(path.stem for path in (ROOT / "csrc" / "kernels").glob("*.h"))
+KERNELS = ["gathered_score", "grouped_lookup", "topk_blocks", "update_rows"]
 
 
 def imported_modules(path: Path) -> set[str]:
@@ -117,7 +117,9 @@ def test_kernel_has_one_name_everywhere(kernel: str) -> None:
     for place in (
         f"csrc/kernels/{kernel}.h",
         f"csrc/kernels/cpu/{kernel}.cpp",
+        f"csrc/kernels/cuda/{kernel}.cu",
         f"csrc/tests/test_{kernel}.cpp",
+        f"csrc/tests/test_cuda_{kernel}.cpp",
         f"peel_ext/ops/{kernel}.py",
         f"peel_ext/reference/{kernel}.py",
         f"python_tests/ops/test_{kernel}.py",
@@ -130,8 +132,9 @@ def test_kernel_has_one_name_everywhere(kernel: str) -> None:
     assert f"## `{kernel}`" in (ROOT / "docs/ops.md").read_text()
 
 
-def test_there_are_four_kernels() -> None:
-    assert KERNELS == ["gathered_score", "grouped_lookup", "topk_blocks", "update_rows"]
+def test_the_contracts_are_of_the_four_kernels_and_of_tiles() -> None:
+    contracts = sorted(path.stem for path in (ROOT / "csrc" / "kernels").glob("*.h"))
+    assert contracts == sorted([*KERNELS, "packed_tiles"])
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -173,6 +176,8 @@ def test_native_layers_include_downward() -> None:
                 assert inner == ["cuda", "device.h"], f"{path.name}: {line}"
             elif line.startswith("#include <cu"):
                 assert inner in (["cuda", "device.h"], ["cuda", "sort.cu"]), f"{path}: {line}"
+            elif line.startswith('#include "kernels/cpu/'):
+                assert inner[0] == "cpu", f"{path.name}: {line}"
             elif line.startswith('#include "kernels/cuda/'):
                 assert inner[0] == "cuda" or room == "bindings", f"{path.name}: {line}"
             elif line.startswith('#include "'):

@@ -40,6 +40,10 @@ inline int num_multiprocessors() { return 3; }
 
 __device__ inline void* dynamic_shared() { return cuda_shim::dynamic_shared(); }
 
+__device__ inline unsigned select_bytes(unsigned low, unsigned high, unsigned selector) {
+  return cuda_shim::select_bytes(low, high, selector);
+}
+
 #else
 
 inline void check(cudaError_t error) {
@@ -86,6 +90,15 @@ inline int num_multiprocessors() {
 __device__ inline void* dynamic_shared() {
   extern __shared__ uint4 peel_dynamic_shared[];
   return peel_dynamic_shared;
+}
+
+// Four bytes, one for each hexadecimal digit of the selector's lower half: the digit's low three
+// bits choose one of the eight of `low` and `high`, the fourth has its sign bit eight times
+// instead.
+__device__ inline unsigned select_bytes(unsigned low, unsigned high, unsigned selector) {
+  unsigned bytes;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(bytes) : "r"(low), "r"(high), "r"(selector));
+  return bytes;
 }
 
 #endif

@@ -75,6 +75,18 @@ To bits_as(From from) {
   std::memcpy(&to, &from, sizeof(To));
   return to;
 }
+// As PTX has prmt.b32.
+inline unsigned select_bytes(unsigned low, unsigned high, unsigned selector) {
+  const uint64_t pool = uint64_t{high} << 32 | low;
+  unsigned bytes = 0;
+  for (int i = 0; i < 4; ++i) {
+    const unsigned digit = selector >> (4 * i) & 15u;
+    unsigned byte = static_cast<unsigned>(pool >> (8 * (digit & 7u))) & 0xffu;
+    if (digit & 8u) byte = byte & 0x80u ? 0xffu : 0;
+    bytes |= byte << (8 * i);
+  }
+  return bytes;
+}
 // `source` where it is a lane of the caller's group of `width`, else the caller.
 template <typename T>
 T shuffle(unsigned mask, T value, int source, int begin, int width) {
@@ -191,6 +203,12 @@ inline float __uint_as_float(unsigned a) { return peel::cuda_shim::bits_as<float
 inline float __int_as_float(int a) { return peel::cuda_shim::bits_as<float>(a); }
 inline long long __double_as_longlong(double a) { return peel::cuda_shim::bits_as<long long>(a); }
 inline double __longlong_as_double(long long a) { return peel::cuda_shim::bits_as<double>(a); }
+
+// sum plus the products of the four signed bytes of a and b.
+inline int __dp4a(int a, int b, int sum) {
+  for (int i = 0; i < 32; i += 8) sum += static_cast<int8_t>(a >> i) * static_cast<int8_t>(b >> i);
+  return sum;
+}
 
 inline int __popc(unsigned a) { return __builtin_popcount(a); }
 inline int __popcll(unsigned long long a) { return __builtin_popcountll(a); }
