@@ -39,9 +39,9 @@ define run_ctest
 	cd build/$(1) && ../venv/bin/ctest --output-on-failure --parallel 2
 endef
 
-# Under the address and undefined-behaviour sanitizers.
+# Under the address and undefined-behaviour sanitizers; the CUDA kernels, too, on the host.
 ctest: build/.tools
-	$(call run_ctest,ctest,-DPEEL_SANITIZE=address$(comma)undefined)
+	$(call run_ctest,ctest,-DPEEL_SANITIZE=address$(comma)undefined -DPEEL_CUDA_SHIM=ON)
 
 # Under the thread sanitizer.
 tsan: build/.tools
@@ -85,7 +85,7 @@ lint: build/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/codespell
-	$(BIN)/clang-format --dry-run --Werror $$(find csrc -name '*.h' -o -name '*.cpp')
+	$(BIN)/clang-format --dry-run --Werror $$(find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 	$(BIN)/python .ci/check_symbols.py build/release
 	$(BIN)/python .ci/check_stubs.py
 

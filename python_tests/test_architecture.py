@@ -27,7 +27,7 @@ FLOORS = [
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 NO_TORCH = {"device", "format", "data", "errors", "config", "metrics", "threads"}
-KERNELS = sorted(path.stem for path in (ROOT / "csrc" / "kernels").glob("*.h"))
+KERNELS = ["gathered_score", "grouped_lookup", "topk_blocks", "update_rows"]
 
 
 def imported_modules(path: Path) -> set[str]:
@@ -117,7 +117,9 @@ def test_kernel_has_one_name_everywhere(kernel: str) -> None:
     for place in (
         f"csrc/kernels/{kernel}.h",
         f"csrc/kernels/cpu/{kernel}.cpp",
+        f"csrc/kernels/cuda/{kernel}.cu",
         f"csrc/tests/test_{kernel}.cpp",
+        f"csrc/tests/test_cuda_{kernel}.cpp",
         f"peel_ext/ops/{kernel}.py",
         f"peel_ext/reference/{kernel}.py",
         f"python_tests/ops/test_{kernel}.py",
@@ -130,8 +132,9 @@ def test_kernel_has_one_name_everywhere(kernel: str) -> None:
     assert f"## `{kernel}`" in (ROOT / "docs/ops.md").read_text()
 
 
-def test_there_are_four_kernels() -> None:
-    assert KERNELS == ["gathered_score", "grouped_lookup", "topk_blocks", "update_rows"]
+def test_the_contracts_are_of_the_four_kernels_and_of_tiles() -> None:
+    contracts = sorted(path.stem for path in (ROOT / "csrc" / "kernels").glob("*.h"))
+    assert contracts == sorted([*KERNELS, "packed_tiles"])
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -151,24 +154,33 @@ def test_every_native_source_is_built_and_every_native_test_runs() -> None:
     recipe = (ROOT / "CMakeLists.txt").read_text()
     sources = sorted(
         path.relative_to(ROOT)
-        for path in (ROOT / "csrc").rglob("*.cpp")
+        for ending in ("cpp", "cu")
+        for path in (ROOT / "csrc").rglob(f"*.{ending}")
         if path.parent.name != "tests"
     )
     assert not [str(path) for path in sources if str(path) not in recipe]
-    names = re.search(r"foreach\(name ([^)]*)\)", recipe)
-    assert names is not None
+    lists = re.findall(r"set\(PEEL_(?:CUDA_|CUDA_SHIM_)?TESTS([^)]*)\)", recipe)
+    assert len(lists) == 3
     tests = [path.stem.removeprefix("test_") for path in (ROOT / "csrc/tests").glob("test_*.cpp")]
-    assert sorted(names[1].split()) == sorted(tests)
+    assert sorted(" ".join(lists).split()) == sorted(tests)
 
 
 def test_native_layers_include_downward() -> None:
     order = ["core", "simd", "kernels", "device", "bindings"]
     for path in (ROOT / "csrc").rglob("*.[hc]*"):
-        room = path.relative_to(ROOT / "csrc").parts[0]
+        room, *inner = path.relative_to(ROOT / "csrc").parts
         if room == "tests":
             continue
         for line in path.read_text(encoding="utf-8").splitlines():
-            if line.startswith('#include "'):
+            if line == '#include "tests/cuda_shim/cuda_shim.h"':
+                assert inner == ["cuda", "device.h"], f"{path.name}: {line}"
+            elif line.startswith("#include <cu"):
+                assert inner in (["cuda", "device.h"], ["cuda", "sort.cu"]), f"{path}: {line}"
+            elif line.startswith('#include "kernels/cpu/'):
+                assert inner[0] == "cpu", f"{path.name}: {line}"
+            elif line.startswith('#include "kernels/cuda/'):
+                assert inner[0] == "cuda" or room == "bindings", f"{path.name}: {line}"
+            elif line.startswith('#include "'):
                 other = line.split('"')[1].split("/")[0]
                 assert order.index(other) <= order.index(room), f"{path.name}: {line}"
             if line.startswith("#include <pybind11"):

@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/packed_rows.h"
 #include "device/appendix.h"
 #include "device/centroids.h"
 #include "device/embedding.h"
@@ -21,7 +22,6 @@
 #include "device/fold_in.h"
 #include "device/recommender.h"
 #include "device/similar.h"
-#include "kernels/cpu/row_decoder.h"
 #include "kernels/gathered_score.h"
 #include "kernels/grouped_lookup.h"
 

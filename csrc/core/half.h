@@ -4,9 +4,11 @@
 #include <cstdint>
 #include <cstring>
 
+#include "core/host_device.h"
+
 namespace peel {
 
-static inline float half_to_float(uint16_t half) {
+PEEL_HD static inline float half_to_float(uint16_t half) {
   const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
   const uint32_t exponent = (half >> 10) & 0x1fu;
   uint32_t mantissa = half & 0x3ffu;

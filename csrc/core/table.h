@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "core/host_device.h"
+
 namespace peel {
 
 enum class Layout : int32_t { kDense = 0, kColumns = 1, kPlanes = 2 };
@@ -25,17 +27,17 @@ struct Geometry {
   int64_t block_dim = 0;
   int32_t layer_bits[kMaxBits] = {};
 
-  int64_t plane_bytes() const { return (dim + 7) / 8; }
-  int64_t value_bytes() const {
+  PEEL_HD int64_t plane_bytes() const { return (dim + 7) / 8; }
+  PEEL_HD int64_t value_bytes() const {
     return value_type == ValueType::kFloat32 ? 4 : value_type == ValueType::kFloat16 ? 2 : 1;
   }
-  int64_t layer_begin(int64_t layer) const { return layer * block_dim; }
-  int64_t layer_width(int64_t layer) const {
+  PEEL_HD int64_t layer_begin(int64_t layer) const { return layer * block_dim; }
+  PEEL_HD int64_t layer_width(int64_t layer) const {
     const int64_t begin = layer_begin(layer);
     return dim - begin < block_dim ? dim - begin : block_dim;
   }
   // Bits decoded when the layers of `held` are present; a layer needs all layers below it.
-  int bits_of(uint64_t held) const {
+  PEEL_HD int bits_of(uint64_t held) const {
     int bits = 0;
     for (int32_t layer = 0; layer < num_layers && ((held >> layer) & 1u); ++layer) {
       bits += layer_bits[layer];

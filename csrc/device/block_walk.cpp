@@ -4,9 +4,9 @@
 #include <string>
 #include <utility>
 
+#include "core/packed_rows.h"
 #include "device/checksum.h"
 #include "device/errors.h"
-#include "kernels/cpu/row_decoder.h"
 
 namespace peel {
 namespace {

@@ -6,11 +6,11 @@
 #include <utility>
 
 #include "core/executor.h"
+#include "core/packed_rows.h"
 #include "device/block_walk.h"
 #include "device/centroids.h"
 #include "device/checksum.h"
 #include "device/errors.h"
-#include "kernels/cpu/row_decoder.h"
 
 namespace peel {
 namespace {

@@ -6,8 +6,8 @@
 #include <numeric>
 #include <vector>
 
-#include "kernels/cpu/tiles.h"
 #include "kernels/grouped_lookup.h"
+#include "kernels/packed_tiles.h"
 
 namespace peel {
 namespace {

@@ -4,12 +4,12 @@
 #include <cmath>
 #include <vector>
 
+#include "core/best_rows.h"
 #include "core/executor.h"
+#include "core/packed_rows.h"
 #include "device/recommender.h"
-#include "kernels/cpu/best_rows.h"
-#include "kernels/cpu/row_decoder.h"
-#include "kernels/cpu/tiles.h"
 #include "kernels/grouped_lookup.h"
+#include "kernels/packed_tiles.h"
 
 namespace peel {
 namespace {

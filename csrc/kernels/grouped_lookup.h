@@ -18,6 +18,7 @@
 
 #include <cstdint>
 
+#include "core/host_device.h"
 #include "core/table.h"
 
 namespace peel {
@@ -42,7 +43,9 @@ struct LookupPairs {
   const Index* groups = nullptr;  // null: all in `group`
   int64_t group = 0;
 
-  int64_t group_at(int64_t m) const { return groups ? static_cast<int64_t>(groups[m]) : group; }
+  PEEL_HD int64_t group_at(int64_t m) const {
+    return groups ? static_cast<int64_t>(groups[m]) : group;
+  }
 };
 
 // out is [count, dim], contiguous.

@@ -4,11 +4,12 @@
 #include <optional>
 #include <vector>
 
+#include "core/best_rows.h"
 #include "core/executor.h"
-#include "kernels/cpu/best_rows.h"
+#include "kernels/cpu/dense_tiles.h"
 #include "kernels/cpu/plane_rows.h"
 #include "kernels/cpu/score_bounds.h"
-#include "kernels/cpu/tiles.h"
+#include "kernels/packed_tiles.h"
 #include "simd/primitives.h"
 
 namespace peel {

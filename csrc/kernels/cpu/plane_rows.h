@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "kernels/cpu/tiles.h"
+#include "kernels/packed_tiles.h"
 
 namespace peel {
 

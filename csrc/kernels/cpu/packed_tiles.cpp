@@ -1,5 +1,6 @@
-#include "kernels/cpu/tiles.h"
+#include "kernels/packed_tiles.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "kernels/cpu/prefetch.h"

@@ -1,0 +1,224 @@
+// Gradients are sorted by row, stably, and a warp takes the run of each row in ascending position:
+// a sum over duplicates has one order, and no two warps meet in a row.
+//
+// Lane l has the columns l, l + 32, ... of a row; each operation is rounded as the CPU kernel
+// rounds it (built without fused multiply-add).
+#include "kernels/cuda/device.h"
+#include "kernels/cuda/kernels.h"
+#include "kernels/cuda/primitives.h"
+#include "kernels/cuda/workspace.h"
+
+namespace peel::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kAhead = 4;  // gradients of a run on their way from memory at any time
+constexpr int64_t kNarrow = int64_t{1} << 32;
+
+// Writes (row, position) for each gradient. With an index out of range `refused` becomes true.
+template <typename Word>
+__global__ void check_indices(const int64_t* indices, int64_t count, int64_t num_embeddings,
+                              Word* rows, Word* positions, int* refused, uint64_t* offenders) {
+  const int64_t m = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (m >= count) return;
+  const int64_t row = indices[m];
+  const bool inside = row >= 0 && row < num_embeddings;
+  if (!inside) {
+    report(offenders, kIndices, m, row);
+    *refused = 1;
+  }
+  rows[m] = inside ? static_cast<Word>(row) : 0;
+  positions[m] = static_cast<Word>(m);
+}
+
+// g[r] = the sum over the run of column begin + lane + 32 * r.
+template <int kRegisters, typename Word>
+__device__ void sum_run(const UpdateRows& args, const Word* positions, int64_t first, int64_t last,
+                        int64_t begin, float (&g)[kRegisters]) {
+  const int64_t lane = threadIdx.x % kWarpSize;
+  const auto load = [&](int64_t at, float (&values)[kRegisters]) {
+    const float* from = args.gradients + static_cast<int64_t>(positions[at]) * args.gradient_stride;
+#pragma unroll
+    for (int r = 0; r < kRegisters; ++r) {
+      const int64_t d = begin + lane + r * kWarpSize;
+      values[r] = d < args.dim ? from[d] : 0.0f;
+    }
+  };
+  load(first, g);
+  int64_t at = first + 1;
+  for (; at + kAhead <= last; at += kAhead) {
+    float more[kAhead][kRegisters];
+#pragma unroll
+    for (int a = 0; a < kAhead; ++a) load(at + a, more[a]);
+#pragma unroll
+    for (int a = 0; a < kAhead; ++a) {
+#pragma unroll
+      for (int r = 0; r < kRegisters; ++r) g[r] += more[a][r];
+    }
+  }
+  for (; at < last; ++at) {
+    float more[kRegisters];
+    load(at, more);
+#pragma unroll
+    for (int r = 0; r < kRegisters; ++r) g[r] += more[r];
+  }
+}
+
+// Adds the squares of g to the partial sum over columns d % 8 == lane % 8, in ascending d.
+template <int kRegisters>
+__device__ void add_squares(const float (&g)[kRegisters], float& sum) {
+#pragma unroll
+  for (int r = 0; r < kRegisters; ++r) {
+    const float square = g[r] * g[r];
+#pragma unroll
+    for (int eighth = 0; eighth < kWarpSize; eighth += 8) {
+      sum += __shfl_sync(kFullWarp, square, static_cast<int>(threadIdx.x) % 8 + eighth);
+    }
+  }
+}
+
+// The eight partial sums added up as the CPU kernel does: halves upon halves.
+__device__ inline float add_partial_sums(float sum) {
+  for (int half = 4; half > 0; half /= 2) sum += __shfl_down_sync(kFullWarp, sum, half, 8);
+  return __shfl_sync(kFullWarp, sum, 0);
+}
+
+template <UpdateRule kRule, int kRegisters, typename Word>
+__device__ void step_run(const UpdateRows& args, const Word* positions, int64_t row, int64_t first,
+                         int64_t last) {
+  constexpr int64_t kColumns = kRegisters * kWarpSize;  // of which a pass has the sums in registers
+  const int64_t lane = threadIdx.x % kWarpSize;
+  float g[kRegisters];
+  float step = 0;
+  if constexpr (kRule == UpdateRule::kRowwiseAdagrad) {
+    float sum = 0;
+    for (int64_t begin = 0; begin < args.dim; begin += kColumns) {
+      sum_run(args, positions, first, last, begin, g);
+      add_squares(g, sum);
+    }
+    const float total = args.first[row] + add_partial_sums(sum) / static_cast<float>(args.dim);
+    __syncwarp();  // all lanes have read it
+    if (lane == 0) args.first[row] = total;
+    if (total == 0) return;
+    step = args.step_size / (sqrtf(total) + args.eps);
+  }
+  float* w = args.weight + row * args.weight_stride;
+  for (int64_t begin = 0; begin < args.dim; begin += kColumns) {
+    // A row of one pass has its sums already.
+    if (kRule == UpdateRule::kAdam || args.dim > kColumns) {
+      sum_run(args, positions, first, last, begin, g);
+    }
+#pragma unroll
+    for (int r = 0; r < kRegisters; ++r) {
+      const int64_t d = begin + lane + r * kWarpSize;
+      if (d >= args.dim) break;
+      if constexpr (kRule == UpdateRule::kRowwiseAdagrad) {
+        w[d] -= step * g[r];
+      } else {
+        float& m = args.first[row * args.dim + d];
+        float& v = args.second[row * args.dim + d];
+        m += args.rate1 * (g[r] - m);
+        v += args.rate2 * (g[r] * g[r] - v);
+        w[d] -= args.step_size * m / (sqrtf(v) + args.eps);
+      }
+    }
+  }
+}
+
+// A warp for each sorted gradient; those that begin a run work. Two blocks a multiprocessor, and
+// ptxas spills nothing for the sake of more.
+template <UpdateRule kRule, int kRegisters, typename Word>
+__global__ void __launch_bounds__(kThreads, 2)
+    step_rows(UpdateRows args, const Word* rows, const Word* positions, const int* refused) {
+  const int64_t first = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / kWarpSize;
+  if (first >= args.count || *refused) return;
+  const Word row = rows[first];
+  if (first > 0 && rows[first - 1] == row) return;
+  int64_t last = first + 1;
+  // All lanes look ahead at once: a run may be long.
+  const int64_t lane = threadIdx.x % kWarpSize;
+  for (;;) {
+    const bool same = last + lane < args.count && rows[last + lane] == row;
+    const unsigned ballot = __ballot_sync(kFullWarp, same);
+    if (ballot != kFullWarp) {
+      last += __popc(ballot);
+      break;
+    }
+    last += kWarpSize;
+  }
+  step_run<kRule, kRegisters>(args, positions, static_cast<int64_t>(row), first, last);
+}
+
+template <typename Word>
+struct Memory {
+  int* refused = nullptr;
+  Word *rows = nullptr, *sorted_rows = nullptr;
+  Word *positions = nullptr, *sorted_positions = nullptr;
+  SortPairs<Word, Word> pairs;
+  void* scratch = nullptr;
+  int64_t scratch_bytes = 0;
+  int64_t bytes = 0;
+
+  Memory(const UpdateRows& args, void* memory) {
+    Workspace workspace(memory);
+    refused = workspace.take<int>(1);
+    rows = workspace.take<Word>(args.count);
+    sorted_rows = workspace.take<Word>(args.count);
+    positions = workspace.take<Word>(args.count);
+    sorted_positions = workspace.take<Word>(args.count);
+    pairs = {rows,
+             sorted_rows,
+             positions,
+             sorted_positions,
+             1,
+             args.count,
+             bits_below(args.num_embeddings)};
+    scratch_bytes = sort_pairs_workspace(pairs);
+    scratch = workspace.take<uint8_t>(scratch_bytes);
+    bytes = workspace.bytes();
+  }
+};
+
+template <UpdateRule kRule, typename Word>
+void update(const UpdateRows& args, const Launch& launch_on) {
+  if (args.count == 0) return;
+  void* const stream = launch_on.stream;
+  const Memory<Word> memory(args, launch_on.workspace);
+  fill_bytes(memory.refused, 0, sizeof(int), stream);
+  launch(check_indices<Word>, blocks_for(args.count, kThreads), kThreads, 0, stream, args.indices,
+         args.count, args.num_embeddings, memory.rows, memory.positions, memory.refused,
+         launch_on.offenders);
+  if (args.dim == 0) return;
+  sort_pairs(memory.pairs, memory.scratch, memory.scratch_bytes, stream);
+  const auto kernel = args.dim <= 32    ? step_rows<kRule, 1, Word>
+                      : args.dim <= 64  ? step_rows<kRule, 2, Word>
+                      : args.dim <= 128 ? step_rows<kRule, 4, Word>
+                                        : step_rows<kRule, 8, Word>;
+  launch(kernel, blocks_for(args.count, kThreads / kWarpSize), kThreads, 0, stream, args,
+         memory.sorted_rows, memory.sorted_positions, memory.refused);
+}
+
+bool is_narrow(const UpdateRows& args) {
+  return args.count <= kNarrow && args.num_embeddings <= kNarrow;
+}
+
+}  // namespace
+
+template <UpdateRule kRule>
+int64_t update_rows_workspace(const UpdateRows& args) {
+  return is_narrow(args) ? Memory<uint32_t>(args, nullptr).bytes
+                         : Memory<uint64_t>(args, nullptr).bytes;
+}
+
+template <UpdateRule kRule>
+void update_rows(const UpdateRows& args, const Launch& launch_on) {
+  is_narrow(args) ? update<kRule, uint32_t>(args, launch_on)
+                  : update<kRule, uint64_t>(args, launch_on);
+}
+
+template int64_t update_rows_workspace<UpdateRule::kRowwiseAdagrad>(const UpdateRows&);
+template int64_t update_rows_workspace<UpdateRule::kAdam>(const UpdateRows&);
+template void update_rows<UpdateRule::kRowwiseAdagrad>(const UpdateRows&, const Launch&);
+template void update_rows<UpdateRule::kAdam>(const UpdateRows&, const Launch&);
+
+}  // namespace peel::cuda

@@ -1,0 +1,28 @@
+// One piece of device memory cut into the arrays a kernel needs.
+#pragma once
+
+#include <cstdint>
+
+namespace peel::cuda {
+
+// Cuts arrays off the front. Without memory it counts the bytes that the same cuts will need: a
+// kernel states its arrays once, for its size and for its run.
+class Workspace {
+ public:
+  explicit Workspace(void* memory = nullptr) : memory_(static_cast<uint8_t*>(memory)) {}
+
+  template <typename T>
+  T* take(int64_t count) {
+    constexpr int64_t kAlignment = 256;
+    const int64_t begin = bytes_;
+    bytes_ += (count * static_cast<int64_t>(sizeof(T)) + kAlignment - 1) / kAlignment * kAlignment;
+    return memory_ ? reinterpret_cast<T*>(memory_ + begin) : nullptr;
+  }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  uint8_t* memory_;
+  int64_t bytes_ = 0;
+};
+
+}  // namespace peel::cuda
