@@ -414,6 +414,7 @@ class ElasticEmbedding(nn.Embedding):
             not is_traced(weight, input)
             and type(input) is Tensor
             and input.numel() >= _KERNEL_INDICES
+            and input.dtype in (torch.int64, torch.int32)
             and self.max_norm is None
             and has_kernels(weight)
         ):

@@ -35,9 +35,7 @@ def _score(
     return _bridge.gathered_score(users, native, n, candidates, exclude_indptr, exclude)
 
 
-_score_op = torch.library.custom_op(
-    "peel_ext::gathered_score", _score, mutates_args=(), device_types="cpu"
-)
+_score_op = torch.library.custom_op("peel_ext::gathered_score", _score, mutates_args=())
 
 
 @_score_op.register_fake

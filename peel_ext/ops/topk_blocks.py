@@ -28,9 +28,7 @@ def _select(
     return _bridge.topk_blocks(rows_with_unit_stride(weights), k, costs, budget_bytes, in_order)
 
 
-_select_op = torch.library.custom_op(
-    "peel_ext::topk_blocks", _select, mutates_args=(), device_types="cpu"
-)
+_select_op = torch.library.custom_op("peel_ext::topk_blocks", _select, mutates_args=())
 
 
 @_select_op.register_fake

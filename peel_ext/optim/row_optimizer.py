@@ -33,23 +33,37 @@ class RowOptimizer(Optimizer, ABC):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    indices, gradients = self._touched_rows(parameter.grad)
-                    if group["maximize"]:
-                        gradients = -gradients
-                    self._step_rows(parameter, group, indices, gradients)
+        touched = [  # of all, before any is stepped
+            (parameter, group, *self._touched_rows(parameter.grad))
+            for group in self.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None
+        ]
+        for parameter, group, indices, gradients in touched:
+            self._step_rows(
+                parameter, group, indices, -gradients if group["maximize"] else gradients
+            )
         return loss
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds parameters with options of their own, as ``torch.optim.Optimizer`` does.
 
         Raises:
-            ValueError: an option out of range, or one that is not taken.
+            ValueError: an option out of range, or one that is not taken; a sparse or complex
+                parameter.
         """
         self._check_options(len(self.param_groups), {**self.defaults, **param_group})
-        super().add_param_group(param_group)
+        parameters = param_group["params"]
+        parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+        for at, parameter in enumerate(parameters):
+            if isinstance(parameter, Tensor) and (
+                parameter.layout != torch.strided or parameter.is_complex()
+            ):
+                raise ValueError(
+                    f"{type(self).__name__} steps dense real parameters, but number {at} of "
+                    f"param_groups[{len(self.param_groups)}] is {parameter.layout}, {parameter.dtype}"
+                )
+        super().add_param_group({**param_group, "params": parameters})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Takes the options and the state of a checkpoint, a pickle or a copy.

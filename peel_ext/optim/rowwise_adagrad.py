@@ -20,7 +20,8 @@ class RowwiseAdagrad(RowOptimizer):
     is one float32 a row, where Adam keeps two tables.
 
     Args:
-        params: float32 parameters [n, dim] with sparse gradients.
+        params: float32 parameters [n, dim] with adjacent columns, whose gradients are sparse ones
+            of whole rows.
         lr: learning rate, above 0, a number or a tensor of one.
         eps: added to the root, at least 0.
         initial_accumulator_value: of the sums, at least 0.

@@ -19,7 +19,8 @@ class SparseAdam(RowOptimizer):
     Moments of rows without a gradient do not decay.
 
     Args:
-        params: float32 parameters [n, dim] with sparse gradients.
+        params: float32 parameters [n, dim] with adjacent columns, whose gradients are sparse ones
+            of whole rows.
         lr: learning rate, above 0, a number or a tensor of one.
         betas: decay of the moments, in [0, 1).
         eps: added to the root, at least 0.

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
+from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jvp, vmap
 from torch.fx import symbolic_trace
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -330,6 +331,46 @@ def test_forward_mode_and_second_derivatives(case: str, budget: int | None, gene
         _, tangent = jvp(scaled, (one,), (one,))
         torch.testing.assert_close(tangent, grad(scaled)(one))
         assert hessian(scaled)(one) > 0
+
+
+@pytest.mark.parametrize("count", [5, 20_000])
+@pytest.mark.parametrize("recorded", [False, True])
+def test_forward_mode_follows_tangents(
+    count: int, recorded: bool, case: str, budget: int | None, generator
+) -> None:
+    module = make(case, generator)
+    input = torch.arange(count) % ROWS
+    weight = module.get_parameter("weight").detach().requires_grad_(recorded)
+    tangent = torch.randn(ROWS, DIM, generator=generator)
+    module.refinement = None
+    module.refinement_slot = None
+
+    def call(weight: Tensor) -> Tensor:
+        with maybe_under(module, budget):
+            return functional_call(module, {"weight": weight}, (input, 1))
+
+    with forward_ad.dual_level():
+        rows = call(forward_ad.make_dual(weight, tangent))
+        got = forward_ad.unpack_dual(rows).tangent
+        assert torch.equal(forward_ad.unpack_dual(rows).primal, call(weight))
+    _, want = jvp(call, (weight,), (tangent,))
+    assert torch.equal(got, want)
+    assert want.abs().sum() > 0
+
+
+def test_batches_of_gradients(case: str, budget: int | None, generator) -> None:
+    module = make(case, generator)
+    for input in (INPUT, torch.arange(20_000) % ROWS):
+        with maybe_under(module, budget):
+            rows = module(input, 1)
+        upstream = torch.randn(2, *rows.shape, generator=generator)
+        weight = module.get_parameter("weight")
+        batched = torch.autograd.grad(
+            rows, weight, upstream, is_grads_batched=True, retain_graph=True
+        )[0]
+        for one, other in zip(batched, upstream, strict=True):
+            want = torch.autograd.grad(rows, weight, other, retain_graph=True)[0]
+            torch.testing.assert_close(one, want)
 
 
 def test_mapping_over_encoded_tables_is_refused(generator) -> None:

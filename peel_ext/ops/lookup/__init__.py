@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from peel_ext.ops._checks import is_traced
+from peel_ext.ops._checks import DEVICES, is_traced
 from peel_ext.ops.lookup import eager, plain, traced
 from peel_ext.ops.lookup.eager import gather
 from peel_ext.ops.lookup.table import (
@@ -27,7 +27,7 @@ __all__ = [
 
 def has_kernels(weight: Tensor) -> bool:
     """Whether rows of this dtype and device are looked up by kernels of our own."""
-    return weight.dtype == torch.float32 and (weight.is_cpu or weight.is_meta)
+    return weight.dtype == torch.float32 and weight.device.type in DEVICES
 
 
 def lookup(

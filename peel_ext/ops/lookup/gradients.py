@@ -241,8 +241,9 @@ def _backward(
         geometry, item_group, held,
     ).check(grad_rows)  # fmt: skip
     native = _bridge.store_table(
-        None, num_embeddings, grad_rows.shape[1], num_groups, None, None, scatter.mask
-    )
+        None, num_embeddings, grad_rows.shape[1], num_groups, None, None, scatter.mask,
+        like=grad_rows,
+    )  # fmt: skip
     return _bridge.grouped_lookup_backward(
         native, scatter.pairs, grad_rows.contiguous(), scatter.targets, num_targets, mean_duplicates
     )

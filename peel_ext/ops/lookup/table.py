@@ -314,6 +314,7 @@ class Table:
                 self.refinement_slot,
                 self.mask,
                 self.blocks,
+                like=rows,
             )
             self._native = native, (rows, own)  # the memory of copies is kept with it
         return self._native[0]

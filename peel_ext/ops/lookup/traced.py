@@ -29,13 +29,13 @@ def look_up(table: Table, pairs: Pairs, options: Options, encoder: Encoder | Non
     """
     transformed = is_transformed()
     if options.sparse and transformed:
-        raise ValueError("sparse=True is not supported under torch.func")
+        raise ValueError("sparse=True is not supported under torch.func and forward_ad")
     if encoder is None and not transformed:
         rows: Tensor = lookup_op(*table.flat(), *pairs, *options.flat())
         return rows
     if encoder is not None:
         decoded, mask = encoder.decoded_rows(table, pairs)
-        if not torch.is_grad_enabled():
+        if not (transformed or torch.is_grad_enabled()):
             return decoded
     elif table.mask is not None:
         decoded, mask = lookup_op(*_detached(table.flat()), *pairs, *options.flat()), table.mask
