@@ -361,15 +361,15 @@ class ElasticEmbedding(nn.Embedding):
         weights = self.block_weights.detach()[group : group + 1]
         order = selection.order_blocks(weights, costs, self.layout)[0]
         which = self.item_group[0 if len(self.item_group) == 1 else group]
-        ids = which.sort(stable=True).indices.numpy()
+        ids = which.sort(stable=True).indices.cpu().numpy()
         num_item_groups = self.block_weights.shape[1]
-        sizes = torch.bincount(which.long(), minlength=num_item_groups).numpy()
+        sizes = torch.bincount(which.long(), minlength=num_item_groups).cpu().numpy()
         return GroupTable(
             layout=self.layout,
             dim=self.embedding_dim,
-            rows=EncodedRows(store.numpy(), scales.numpy()),
+            rows=EncodedRows(store.cpu().numpy(), scales.cpu().numpy()),
             item_groups=np.split(ids, np.cumsum(sizes)[:-1]) if num_item_groups else [],
-            order=order.numpy(),
+            order=order.cpu().numpy(),
             group=self._named_groups[group],
             rotated=self.rotation is not None,
         )
@@ -548,13 +548,13 @@ class ElasticEmbedding(nn.Embedding):
             ValueError: a wrong shape or value.
         """
         shape = (self.num_groups, self.num_embeddings)
-        values = check_worth("values", values, shape)
+        values = check_worth("values", values, shape).to(self.block_weights.device)
         if self.layout.nested:
             order = values.sort(dim=1, descending=True, stable=True).indices
             sizes = self.layout.item_group_sizes(self.num_embeddings)
             of_rank = torch.from_numpy(np.repeat(np.arange(len(sizes), dtype=np.int32), sizes))
             self.item_group = order.new_empty(shape, dtype=torch.int32).scatter_(
-                1, order, of_rank.expand(shape)
+                1, order, of_rank.to(order.device).expand(shape)
             )
         self._weigh(values)
 
@@ -579,10 +579,11 @@ class ElasticEmbedding(nn.Embedding):
             raise ValueError(
                 f"shares must be a matrix of at least one row, got shape {tuple(shares.shape)}"
             )
-        shares = check_worth("shares", shares, (len(shares), self.num_groups))
+        where = self.block_weights.device
+        shares = check_worth("shares", shares, (len(shares), self.num_groups)).to(where)
         if row_values is not None:
             shape = (len(shares), self.num_embeddings)
-            row_values = check_worth("row_values", row_values, shape)
+            row_values = check_worth("row_values", row_values, shape).to(where)
         made = self.from_pretrained(
             self._parameter("weight").detach(), True, self.padding_idx, self.max_norm,
             self.norm_type, num_groups=len(shares), layout=self.layout,
@@ -622,7 +623,7 @@ class ElasticEmbedding(nn.Embedding):
                 f"item_group must hold values in [0, {num_item_groups}), got "
                 f"{int(item_group.min())} to {int(item_group.max())}"
             )
-        self.item_group = item_group.to(torch.int32)[None].clone()
+        self.item_group = item_group.to(self.item_group.device, torch.int32)[None].clone()
         shape = (self.num_groups, self.num_embeddings)
         self._weigh(self.item_group.new_ones(shape, dtype=torch.float64))
 
@@ -631,13 +632,18 @@ class ElasticEmbedding(nn.Embedding):
         groups, num_item_groups, _ = self.block_weights.shape
         which = self.item_group.long().expand(groups, -1)
         worth = values.new_zeros(groups, num_item_groups).scatter_add_(1, which, values)
-        self.block_weights.copy_(worth[:, :, None] * torch.from_numpy(self._gains()))
+        self.block_weights.copy_(
+            worth[:, :, None] * torch.from_numpy(self._gains()).to(worth.device)
+        )
 
     def _gains(self) -> NDArray[np.float64]:
         """What each layer makes of a row's value [num_layers]."""
         weight = self._parameter("weight")
         state.check_plain(weight)
-        return self.layout.layer_gains(weight.detach().float().cpu().numpy())
+        rows = weight.detach().float()
+        if not rows.is_cpu:  # one row of the same energy is all that has to come here
+            rows = rows.double().square().sum(dim=0, keepdim=True).sqrt().float().cpu()
+        return self.layout.layer_gains(rows.numpy())
 
     def block_costs(self) -> Tensor:
         """Bytes of every block, int64 [num_item_groups, num_layers]."""

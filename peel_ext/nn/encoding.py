@@ -18,6 +18,7 @@ from torch import Tensor
 from peel_ext.format import ColumnsLayout, Layout, PlanesLayout
 from peel_ext.format.quantizer import centroid_table
 from peel_ext.format.store import BlockStore
+from peel_ext.nn.device_encoding import encode_on_device
 from peel_ext.nn.selection import block_costs, overhead_bytes, select_blocks
 from peel_ext.nn.tensor_cache import TensorCache, derive
 from peel_ext.ops.lookup import Mask, Pairs, Table, gather, geometry_of, register_shapes
@@ -57,12 +58,10 @@ class Rows(NamedTuple):
 
         Raises:
             TypeError: a weight that is not float32.
-            ValueError: a weight that is not on the CPU, or not finite.
+            ValueError: a weight that is not finite.
         """
         if self.weight.dtype != torch.float32:
             raise TypeError(f"weight must be float32 to be encoded, got {self.weight.dtype}")
-        if self.weight.device.type != "cpu":
-            raise ValueError(f"weight must be on the CPU to be encoded, got {self.weight.device}")
         keep = derive if cache is None else cache.derive
         both: tuple[Tensor, Tensor] = keep(
             ("encoded", layout), tuple(self), lambda: self._encode(layout)
@@ -77,8 +76,10 @@ class Rows(NamedTuple):
             owners[slots[group, item].long()] = item
             rows = torch.cat([rows, rows[owners] + refinement])
         if self.rotation is not None:
-            with torch.autocast("cpu", enabled=False):
+            with torch.autocast(rows.device.type, enabled=False):
                 rows = rows @ self.rotation
+        if not rows.is_cpu:
+            return encode_on_device(rows, layout)
         store, scales = layout.encode(rows.numpy())
         return torch.from_numpy(store), torch.from_numpy(scales)
 
@@ -122,7 +123,7 @@ class BudgetedBlocks(NamedTuple):
         Raises:
             BudgetError: too few bytes for one of the user groups; names the minimum.
             TypeError: a weight that is not float32.
-            ValueError: a weight that is not on the CPU, or not finite.
+            ValueError: a weight that is not finite, or where there are no kernels.
         """
         weight, *_, rotation = self.rows
         encoded = self.rows.encoded(self.layout, cache)

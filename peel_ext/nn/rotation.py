@@ -25,8 +25,8 @@ def fit_rotation(weight: Tensor, seed: int = 0, *, keep_mean: bool = False) -> T
         float32 [dim, dim].
     """
     dim = weight.shape[1]
-    rows = weight.detach().to("cpu", torch.float64)
-    moments = rows.T @ rows  # [dim, dim]
+    rows = weight.detach().double()
+    moments = (rows.T @ rows).cpu()  # [dim, dim], which is all that leaves the weight's device
     axes = _principal_axes_beside_mean(moments) if keep_mean else _principal_axes(moments)
     generator = torch.Generator().manual_seed(seed)
     signs = torch.randint(0, 2, (dim,), generator=generator, device="cpu").double() * 2 - 1

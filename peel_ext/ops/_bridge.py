@@ -119,7 +119,7 @@ def topk_blocks(
         indices.data_ptr(),
     )
     if device is not None:
-        _launching.launch("topk_blocks", device, args)
+        _launching.launch("topk_blocks", device, args, n)
         return indices
     nan = _core.topk_blocks(*args)
     if nan >= 0:
@@ -207,7 +207,7 @@ def _raise_bad_pair(
     names = {3: "refinement_slot", 4: "blocks.item_group"}
     if status in names:
         raise IndexError(
-            f"{names[status]} of index {int(indices[position])} leads beyond the rows there are"
+            f"{names[status]} at flat position {position} leads beyond the rows there are"
         )
 
 
@@ -272,7 +272,7 @@ def grouped_lookup_backward(
 
 def gathered_score(
     users: Tensor,
-    table: Tensor | _core.Pee,
+    table: Tensor | _core.Pee | _launching.PackedTable,
     n: int,
     candidates: Tensor | None,
     exclude_indptr: Tensor | None,
@@ -295,11 +295,11 @@ def gathered_score(
     )
     if not isinstance(table, Tensor):
         if device is None:
+            assert isinstance(table, _core.Pee)
             table.score(*tail)
         else:
-            packed, memory = _launching.packed_table(table, device)
-            _launching.launch("packed_score", device, (packed, *tail))
-            del memory  # only now: what is freed may be used again by what is launched later
+            assert isinstance(table, _launching.PackedTable)
+            _launching.launch("packed_score", device, (table.native, *tail))
         return indices, scores
     num_candidates = 0 if candidates is None else candidates.shape[0]
     # An empty list has no address, and none at all means every row.
@@ -317,7 +317,7 @@ def gathered_score(
     if device is None:
         _core.gathered_score(*rows, *tail)
     else:
-        _launching.launch("gathered_score", device, (*rows, *tail))
+        _launching.launch("gathered_score", device, (*rows, *tail), table.shape[0])
     return indices, scores
 
 
@@ -362,6 +362,6 @@ def update_rows(
     bad = _core.update_rows(*args)
     if bad >= 0:
         raise IndexError(
-            f"indices contain {int(indices[bad])} at position {bad}, expected values in "
+            f"indices contain {int(indices[bad])} at flat position {bad}, expected values in "
             f"[0, {weight.shape[0]})"
         )

@@ -8,7 +8,7 @@ sees, and nobody waits for them: a mistake is an error of the next call on that 
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from peel_ext import _core
 
 _cuda: Any
 try:
-    from peel_ext import _cuda  # type: ignore[attr-defined, no-redef]
+    from peel_ext import _cuda  # type: ignore[no-redef]
 except ImportError:  # built without PEEL_CUDA
     _cuda = None
 
@@ -33,10 +33,10 @@ _RING, _CAPTURED = 1024, 256
 _INDICES = "indices contain {value} at flat position {position}, expected values in [0, {rows})"
 _TEXTS = (
     _INDICES,
-    "groups contain {value} at flat position {position}, expected values in [0, {groups})",
+    "groups contain {value}, expected values in [0, {groups})",
     "refinement_slot at flat position {position} leads beyond the rows there are",
     "blocks.item_group at flat position {position} leads beyond the rows there are",
-    "weights at flat position {position} are NaN, expected numbers",
+    "weights[{row}, {column}] is NaN, expected a number",
 )
 
 
@@ -79,7 +79,10 @@ class _Offenders:
         self._array[:] = _NONE
         position, low = word >> 32 & 0xFFFFFFFF, word & 0xFFFFFFFF
         value = low - (1 << 32) if low >> 31 else low
-        text = _TEXTS[what].format(value=value, position=position, rows=rows, groups=groups)
+        row, column = divmod(position, max(1, rows))
+        text = _TEXTS[what].format(
+            value=value, position=position, rows=rows, groups=groups, row=row, column=column
+        )
         error = ValueError if what == len(_TEXTS) - 1 else IndexError
         raise error(f"{text}; found by a kernel on {self._device}")
 
@@ -102,7 +105,7 @@ def launch(
         kernel: name in the native module.
         device: of all addresses in args.
         args: of the kernel.
-        rows: indices are below it.
+        rows: indices are below it; of weights, how many there are in a row.
         groups: groups are below it.
 
     Raises:
@@ -147,13 +150,20 @@ def check_device(device: torch.device | str | None = None) -> None:
         _of_device[where].check()
 
 
-def packed_table(pee: Any, device: torch.device) -> tuple[Any, tuple[Tensor, ...]]:
+class PackedTable(NamedTuple):
     """A copy of a Personalized Elastic Embedding on a device, and the memory it is in."""
+
+    native: Any
+    memory: tuple[Tensor, ...]
+
+
+def packed_table(pee: _core.Pee, device: torch.device) -> PackedTable:
+    """Copies what is held now."""
     geometry, sizes, *parts = pee.parts()
     centroids = torch.tensor(_core.centroids(), dtype=torch.float32, device="cpu")
     memory = (*(_copied(part, device) for part in parts), centroids.to(device))
     addresses = [part.data_ptr() for part in memory]
-    return _cuda.PackedTable(*geometry, *sizes, *addresses), memory
+    return PackedTable(_cuda.PackedTable(*geometry, *sizes, *addresses), memory)
 
 
 def _copied(part: bytes, device: torch.device) -> Tensor:

@@ -292,7 +292,7 @@ def test_rejects_blocks(
 def test_rejects_a_slot_beyond_the_refinement() -> None:
     weight, table = make_table(None, torch.Generator().manual_seed(0))
     table["refinement_slot"][1, 3] = 6
-    with pytest.raises(IndexError, match="refinement_slot of index 3"):
+    with pytest.raises(IndexError, match="refinement_slot at flat position 3"):
         ops.grouped_lookup(weight, I5, 1, **table)
 
 

@@ -20,7 +20,7 @@ from peel_ext.ops.lookup.table import (
 from peel_ext.ops.lookup.traced import Encoder, register_shapes
 
 __all__ = [
-    "Encoder", "Mask", "Options", "Pairs", "Table", "check_group", "check_groups", "gather",
+    "DEVICES", "Encoder", "Mask", "Options", "Pairs", "Table", "check_group", "check_groups", "gather",
     "geometry_of", "has_kernels", "is_traced", "lookup", "register_shapes",
 ]  # fmt: skip
 
