@@ -159,7 +159,7 @@ void does_not_depend_on_others(std::mt19937_64& random) {
 // whose rows are bounded, gets the same as one of many, whose are not.
 void bounds_leave_nothing_out(std::mt19937_64& random, const std::vector<int32_t>& layer_bits) {
   const int64_t dim = 13 + static_cast<int64_t>(random() % 20), n = 6;
-  const std::vector<int64_t> sizes{9000, 64, 7001, 12000};
+  const std::vector<int64_t> sizes{3000, 64, 2001, 4000};
   const RandomPackedTable host(random, planes(dim, layer_bits), sizes, RowIds::kInBlocks, 4);
   DevicePackedTable on_device(host);
   Users users(random, 9, dim, 0, false);
@@ -227,23 +227,22 @@ void names_candidates_that_are_not_there(std::mt19937_64& random) {
 int main() {
   std::mt19937_64 random = seeded();
   for (const int64_t num_users : {0, 1, 2, 5, 31, 70}) {
-    for (const int64_t count : {0, 1, 31, 32, 33, 65, 700}) {
+    for (const int64_t count : {0, 1, 31, 32, 33, 65}) {
       const auto dim = static_cast<int64_t>(1 + random() % 130);
-      const int64_t n = count == 700 ? 3 : 10;
-      dense_agrees(random, num_users, count, dim % 20 + 1, n, true);
-      dense_agrees(random, num_users, count, dim, n, false);
+      dense_agrees(random, num_users, count, dim % 20 + 1, 10, true);
+      if (count % 2) dense_agrees(random, num_users, count, dim, 10, false);
     }
-    for (const int64_t dim :
-         std::vector<int64_t>{1, 8, 33, 64, 2 + static_cast<int64_t>(random() % 129)}) {
-      packed_agrees(random, num_users, dim, 1 + static_cast<int64_t>(random() % 40));
-    }
+    packed_agrees(random, num_users, 2 + static_cast<int64_t>(random() % 129),
+                  1 + static_cast<int64_t>(random() % 40));
   }
+  for (const int64_t dim : {1, 8, 64}) packed_agrees(random, 1, dim, 10);
+  packed_agrees(random, 2, 700, 7);
   dense_agrees(random, 1, 5000, 3, 1000, true);
-  dense_agrees(random, 3, 9000, 2, 5, true);
-  dense_agrees(random, 130, 3000, 4, 2, true);
+  dense_agrees(random, 3, 5000, 2, 5, true);
+  dense_agrees(random, 70, 1500, 4, 2, true);
+  dense_agrees(random, 130, 300, 4, 2, true);
   dense_agrees(random, 2, 100, 700, 200, false);
-  packed_agrees(random, 3, 700, 7);
-  dense_agrees(random, 40, 100, 700, 20, false);
+  dense_agrees(random, 40, 40, 700, 20, false);
   does_not_depend_on_others(random);
   bounds_leave_nothing_out(random, {2, 1, 1});
   bounds_leave_nothing_out(random, {3});
