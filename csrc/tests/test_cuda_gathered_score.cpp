@@ -126,7 +126,9 @@ void dense_agrees(std::mt19937_64& random, int64_t num_users, int64_t count, int
 }
 
 void packed_agrees(std::mt19937_64& random, int64_t num_users, int64_t dim, int64_t n) {
+  const bool slow = num_users > 64;  // tiles of as many users: a third of the tables will do
   for_packed_tables(random, dim, [&](const RandomPackedTable& host) {
+    if (slow && random() % 3) return;
     const Users users(random, num_users, dim, host.table.num_embeddings, false);
     Best want(num_users * n), got(0);
     gathered_score(host.table, users.args(n, want));
@@ -141,7 +143,7 @@ void does_not_depend_on_others(std::mt19937_64& random) {
   const int64_t dim = 37, n = 9;
   const DenseTable table(random, 300, dim, false, false);
   DeviceDense on_device(table);
-  Users users(random, 130, dim, 300, false);
+  Users users(random, 66, dim, 300, false);
   Best all(0);
   score_on_device(on_device.rows, on_device, users, n, all);
   for (const int64_t count : {1, 3, 20}) {
@@ -226,7 +228,7 @@ void names_candidates_that_are_not_there(std::mt19937_64& random) {
 
 int main() {
   std::mt19937_64 random = seeded();
-  for (const int64_t num_users : {0, 1, 2, 5, 31, 70}) {
+  for (const int64_t num_users : {0, 1, 2, 5, 31}) {
     for (const int64_t count : {0, 1, 31, 32, 33, 65}) {
       const auto dim = static_cast<int64_t>(1 + random() % 130);
       dense_agrees(random, num_users, count, dim % 20 + 1, 10, true);
@@ -236,11 +238,12 @@ int main() {
                   1 + static_cast<int64_t>(random() % 40));
   }
   for (const int64_t dim : {1, 8, 64}) packed_agrees(random, 1, dim, 10);
+  packed_agrees(random, 65, 9, 20);
   packed_agrees(random, 2, 700, 7);
   dense_agrees(random, 1, 5000, 3, 1000, true);
   dense_agrees(random, 3, 5000, 2, 5, true);
-  dense_agrees(random, 70, 1500, 4, 2, true);
-  dense_agrees(random, 130, 300, 4, 2, true);
+  dense_agrees(random, 70, 33, 35, 9, false);
+  dense_agrees(random, 130, 1500, 4, 2, true);
   dense_agrees(random, 2, 100, 700, 200, false);
   dense_agrees(random, 40, 40, 700, 20, false);
   does_not_depend_on_others(random);
