@@ -10,7 +10,8 @@ namespace {
 using namespace peel;
 
 bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+  return a.size() == b.size() &&
+         (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
 }
 
 // The tables of two user groups, some rows refined in one of them.
@@ -40,7 +41,7 @@ struct RandomStore {
     }
     table.item_group_stride = random() % 2 ? rows : 0;
     table.num_item_groups = kItemGroups;
-    for (int64_t i = 0; i < kGroups * kItemGroups; ++i) {
+    for (int64_t i = 0; i < kGroups * kItemGroups && geometry.layout != Layout::kDense; ++i) {
       held.push_back(static_cast<int64_t>(random() % 4 ? random_layers(random, geometry) : 0));
     }
     if (geometry.layout == Layout::kPlanes) {
@@ -212,9 +213,7 @@ void agrees_on_many_pairs(std::mt19937_64& random) {
   for (const int64_t dim : {1, 4, 20}) {
     for (const Geometry& geometry : geometries(random, dim)) {
       const RandomStore store(random, geometry, 33, false);
-      if (geometry.value_type == ValueType::kFloat32) {
-        looks_up<int64_t>(random, store, 12300, 0);
-      }
+      if (dim == 4) looks_up<int64_t>(random, store, 8200, 0);
       sums_gradients<int64_t>(random, store, 1000, true);
       sums_gradients<int64_t>(random, store, 258, false);
     }
