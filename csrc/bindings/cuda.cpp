@@ -20,7 +20,7 @@ cuda::Launch make_launch(Address stream, Address workspace, int64_t workspace_by
   return {at<void>(stream), at<void>(workspace), workspace_bytes, at<uint64_t>(offenders)};
 }
 
-// Each kernel as f(args..., [&](auto bytes_of, auto run)): asked for its workspace or run.
+// A kernel and its workspace take the same arguments, which are written down once.
 #define PEEL_LAUNCH_PARAMETERS \
   Address stream, Address workspace, int64_t workspace_bytes, Address offenders
 #define PEEL_LAUNCH make_launch(stream, workspace, workspace_bytes, offenders)

@@ -123,7 +123,9 @@ class Pee {
   // What a copy in other memory is made of: layout, value type, dim, block_dim and the bits of the
   // layers; num_embeddings, num_rows, num_item_groups, the kind of row ids and their bytes; then
   // the directory, the offsets of the blocks held, listed ids, and the bytes of the prefix.
-  py::tuple parts() const {
+  using GeometryParts = std::tuple<int, int, int64_t, int64_t, std::vector<int>>;
+  using Sizes = std::tuple<int64_t, int64_t, int64_t, int, int32_t>;
+  std::tuple<GeometryParts, Sizes, py::bytes, py::bytes, py::bytes, py::bytes> parts() const {
     const PackedTable& packed = table();
     const Geometry& geometry = packed.geometry;
     std::vector<int> layer_bits;
@@ -134,15 +136,14 @@ class Pee {
       return py::bytes(static_cast<const char*>(begin), count);
     };
     const bool listed = packed.row_ids == RowIds::kListed;
-    return py::make_tuple(
-        py::make_tuple(static_cast<int>(geometry.layout), static_cast<int>(geometry.value_type),
-                       geometry.dim, geometry.block_dim, layer_bits),
-        py::make_tuple(packed.num_embeddings, packed.num_rows, packed.num_item_groups,
-                       static_cast<int>(packed.row_ids), packed.id_bytes),
-        bytes(packed.directory, packed.num_item_groups * sizeof(DirectoryEntry)),
-        bytes(packed.block_offsets, num_blocks() * sizeof(uint32_t)),
-        bytes(packed.listed_ids, listed ? packed.num_rows * packed.id_bytes : 0),
-        bytes(packed.bytes, prefix_bytes()));
+    return {{static_cast<int>(geometry.layout), static_cast<int>(geometry.value_type), geometry.dim,
+             geometry.block_dim, layer_bits},
+            {packed.num_embeddings, packed.num_rows, packed.num_item_groups,
+             static_cast<int>(packed.row_ids), packed.id_bytes},
+            bytes(packed.directory, packed.num_item_groups * sizeof(DirectoryEntry)),
+            bytes(packed.block_offsets, num_blocks() * sizeof(uint32_t)),
+            bytes(packed.listed_ids, listed ? packed.num_rows * packed.id_bytes : 0),
+            bytes(packed.bytes, prefix_bytes())};
   }
 
   std::pair<int, int64_t> lookup(int64_t count, Address indices, Address out) const {

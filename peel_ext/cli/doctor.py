@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import importlib.util
 import json
 import platform
 import sys
@@ -34,7 +35,8 @@ def run(options: argparse.Namespace) -> int:
         "instruction set": _core.isa(),
         "instruction sets": _core.isas(),
         "threads": threads.num_threads(),
-        "cuda": _core.cuda,
+        # Looked for, not loaded: kernels are there, whether or not this machine has a device.
+        "cuda kernels": importlib.util.find_spec("peel_ext._cuda") is not None,
     }
     for distribution in optional_packages():
         try:
