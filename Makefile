@@ -13,7 +13,7 @@ PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 NATIVE_TESTS := python_tests/ops python_tests/device -m 'not once'
 comma := ,
 
-.PHONY: demo test ctest tsan fuzz aarch64 asan isas lint wheel wheels bench clean
+.PHONY: demo test ctest tsan fuzz aarch64 asan cuda_shim isas lint wheel wheels bench clean
 
 demo: build/.package
 	$(BIN)/peel train $(DATA) --out $(RUN)
@@ -60,6 +60,13 @@ asan: build/.installed
 	PYTHONPATH=$(CURDIR)/build/asan PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
 	  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	  $(PYTEST) -p no:cacheprovider $(NATIVE_TESTS)
+
+# The kernels for CUDA devices as Python launches them, run by a host shim: needs no GPU.
+cuda_shim: build/.installed
+	rm -rf build/cuda_shim
+	$(BIN)/pip install --quiet --no-deps --target build/cuda_shim -Ccmake.define.PEEL_CUDA_SHIM=ON .
+	PYTHONPATH=$(CURDIR)/build/cuda_shim PEEL_TEST_SHIM=1 \
+	  $(PYTEST) -q -p no:cacheprovider python_tests/ops -m 'not once and not slow'
 
 # The kernels on every instruction set of this machine but the best, which `make test` has run. It has
 # run those tests, too, that go through all sets themselves.

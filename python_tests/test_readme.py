@@ -8,9 +8,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
-def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("page", ["README.md", "docs/in_your_model.md"])
+def test_the_examples_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     assert len(blocks) >= 2
     space: dict[str, object] = {}
     for block in blocks:
@@ -25,6 +26,7 @@ def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         "docs/concepts.md",
         "docs/data.md",
         "docs/format.md",
+        "docs/in_your_model.md",
         "docs/ops.md",
         "docs/log.md",
         "examples/device_c/README.md",
