@@ -12,7 +12,7 @@ namespace peel::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kAhead = 4;  // gradients of a run on their way from memory at any time
+constexpr int kUnderWay = 32;  // values of a run on their way from memory at any time, a lane
 constexpr int64_t kNarrow = int64_t{1} << 32;
 
 // Writes (row, position) for each gradient. With an index out of range `refused` becomes true.
@@ -45,22 +45,19 @@ __device__ void sum_run(const UpdateRows& args, const Word* positions, int64_t f
     }
   };
   load(first, g);
-  int64_t at = first + 1;
-  for (; at + kAhead <= last; at += kAhead) {
+  constexpr int kAhead = kUnderWay / kRegisters;
+  for (int64_t at = first + 1; at < last; at += kAhead) {
     float more[kAhead][kRegisters];
 #pragma unroll
-    for (int a = 0; a < kAhead; ++a) load(at + a, more[a]);
+    for (int a = 0; a < kAhead; ++a) {
+      if (at + a < last) load(at + a, more[a]);
+    }
 #pragma unroll
     for (int a = 0; a < kAhead; ++a) {
+      if (at + a >= last) break;  // adding zeros would make a 0.0 of a -0.0
 #pragma unroll
       for (int r = 0; r < kRegisters; ++r) g[r] += more[a][r];
     }
-  }
-  for (; at < last; ++at) {
-    float more[kRegisters];
-    load(at, more);
-#pragma unroll
-    for (int r = 0; r < kRegisters; ++r) g[r] += more[r];
   }
 }
 
