@@ -61,6 +61,7 @@ inline Geometry planes(int64_t dim, const std::vector<int32_t>& layer_bits) {
 
 // The layers held of an item group: in planes the first ones and at least one.
 inline uint64_t random_layers(std::mt19937_64& random, const Geometry& geometry) {
+  if (geometry.num_layers == 0) return 0;
   const uint64_t all = ~uint64_t{0} >> (kMaxLayers - geometry.num_layers);
   if (geometry.layout == Layout::kPlanes) return all >> random() % geometry.num_layers;
   return random() % 3 == 0 ? all : random() & all;

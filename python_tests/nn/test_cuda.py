@@ -10,7 +10,10 @@ from torch import nn
 
 from peel_ext import ElasticEmbedding
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
 
 ROWS, DIM, GROUPS = 150, 16, 3
 

@@ -38,12 +38,6 @@ inline void fill_bytes(void* begin, int value, int64_t bytes, void*) {
 // Few, so that one of them has more than one share of the work.
 inline int num_multiprocessors() { return 3; }
 
-__device__ inline void* dynamic_shared() { return cuda_shim::dynamic_shared(); }
-
-__device__ inline unsigned select_bytes(unsigned low, unsigned high, unsigned selector) {
-  return cuda_shim::select_bytes(low, high, selector);
-}
-
 #else
 
 inline void check(cudaError_t error) {
@@ -86,26 +80,43 @@ inline int num_multiprocessors() {
   return count;
 }
 
+#endif
+
+// Which word of Launch::offenders is for what.
+enum Offender { kIndices = 0, kGroups = 1, kRefinementSlot = 2, kItemGroup = 3, kNan = 4 };
+constexpr int kNumOffenders = 5;
+
+// Blocks of `size` threads or items that hold `count` of them.
+inline unsigned blocks_for(int64_t count, int64_t size) {
+  return static_cast<unsigned>((count + size - 1) / size);
+}
+
+// ---- on the device: a plain C++ source, which launches nothing, does without ----
+
+#if defined(PEEL_CUDA_SHIM) || defined(__CUDACC__)
+
 // The dynamic shared memory of the block, on 16 bytes.
 __device__ inline void* dynamic_shared() {
+#ifdef PEEL_CUDA_SHIM
+  return cuda_shim::dynamic_shared();
+#else
   extern __shared__ uint4 peel_dynamic_shared[];
   return peel_dynamic_shared;
+#endif
 }
 
 // Four bytes, one for each hexadecimal digit of the selector's lower half: the digit's low three
 // bits choose one of the eight of `low` and `high`, the fourth has its sign bit eight times
 // instead.
 __device__ inline unsigned select_bytes(unsigned low, unsigned high, unsigned selector) {
+#ifdef PEEL_CUDA_SHIM
+  return cuda_shim::select_bytes(low, high, selector);
+#else
   unsigned bytes;
   asm("prmt.b32 %0, %1, %2, %3;" : "=r"(bytes) : "r"(low), "r"(high), "r"(selector));
   return bytes;
-}
-
 #endif
-
-// Which word of Launch::offenders is for what.
-enum Offender { kIndices = 0, kGroups = 1, kRefinementSlot = 2, kItemGroup = 3, kNan = 4 };
-constexpr int kNumOffenders = 5;
+}
 
 // Notes that `value` at `position` is wrong: the lowest position of all that are noted stays.
 // Positions from 2^32 - 1 on are noted as that one, values are clipped to int32.
@@ -117,9 +128,6 @@ __device__ inline void report(uint64_t* offenders, Offender what, int64_t positi
             static_cast<unsigned long long>(word));
 }
 
-// Blocks of `size` threads or items that hold `count` of them.
-inline unsigned blocks_for(int64_t count, int64_t size) {
-  return static_cast<unsigned>((count + size - 1) / size);
-}
+#endif
 
 }  // namespace peel::cuda
