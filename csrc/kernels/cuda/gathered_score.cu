@@ -318,7 +318,7 @@ struct Plan {
 
 template <typename Slots>
 void run(const Slots& slots, const ScoreArgs& args, const Launch& launch) {
-  Workspace workspace(launch.workspace);
+  Workspace workspace(launch.workspace, launch.workspace_bytes);
   const Plan plan(workspace, slots.num_slots(), slots.dim(), args);
   const auto kernel = plan.tile_users == 1    ? score_stream<Slots, 1>
                       : plan.tile_users == 4  ? score_stream<Slots, 4>

@@ -188,8 +188,7 @@ struct Memory {
   int64_t scratch_bytes = 0;
   int64_t bytes = 0;
 
-  Memory(const UpdateRows& args, void* memory) {
-    Workspace workspace(memory);
+  Memory(const UpdateRows& args, Workspace workspace) {
     refused = workspace.take<int>(1);
     rows = workspace.take<Word>(args.count);
     sorted_rows = workspace.take<Word>(args.count);
@@ -212,7 +211,7 @@ template <UpdateRule kRule, typename Word>
 void update(const UpdateRows& args, const Launch& launch_on) {
   if (args.count == 0) return;
   void* const stream = launch_on.stream;
-  const Memory<Word> memory(args, launch_on.workspace);
+  const Memory<Word> memory(args, {launch_on.workspace, launch_on.workspace_bytes});
   fill_bytes(memory.refused, 0, sizeof(int), stream);
   launch(check_indices<Word>, blocks_for(args.count, kThreads), kThreads, 0, stream, args.indices,
          args.count, args.num_embeddings, memory.rows, memory.positions, memory.refused,
@@ -235,8 +234,7 @@ bool is_narrow(const UpdateRows& args) {
 
 template <UpdateRule kRule>
 int64_t update_rows_workspace(const UpdateRows& args) {
-  return is_narrow(args) ? Memory<uint32_t>(args, nullptr).bytes
-                         : Memory<uint64_t>(args, nullptr).bytes;
+  return is_narrow(args) ? Memory<uint32_t>(args, {}).bytes : Memory<uint64_t>(args, {}).bytes;
 }
 
 template <UpdateRule kRule>
