@@ -73,7 +73,9 @@ def recommend_from_files(run: TrainedRun, budgets: list[int]) -> dict[int, NDArr
                     with DeviceRecommender.open(path, budget) as device:
                         assert device.nbytes <= budget
                         vector = device.continue_vector(shipped[user], known, history[known:])
-                        items, _ = device.recommend(user=vector, n=20, exclude=history)
+                        items, _ = device.recommend(
+                            user=vector, rotated=True, n=20, exclude=history
+                        )
                         lists[budget][user, : len(items)] = items
     return lists
 

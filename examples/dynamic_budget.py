@@ -48,7 +48,7 @@ def _simulate(server: _Server, cache: Path, options: argparse.Namespace) -> None
     # Tastes: the directions of a few items that the group is shown often.
     frequent, _ = whole.recommend([], n=200) if _has_centroids(whole) else (np.arange(200), None)
     tastes = [whole.fold_in(rng.choice(frequent, 5)) for _ in range(options.users)]
-    best = [set(whole.recommend(user=user, n=20)[0].tolist()) for user in tastes]
+    best = [set(whole.recommend(user=user, rotated=True, n=20)[0].tolist()) for user in tastes]
     largest = whole.nbytes
     least = _least_bytes(whole)
     free = largest / 20
@@ -60,7 +60,8 @@ def _simulate(server: _Server, cache: Path, options: argparse.Namespace) -> None
         free = float(np.clip(free * np.exp(rng.normal(0, 0.4)), least, largest))
         device.resize(int(free))
         found = [
-            len(best[at].intersection(device.recommend(user=user, n=20)[0].tolist())) / 20
+            len(best[at].intersection(device.recommend(user=user, rotated=True, n=20)[0].tolist()))
+            / 20
             for at, user in enumerate(tastes)
         ]
         row = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections.abc
 import typing
 import typing_extensions
-__all__: list[str] = ['Pee', 'PeelFile', 'StoreTable', 'centroids', 'compiler', 'cuda', 'first_out_of_range', 'gathered_score', 'grouped_lookup', 'grouped_lookup_backward', 'isa', 'isas', 'num_threads', 'set_num_threads', 'topk_blocks', 'update_rows']
+__all__: list[str] = ['Pee', 'PeelFile', 'StoreTable', 'centroids', 'compiler', 'first_out_of_range', 'gathered_score', 'grouped_lookup', 'grouped_lookup_backward', 'isa', 'isas', 'num_threads', 'set_num_threads', 'topk_blocks', 'update_rows']
 class StoreTable:
     def __init__(self, layout: typing.SupportsInt | typing.SupportsIndex, value_type: typing.SupportsInt | typing.SupportsIndex, dim: typing.SupportsInt | typing.SupportsIndex, block_dim: typing.SupportsInt | typing.SupportsIndex, layer_bits: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], num_embeddings: typing.SupportsInt | typing.SupportsIndex, num_groups: typing.SupportsInt | typing.SupportsIndex, weight: typing.SupportsInt | typing.SupportsIndex, weight_stride: typing.SupportsInt | typing.SupportsIndex, refinement: typing.SupportsInt | typing.SupportsIndex, refinement_slot: typing.SupportsInt | typing.SupportsIndex, num_refined: typing.SupportsInt | typing.SupportsIndex, store: typing.SupportsInt | typing.SupportsIndex, row_bytes: typing.SupportsInt | typing.SupportsIndex, scales: typing.SupportsInt | typing.SupportsIndex, scales_per_row: typing.SupportsInt | typing.SupportsIndex, item_group: typing.SupportsInt | typing.SupportsIndex, item_group_stride: typing.SupportsInt | typing.SupportsIndex, held: typing.SupportsInt | typing.SupportsIndex, num_item_groups: typing.SupportsInt | typing.SupportsIndex, centroids: typing.SupportsInt | typing.SupportsIndex, rotation: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
@@ -15,6 +15,8 @@ class Pee:
     def fold_in(self, count: typing.SupportsInt | typing.SupportsIndex, history: typing.SupportsInt | typing.SupportsIndex, user: typing.SupportsInt | typing.SupportsIndex) -> int:
         ...
     def lookup(self, count: typing.SupportsInt | typing.SupportsIndex, indices: typing.SupportsInt | typing.SupportsIndex, out: typing.SupportsInt | typing.SupportsIndex) -> tuple[int, int]:
+        ...
+    def parts(self) -> tuple:
         ...
     def row_ids(self) -> list[int]:
         ...
@@ -74,6 +76,9 @@ class PeelFile:
     @property
     def num_blocks(self) -> int:
         ...
+    @property
+    def rotated(self) -> bool:
+        ...
 def centroids() -> list[float]:
     ...
 def first_out_of_range(values: typing.SupportsInt | typing.SupportsIndex, bytes: typing.SupportsInt | typing.SupportsIndex, count: typing.SupportsInt | typing.SupportsIndex, limit: typing.SupportsInt | typing.SupportsIndex) -> int:
@@ -98,4 +103,3 @@ def update_rows(rule: typing.SupportsInt | typing.SupportsIndex, weight: typing.
     ...
 __version__: str
 compiler: str
-cuda: bool = False

@@ -19,6 +19,14 @@ class TrainingWarning(UserWarning):
     """A training that went through, but whose result is to be doubted."""
 
 
+class EncodingWarning(UserWarning):
+    """Rows that are encoded as zeros, though they have values: these are too small for float16."""
+
+
+class ReplacementWarning(UserWarning):
+    """Part of a model that goes on with the full table where its embeddings are under a budget."""
+
+
 class FormatError(PeelError, ValueError):
     """Bytes that are no ``.peel`` file, or a damaged one."""
 

@@ -17,6 +17,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("PEEL_NUM_THREADS", "2")
 
 
+def pytest_configure() -> None:
+    """With PEEL_TEST_SHIM=1 ops launch the kernels for CUDA devices, which a host shim runs."""
+    if os.environ.get("PEEL_TEST_SHIM") != "1":
+        return
+    from peel_ext.ops import _launching
+
+    assert _launching.AVAILABLE, "the package was built without PEEL_CUDA_SHIM"
+    assert _launching._cuda.on_host
+    _launching.is_device = lambda tensor: tensor.is_cpu
+
+
 @pytest.fixture
 def seed() -> int:
     """A seed that is printed, so that a failure can be run again with PEEL_TEST_SEED."""

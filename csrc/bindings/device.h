@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "bindings/arguments.h"
 #include "core/packed_rows.h"
 #include "device/appendix.h"
 #include "device/centroids.h"
@@ -28,13 +29,6 @@
 namespace peel {
 
 namespace py = pybind11;
-using Address = uintptr_t;
-
-template <typename T>
-T* at(Address address) {
-  return reinterpret_cast<T*>(address);
-}
-
 // A Python buffer in place; the object stays alive as long as this.
 class BufferSource : public Source {
  public:
@@ -124,6 +118,31 @@ class Pee {
       }
     }
     return ids;
+  }
+
+  // What a copy in other memory is made of: layout, value type, dim, block_dim and the bits of the
+  // layers; num_embeddings, num_rows, num_item_groups, the kind of row ids and their bytes; then
+  // the directory, the offsets of the blocks held, listed ids, and the bytes of the prefix.
+  py::tuple parts() const {
+    const PackedTable& packed = table();
+    const Geometry& geometry = packed.geometry;
+    std::vector<int> layer_bits;
+    if (geometry.layout == Layout::kPlanes) {
+      layer_bits.assign(geometry.layer_bits, geometry.layer_bits + geometry.num_layers);
+    }
+    const auto bytes = [](const void* begin, uint64_t count) {
+      return py::bytes(static_cast<const char*>(begin), count);
+    };
+    const bool listed = packed.row_ids == RowIds::kListed;
+    return py::make_tuple(
+        py::make_tuple(static_cast<int>(geometry.layout), static_cast<int>(geometry.value_type),
+                       geometry.dim, geometry.block_dim, layer_bits),
+        py::make_tuple(packed.num_embeddings, packed.num_rows, packed.num_item_groups,
+                       static_cast<int>(packed.row_ids), packed.id_bytes),
+        bytes(packed.directory, packed.num_item_groups * sizeof(DirectoryEntry)),
+        bytes(packed.block_offsets, num_blocks() * sizeof(uint32_t)),
+        bytes(packed.listed_ids, listed ? packed.num_rows * packed.id_bytes : 0),
+        bytes(packed.bytes, prefix_bytes()));
   }
 
   std::pair<int, int64_t> lookup(int64_t count, Address indices, Address out) const {
@@ -244,6 +263,7 @@ void bind_device(py::module_& m) {
       .def_property_readonly("num_blocks", &Pee::num_blocks)
       .def_property_readonly("rows_by_worth", &Pee::rows_by_worth)
       .def("row_ids", &Pee::row_ids)
+      .def("parts", &Pee::parts)
       .def("lookup", &Pee::lookup, py::arg("count"), py::arg("indices"), py::arg("out"))
       .def("score", &Pee::score, py::arg("users"), py::arg("num_users"), py::arg("user_stride"),
            py::arg("exclude_indptr"), py::arg("exclude"), py::arg("n"), py::arg("scores"),
@@ -301,7 +321,9 @@ void bind_device(py::module_& m) {
            [](const Embedding& file) { return own_centroid(*file.source(), file.header()); })
       .def_property_readonly("num_blocks",
                              [](const Embedding& file) { return file.header().num_blocks; })
-      .def_property_readonly("group", [](const Embedding& file) { return file.header().group; });
+      .def_property_readonly("group", [](const Embedding& file) { return file.header().group; })
+      .def_property_readonly("rotated",
+                             [](const Embedding& file) { return file.header().rotated; });
 }
 
 }  // namespace peel

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "bindings/arguments.h"
 #include "bindings/device.h"
 #include "core/executor.h"
 #include "core/out_of_range.h"
@@ -22,14 +23,6 @@ namespace py = pybind11;
 namespace peel {
 namespace {
 
-// Calls f with a value of the index type that has `bytes` bytes.
-template <typename F>
-auto with_index(int bytes, F&& f) {
-  if (bytes == 4) return f(int32_t{});
-  if (bytes == 8) return f(int64_t{});
-  throw std::invalid_argument("index bytes must be 4 or 8, got " + std::to_string(bytes));
-}
-
 using Outcome = std::pair<int, int64_t>;  // LookupStatus, position
 Outcome outcome(const LookupResult& result) {
   return {static_cast<int>(result.status), result.position};
@@ -40,81 +33,16 @@ Outcome outcome(const LookupResult& result) {
 int64_t bind_topk_blocks(Address weights, int weight_bytes, int64_t num_groups, int64_t n,
                          int64_t weight_stride, int64_t k, Address costs, int64_t cost_stride,
                          Address budget_bytes, bool sorted, Address indices) {
-  const auto run = [&](auto weight) {
-    using Weight = decltype(weight);
-    TopkBlocks<Weight> args;
-    args.num_groups = num_groups;
-    args.n = n;
-    args.weights = at<const Weight>(weights);
-    args.weight_stride = weight_stride;
-    args.k = k;
-    args.costs = at<const int64_t>(costs);
-    args.cost_stride = cost_stride;
-    args.budget_bytes = at<const int64_t>(budget_bytes);
-    args.sorted = sorted;
-    args.indices = at<int64_t>(indices);
+  return with_weight(weight_bytes, [&](auto weight) {
+    const auto args =
+        make_topk_blocks<decltype(weight)>(weights, num_groups, n, weight_stride, k, costs,
+                                           cost_stride, budget_bytes, sorted, indices);
     const py::gil_scoped_release release;
     return topk_blocks(args);
-  };
-  if (weight_bytes == 4) return run(float{});
-  if (weight_bytes == 8) return run(double{});
-  throw std::invalid_argument("weight bytes must be 4 or 8, got " + std::to_string(weight_bytes));
+  });
 }
 
 // ---- grouped_lookup ----
-
-// Holds addresses only; the Python object that made it keeps the memory alive.
-StoreTable make_store_table(int layout, int value_type, int64_t dim, int64_t block_dim,
-                            const std::vector<int>& layer_bits, int64_t num_embeddings,
-                            int64_t num_groups, Address weight, int64_t weight_stride,
-                            Address refinement, Address refinement_slot, int64_t num_refined,
-                            Address store, int64_t row_bytes, Address scales,
-                            int64_t scales_per_row, Address item_group, int64_t item_group_stride,
-                            Address held, int64_t num_item_groups, Address centroids,
-                            Address rotation) {
-  StoreTable table;
-  Geometry& geometry = table.geometry;
-  geometry.layout = static_cast<Layout>(layout);
-  geometry.value_type = static_cast<ValueType>(value_type);
-  geometry.dim = dim;
-  geometry.block_dim = block_dim;
-  if (geometry.layout == Layout::kColumns) {
-    if (block_dim < 1 || (dim + block_dim - 1) / block_dim > kMaxLayers) {
-      throw std::invalid_argument("block_dim does not fit dim");
-    }
-    geometry.num_layers = static_cast<int32_t>((dim + block_dim - 1) / block_dim);
-  } else if (geometry.layout == Layout::kPlanes) {
-    int bits = 0;
-    for (const int more : layer_bits) {
-      bits += more;
-      if (more < 1 || bits > kMaxBits) throw std::invalid_argument("layer_bits out of range");
-      geometry.layer_bits[geometry.num_layers++] = more;
-    }
-  }
-  table.num_embeddings = num_embeddings;
-  table.num_groups = num_groups;
-  table.weight = at<const float>(weight);
-  table.weight_stride = weight_stride;
-  table.refinement = at<const float>(refinement);
-  table.refinement_slot = at<const int32_t>(refinement_slot);
-  table.num_refined = num_refined;
-  table.store = at<const uint8_t>(store);
-  table.row_bytes = row_bytes;
-  table.scales = at<const uint16_t>(scales);
-  table.scales_per_row = scales_per_row;
-  table.item_group = at<const int32_t>(item_group);
-  table.item_group_stride = item_group_stride;
-  table.held = at<const int64_t>(held);
-  table.num_item_groups = num_item_groups;
-  table.centroids = at<const float>(centroids);
-  table.rotation = at<const float>(rotation);
-  return table;
-}
-
-template <typename Index>
-LookupPairs<Index> make_pairs(int64_t count, Address indices, Address groups, int64_t group) {
-  return {count, at<const Index>(indices), at<const Index>(groups), group};
-}
 
 Outcome bind_grouped_lookup(const StoreTable& table, int64_t count, Address indices, Address groups,
                             int64_t group, int index_bytes, Address out) {
@@ -140,14 +68,6 @@ Outcome bind_grouped_lookup_backward(const StoreTable& table, int64_t count, Add
 
 // ---- gathered_score ----
 
-ScoreArgs make_score_args(Address users, int64_t num_users, int64_t user_stride,
-                          Address exclude_indptr, Address exclude, int64_t n, Address scores,
-                          Address indices) {
-  return {
-      at<const float>(users),     num_users, user_stride,       at<const int64_t>(exclude_indptr),
-      at<const int64_t>(exclude), n,         at<float>(scores), at<int64_t>(indices)};
-}
-
 void bind_gathered_score(Address weight, int64_t num_embeddings, int64_t dim, int64_t weight_stride,
                          Address candidates, int64_t num_candidates, Address users,
                          int64_t num_users, int64_t user_stride, Address exclude_indptr,
@@ -166,20 +86,9 @@ int64_t bind_update_rows(int rule, Address weight, int64_t num_embeddings, int64
                          int64_t weight_stride, Address indices, int64_t count, Address gradients,
                          int64_t gradient_stride, Address first, Address second, float step_size,
                          float rate1, float rate2, float eps) {
-  const UpdateRows args{at<float>(weight),
-                        num_embeddings,
-                        dim,
-                        weight_stride,
-                        at<const int64_t>(indices),
-                        count,
-                        at<const float>(gradients),
-                        gradient_stride,
-                        at<float>(first),
-                        at<float>(second),
-                        step_size,
-                        rate1,
-                        rate2,
-                        eps};
+  const UpdateRows args =
+      make_update_rows(weight, num_embeddings, dim, weight_stride, indices, count, gradients,
+                       gradient_stride, first, second, step_size, rate1, rate2, eps);
   const py::gil_scoped_release release;
   return static_cast<UpdateRule>(rule) == UpdateRule::kAdam
              ? update_rows<UpdateRule::kAdam>(args)
@@ -208,7 +117,6 @@ PYBIND11_MODULE(_core, m) {
   m.doc() = "Native kernels of peel_ext.";
   m.attr("__version__") = PEEL_VERSION;
   m.attr("compiler") = __VERSION__;
-  m.attr("cuda") = false;
   m.def("isa", [] { return std::string(simd::primitives().name); });
   m.def("isas", &isas);
   m.def("num_threads", &num_threads);

@@ -9,11 +9,11 @@
 
 namespace peel {
 
-enum class SectionKind : uint32_t { kGroupCentroids = 1, kItemIds = 2 };
+enum class SectionKind : uint32_t { kGroupCentroids = 1, kItemIds = 2, kRotation = 3 };
 
 struct Section {
-  uint64_t count = 0;  // of centroids or ids; 0: the file has no such section
-  uint32_t width = 0;  // values of a centroid; or 1 where ids are integers, 0 where they are text
+  uint64_t count = 0;  // of centroids, ids or rows of the rotation; 0: the file has no such section
+  uint32_t width = 0;  // values of each; or 1 where ids are integers, 0 where they are text
   std::vector<uint8_t> payload;
 };
 

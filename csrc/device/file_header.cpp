@@ -15,6 +15,7 @@ constexpr uint8_t kVersion = 1;
 // Feature bits.
 constexpr uint8_t kKeepOneBlock = 1;
 constexpr uint8_t kHasPrior = 2;
+constexpr uint8_t kRotated = 4;
 
 // As it lies in the file, little endian.
 struct Fields {
@@ -71,6 +72,7 @@ Geometry read_columns(const Fields& fields) {
   require(fields.value_type <= 2, "unknown value type " + std::to_string(fields.value_type));
   require(fields.row_ids <= 1, "row_ids does not fit the columns layout");
   require(fields.block_dim >= 1 && fields.block_dim <= fields.dim, "block_dim out of range");
+  require((fields.features & kRotated) == 0, "rotated rows without planes");
   Geometry geometry;
   geometry.layout = Layout::kColumns;
   geometry.value_type = static_cast<ValueType>(fields.value_type);
@@ -110,7 +112,7 @@ FileHeader read_header(const uint8_t* data, uint64_t size) {
   if (crc32(0, data, kHeaderBytes - 4) != fields.checksum) {
     throw FormatError("damaged: the checksum of the header does not match");
   }
-  require((fields.features & ~(kKeepOneBlock | kHasPrior)) == 0, "unknown features");
+  require((fields.features & ~(kKeepOneBlock | kHasPrior | kRotated)) == 0, "unknown features");
   require(fields.reserved == 0, "reserved bytes are not zero");
   require(std::isfinite(fields.step_size) && fields.step_size > 0 &&
               std::isfinite(fields.temperature) && fields.temperature > 0,
@@ -128,6 +130,7 @@ FileHeader read_header(const uint8_t* data, uint64_t size) {
   header.row_ids = static_cast<RowIds>(fields.row_ids);
   header.id_bytes = fields.id_bytes;
   header.keep_one_block = (fields.features & kKeepOneBlock) != 0;
+  header.rotated = (fields.features & kRotated) != 0;
   header.num_embeddings = fields.num_embeddings;
   header.num_item_groups = fields.num_item_groups;
   header.num_blocks = fields.num_blocks;

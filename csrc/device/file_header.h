@@ -23,6 +23,7 @@ struct FileHeader {
   RowIds row_ids = RowIds::kInBlocks;
   int32_t id_bytes = 2;
   bool keep_one_block = false;  // of each item group, under every budget
+  bool rotated = false;         // the rows, so that user vectors must be, too
   int64_t num_embeddings = 0;
   uint32_t num_item_groups = 0;
   uint32_t num_blocks = 0;

@@ -168,6 +168,7 @@ peel_status peel_get_info(const peel_recommender* recommender, peel_info* info, 
     info->all_blocks = header.num_blocks;
     info->nbytes = snapshot->nbytes();
     info->prefix_bytes = snapshot->prefix_bytes();
+    info->rotated = header.rotated ? 1 : 0;
   });
 }
 

@@ -66,6 +66,7 @@ typedef struct peel_info {
   uint64_t all_blocks;    /* of the whole file */
   uint64_t nbytes;        /* held for the table, everything counted */
   uint64_t prefix_bytes;  /* of the file that are held */
+  int32_t rotated;        /* 1: rows are rotated, as vectors of users must be; else 0 */
 } peel_info;
 
 /* Opens a file; its bytes are read, not mapped, so that nobody can pull them away. */

@@ -325,6 +325,25 @@ void a_file_on_disk(const Bytes& whole) {
   CHECK(peel_open_file(".", PEEL_NO_BUDGET, &recommender, &error) == PEEL_ERROR_SOURCE);
 }
 
+void files_say_whether_their_rows_are_rotated(const Bytes& planes, const Bytes& columns) {
+  Bytes rotated = planes;
+  rotated.put(5, uint8_t{4});
+  files::seal(rotated);
+  const Bytes* const files_made[2] = {&planes, &rotated};
+  for (int says = 0; says < 2; ++says) {
+    const Bytes& bytes = *files_made[says];
+    peel_recommender* recommender = nullptr;
+    CHECK(peel_open_memory(bytes.data(), bytes.size(), PEEL_NO_BUDGET, &recommender, nullptr) ==
+          PEEL_OK);
+    CHECK(info_of(recommender).rotated == says);
+    peel_close(recommender);
+  }
+  rotated = columns;
+  rotated.put(5, uint8_t{4});
+  files::seal(rotated);
+  CHECK(!files::opens(rotated.data(), rotated.size()));
+}
+
 void mistakes_are_named(const Bytes& whole) {
   peel_error error;
   peel_recommender* recommender = nullptr;
@@ -393,6 +412,7 @@ int main() {
   zeros.put(136, uint32_t{0});  // the scales of ids 4 and 7
   files::seal(zeros);
   similar_items_are_those_of_the_largest_cosine(zeros);
+  files_say_whether_their_rows_are_rotated(planes, columns);
   decodes_known_rows();
   a_file_on_disk(planes);
   CHECK(!files::opens(Bytes(800).data(), 800));

@@ -18,7 +18,7 @@ from peel_ext.device import _bridge
 from peel_ext.device.item_ids import ItemIds, open_item_ids
 from peel_ext.device.sources import CachedSource, FileObjectSource, HttpSource, open_url
 from peel_ext.errors import DataError, FormatError
-from peel_ext.format.appendix import ITEM_IDS
+from peel_ext.format.appendix import ITEM_IDS, ROTATION
 
 Ids = Sequence[int | str] | NDArray[np.integer]
 
@@ -31,6 +31,9 @@ class DeviceRecommender:
     pickled: that is a TypeError.
 
     Where the file has item ids, items are those: integers or text. Else they are row numbers.
+
+    Rows may be rotated, and vectors of users must be then: those shipped by
+    :meth:`peel_ext.nn.ElasticEmbedding.rotate`, others by :meth:`rotate`. What is folded in is.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class DeviceRecommender:
         self._file = file
         self._source = source  # None where the file is on this machine
         self._ids: ItemIds | None = None
+        self._rotation: NDArray[np.float32] | None = None
         self._lock = threading.Lock()
         self._torn: FormatError | None = None
         self._has_ids = False
@@ -133,6 +137,11 @@ class DeviceRecommender:
         """The user group of the file."""
         return self._file.group
 
+    @property
+    def rotated(self) -> bool:
+        """Whether the file says that its rows are rotated; files of before this was said do not."""
+        return self._file.rotated
+
     def resize(self, budget_bytes: int | None) -> None:
         """Holds what opening under this budget would hold; only what is missing is read.
 
@@ -192,6 +201,7 @@ class DeviceRecommender:
         history: Ids | None = None,
         *,
         user: ArrayLike | None = None,
+        rotated: bool | None = None,
         n: int = 20,
         exclude: Ids | None = None,
     ) -> tuple[list[int | str] | NDArray[np.int64], NDArray[np.float32]]:
@@ -201,6 +211,9 @@ class DeviceRecommender:
             history: items the user knows; they are left out. Without ``user`` its vector is learned
                 from them; where none of them is held, it is that of the group's average user.
             user: [embedding_dim], the user's vector.
+            rotated: whether ``user`` is in the space of the rows, as what was shipped for this file or
+                folded in is. False: it is in that of the model, and is rotated here (:meth:`rotate`).
+                To be said where the rows are rotated, for a vector does not tell.
             n: items to return, at least 1.
             exclude: further items to leave out.
 
@@ -211,13 +224,15 @@ class DeviceRecommender:
         Raises:
             DataError: an unknown id; or nothing is known of the user, and the file has no centroids.
             IndexError: a row out of range.
-            ValueError: neither history nor user, n below 1, or a vector of wrong shape or not finite.
+            ValueError: neither history nor user, n below 1, a vector of wrong shape or not finite, or
+                ``rotated`` left out where the rows are rotated.
+            FormatError: a vector to rotate, and no rotation in the file.
         """
         pee = self._file.pee()
         known = self._rows("history", [] if history is None else history)
         left_out = self._rows("exclude", [] if exclude is None else exclude)
         count = self._count(n)
-        vector = self._vector(pee, user, None if history is None else known)
+        vector = self._user(pee, user, rotated, None if history is None else known)
         seen = np.sort(np.concatenate([known, left_out]))
         exclusions = (np.array([0, len(seen)], dtype=np.int64), seen)
         ids, scores = _bridge.score(pee, vector[None], count, exclusions)
@@ -261,7 +276,12 @@ class DeviceRecommender:
         return int(text)
 
     def score(
-        self, ids: Ids, *, history: Ids | None = None, user: ArrayLike | None = None
+        self,
+        ids: Ids,
+        *,
+        history: Ids | None = None,
+        user: ArrayLike | None = None,
+        rotated: bool | None = None,
     ) -> NDArray[np.float32]:
         """Scores float32 [m] of given items [m] for a user; 0 for items not held.
 
@@ -269,9 +289,29 @@ class DeviceRecommender:
         """
         pee = self._file.pee()
         known = None if history is None else self._rows("history", history)
-        return _bridge.score_items(pee, self._vector(pee, user, known), self._rows("ids", ids))
+        vector = self._user(pee, user, rotated, known)
+        return _bridge.score_items(pee, vector, self._rows("ids", ids))
 
-    # ---- learning a user's vector ----
+    # ---- vectors of users ----
+
+    def rotate(self, vectors: ArrayLike) -> NDArray[np.float32]:
+        """Vectors float32 [..., embedding_dim] of the model's space in the space of the rows.
+
+        They come back as they are where the file does not say that its rows are rotated. The rotation
+        is read when it is first needed and held from then on, beside what a budget counts.
+
+        Raises:
+            FormatError: the rows are rotated and the file does not carry the rotation, or a damaged one.
+            SourceError: it cannot be read.
+            ValueError: vectors of wrong shape or not finite.
+        """
+        dim = self.embedding_dim
+        given = np.asarray(vectors, dtype=np.float32)
+        if given.shape[-1:] != (dim,) or not np.isfinite(given).all():
+            raise ValueError(
+                f"vectors must be finite and have shape (..., {dim}), got {given.shape}"
+            )
+        return given @ self._read_rotation(dim) if self.rotated else given
 
     def fold_in(self, history: Ids) -> NDArray[np.float32]:
         """A user's vector float32 [embedding_dim] from a history; zeros where none of it is held.
@@ -290,7 +330,7 @@ class DeviceRecommender:
         """A user's vector, made of ``known_count`` items, brought up to date with new ones.
 
         Args:
-            user: [embedding_dim], of length 1, shipped or folded in before.
+            user: [embedding_dim], of length 1, shipped or folded in before, rotated where the rows are.
             known_count: items it was made of.
             items: the new ones. Where none of them is held the vector stays as it was.
 
@@ -308,17 +348,17 @@ class DeviceRecommender:
             raise TypeError(f"known_count must be an integer, got {known_count!r}")
         if not 0 <= known_count < 1 << 63:
             raise ValueError(f"known_count must be at least 0 and below 2^63, got {known_count}")
-        vector = self._vector(pee, user, None)
+        vector = self._vector(pee, user)
         return _bridge.continue_vector(pee, vector, int(known_count), self._rows("items", items))
 
     def choose_group(self, user: ArrayLike) -> int:
-        """The user group whose file suits a user's vector best.
+        """The user group whose file suits a user's vector best, one that is rotated where the rows are.
 
         Raises:
             FormatError: the file has no centroids.
             ValueError: a vector of wrong shape or not finite.
         """
-        return _bridge.choose_group(self._file, self._vector(self._file.pee(), user, None))
+        return _bridge.choose_group(self._file, self._vector(self._file.pee(), user))
 
     # ---- ----
 
@@ -385,18 +425,22 @@ class DeviceRecommender:
             raise IndexError(f"item is {item}, expected an id in [0, {self.num_embeddings})")
         return np.array([item], dtype=np.int64)
 
-    def _vector(
-        self, pee: _core.Pee, user: ArrayLike | None, known: NDArray[np.int64] | None
+    def _user(
+        self,
+        pee: _core.Pee,
+        user: ArrayLike | None,
+        rotated: bool | None,
+        known: NDArray[np.int64] | None,
     ) -> NDArray[np.float32]:
         """The vector given, or that of a history, or that of the group's average user."""
         if user is not None:
-            vector = np.ascontiguousarray(user, dtype=np.float32)
-            if vector.shape != (pee.dim,):
-                raise ValueError(f"user must have shape ({pee.dim},), got {vector.shape}")
-            if not np.isfinite(vector).all():
-                bad = int(np.argmin(np.isfinite(vector)))
-                raise ValueError(f"user must be finite, user[{bad}] is {vector[bad]}")
-            return vector
+            vector = self._vector(pee, user)
+            if rotated is None and self.rotated:
+                raise ValueError(
+                    "rotated must be given with user, because the rows of this file are rotated: True "
+                    "for a vector that is rotated like them, False for one of the model's space"
+                )
+            return self.rotate(vector) if rotated is False else vector
         if known is None:
             raise ValueError("history or user must be given, got neither")
         vector, held = _bridge.fold_in(pee, known)
@@ -406,3 +450,29 @@ class DeviceRecommender:
         if not centroid.size:
             raise DataError("no item of the history is held, and the file has no centroids")
         return centroid
+
+    def _vector(self, pee: _core.Pee, user: ArrayLike) -> NDArray[np.float32]:
+        """A user's vector as the native core takes it."""
+        vector = np.ascontiguousarray(user, dtype=np.float32)
+        if vector.shape != (pee.dim,):
+            raise ValueError(f"user must have shape ({pee.dim},), got {vector.shape}")
+        if not np.isfinite(vector).all():
+            bad = int(np.argmin(np.isfinite(vector)))
+            raise ValueError(f"user must be finite, user[{bad}] is {vector[bad]}")
+        return vector
+
+    def _read_rotation(self, dim: int) -> NDArray[np.float32]:
+        """The rotation float32 [dim, dim] that the file carries."""
+        with self._lock:
+            if self._rotation is None:
+                count, width, payload = self._file.section(ROTATION)
+                if count == 0:
+                    raise FormatError(
+                        "the rows of this file are rotated and it does not carry the rotation: rotate "
+                        "vectors before they are shipped, with ElasticEmbedding.rotate, or write the "
+                        "file with its rotation"
+                    )
+                if (count, width, len(payload)) != (dim, dim, 4 * dim * dim):
+                    raise FormatError("not a valid .peel file: the rotation does not fit the table")
+                self._rotation = np.frombuffer(payload, "<f4").reshape(dim, dim)
+            return self._rotation

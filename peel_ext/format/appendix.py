@@ -1,4 +1,4 @@
-"""What lies behind the blocks of a ``.peel`` file: centroids of the user groups, ids of the items."""
+"""What lies behind the blocks of a ``.peel`` file: centroids, ids of the items, the rotation."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from peel_ext.errors import FormatError
 from peel_ext.format.header import Header, header_checksum
 from peel_ext.format.layout import ALIGNMENT, padded
 
-GROUP_CENTROIDS, ITEM_IDS = 1, 2
-NAMES = {GROUP_CENTROIDS: "group centroids", ITEM_IDS: "item ids"}
+GROUP_CENTROIDS, ITEM_IDS, ROTATION = 1, 2, 3
+NAMES = {GROUP_CENTROIDS: "group centroids", ITEM_IDS: "item ids", ROTATION: "rotation"}
 
 #: Checksum, kind, bytes of the payload, count, width.
 _SECTION = struct.Struct("<IIQQI36x")
@@ -27,9 +27,9 @@ class Section:
     """One section behind the blocks.
 
     Attributes:
-        kind: ``GROUP_CENTROIDS``, ``ITEM_IDS``, or one this version does not know.
-        count: of centroids or ids.
-        width: values of a centroid; 1 where ids are integers, 0 where they are text.
+        kind: ``GROUP_CENTROIDS``, ``ITEM_IDS``, ``ROTATION``, or one this version does not know.
+        count: of centroids, ids or rows of the rotation.
+        width: values of each; 1 where ids are integers, 0 where they are text.
         payload: its bytes.
     """
 
@@ -64,6 +64,20 @@ def centroid_section(centroids: ArrayLike, dim: int) -> Section:
             f"centroids must be finite and have shape (num_groups, {dim}), got {values.shape}"
         )
     return Section(GROUP_CENTROIDS, len(values), dim, values.tobytes())
+
+
+def rotation_section(rotation: ArrayLike, dim: int) -> Section:
+    """The section of a rotation float32 [dim, dim]: ``vector @ rotation`` is in the space of the rows.
+
+    Raises:
+        ValueError: a wrong shape, or values that are not finite.
+    """
+    values = np.ascontiguousarray(rotation, dtype="<f4")
+    if values.shape != (dim, dim) or not np.isfinite(values).all():
+        raise ValueError(
+            f"rotation must be finite and have shape ({dim}, {dim}), got {values.shape}"
+        )
+    return Section(ROTATION, dim, dim, values.tobytes())
 
 
 def item_id_section(ids: Sequence[int | str] | NDArray[Any], num_embeddings: int) -> Section:

@@ -22,8 +22,9 @@ MAGIC = b"PEEL"
 VERSION = 1
 CONSECUTIVE, LISTED, IN_BLOCKS = range(3)
 
-#: Feature bits: the first blocks, one of each item group, are kept under every budget; rows have a prior.
-KEEP_ONE_BLOCK, HAS_PRIOR = 1, 2
+#: Feature bits: the first blocks, one of each item group, are kept under every budget; rows have a
+#: prior; rows are rotated.
+KEEP_ONE_BLOCK, HAS_PRIOR, ROTATED = 1, 2, 4
 
 _HEADER = struct.Struct("<4s8B8s2H6I3fI")
 _CHECKSUM_AT = HEADER_BYTES - 4
@@ -75,6 +76,7 @@ class Header:
         group: the user group.
         content: tells files of the same shape apart.
         fold_in: settings of the device.
+        rotated: whether rows are rotated, so that the vectors of users must be, too.
     """
 
     layout: Layout
@@ -88,6 +90,7 @@ class Header:
     group: int = 0
     content: int = 0
     fold_in: FoldInSettings = field(default_factory=FoldInSettings)
+    rotated: bool = False
 
     @property
     def keep_one_block(self) -> bool:
@@ -109,7 +112,9 @@ class Header:
             data = _HEADER.pack(
                 MAGIC,
                 VERSION,
-                self.keep_one_block * KEEP_ONE_BLOCK + (self.fold_in.prior > 0) * HAS_PRIOR,
+                self.keep_one_block * KEEP_ONE_BLOCK
+                + (self.fold_in.prior > 0) * HAS_PRIOR
+                + self.rotated * ROTATED,
                 self.layout.code,
                 VALUE_TYPES.index(self.layout.value_type),
                 self.row_ids,
@@ -157,8 +162,10 @@ def read_header(data: bytes) -> Header:
         raise FormatError(f"version {version} of the .peel format, this reads version {VERSION}")
     if zlib.crc32(data[:_CHECKSUM_AT]) != checksum:
         raise FormatError("damaged: the checksum of the header does not match")
-    require(features & ~(KEEP_ONE_BLOCK | HAS_PRIOR) == 0, f"unknown features {features:#x}")
+    known = KEEP_ONE_BLOCK | HAS_PRIOR | ROTATED
+    require(features & ~known == 0, f"unknown features {features:#x}")
     has_prior, keeps_one = bool(features & HAS_PRIOR), bool(features & KEEP_ONE_BLOCK)
+    rotated = bool(features & ROTATED)
     require(reserved == 0, "reserved bytes are not zero")
     require(0 < step_size < math.inf and 0 < temperature < math.inf, "fold-in out of range")
     require(0 < prior < math.inf if has_prior else data[56:60] == bytes(4), "prior out of range")
@@ -175,6 +182,7 @@ def read_header(data: bytes) -> Header:
         require(value_type < len(VALUE_TYPES), f"unknown value type {value_type}")
         require(row_ids in (CONSECUTIVE, LISTED), "row_ids does not fit the columns layout")
         require(1 <= block_dim <= dim, "block_dim out of range")
+        require(not rotated, "rotated rows without planes")
         require(-(-dim // block_dim) <= MAX_LAYERS and not any(layer_bits), "too many layers")
         layout = ColumnsLayout(
             block_dim, VALUE_TYPES[value_type], max(num_item_groups, 1), keeps_one
@@ -184,6 +192,7 @@ def read_header(data: bytes) -> Header:
     return Header(
         layout, dim, row_ids, id_width, num_embeddings, num_item_groups, num_blocks,
         blocks_end * ALIGNMENT, group, content, FoldInSettings(steps, step_size, temperature, prior),
+        rotated,
     )  # fmt: skip
 
 

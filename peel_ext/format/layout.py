@@ -148,7 +148,11 @@ class PlanesLayout:
         return HEADER_BYTES
 
     def encode(self, rows: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
-        """Store uint8 [n, row_bytes] and scales float16 [n, 1] of rows float32 [n, dim]."""
+        """Store uint8 [n, row_bytes] and scales float16 [n, 1] of rows float32 [n, dim].
+
+        Raises:
+            ValueError: a row out of the range of its scale, or none that is not too small.
+        """
         codes, scales = quantizer.encode_rows(rows)
         return quantizer.pack_planes(codes, self.layer_bits), scales[:, None]
 
@@ -264,12 +268,18 @@ class ColumnsLayout:
         return HEADER_BYTES + section + num_item_groups * DIRECTORY_ITEM_GROUP_BYTES
 
     def encode(self, rows: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
-        """Store uint8 [n, row_bytes] and scales float16 [n, layers or 0] of rows [n, dim]."""
+        """Store uint8 [n, row_bytes] and scales float16 [n, layers or 0] of rows [n, dim].
+
+        Raises:
+            ValueError: a row out of the range of the value type, or none that is not too small.
+        """
         num_rows, dim = rows.shape
         if not self.scaled:
             with np.errstate(over="ignore"):
                 values = np.ascontiguousarray(rows.astype(self.value_type))
             _check_finite(values, rows)
+            if self.value_type == "float16":
+                quantizer.tell_lost(rows, values)
             row_bytes = dim * values.itemsize
             store = values.view(np.uint8).reshape(num_rows, row_bytes)  # [n, row_bytes]
             return store, np.zeros((num_rows, 0), np.float16)
@@ -287,6 +297,7 @@ class ColumnsLayout:
                 rounded, -127, 127
             )
             scales[:, layer] = scale
+        quantizer.tell_lost(rows, scales)
         return codes.view(np.uint8), scales
 
     def decode(
@@ -306,8 +317,13 @@ class ColumnsLayout:
 Layout = PlanesLayout | ColumnsLayout
 
 
-def resolve_layout(layout: Layout | str) -> Layout:
+def resolve_layout(layout: Layout | str, dim: int | None = None) -> Layout:
     """A layout from itself or from its name, ``"planes"`` or ``"columns"``.
+
+    Args:
+        layout: itself is returned as it is.
+        dim: values of a row, which ``"columns"`` cuts into blocks of 8; into fewer where there are
+            fewer, and into more where that would make more than 64 layers. None: into blocks of 8.
 
     Raises:
         ValueError: an unknown name.
@@ -320,7 +336,10 @@ def resolve_layout(layout: Layout | str) -> Layout:
     if layout == "planes":
         return PlanesLayout()
     if layout == "columns":
-        return ColumnsLayout()
+        block_dim = ColumnsLayout.block_dim
+        if dim is not None:
+            block_dim = min(dim, max(block_dim, -(-dim // MAX_LAYERS)))
+        return ColumnsLayout(block_dim)
     raise ValueError(f"layout must be 'planes' or 'columns', got {layout!r}")
 
 

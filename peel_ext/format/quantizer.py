@@ -15,10 +15,13 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
+
+from peel_ext.errors import EncodingWarning
 
 MAX_BITS = 8
 _WIDTH = 1.5
@@ -72,7 +75,7 @@ def encode_rows(
     """Codes uint8 [n, dim] and scales float16 [n] of float32 rows [n, dim].
 
     Raises:
-        ValueError: a row is not finite, or its scale exceeds float16 (65504).
+        ValueError: a row is not finite, its scale exceeds float16 (65504), or all are too small.
     """
     scale32 = np.sqrt(np.mean(np.square(rows, dtype=np.float32), axis=1, dtype=np.float32))
     if not np.all(scale32 <= np.finfo(np.float16).max):
@@ -82,11 +85,31 @@ def encode_rows(
             "expected a finite value of at most 65504"
         )
     scales = scale32.astype(np.float16)
+    tell_lost(rows, scales[:, None])
     divisor = scales.astype(np.float32)
     divisor[divisor == 0] = np.inf  # such a row decodes to zeros whatever its codes
     relative = rows / divisor[:, None]
     codes = np.searchsorted(thresholds(), relative.ravel(), side="right")
     return codes.astype(np.uint8).reshape(rows.shape), scales
+
+
+def tell_lost(rows: NDArray[np.float32], encoded: NDArray[np.floating]) -> None:
+    """Warns of rows [n, dim] that have values, but whose float16 values or scales [n, m] are zero.
+
+    The text stays the same from step to step of a training, so that Python shows it once.
+
+    Raises:
+        ValueError: no row is left that is not zero.
+    """
+    zeroed = np.all(encoded == 0, axis=1)
+    lost = np.flatnonzero(zeroed)
+    lost = lost[rows[lost].any(axis=1)]
+    if not len(lost):
+        return
+    remark = f"row {lost[0]} is too small for float16 scales: multiply all rows by a constant"
+    if zeroed.all():
+        raise ValueError(f"no row can be encoded, {remark}")
+    warnings.warn(f"encoded as zeros: {remark}", EncodingWarning, stacklevel=3)
 
 
 def pack_planes(codes: NDArray[np.uint8], layer_bits: tuple[int, ...]) -> NDArray[np.uint8]:

@@ -51,6 +51,8 @@ class GroupTable:
             kept first. In the planes layout a layer comes after those below it.
         group: the user group.
         fold_in: settings of the device.
+        rotated: whether the rows are rotated, so that the vectors of users must be, too. Only in the
+            planes layout.
     """
 
     layout: Layout
@@ -60,6 +62,7 @@ class GroupTable:
     order: NDArray[np.int64]
     group: int = 0
     fold_in: FoldInSettings = field(default_factory=FoldInSettings)
+    rotated: bool = False
 
     @property
     def num_embeddings(self) -> int:
@@ -123,6 +126,7 @@ class GroupTable:
             self.group,
             content,
             self.fold_in,
+            self.rotated,
         ).pack()
 
     @property

@@ -59,7 +59,7 @@ def blend_blocks(
     num_embeddings = item_group.shape[1]
     totals = block_weights.sum(dim=(1, 2), dtype=torch.float64)
     shares = shares / torch.where(totals > 0, totals, 1.0)
-    of_layer = torch.from_numpy(gains / gains.sum())
+    of_layer = torch.from_numpy(gains / gains.sum()).to(shares.device)
     if not layout.nested or (len(item_group) == 1 and row_values is None):
         weights = torch.einsum("mg,gil->mil", shares, block_weights.double())
         if row_values is not None:
@@ -68,8 +68,9 @@ def blend_blocks(
             weights += own[:, :, None] * of_layer
         return weights.float(), item_group.clone()
     sizes = layout.item_group_sizes(num_embeddings)
-    rows_of = torch.from_numpy(sizes).double()[:, None]
+    rows_of = torch.from_numpy(sizes).double()[:, None].to(shares.device)
     of_rank = torch.from_numpy(np.repeat(np.arange(num_item_groups, dtype=np.int32), sizes))
+    of_rank = of_rank.to(shares.device)
     weights = shares.new_zeros(len(shares), num_item_groups, num_layers)
     groups = item_group.new_empty((len(shares), num_embeddings), dtype=torch.int32)
     for blend, share in enumerate(shares):

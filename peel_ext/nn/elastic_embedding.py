@@ -5,31 +5,51 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, Self
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
-from torch import Tensor
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from peel_ext.device import PersonalizedElasticEmbedding
-from peel_ext.format import EncodedRows, FoldInSettings, GroupTable, pack_prefix, write_file
-from peel_ext.format.store import BlockStore
-from peel_ext.nn.block_table import BlockTable
-from peel_ext.nn.budgeted_lookup import budgeted_lookup, centroids, encoded_rows, held_blocks
-from peel_ext.nn.derived import stamp
-from peel_ext.nn.selection import minimum_bytes, order_blocks, overhead_bytes
-from peel_ext.ops import grouped_lookup
-from peel_ext.ops._checks import is_traced
-from peel_ext.ops._lookup_arguments import check_groups, flatten_pairs
-from peel_ext.ops._lookup_gradients import held_values
-from peel_ext.ops.grouped_lookup import LookupTable, plain_rows, straight_through
+from peel_ext.format import (
+    EncodedRows,
+    FoldInSettings,
+    GroupTable,
+    Layout,
+    pack_prefix,
+    resolve_layout,
+    write_file,
+)
+from peel_ext.nn import rotation as rotations
+from peel_ext.nn import selection, state
+from peel_ext.nn.blending import blend_blocks, check_worth
+from peel_ext.nn.encoding import BudgetedBlocks, Rows, held_blocks, layout_text
+from peel_ext.nn.read_only import ReadOnlyTensor
+from peel_ext.nn.refinement import refine_rows
+from peel_ext.nn.tensor_cache import TensorCache, stamp
+from peel_ext.nn.views import Views
+from peel_ext.ops.lookup import (
+    Options,
+    Table,
+    check_group,
+    check_groups,
+    has_kernels,
+    is_traced,
+    lookup,
+)
 
 #: Indices from which on a lookup in the full table goes to our kernel: as fast as torch's forward
 #: from here on, and faster backward.
 _KERNEL_INDICES = 16_384
 
+#: What can be computed again, and what belongs to a context: neither is copied nor saved.
+_NOT_COPIED = ("_cache", "_table", "_views")
 
-class ElasticEmbedding(BlockTable):
+
+class ElasticEmbedding(nn.Embedding):
     """A drop-in for ``nn.Embedding`` with a table per user group under any byte budget.
 
     All arguments of ``nn.Embedding`` keep their meaning; without ``groups`` and budget so does the
@@ -39,15 +59,16 @@ class ElasticEmbedding(BlockTable):
     Args:
         num_embeddings: rows.
         embedding_dim: values of a row.
-        num_groups: user groups, each with its own weights and refinements.
+        num_groups: user groups, each with its own weights and refinements. Until values are set all
+            rows are worth the same: a budget keeps the first ones.
         layout: ``"planes"``, ``"columns"``, or a layout object with its options.
 
     Attributes:
         weight: Parameter [num_embeddings, embedding_dim]. Inside :meth:`budget` and
             :meth:`use_groups` it reads as the table seen there (:meth:`table`), so that code which
-            uses the weight itself sees what a device would; the Parameter is in ``parameters()``
-            as ever.
-        refinement: Parameter float32 [num_refined, embedding_dim] or None; see :meth:`refine_rows`.
+            uses the weight itself sees what a device would; that table cannot be edited. The
+            Parameter is in ``parameters()`` as ever, and ``get_parameter("weight")`` gives it.
+        refinement: Parameter [num_refined, embedding_dim] or None; see :meth:`refine_rows`.
         refinement_slot: int32 [num_groups, num_embeddings] or None.
         block_weights: buffer float32 [num_groups, num_item_groups, num_layers].
         item_group: buffer int32 [num_groups or 1, num_embeddings], the item group of each row.
@@ -58,12 +79,114 @@ class ElasticEmbedding(BlockTable):
         TypeError: an argument of the wrong type.
     """
 
+    block_weights: Tensor
+    item_group: Tensor
+    rotation: Tensor | None
+    refinement: nn.Parameter | None
+    refinement_slot: Tensor | None
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        padding_idx: int | None = None,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        sparse: bool = False,
+        _weight: Tensor | None = None,
+        _freeze: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        num_groups: int = 1,
+        layout: Layout | str = "planes",
+    ) -> None:
+        layout = check_geometry(embedding_dim, num_groups, layout)
+        super().__init__(
+            _as_int(num_embeddings), _as_int(embedding_dim), padding_idx, max_norm, norm_type,
+            scale_grad_by_freq, sparse, _weight, _freeze, device, dtype,
+        )  # fmt: skip
+        self._cut(_as_int(num_groups), layout)
+
+    @classmethod
+    def adopt(
+        cls, embedding: nn.Embedding, *, num_groups: int = 1, layout: Layout | str = "planes"
+    ) -> Self:
+        """Makes an ``nn.Embedding`` elastic in place: the same object with the same Parameter.
+
+        An elastic one is returned as it is. Whole models: :func:`peel_ext.nn.replace_embeddings`.
+
+        Raises:
+            TypeError: a subclass of ``nn.Embedding``, whose own ways would be lost.
+            ValueError: an argument out of range.
+        """
+        if isinstance(embedding, cls):
+            return embedding
+        if type(embedding) is not nn.Embedding:
+            raise TypeError(
+                f"embedding must be exactly a torch.nn.Embedding, got {type(embedding).__name__}"
+            )
+        layout = check_geometry(embedding.embedding_dim, num_groups, layout)
+        embedding.__class__ = cls
+        elastic: Self = embedding  # type: ignore[assignment]
+        elastic._cut(_as_int(num_groups), layout)
+        return elastic
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        embeddings: Tensor,
+        freeze: bool = True,
+        padding_idx: int | None = None,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        sparse: bool = False,
+        *,
+        num_groups: int = 1,
+        layout: Layout | str = "planes",
+    ) -> Self:
+        """A module over given rows [num_embeddings, embedding_dim], as ``nn.Embedding``'s.
+
+        Raises:
+            ValueError: embeddings that are not a matrix.
+        """
+        if embeddings.dim() != 2:
+            raise ValueError(
+                f"embeddings must have 2 dimensions, got shape {tuple(embeddings.shape)}"
+            )
+        num_embeddings, embedding_dim = embeddings.shape
+        return cls(
+            num_embeddings, embedding_dim, padding_idx, max_norm, norm_type, scale_grad_by_freq,
+            sparse, embeddings, freeze, num_groups=num_groups, layout=layout,
+        )  # fmt: skip
+
+    def _cut(self, num_groups: int, layout: Layout) -> None:
+        """All that this class adds to an ``nn.Embedding``."""
+        self.num_groups = num_groups
+        self.layout = layout
+        self._layout_text = layout_text(layout)
+        self._named_groups = list(range(num_groups))  # by which packed embeddings name them
+        self._begin()
+        state.give_even_blocks(self)
+        # After the others: torch.export takes the position of a buffer for its place among those
+        # that are not None.
+        self.register_buffer("rotation", None)
+        self.register_buffer("refinement_slot", None)
+        self.register_parameter("refinement", None)
+
+    def _begin(self) -> None:
+        self._cache = TensorCache()
+        self._table: tuple[object, Table] | None = None
+        self._views = Views()
+
     # ---- budgets and groups ----
 
     @property
     def budget_bytes(self) -> int | None:
         """The budget in force, or None."""
-        return self._budget_bytes
+        return self._views.get().budget_bytes
 
     @contextmanager
     def budget(self, budget_bytes: int) -> Iterator[ElasticEmbedding]:
@@ -72,22 +195,21 @@ class ElasticEmbedding(BlockTable):
         Training goes on inside it: rows are encoded anew when they change, and gradients go
         straight through to the blocks held. A change is what torch counts as one; after an edit
         through ``weight.data``, ``weight.numpy()`` or another process, say so with
-        ``torch.autograd.graph.increment_version``. Contexts nest.
+        ``torch.autograd.graph.increment_version``. Contexts nest. Like ``torch.no_grad``, a budget
+        is that of the thread that enters it, and of the task in asyncio; other threads do not see
+        it.
 
         Raises:
             BudgetError: too few bytes for one of the user groups; names the minimum.
-            TypeError: not an integer, or a weight that is not float32.
+            TypeError: not an integer, or a weight that is not one float32 tensor.
             ValueError: a weight that is not on the CPU, or not finite.
         """
         limit = _check_budget(budget_bytes)
-        if not is_traced():  # what cannot be had fails here, not at the first lookup
-            self._current_table(self._parameter("weight"), limit)
-        before = self._budget_bytes
-        self._budget_bytes = limit
-        try:
+        weight = self._parameter("weight")
+        if not is_traced(weight):  # what cannot be had fails here, not at the first lookup
+            self._current_table(weight, limit)
+        with self._views.enter(self._views.get()._replace(budget_bytes=limit)):
             yield self
-        finally:
-            self._budget_bytes = before
 
     @contextmanager
     def use_groups(self, groups: Tensor | int) -> Iterator[ElasticEmbedding]:
@@ -95,7 +217,7 @@ class ElasticEmbedding(BlockTable):
 
         For models whose own code calls ``embedding(input)`` or reads ``embedding.weight``. A model
         that also embeds all its items, or reads the weight, can only be had for one group at a
-        time. Contexts nest.
+        time. Contexts nest, and belong to a thread or task as those of :meth:`budget` do.
 
         Args:
             groups: as in :meth:`forward`.
@@ -104,16 +226,9 @@ class ElasticEmbedding(BlockTable):
             IndexError: a group out of range.
             TypeError: not integers.
         """
-        if isinstance(groups, Tensor):
-            check_groups(groups, groups, self.num_groups)
-        else:
-            self._check_group(groups)
-        before = self._groups
-        self._groups = groups
-        try:
+        check_groups(groups, groups if isinstance(groups, Tensor) else _NONE, self.num_groups)
+        with self._views.enter(self._views.get()._replace(groups=groups)):
             yield self
-        finally:
-            self._groups = before
 
     def table(self, group: int | None = None) -> Tensor:
         """The whole table [num_embeddings, embedding_dim] as a user group sees it, with gradients.
@@ -124,35 +239,60 @@ class ElasticEmbedding(BlockTable):
         Raises:
             ValueError: several user groups in force.
         """
-        groups = self._groups if group is None else group
-        needed = self._budget_bytes is not None and self.num_groups > 1
-        if isinstance(groups, Tensor) or (groups is None and needed):
+        budget_bytes, in_force = self._views.get()
+        groups = in_force if group is None else group
+        several = isinstance(groups, Tensor) and groups.dim() > 0
+        if several or (groups is None and budget_bytes is not None and self.num_groups > 1):
             raise ValueError(
                 f"the whole table is that of one user group and there are {self.num_groups}: name "
                 f"one with use_groups(group), got {groups}"
             )
-        rows = torch.arange(self.num_embeddings, device=self._parameter("weight").device)
-        return self.forward(rows, groups)
+        weight = self._parameter("weight")
+        # Not through forward, which hooks may have replaced by what reads the weight.
+        return self._look_up(torch.arange(weight.shape[0], device=weight.device), groups)
 
     @property
-    def weight(self) -> Tensor:  # type: ignore[override]
+    def weight(self) -> Tensor:
         """The Parameter, or the table of the user group and under the budget in force."""
-        weight: Tensor | None = self._parameters.get("weight")
+        weight: Tensor | None = self._parameters.get("weight", self.__dict__.get("weight"))
         if weight is None:
             raise AttributeError("weight")
-        state = self.__dict__  # without a budget while the module is being made
-        if state.get("_budget_bytes") is not None or (
-            state.get("_groups") is not None and self._parameters["refinement"] is not None
-        ):
-            return self.table()
-        return weight
+        views: Views | None = self.__dict__.get("_views")  # none while the module is being made
+        if views is None or weight.is_meta:  # and nothing to be seen while it is offloaded
+            return weight
+        budget_bytes, groups = views.get()
+        if budget_bytes is None and (groups is None or self._parameters["refinement"] is None):
+            return weight
+        table = self.table()
+        return table if is_traced(table) else table.as_subclass(ReadOnlyTensor)
+
+    @weight.setter
+    def weight(self, value: Tensor) -> None:
+        # Only what is no Parameter gets here: what pruning and norms of weights compute.
+        self.__dict__["weight"] = value
+
+    @weight.deleter
+    def weight(self) -> None:
+        del self.__dict__["weight"]
+
+    def get_parameter(self, target: str) -> nn.Parameter:
+        """The Parameter of that name, whatever is in force."""
+        own: Tensor | None = self._parameters.get(target)
+        return super().get_parameter(target) if own is None else own  # type: ignore[return-value]
+
+    def _parameter(self, name: str) -> Tensor:
+        """A parameter itself, or what takes its place, whatever budget is in force."""
+        value: Tensor | None = self._parameters.get(name, self.__dict__.get(name))
+        return getattr(self, name) if value is None else value  # parametrized ones are attributes
+
+    # ---- what a device would hold ----
 
     def minimum_budget_bytes(self, group: int) -> int:
         """The smallest budget a user group can be had under."""
-        self._check_group(group)
-        weights = self.block_weights[group : group + 1]
-        overhead = overhead_bytes(self.item_group, self.layout, weights.shape[1])
-        return int(minimum_bytes(weights, self.block_costs(), self.layout, overhead)[0])
+        check_group(group, self.num_groups)
+        costs, weights = self.block_costs(), self.block_weights[group : group + 1]
+        overhead = selection.overhead_bytes(self.item_group, self.layout, weights.shape[1])
+        return int(selection.minimum_bytes(weights, costs, self.layout, overhead)[0])
 
     def generate(self, group: int, budget_bytes: int) -> PersonalizedElasticEmbedding:
         """The Personalized Elastic Embedding of a user group: what fits the budget, packed.
@@ -165,11 +305,13 @@ class ElasticEmbedding(BlockTable):
             IndexError: a group out of range.
             BudgetError: too few bytes; names the minimum.
         """
-        self._check_group(group)
+        check_group(group, self.num_groups)
         limit = _check_budget(budget_bytes)
+        self._check_blocks()
         weights = self.block_weights[group : group + 1]
         held = held_blocks(weights, self.item_group, self.layout, self.embedding_dim, limit)[0]
-        num_blocks = sum(int(mask).bit_count() for mask in held.tolist())
+        # The mask of 64 layers is negative as a signed integer.
+        num_blocks = sum((mask & (1 << 64) - 1).bit_count() for mask in held.tolist())
         return PersonalizedElasticEmbedding(pack_prefix(self._group_table(group), num_blocks))
 
     def export(
@@ -180,6 +322,7 @@ class ElasticEmbedding(BlockTable):
         fold_in: FoldInSettings | None = None,
         centroids: ArrayLike | None = None,
         item_ids: Sequence[int | str] | np.ndarray | None = None,
+        keep_rotation: bool = False,
     ) -> None:
         """Writes the ``.peel`` file of a user group: every budget in one file.
 
@@ -189,6 +332,8 @@ class ElasticEmbedding(BlockTable):
             fold_in: how a device computes a user's vector.
             centroids: [num_groups, embedding_dim] of all user groups, rotated (:meth:`rotate`).
             item_ids: [num_embeddings], by which a device tells items; None: they are known by row.
+            keep_rotation: whether the file carries the rotation, if there is one, so that a device
+                can rotate vectors of this module's space; the file says in any case that there is.
 
         Raises:
             IndexError: a group out of range.
@@ -196,47 +341,40 @@ class ElasticEmbedding(BlockTable):
             OSError: the file cannot be written.
         """
         table = self._group_table(group)
-        write_file(path, table, fold_in=fold_in, centroids=centroids, item_ids=item_ids)
+        rotation = None
+        if keep_rotation and self.rotation is not None:
+            rotation = self.rotation.cpu().numpy()
+        write_file(
+            path, table, fold_in=fold_in, centroids=centroids, item_ids=item_ids, rotation=rotation
+        )
 
     def _group_table(self, group: int) -> GroupTable:
         """The rows of a user group, and the order in which budgets take their blocks."""
-        self._check_group(group)
-        store, scales = self._encoded()
+        check_group(group, self.num_groups)
+        costs = self.block_costs()
+        store, scales = self._rows().encoded(self.layout, self._cache)
         if self.refinement_slot is not None:
             slot = self.refinement_slot[group].long()
             own = torch.arange(self.num_embeddings, device=slot.device)
             rows = torch.where(slot < 0, own, self.num_embeddings + slot)
             store, scales = store[rows], scales[rows]
         weights = self.block_weights.detach()[group : group + 1]
-        order = order_blocks(weights, self.block_costs(), self.layout)[0]
+        order = selection.order_blocks(weights, costs, self.layout)[0]
         which = self.item_group[0 if len(self.item_group) == 1 else group]
-        ids = which.sort(stable=True).indices.numpy()
+        ids = which.sort(stable=True).indices.cpu().numpy()
         num_item_groups = self.block_weights.shape[1]
-        sizes = torch.bincount(which.long(), minlength=num_item_groups).numpy()
+        sizes = torch.bincount(which.long(), minlength=num_item_groups).cpu().numpy()
         return GroupTable(
             layout=self.layout,
             dim=self.embedding_dim,
-            rows=EncodedRows(store.numpy(), scales.numpy()),
+            rows=EncodedRows(store.cpu().numpy(), scales.cpu().numpy()),
             item_groups=np.split(ids, np.cumsum(sizes)[:-1]) if num_item_groups else [],
-            order=order.numpy(),
+            order=order.cpu().numpy(),
             group=self._named_groups[group],
+            rotated=self.rotation is not None,
         )
 
-    def _held(self, budget_bytes: int) -> Tensor:
-        """Held masks int64 [num_groups, num_item_groups]."""
-        return held_blocks(
-            self.block_weights, self.item_group, self.layout, self.embedding_dim, budget_bytes,
-            self._kept,
-        )  # fmt: skip
-
-    def _encoded(self) -> tuple[Tensor, Tensor]:
-        """Store and scales of all rows and refinements."""
-        return encoded_rows(
-            self._parameter("weight"), self.refinement, self.refinement_slot, self.rotation,
-            self.layout, self._kept,
-        )  # fmt: skip
-
-    # ---- nn.Module ----
+    # ---- lookups ----
 
     def forward(self, input: Tensor, groups: Tensor | int | None = None) -> Tensor:
         """Rows of the indices, of the full table or of the table under the budget in force.
@@ -256,64 +394,38 @@ class ElasticEmbedding(BlockTable):
                 away from the CPU, groups are not looked at where they change nothing.
             ValueError: groups missing under a budget, or of the wrong shape.
         """
-        if groups is None:
-            groups = self._groups
-        if self._budget_bytes is not None:
-            return self._lookup_under_budget(input, groups, self._budget_bytes)
-        parameters = self._parameters
-        weight: Tensor | None = parameters.get("weight")
-        if weight is None:
-            weight = self._parameter("weight")
-        if groups is not None:
-            if parameters["refinement"] is not None:
-                return self._lookup_refined(weight, input, groups)
-            if isinstance(groups, Tensor):  # all have the same rows, but a mistake is a mistake
-                check_groups(groups, input, self.num_groups)
-            else:
-                self._check_group(groups)
-        if (
-            type(input) is Tensor
-            and input.numel() >= _KERNEL_INDICES
-            and self.max_norm is None
-            and weight.dtype == torch.float32
-            and weight.is_cpu
-            and not is_traced(input, weight)
-        ):
-            return self._current_table(weight).lookup(weight, None, input, 0, *self._options())
-        if self.max_norm is not None:
-            return super().forward(input)
-        # Short of max_norm this is what F.embedding comes to; a small call is mostly overhead.
-        if self.padding_idx is None and not self.scale_grad_by_freq and not self.sparse:
-            return torch.embedding(weight, input)
-        padding_idx = -1 if self.padding_idx is None else self.padding_idx
-        return torch.embedding(weight, input, padding_idx, self.scale_grad_by_freq, self.sparse)
+        return self._look_up(input, groups)
 
-    def _lookup_refined(self, weight: Tensor, input: Tensor, groups: Tensor | int) -> Tensor:
-        """Rows of the full tables of user groups some of which have refinements."""
-        self._renormalize(weight, input)
-        refinement, slot = self._parameters["refinement"], self._buffers["refinement_slot"]
-        if weight.dtype != torch.float32 or not weight.is_cpu:
-            if isinstance(groups, Tensor):
-                check_groups(groups, input, self.num_groups)
-            else:
-                self._check_group(groups)
-            flat, spread, group = flatten_pairs(input, groups)
-            rows = plain_rows(
-                weight, flat, group if spread is None else spread, refinement, slot,
-                self.padding_idx, self.scale_grad_by_freq,
-            )  # fmt: skip
-            return rows.view(*input.shape, self.embedding_dim)
-        if is_traced(weight, input):
-            return grouped_lookup(
-                weight, input, groups, refinement=refinement, refinement_slot=slot,
-                num_groups=self.num_groups, padding_idx=self.padding_idx,
-                scale_grad_by_freq=self.scale_grad_by_freq, sparse=self.sparse,
-            )  # fmt: skip
-        table = self._current_table(weight)
-        return table.lookup(weight, refinement, input, groups, *self._options())
+    def _look_up(self, input: Tensor, groups: Tensor | int | None) -> Tensor:
+        budget_bytes, in_force = self._views.get()
+        if groups is None:
+            groups = in_force
+        weight = self._parameter("weight")
+        if budget_bytes is not None:
+            return self._lookup_under_budget(weight, input, groups, budget_bytes)
+        if groups is not None:
+            if self._parameters["refinement"] is not None:
+                self._renormalize(weight, input)
+                return lookup(self._full_table(weight), input, groups, self._options())
+            # All have the same rows, but a mistake is a mistake.
+            check_groups(groups, input, self.num_groups)
+        # Asked first: a graph must not depend on the number of indices.
+        if (
+            not is_traced(weight, input)
+            and type(input) is Tensor
+            and input.numel() >= _KERNEL_INDICES
+            and input.dtype in (torch.int64, torch.int32)
+            and self.max_norm is None
+            and has_kernels(weight)
+        ):
+            return lookup(self._full_table(weight), input, 0, self._options())
+        return F.embedding(
+            input, weight, self.padding_idx, self.max_norm, self.norm_type,
+            self.scale_grad_by_freq, self.sparse,
+        )  # fmt: skip
 
     def _lookup_under_budget(
-        self, input: Tensor, groups: Tensor | int | None, budget_bytes: int
+        self, weight: Tensor, input: Tensor, groups: Tensor | int | None, budget_bytes: int
     ) -> Tensor:
         if groups is None:
             if self.num_groups > 1:
@@ -321,65 +433,284 @@ class ElasticEmbedding(BlockTable):
                     f"groups must be given under a budget when there are {self.num_groups}, got None"
                 )
             groups = 0
-        weight = self._parameter("weight")
         self._renormalize(weight, input)
         if not is_traced(weight, input):
-            table = self._current_table(weight, budget_bytes)
-            return table.lookup(
-                weight, self._parameters["refinement"], input, groups, *self._options()
-            )
-        pairs = flatten_pairs(input, groups)
-        decoded, held = budgeted_lookup(
-            weight, pairs, self.num_groups, self.refinement, self.refinement_slot, self.rotation,
-            self.block_weights, self.item_group, self._layout_text, budget_bytes,
-        )  # fmt: skip
-        if torch.is_grad_enabled():
-            flat, spread, group = pairs
-            rows = grouped_lookup(
-                weight, flat, group if spread is None else spread, refinement=self.refinement,
-                refinement_slot=self.refinement_slot, num_groups=self.num_groups,
-                padding_idx=self.padding_idx, scale_grad_by_freq=self.scale_grad_by_freq,
-                sparse=self.sparse,
-            )  # fmt: skip
-            known = held_values(
-                None if self.layout.nested else self.layout.block_dim, self.embedding_dim, flat,
-                torch.full_like(flat, group) if spread is None else spread, self.item_group, held,
-            )  # fmt: skip
-            decoded = straight_through(rows, decoded, known)
-        return decoded.view(*input.shape, self.embedding_dim)
+            return lookup(self._current_table(weight, budget_bytes), input, groups, self._options())
+        if not torch.compiler.is_compiling():
+            state.check_plain(weight)
+        table = Table(weight, self.refinement, self.refinement_slot, num_groups=self.num_groups)
+        return lookup(table, input, groups, self._options(), self._blocks(weight, budget_bytes))
 
-    def _current_table(self, weight: Tensor, budget_bytes: int | None = None) -> LookupTable:
+    def _full_table(self, weight: Tensor) -> Table:
+        if is_traced(weight):
+            refinement, slots = self._parameters["refinement"], self._buffers["refinement_slot"]
+            return Table(weight, refinement, slots, num_groups=self.num_groups)
+        return self._current_table(weight)
+
+    def _current_table(self, weight: Tensor, budget_bytes: int | None = None) -> Table:
         """The table of an eager lookup, made anew when anything it was made of has changed."""
         refinement, buffers = self._parameters["refinement"], self._buffers
         sources: tuple[Tensor | None, ...] = (weight, refinement, buffers["refinement_slot"])
         if budget_bytes is not None:
             sources += (buffers["rotation"], buffers["block_weights"], buffers["item_group"])
-        now = budget_bytes, weight.shape, stamp(*sources)
-        if self._table is None or self._table[0] != now:
-            blocks = None
+        # Gradients go to the Parameter itself, so that the same memory is not enough.
+        now = budget_bytes, id(weight), weight.shape, stamp(*sources)
+        if self._table is not None and self._table[0] == now and now[-1] is not None:
+            return self._table[1]
+        blocks = None
+        with torch.inference_mode(False):
             if budget_bytes is not None:
-                blocks = BlockStore(
-                    self.layout, *self._encoded(), self.item_group, self._held(budget_bytes),
-                    centroids(), self.rotation,
-                )  # fmt: skip
-            table = LookupTable(
-                weight, refinement=self.refinement, refinement_slot=self.refinement_slot,
-                blocks=blocks, num_groups=self.num_groups,
-            )  # fmt: skip
-            self._table = now, table
-        return self._table[1]
+                self._check_blocks()
+                blocks = self._blocks(weight, budget_bytes).store(self._cache)
+            slots = self.refinement_slot
+            table = Table(weight, refinement, slots, blocks, self.num_groups)
+        self._table = None if now[-1] is None else (now, table)
+        return table
 
-    def _options(self) -> tuple[int | None, bool, bool]:
-        return self.padding_idx, self.scale_grad_by_freq, self.sparse
+    def _rows(self) -> Rows:
+        weight = self._parameter("weight")
+        return Rows(weight, self.refinement, self.refinement_slot, self.rotation)
+
+    def _blocks(self, weight: Tensor, budget_bytes: int) -> BudgetedBlocks:
+        rows = Rows(weight, self.refinement, self.refinement_slot, self.rotation)
+        return BudgetedBlocks(
+            rows, self.block_weights, self.item_group, self.layout, self._layout_text, budget_bytes
+        )
+
+    def _check_blocks(self) -> None:
+        """Raises unless there are blocks for the rows there are, and cuts them where none were set."""
+        weight = self._parameter("weight")
+        state.check_weight(weight, (self.num_embeddings, self.embedding_dim))
+        state.bring_blocks_along(self, weight)
+
+    def _options(self) -> Options:
+        return Options(self.padding_idx, self.scale_grad_by_freq, self.sparse)
 
     def _renormalize(self, weight: Tensor, input: Tensor) -> None:
         if self.max_norm is not None:
             with torch.no_grad():
                 torch.embedding_renorm_(weight, input.reshape(-1), self.max_norm, self.norm_type)
 
+    # ---- the table ----
+
+    def refine_rows(self, group: int, indices: Tensor) -> None:
+        """Gives rows of a user group a refinement of their own, zero at first, added to ``weight``.
+
+        Rows that have one keep it. Optimisers made before do not know the new ``refinement``.
+
+        Args:
+            group: user group.
+            indices: int64 [m], rows.
+
+        Raises:
+            IndexError: a group or row out of range.
+            TypeError: a weight that is not float32.
+            ValueError: a weight on the meta device.
+        """
+        check_group(group, self.num_groups)
+        refine_rows(self, group, indices)
+
+    def fit_rotation(self, seed: int = 0, *, keep_mean: bool = False) -> None:
+        """Fits the rotation in which the planes layout encodes rows to the current ``weight``.
+
+        Rows come back from the module in their own space; a Personalized Elastic Embedding lives in
+        the rotated one, and so must the user vectors scored with it (:meth:`rotate`).
+
+        Args:
+            seed: of the rotation.
+            keep_mean: whether the mean of a row's values stays as it is: where rows have a prior.
+
+        Raises:
+            ValueError: the layout is not planes.
+        """
+        if not self.layout.nested:
+            raise ValueError(f"only the planes layout is rotated, this one is {self.layout.name}")
+        weight = self._parameter("weight")
+        state.check_plain(weight)
+        self.rotation = rotations.fit_rotation(weight, seed, keep_mean=keep_mean)
+
+    def rotate(self, vectors: Tensor) -> Tensor:
+        """Vectors [..., embedding_dim] in the space of the Personalized Elastic Embeddings."""
+        return vectors if self.rotation is None else vectors @ self.rotation
+
+    # ---- the worth of blocks ----
+
+    def set_row_values(self, values: Tensor) -> None:
+        """Sets ``block_weights`` from what each row is worth to each user group.
+
+        The weight of a block is the sum of its rows' values times the gain of its layer. In the
+        planes layout item groups become runs of rows in descending value, ties in ascending index.
+
+        Args:
+            values: [num_groups, num_embeddings], not negative, finite.
+
+        Raises:
+            ValueError: a wrong shape or value.
+        """
+        shape = (self.num_groups, self.num_embeddings)
+        values = check_worth("values", values, shape).to(self.block_weights.device)
+        if self.layout.nested:
+            order = values.sort(dim=1, descending=True, stable=True).indices
+            sizes = self.layout.item_group_sizes(self.num_embeddings)
+            of_rank = torch.from_numpy(np.repeat(np.arange(len(sizes), dtype=np.int32), sizes))
+            self.item_group = order.new_empty(shape, dtype=torch.int32).scatter_(
+                1, order, of_rank.to(order.device).expand(shape)
+            )
+        self._weigh(values)
+
+    @torch.no_grad()
+    def blend(self, shares: Tensor, row_values: Tensor | None = None) -> Self:
+        """A module over the same rows for users between groups, who have a share of every group.
+
+        Its user groups are the rows of ``shares``. What a block is worth to one is the sum over the
+        groups here, the weights of each scaled to a sum of 1, times its share, and what
+        ``row_values`` say beside. Refined rows, and the group that packed embeddings and files name,
+        are those of the largest share, the first of equals. The memory of ``weight`` is shared,
+        frozen; later changes of block weights are not followed.
+
+        Args:
+            shares: [m, num_groups], m at least 1, not negative, finite; need not sum to 1.
+            row_values: [m, num_embeddings], what each row is worth beside, not negative, finite.
+
+        Raises:
+            ValueError: a wrong shape or value.
+        """
+        if shares.dim() != 2 or len(shares) == 0:
+            raise ValueError(
+                f"shares must be a matrix of at least one row, got shape {tuple(shares.shape)}"
+            )
+        where = self.block_weights.device
+        shares = check_worth("shares", shares, (len(shares), self.num_groups)).to(where)
+        if row_values is not None:
+            shape = (len(shares), self.num_embeddings)
+            row_values = check_worth("row_values", row_values, shape).to(where)
+        made = self.from_pretrained(
+            self._parameter("weight").detach(), True, self.padding_idx, self.max_norm,
+            self.norm_type, num_groups=len(shares), layout=self.layout,
+        )  # fmt: skip
+        made.block_weights, made.item_group = blend_blocks(
+            self.block_weights, self.item_group, shares, row_values, self.layout, self._gains()
+        )
+        made.rotation = self.rotation
+        largest = shares.argmax(dim=1)
+        made._named_groups = [self._named_groups[group] for group in largest.tolist()]
+        if self.refinement is not None and self.refinement_slot is not None:
+            made.refinement_slot = self.refinement_slot[largest]
+            made.refinement = nn.Parameter(self.refinement.detach(), requires_grad=False)
+        return made
+
+    def set_item_groups(self, item_group: Tensor) -> None:
+        """Sets which item group each row belongs to, in the columns layout, for all user groups.
+
+        Args:
+            item_group: integers [num_embeddings] in [0, num_item_groups).
+
+        Raises:
+            ValueError: the planes layout, whose item groups follow from row values; a wrong shape
+                or value.
+        """
+        if self.layout.nested:
+            raise ValueError("item groups of the planes layout follow from set_row_values")
+        num_item_groups = self.block_weights.shape[1]
+        if tuple(item_group.shape) != (self.num_embeddings,):
+            raise ValueError(
+                f"item_group must have shape ({self.num_embeddings},), got {tuple(item_group.shape)}"
+            )
+        if item_group.numel() and not (
+            int(item_group.min()) >= 0 and int(item_group.max()) < num_item_groups
+        ):
+            raise ValueError(
+                f"item_group must hold values in [0, {num_item_groups}), got "
+                f"{int(item_group.min())} to {int(item_group.max())}"
+            )
+        self.item_group = item_group.to(self.item_group.device, torch.int32)[None].clone()
+        shape = (self.num_groups, self.num_embeddings)
+        self._weigh(self.item_group.new_ones(shape, dtype=torch.float64))
+
+    @torch.no_grad()
+    def _weigh(self, values: Tensor) -> None:
+        groups, num_item_groups, _ = self.block_weights.shape
+        which = self.item_group.long().expand(groups, -1)
+        worth = values.new_zeros(groups, num_item_groups).scatter_add_(1, which, values)
+        self.block_weights.copy_(
+            worth[:, :, None] * torch.from_numpy(self._gains()).to(worth.device)
+        )
+
+    def _gains(self) -> NDArray[np.float64]:
+        """What each layer makes of a row's value [num_layers]."""
+        weight = self._parameter("weight")
+        state.check_plain(weight)
+        rows = weight.detach().float()
+        if not rows.is_cpu:  # one row of the same energy is all that has to come here
+            rows = rows.double().square().sum(dim=0, keepdim=True).sqrt().float().cpu()
+        return self.layout.layer_gains(rows.numpy())
+
+    def block_costs(self) -> Tensor:
+        """Bytes of every block, int64 [num_item_groups, num_layers]."""
+        self._check_blocks()
+        costs: Tensor = self._cache.derive(
+            "block_costs", (self.item_group,),
+            lambda: selection.block_costs(self.item_group, self.layout, self.embedding_dim),
+        )  # fmt: skip
+        return costs
+
+    # ---- nn.Module ----
+
     def extra_repr(self) -> str:
         """The options of ``nn.Embedding``, then our own."""
         return f"{super().extra_repr()}, num_groups={self.num_groups}, layout={self.layout}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but what can be computed again, for copies and pickles."""
+        return {name: value for name, value in self.__dict__.items() if name not in _NOT_COPIED}
+
+    def __setstate__(self, saved: dict[str, Any]) -> None:
+        """A copy keeps nothing yet, and no budget is in force for it."""
+        super().__setstate__(saved)
+        self._begin()
+
+    def _replicate_for_data_parallel(self) -> Self:
+        """A replica for another thread, in which what is in force here is."""
+        replica: Self = super()._replicate_for_data_parallel()
+        replica._begin()
+        replica._views = Views(self._views.get())
+        return replica
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        before = {name: self._buffers[name] for name in state.BUFFERS}
+        was_meta = self._parameter("weight").is_meta
+        super()._apply(fn, recurse)
+        self._cache, self._table = TensorCache(), None  # with them the memory of before
+        state.keep_values(self, before, was_meta)
+        return self
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        state.without_defaults(self, destination, prefix)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        state_dict = state.fit_to_load(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+_NONE = torch.empty(0, dtype=torch.int64, device="cpu")
+
+
+def _as_int(value: int) -> int:
+    """An integer of NumPy as one of Python; anything else as it is, for whoever checks it."""
+    return int(value) if isinstance(value, np.integer) else value
+
+
+def check_geometry(embedding_dim: int, num_groups: int, layout: Layout | str) -> Layout:
+    """The layout, if rows can be cut by it."""
+    for name, value, least in (("num_groups", num_groups, 1), ("embedding_dim", embedding_dim, 0)):
+        is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if not is_integer or value < least:
+            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+    layout = resolve_layout(layout, max(1, int(embedding_dim)))
+    if embedding_dim > 0:
+        layout.num_layers(embedding_dim)
+    return layout
 
 
 def _check_budget(budget_bytes: int) -> int:

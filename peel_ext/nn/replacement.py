@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
 
 from torch import nn
 
+from peel_ext.errors import ReplacementWarning
 from peel_ext.format import Layout
-from peel_ext.nn.block_table import check_geometry
-from peel_ext.nn.elastic_embedding import ElasticEmbedding
+from peel_ext.nn.elastic_embedding import ElasticEmbedding, check_geometry
 
 
 def replace_embeddings(
@@ -25,11 +26,15 @@ def replace_embeddings(
     load, and until a budget is set the model computes what it did. Either all are replaced or,
     after an error, none.
 
+    A :class:`peel_ext.errors.ReplacementWarning` tells what a budget will not reach: embeddings that
+    stay as they are, other parts that hold the Parameter of a replaced one, as an output layer with
+    tied weights does, and replaced ones that share a Parameter but have a budget each.
+
     Args:
         model: any module; an ``nn.Embedding`` itself has the name ``""``.
         names: of the embeddings in ``model.named_modules()``. None: every module that is exactly
-            an ``nn.Embedding``; subclasses keep their own ways unless they are named, and
-            then are refused.
+            an ``nn.Embedding``. Subclasses and ``nn.EmbeddingBag`` stay as they are, for a lookup is
+            not all they do; named, they are refused.
         num_groups: as in :class:`ElasticEmbedding`.
         layout: as in :class:`ElasticEmbedding`.
 
@@ -41,8 +46,10 @@ def replace_embeddings(
         TypeError: a named module that is not exactly an ``nn.Embedding``.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
+    remarks: list[str] = []
     if names is None:
         names = [name for name, module in modules.items() if type(module) is nn.Embedding]
+        remarks += _tell_left_out(modules)
     chosen: dict[str, nn.Embedding] = {}
     for name in [names] if isinstance(names, str) else names:
         if name not in modules:
@@ -59,7 +66,47 @@ def replace_embeddings(
         except ValueError as error:
             raise ValueError(f"{name!r} cannot be replaced: {error}") from error
         chosen[name] = module
+    for remark in [*remarks, *_tell_shared(model, chosen)]:
+        warnings.warn(remark, ReplacementWarning, stacklevel=2)  # before anything is replaced
     return {
         name: ElasticEmbedding.adopt(module, num_groups=num_groups, layout=layout)
         for name, module in chosen.items()
     }
+
+
+def _tell_left_out(modules: dict[str, nn.Module]) -> Iterator[str]:
+    """Which embeddings stay as they are."""
+    left_out = [
+        f"{name!r} ({type(module).__name__})"
+        for name, module in modules.items()
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag)
+        and type(module) is not nn.Embedding
+        and not isinstance(module, ElasticEmbedding)
+    ]
+    if left_out:
+        yield (
+            f"not replaced, because they do more than look rows up: {', '.join(left_out)}. Let them "
+            "look up in an nn.Embedding of their own, and that is replaced"
+        )
+
+
+def _tell_shared(model: nn.Module, chosen: dict[str, nn.Embedding]) -> Iterator[str]:
+    """What holds the Parameters of the chosen embeddings beside them, one that is here twice once."""
+    names = {id(module): name for name, module in reversed(chosen.items())}
+    owners: dict[int, list[str]] = {}
+    for module in {id(module): module for module in chosen.values()}.values():
+        owners.setdefault(id(module.weight), []).append(names[id(module)])
+    for shared in owners.values():
+        if len(shared) > 1:
+            yield (
+                f"{', '.join(map(repr, shared))} have the same Parameter but a budget each: enter "
+                "those of all, or make them one module first"
+            )
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        holder = model.get_submodule(name.rpartition(".")[0])
+        if id(parameter) in owners and id(holder) not in names:
+            owner = owners[id(parameter)][0]
+            yield (
+                f"{name!r} ({type(holder).__name__}) is the Parameter of {owner!r}, and no budget of "
+                f"{owner!r} reaches it: read {owner}.weight there instead, inside the budget"
+            )

@@ -25,8 +25,8 @@ def fit_rotation(weight: Tensor, seed: int = 0, *, keep_mean: bool = False) -> T
         float32 [dim, dim].
     """
     dim = weight.shape[1]
-    rows = weight.detach().to("cpu", torch.float64)
-    moments = rows.T @ rows  # [dim, dim]
+    rows = weight.detach().double()
+    moments = (rows.T @ rows).cpu()  # [dim, dim], which is all that leaves the weight's device
     axes = _principal_axes_beside_mean(moments) if keep_mean else _principal_axes(moments)
     generator = torch.Generator().manual_seed(seed)
     signs = torch.randint(0, 2, (dim,), generator=generator, device="cpu").double() * 2 - 1
@@ -81,19 +81,22 @@ def _evening_matrix(covariance: Tensor) -> Tensor:
     dim - 1 turns bring all (Bendel and Mickey, 1978).
     """
     dim = len(covariance)
-    even = torch.eye(dim, dtype=covariance.dtype, device=covariance.device)
-    mean = float(covariance.diagonal().mean())
+    even = torch.eye(dim, dtype=covariance.dtype, device=covariance.device)  # R.T
+    turned = covariance.clone()
+    variances = turned.diagonal()  # a view, which sees every turn
+    mean = float(variances.mean())
     for _ in range(dim - 1):
-        turned = even.T @ covariance @ even
-        high, low = int(turned.diagonal().argmax()), int(turned.diagonal().argmin())
-        middle = float(turned[high, high] + turned[low, low]) / 2
-        swing = float(turned[high, high] - turned[low, low]) / 2, float(turned[high, low])
-        reach = math.hypot(*swing)
-        if reach <= 1e-12 * mean:
+        high, low = int(variances.argmax()), int(variances.argmin())
+        pair, shared = variances[[high, low]].tolist(), float(turned[high, low])
+        middle, half = (pair[0] + pair[1]) / 2, (pair[0] - pair[1]) / 2
+        if half <= 1e-12 * mean:
             break
-        share = max(-1.0, min(1.0, (mean - middle) / reach))
-        angle = (math.atan2(swing[1], swing[0]) + math.acos(share)) / 2
-        pair = even[:, [high, low]]
-        even[:, high] = math.cos(angle) * pair[:, 0] + math.sin(angle) * pair[:, 1]
-        even[:, low] = math.cos(angle) * pair[:, 1] - math.sin(angle) * pair[:, 0]
-    return even
+        share = max(-1.0, min(1.0, (mean - middle) / math.hypot(half, shared)))
+        angle = (math.atan2(shared, half) + math.acos(share)) / 2
+        cosine, sine = math.cos(angle), math.sin(angle)
+        turn = covariance.new_tensor([[cosine, sine], [-sine, cosine]])
+        # A turn changes two rows and two columns of the covariance: dim steps, not dim^3.
+        turned[[high, low]] = turn @ turned[[high, low]]
+        turned[:, [high, low]] = turned[:, [high, low]] @ turn.T
+        even[[high, low]] = turn @ even[[high, low]]
+    return even.T

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -9,6 +12,7 @@ from peel_ext.errors import BudgetError
 from peel_ext.format import ColumnsLayout, Layout
 from peel_ext.format.layout import page_padding_bytes
 from peel_ext.ops import topk_blocks
+from peel_ext.ops.lookup import DEVICES
 
 
 def block_costs(item_group: Tensor, layout: Layout, dim: int) -> Tensor:
@@ -22,8 +26,9 @@ def block_costs(item_group: Tensor, layout: Layout, dim: int) -> Tensor:
     num_embeddings = item_group.shape[1]
     sizes = layout.item_group_sizes(num_embeddings)
     if not layout.nested:
-        sizes = torch.bincount(item_group[0].long(), minlength=len(sizes)).numpy()
-    return torch.from_numpy(layout.block_costs(sizes, dim, num_embeddings))
+        sizes = torch.bincount(item_group[0].long(), minlength=len(sizes)).cpu().numpy()
+    costs = torch.from_numpy(layout.block_costs(sizes, dim, num_embeddings))
+    return costs.to(item_group.device)
 
 
 def overhead_bytes(item_group: Tensor, layout: Layout, num_item_groups: int) -> int:
@@ -31,6 +36,36 @@ def overhead_bytes(item_group: Tensor, layout: Layout, num_item_groups: int) -> 
     which = item_group[0]
     listed = not layout.nested and bool((which[1:] < which[:-1]).any())
     return layout.overhead_bytes(num_item_groups, item_group.shape[1], listed)
+
+
+def even_block_weights(layout: Layout, num_embeddings: int, dim: int) -> Tensor:
+    """Weights of the blocks of rows that are all worth the same, float32 [num_item_groups, num_layers].
+
+    A byte of a layer is worth the same in every item group, however much padding its blocks have:
+    the layer's gain over the bytes of all its blocks. Ties go to the lower index, so that what any
+    budget holds is a prefix of the rows. In the columns layout all layers are worth the same a byte.
+
+    Args:
+        layout: of the blocks.
+        num_embeddings: rows, in the order in which item groups take them.
+        dim: values of a row.
+    """
+    sizes = layout.item_group_sizes(num_embeddings)
+    costs = torch.from_numpy(layout.block_costs(sizes, dim, num_embeddings))
+    if costs.numel() == 0:
+        return costs.float()
+    total = costs.sum(dim=0, keepdim=True).double()  # [1, num_layers]
+    worth = total * num_embeddings / total.sum()
+    if layout.nested:
+        gains = layout.layer_gains(np.zeros((0, dim), np.float32))
+        worth = torch.from_numpy(gains)[None] * num_embeddings
+    per_byte = (_selection_order_weights(worth[None], total, layout)[0, 0] / total[0]).float()
+    # Weights must come back to equal ratios when they are divided by their costs. Costs are multiples
+    # of 4, so products with ratios of this many bits are exact in float32.
+    bits = max(1, 26 - int(costs.max()).bit_length())
+    mantissa, exponent = np.frexp(per_byte.numpy())
+    rounded = np.ldexp(np.rint(np.ldexp(mantissa, bits)), exponent - bits)
+    return (torch.from_numpy(rounded) * costs).float()
 
 
 def select_blocks(
@@ -109,13 +144,13 @@ def order_blocks(
     budget = int(flat_costs.sum()) if budget_bytes is None else budget_bytes
     if floor is None:
         flat = order.reshape(len(order), -1)  # [num_groups, num_item_groups * num_layers]
-        return topk_blocks(flat, costs=flat_costs, budget_bytes=budget)
+        return _select(flat, costs=flat_costs, budget_bytes=budget)
     result = costs.new_full((len(order), flat_costs.numel()), -1)
     for group in range(len(order)):
         left, at = budget, 0
         for part in (floor[group].reshape(-1), ~floor[group].reshape(-1)):
             blocks = torch.nonzero(part)[:, 0]
-            chosen = topk_blocks(
+            chosen = _select(
                 order[group].reshape(-1)[blocks], costs=flat_costs[blocks], budget_bytes=left
             )
             taken = blocks[chosen[chosen >= 0]]
@@ -125,6 +160,17 @@ def order_blocks(
             if len(taken) < len(blocks):
                 break
     return result
+
+
+def _select(weights: Tensor, k: int | None = None, **by_bytes: Any) -> Tensor:
+    """topk_blocks; where a device has no kernels, the CPU selects for it."""
+    if weights.device.type in DEVICES:
+        return topk_blocks(weights, k, **by_bytes)
+    there: dict[str, Any] = {
+        name: value.cpu() if isinstance(value, Tensor) else value
+        for name, value in by_bytes.items()
+    }
+    return topk_blocks(weights.cpu(), k, **there).to(weights.device)
 
 
 def minimum_bytes(
@@ -143,7 +189,7 @@ def minimum_bytes(
     if costs.numel() == 0:
         return costs.new_full((num_groups,), overhead_bytes)
     per_byte = (order / costs).reshape(num_groups, -1)  # [num_groups, blocks]
-    first = topk_blocks(per_byte, 1)[:, 0]
+    first = _select(per_byte, 1)[:, 0]
     return overhead_bytes + page_padding_bytes(1) + costs.reshape(-1)[first]
 
 

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from peel_ext import _core, threads
+from peel_ext.format.store import BlockStore
+from peel_ext.ops import _launching
 from peel_ext.ops._checks import check_tensor
 
 threads.follow(torch.get_num_threads())
@@ -29,8 +31,19 @@ _INT64 = (torch.int64,)
 _INDEX = (torch.int32, torch.int64)
 
 
-def _address(name: str, tensor: Tensor | None, dtypes: tuple[torch.dtype, ...]) -> int:
-    """The address of a contiguous tensor of one of the dtypes on the CPU, or 0 for None.
+def _address(
+    name: str,
+    tensor: Tensor | None,
+    dtypes: tuple[torch.dtype, ...],
+    device: torch.device | None = None,
+) -> int:
+    """The address of a contiguous tensor of one of the dtypes, or 0 for None.
+
+    Args:
+        name: of the argument.
+        tensor: of the argument.
+        dtypes: those it may have.
+        device: where it must be; None: on the CPU.
 
     Raises:
         TypeError: another dtype.
@@ -38,31 +51,46 @@ def _address(name: str, tensor: Tensor | None, dtypes: tuple[torch.dtype, ...]) 
     """
     if tensor is None:
         return 0
-    if tensor.dtype in dtypes and tensor.is_cpu and tensor.is_contiguous():
+    there = tensor.is_cpu if device is None else tensor.device == device
+    if tensor.dtype in dtypes and there and tensor.is_contiguous():
         return tensor.data_ptr()
-    _refuse(name, tensor, dtypes)
+    _refuse(name, tensor, dtypes, device)
 
 
-def _row_address(name: str, tensor: Tensor | None, dtypes: tuple[torch.dtype, ...]) -> int:
+def _row_address(
+    name: str,
+    tensor: Tensor | None,
+    dtypes: tuple[torch.dtype, ...],
+    device: torch.device | None = None,
+) -> int:
     """The same of a matrix of which only the columns must be adjacent."""
     if (
         tensor is not None
         and (tensor.stride(1) == 1 or tensor.shape[1] == 1)
         and tensor.dtype in dtypes
-        and tensor.is_cpu
+        and (tensor.is_cpu if device is None else tensor.device == device)
     ):
         return tensor.data_ptr()
-    return _address(name, tensor, dtypes)
+    return _address(name, tensor, dtypes, device)
 
 
-def _refuse(name: str, tensor: Tensor, dtypes: tuple[torch.dtype, ...]) -> NoReturn:
-    check_tensor(name, tensor, dtypes, tensor.ndim)
-    if not tensor.is_cpu:
-        raise ValueError(f"{name} must be on the CPU, got {tensor.device}")
+def _refuse(
+    name: str, tensor: Tensor, dtypes: tuple[torch.dtype, ...], device: torch.device | None
+) -> NoReturn:
+    check_tensor(name, tensor, dtypes, tensor.ndim, anywhere=True)
+    where = torch.device("cpu") if device is None else device
+    if tensor.device != where:
+        expected = "the CPU" if device is None else device
+        raise ValueError(f"{name} must be on {expected}, got {tensor.device}")
     raise ValueError(
         f"{name} must be adjacent in memory, got shape {tuple(tensor.shape)} with strides "
         f"{tensor.stride()}"
     )
+
+
+def _device_of(tensor: Tensor) -> torch.device | None:
+    """Where kernels are launched for a tensor; None: on the CPU, where they are called."""
+    return tensor.device if _launching.is_device(tensor) else None
 
 
 def topk_blocks(
@@ -75,20 +103,25 @@ def topk_blocks(
     """Indices int64 [num_groups, k or n] for weights [num_groups, n] with unit column stride."""
     num_groups, n = weights.shape
     width = n if k is None else k
-    indices = _INT64S.new_empty(num_groups, width)
-    nan = _core.topk_blocks(
-        _row_address("weights", weights, _FLOAT),
+    device = _device_of(weights)
+    indices = _INT64S.new_empty(num_groups, width, device=weights.device)
+    args = (
+        _row_address("weights", weights, _FLOAT, device),
         weights.element_size(),
         num_groups,
         n,
         weights.stride(0),
         width,
-        _address("costs", costs, _INT64),
+        _address("costs", costs, _INT64, device),
         0 if costs is None or costs.shape[0] == 1 else n,
-        _address("budget_bytes", budget_bytes, _INT64),
+        _address("budget_bytes", budget_bytes, _INT64, device),
         in_order,
         indices.data_ptr(),
     )
+    if device is not None:
+        _launching.launch("topk_blocks", device, args, n)
+        return indices
+    nan = _core.topk_blocks(*args)
     if nan >= 0:
         raise ValueError(f"weights[{nan // n}, {nan % n}] is NaN, expected a number")
     return indices
@@ -101,17 +134,33 @@ def store_table(
     num_groups: int,
     refinement: Tensor | None,
     refinement_slot: Tensor | None,
-    geometry: tuple[int, int, int, list[int]],
-    store: Tensor | None,
-    scales: Tensor | None,
-    item_group: Tensor | None,
-    held: Tensor | None,
-    centroids: Tensor | None,
-    rotation: Tensor | None,
+    mask: tuple[list[int], Tensor, Tensor] | None,
+    blocks: BlockStore | None = None,
+    *,
+    like: Tensor,
 ) -> _core.StoreTable:
-    """The native view of a table; valid while its tensors live."""
-    layout, value_type, block_dim, layer_bits = geometry
+    """The native view of a table; valid while its tensors live.
+
+    Args:
+        weight: float32 [num_embeddings, dim], or None for a backward, which reads no rows.
+        num_embeddings: rows.
+        dim: values of a row.
+        num_groups: user groups.
+        refinement: float32 [num_refined, dim] or None.
+        refinement_slot: int32 [num_groups, num_embeddings] or None.
+        mask: geometry, item_group and held, where rows are cut into blocks.
+        blocks: the encoded rows.
+        like: a tensor on the device where all of them must be.
+    """
+    geometry, item_group, held = ([0, 0, 0], None, None) if mask is None else mask
+    layout, value_type, block_dim, *layer_bits = geometry
+    device = _device_of(like)
     shared = item_group is None or item_group.shape[0] == 1
+    store, scales, centroids, rotation = (
+        (None,) * 4
+        if blocks is None
+        else (blocks.store, blocks.scales, blocks.centroids, blocks.rotation)
+    )
     return _core.StoreTable(
         layout,
         value_type,
@@ -120,33 +169,33 @@ def store_table(
         layer_bits,
         num_embeddings,
         num_groups,
-        _row_address("weight", weight, _FLOAT32),
+        _row_address("weight", weight, _FLOAT32, device),
         0 if weight is None else weight.stride(0),
-        _address("refinement", refinement, _FLOAT32),
-        _address("refinement_slot", refinement_slot, _INT32),
+        _address("refinement", refinement, _FLOAT32, device),
+        _address("refinement_slot", refinement_slot, _INT32, device),
         0 if refinement is None else refinement.shape[0],
-        _address("blocks.store", store, (torch.uint8,)),
+        _address("blocks.store", store, (torch.uint8,), device),
         0 if store is None else store.shape[1],
-        _address("blocks.scales", scales, (torch.float16,)),
+        _address("blocks.scales", scales, (torch.float16,), device),
         0 if scales is None else scales.shape[1],
-        _address("blocks.item_group", item_group, _INT32),
+        _address("blocks.item_group", item_group, _INT32, device),
         0 if shared else num_embeddings,
-        _address("blocks.held", held, _INT64),
+        _address("blocks.held", held, _INT64, device),
         0 if held is None else held.shape[1],
-        _address("blocks.centroids", centroids, _FLOAT32),
-        _address("blocks.rotation", rotation, _FLOAT32),
+        _address("blocks.centroids", centroids, _FLOAT32, device),
+        _address("blocks.rotation", rotation, _FLOAT32, device),
     )
 
 
+#: (indices [m], groups [m] of the same dtype or None, the one group of all), contiguous.
+_Pairs = tuple[Tensor, Tensor | None, int]
+
+
 def _raise_bad_pair(
-    result: tuple[int, int],
-    indices: Tensor,
-    groups: Tensor | None,
-    group: int,
-    num_embeddings: int,
-    num_groups: int,
+    result: tuple[int, int], pairs: _Pairs, num_embeddings: int, num_groups: int
 ) -> None:
     status, position = result
+    indices, groups, group = pairs
     if status == 1:
         raise IndexError(
             f"indices contain {int(indices[position])} at flat position {position}, "
@@ -158,103 +207,117 @@ def _raise_bad_pair(
     names = {3: "refinement_slot", 4: "blocks.item_group"}
     if status in names:
         raise IndexError(
-            f"{names[status]} of index {int(indices[position])} leads beyond the rows there are"
+            f"{names[status]} at flat position {position} leads beyond the rows there are"
         )
 
 
 def grouped_lookup(
-    table: _core.StoreTable,
-    indices: Tensor,
-    groups: Tensor | None,
-    group: int,
-    num_embeddings: int,
-    num_groups: int,
-    dim: int,
+    table: _core.StoreTable, pairs: _Pairs, num_embeddings: int, num_groups: int, dim: int
 ) -> Tensor:
-    """Rows float32 [m, dim] for contiguous indices [m] and groups [m] of the same dtype."""
-    count = indices.shape[0]
-    rows = _FLOAT32S.new_empty(count, dim)
-    result = _core.grouped_lookup(
+    """Rows float32 [m, dim] of pairs."""
+    indices, groups, group = pairs
+    device = _device_of(indices)
+    rows = _FLOAT32S.new_empty(indices.shape[0], dim, device=indices.device)
+    args = (
         table,
-        count,
-        _address("indices", indices, _INDEX),
-        _address("groups", groups, (indices.dtype,)),
+        indices.shape[0],
+        _address("indices", indices, _INDEX, device),
+        _address("groups", groups, (indices.dtype,), device),
         group,
         indices.element_size(),
         rows.data_ptr(),
     )
+    if device is not None:
+        _launching.launch("grouped_lookup", device, args, num_embeddings, num_groups)
+        return rows
+    result = _core.grouped_lookup(*args)
     if result[0]:
-        _raise_bad_pair(result, indices, groups, group, num_embeddings, num_groups)
+        _raise_bad_pair(result, pairs, num_embeddings, num_groups)
     return rows
 
 
 def grouped_lookup_backward(
     table: _core.StoreTable,
-    indices: Tensor,
-    groups: Tensor | None,
-    group: int,
+    pairs: _Pairs,
     grad_rows: Tensor,
     targets: Tensor,
     num_targets: int,
     mean_duplicates: bool,
 ) -> Tensor:
     """Gradient float32 [num_targets, dim] of contiguous grad_rows [m, dim], targets int64 [m]."""
-    grad = _FLOAT32S.new_zeros(num_targets, grad_rows.shape[1])
-    _core.grouped_lookup_backward(
+    indices, groups, group = pairs
+    device = _device_of(grad_rows)
+    grad = _FLOAT32S.new_zeros(num_targets, grad_rows.shape[1], device=grad_rows.device)
+    args = (
         table,
         indices.shape[0],
-        _address("indices", indices, _INDEX),
-        _address("groups", groups, (indices.dtype,)),
+        _address("indices", indices, _INDEX, device),
+        _address("groups", groups, (indices.dtype,), device),
         group,
         indices.element_size(),
-        _address("gradient", grad_rows, _FLOAT32),
-        _address("targets", targets, _INT64),
+        _address("gradient", grad_rows, _FLOAT32, device),
+        _address("targets", targets, _INT64, device),
         num_targets,
         mean_duplicates,
         grad.data_ptr(),
     )
+    if device is not None:
+        _launching.launch("grouped_lookup_backward", device, args)
+        return grad
+    result = _core.grouped_lookup_backward(*args)
+    if result[0]:
+        raise IndexError(f"pair {result[1]} of the gradient is beyond the table")
     return grad
 
 
 def gathered_score(
     users: Tensor,
-    table: Tensor | _core.Pee,
+    table: Tensor | _core.Pee | _launching.PackedTable,
     n: int,
     candidates: Tensor | None,
     exclude_indptr: Tensor | None,
     exclude: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Indices int64 and scores float32 [num_users, n]; a dense table has unit column stride."""
-    num_users = users.shape[0]
-    indices, scores = _INT64S.new_empty(num_users, n), _FLOAT32S.new_empty(num_users, n)
+    num_users, device = users.shape[0], _device_of(users)
+    indices = _INT64S.new_empty(num_users, n, device=users.device)
+    scores = _FLOAT32S.new_empty(num_users, n, device=users.device)
     into = indices.data_ptr()
     tail: tuple[Any, ...] = (
-        _row_address("users", users, _FLOAT32),
+        _row_address("users", users, _FLOAT32, device),
         num_users,
         users.stride(0),
-        _address("exclude_indptr", exclude_indptr, _INT64),
-        _address("exclude", exclude, _INT64),
+        _address("exclude_indptr", exclude_indptr, _INT64, device),
+        _address("exclude", exclude, _INT64, device),
         n,
         scores.data_ptr(),
         into,
     )
-    if isinstance(table, Tensor):
-        num_candidates = 0 if candidates is None else candidates.shape[0]
-        # An empty list has no address, and none at all means every row.
-        address = _address("candidates", candidates, _INT64)
-        if candidates is not None:
-            address = address or into or 1
-        _core.gathered_score(
-            _row_address("table", table, _FLOAT32),
-            table.shape[0],
-            table.shape[1],
-            table.stride(0),
-            address,
-            num_candidates,
-            *tail,
-        )
+    if not isinstance(table, Tensor):
+        if device is None:
+            assert isinstance(table, _core.Pee)
+            table.score(*tail)
+        else:
+            assert isinstance(table, _launching.PackedTable)
+            _launching.launch("packed_score", device, (table.native, *tail))
+        return indices, scores
+    num_candidates = 0 if candidates is None else candidates.shape[0]
+    # An empty list has no address, and none at all means every row.
+    address = _address("candidates", candidates, _INT64, device)
+    if candidates is not None:
+        address = address or into or 1
+    rows = (
+        _row_address("table", table, _FLOAT32, device),
+        table.shape[0],
+        table.shape[1],
+        table.stride(0),
+        address,
+        num_candidates,
+    )
+    if device is None:
+        _core.gathered_score(*rows, *tail)
     else:
-        table.score(*tail)
+        _launching.launch("gathered_score", device, (*rows, *tail), table.shape[0])
     return indices, scores
 
 
@@ -276,24 +339,29 @@ def update_rows(
     eps: float,
 ) -> None:
     """Steps weight [n, dim] of unit column stride in place; indices [m] and state are contiguous."""
-    bad = _core.update_rows(
+    device = _device_of(weight)
+    args = (
         rule,
-        _row_address("weight", weight, _FLOAT32),
+        _row_address("weight", weight, _FLOAT32, device),
         weight.shape[0],
         weight.shape[1],
         weight.stride(0),
-        _address("indices", indices, _INT64),
+        _address("indices", indices, _INT64, device),
         indices.shape[0],
-        _row_address("gradients", gradients, _FLOAT32),
+        _row_address("gradients", gradients, _FLOAT32, device),
         gradients.stride(0),
-        _address("state[0]", first, _FLOAT32),
-        _address("state[1]", second, _FLOAT32),
+        _address("state[0]", first, _FLOAT32, device),
+        _address("state[1]", second, _FLOAT32, device),
         step_size,
         *rates,
         eps,
     )
+    if device is not None:
+        _launching.launch("update_rows", device, args, weight.shape[0])
+        return
+    bad = _core.update_rows(*args)
     if bad >= 0:
         raise IndexError(
-            f"indices contain {int(indices[bad])} at position {bad}, expected values in "
+            f"indices contain {int(indices[bad])} at flat position {bad}, expected values in "
             f"[0, {weight.shape[0]})"
         )

@@ -7,11 +7,26 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import Parameter
 
+from peel_ext.ops import _launching
 
-def check_tensor(name: str, value: object, dtypes: tuple[torch.dtype, ...], ndim: int) -> Tensor:
-    """The value as a CPU tensor of one of the dtypes with that many dimensions.
+#: Where there are kernels; on meta there are shapes alone.
+DEVICES = {"cpu", "meta"} | ({"cuda"} if _launching.AVAILABLE else set())
+
+
+def check_tensor(
+    name: str, value: object, dtypes: tuple[torch.dtype, ...], ndim: int, anywhere: bool = False
+) -> Tensor:
+    """The value as a tensor of one of the dtypes with that many dimensions.
+
+    Args:
+        name: of the argument.
+        value: of the argument.
+        dtypes: those it may have.
+        ndim: its number of dimensions.
+        anywhere: whether it may be on a device that has no kernels.
 
     Raises:
         TypeError: not a tensor, or another dtype.
@@ -24,8 +39,8 @@ def check_tensor(name: str, value: object, dtypes: tuple[torch.dtype, ...], ndim
         raise TypeError(f"{name} must be {expected}, got {str(value.dtype).removeprefix('torch.')}")
     if value.ndim != ndim:
         raise ValueError(f"{name} must have {ndim} dimensions, got shape {tuple(value.shape)}")
-    if not value.is_cpu and not value.is_meta:
-        raise ValueError(f"{name} must be on the CPU, got {value.device}")
+    if not anywhere and value.device.type not in DEVICES:
+        raise ValueError(f"{name} must be on {' or '.join(sorted(DEVICES))}, got {value.device}")
     return value
 
 
@@ -71,12 +86,22 @@ def rows_with_unit_stride(value: Tensor) -> Tensor:
 # so that only its type tells.
 _is_compiling = torch.compiler.is_compiling
 _innermost_transform = getattr(torch._C._functorch, "peek_interpreter_stack", lambda: None)
+_num_dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 0)
+_script_tracer = getattr(torch._C, "_get_tracing_state", lambda: None)
+_is_batched = getattr(torch._C._functorch, "is_legacy_batchedtensor", lambda tensor: False)
 _Transform: Any = getattr(torch._C._functorch, "CInterpreter", ())
 
 
 def is_traced(*tensors: Tensor | None) -> bool:
-    """Whether a call must go through the dispatcher instead of straight to the native core."""
-    if _is_compiling() or _innermost_transform() is not None:
+    """Whether a call must go through the dispatcher instead of straight to the native core.
+
+    So it is for compilers and exporters, torch.jit.trace, function transforms, forward-mode
+    differentiation, dispatch modes (fake tensors, make_fx, counters of operations) and tensors that
+    are more than plain memory.
+    """
+    if _is_compiling() or _innermost_transform() is not None or forward_ad._current_level >= 0:
+        return True
+    if _num_dispatch_modes() or _script_tracer() is not None:
         return True
     for tensor in tensors:
         if tensor is None:
@@ -85,9 +110,11 @@ def is_traced(*tensors: Tensor | None) -> bool:
         # A meta tensor has a shape and no memory, which only the registered fake kernels can bear.
         if (kind is not Tensor and kind is not Parameter) or tensor.is_meta:
             return True
+        if _is_batched(tensor):  # by is_grads_batched
+            return True
     return False
 
 
 def is_transformed() -> bool:
-    """Whether a torch.func transform (grad, vmap, jvp, ...) is active."""
-    return isinstance(_innermost_transform(), _Transform)
+    """Whether a torch.func transform (grad, vmap, jvp, ...) or forward-mode level is active."""
+    return isinstance(_innermost_transform(), _Transform) or forward_ad._current_level >= 0

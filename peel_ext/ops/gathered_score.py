@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -10,7 +12,7 @@ from torch import Tensor
 from peel_ext import _core
 from peel_ext.device import PersonalizedElasticEmbedding
 from peel_ext.device.exclusion import check_exclusions
-from peel_ext.ops import _bridge
+from peel_ext.ops import _bridge, _launching
 from peel_ext.ops._checks import (
     check_int,
     check_shape,
@@ -35,9 +37,7 @@ def _score(
     return _bridge.gathered_score(users, native, n, candidates, exclude_indptr, exclude)
 
 
-_score_op = torch.library.custom_op(
-    "peel_ext::gathered_score", _score, mutates_args=(), device_types="cpu"
-)
+_score_op = torch.library.custom_op("peel_ext::gathered_score", _score, mutates_args=())
 
 
 @_score_op.register_fake
@@ -78,7 +78,8 @@ def gathered_score(
     Raises:
         TypeError: a wrong dtype.
         ValueError: a wrong shape, n below 1, users that are not finite.
-        IndexError: a candidate or excluded index out of range.
+        IndexError: a candidate or excluded index out of range. On a CUDA device users and what is
+            excluded are not looked at, and a candidate out of range is told by a later call.
     """
     check_tensor("users", users, (torch.float32,), 2)
     users = users.detach()
@@ -94,7 +95,7 @@ def gathered_score(
     check_shape("users", users, (-1, dim))
     traced = is_traced(users)
     # A finite sum has finite terms only, and is quicker to have than a look at each of them.
-    if not traced and not math.isfinite(float(users.sum())):
+    if not traced and users.is_cpu and not math.isfinite(float(users.sum())):
         odd = (~torch.isfinite(users).all(dim=1)).nonzero()
         if len(odd):
             user = int(odd[0])
@@ -102,7 +103,7 @@ def gathered_score(
     if candidates is not None:
         check_tensor("candidates", candidates, (torch.int64,), 1)
         candidates = torch.unique(candidates)
-        bad = _bridge.first_out_of_range(candidates, num_embeddings)
+        bad = _bridge.first_out_of_range(candidates, num_embeddings) if candidates.is_cpu else -1
         if bad >= 0:
             raise IndexError(
                 f"candidates contain {int(candidates[bad])}, expected values in "
@@ -113,14 +114,45 @@ def gathered_score(
     if exclude is not None and exclude_indptr is not None:
         check_tensor("exclude", exclude, (torch.int64,), 1)
         check_tensor("exclude_indptr", exclude_indptr, (torch.int64,), 1)
-        lists = check_exclusions(
-            exclude_indptr.numpy(), exclude.numpy(), len(users), num_embeddings
-        )
-        exclude_indptr, exclude = (torch.from_numpy(part) for part in lists)
+        if exclude.is_cpu:
+            lists = check_exclusions(
+                exclude_indptr.numpy(), exclude.numpy(), len(users), num_embeddings
+            )
+            exclude_indptr, exclude = (torch.from_numpy(part) for part in lists)
+        else:
+            check_shape("exclude_indptr", exclude_indptr, (len(users) + 1,))
+            exclude_indptr, exclude = _sorted_exclusions(exclude_indptr, exclude, num_embeddings)
     if isinstance(table, PersonalizedElasticEmbedding):
+        packed: Any = table._pee
+        if _launching.is_device(users):
+            packed = _packed_on(table, users.device)
         return _bridge.gathered_score(
-            rows_with_unit_stride(users), table._pee, n, None, exclude_indptr, exclude
+            rows_with_unit_stride(users), packed, n, None, exclude_indptr, exclude
         )
     if traced:
         return _score_op(users, table, n, candidates, exclude_indptr, exclude)
     return _score(users, table, n, candidates, exclude_indptr, exclude)
+
+
+def _sorted_exclusions(
+    indptr: Tensor, exclude: Tensor, num_embeddings: int
+) -> tuple[Tensor, Tensor]:
+    """The lists as a kernel takes them, without waiting for the device: ascending, within bounds."""
+    indptr = indptr.clamp(0, len(exclude)).cummax(dim=0).values
+    places = torch.arange(len(exclude), device=exclude.device)
+    owners = torch.bucketize(places, indptr, right=True)
+    order = (owners * num_embeddings + exclude.clamp(0, num_embeddings - 1)).argsort()
+    return indptr, exclude[order].contiguous()
+
+
+_on_device: WeakKeyDictionary[PersonalizedElasticEmbedding, dict[torch.device, Any]] = (
+    WeakKeyDictionary()
+)
+
+
+def _packed_on(table: PersonalizedElasticEmbedding, device: torch.device) -> Any:
+    """The copy of an embedding on a device, made once."""
+    copies = _on_device.setdefault(table, {})
+    if device not in copies:
+        copies[device] = _launching.packed_table(table._pee, device)
+    return copies[device]

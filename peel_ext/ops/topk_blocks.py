@@ -28,9 +28,7 @@ def _select(
     return _bridge.topk_blocks(rows_with_unit_stride(weights), k, costs, budget_bytes, in_order)
 
 
-_select_op = torch.library.custom_op(
-    "peel_ext::topk_blocks", _select, mutates_args=(), device_types="cpu"
-)
+_select_op = torch.library.custom_op("peel_ext::topk_blocks", _select, mutates_args=())
 
 
 @_select_op.register_fake
@@ -70,14 +68,15 @@ def topk_blocks(
 
     Raises:
         TypeError: a wrong dtype.
-        ValueError: a wrong shape, k or budget out of range, a NaN weight, a cost below 1.
+        ValueError: a wrong shape, k or budget out of range, a NaN weight, a cost below 1. On a CUDA
+            device costs and budgets are not looked at.
     """
     if isinstance(weights, Tensor) and weights.ndim == 1:
         return topk_blocks(weights[None], k, costs=costs, budget_bytes=budget_bytes, sorted=sorted)[
             0
         ]
     check_tensor("weights", weights, (torch.float32, torch.float64), 2)
-    num_groups, n = weights.shape
+    n = weights.shape[1]
     if n > _MAX_WEIGHTS:
         raise ValueError(f"weights must have fewer than 2^32 columns, got {n}")
     budgets = None
@@ -86,23 +85,24 @@ def topk_blocks(
             raise ValueError("k cannot be combined with costs and budget_bytes, got both")
         check_int("k", k, 0, n)
     else:
-        costs, budgets = _check_budget(num_groups, n, costs, budget_bytes)
+        costs, budgets = _check_budget(weights, costs, budget_bytes)
     if is_traced(weights):
         return _select_op(weights, k, costs, budgets, sorted)
     return _select(weights.detach(), k, costs, budgets, sorted)
 
 
 def _check_budget(
-    num_groups: int, n: int, costs: Tensor | None, budget_bytes: Tensor | int | None
+    weights: Tensor, costs: Tensor | None, budget_bytes: Tensor | int | None
 ) -> tuple[Tensor, Tensor]:
     """Costs [1 or num_groups, n] and budgets [num_groups], contiguous."""
+    num_groups, n = weights.shape
     if costs is None or budget_bytes is None:
         raise ValueError("either k, or costs and budget_bytes must be given")
     if isinstance(costs, Tensor) and costs.ndim == 1:
         costs = costs[None]
     check_tensor("costs", costs, (torch.int64,), 2)
     check_shape("costs", costs, (1 if costs.shape[0] == 1 else num_groups, n))
-    if costs.numel() and int(costs.min()) < 1:
+    if costs.is_cpu and costs.numel() and int(costs.min()) < 1:
         raise ValueError(f"costs must be at least 1, got {int(costs.min())}")
     if isinstance(budget_bytes, Tensor):
         check_tensor("budget_bytes", budget_bytes, (torch.int64,), 1)
@@ -110,7 +110,7 @@ def _check_budget(
         budgets = budget_bytes.contiguous()
     else:
         check_int("budget_bytes", budget_bytes, 0, (1 << 63) - 1)
-        budgets = torch.full((num_groups,), budget_bytes, dtype=torch.int64, device="cpu")
-    if budgets.numel() and int(budgets.min()) < 0:
+        budgets = torch.full((num_groups,), budget_bytes, dtype=torch.int64, device=weights.device)
+    if budgets.is_cpu and budgets.numel() and int(budgets.min()) < 0:
         raise ValueError(f"budget_bytes must be at least 0, got {int(budgets.min())}")
     return costs.contiguous(), budgets

@@ -42,7 +42,6 @@ _update_op = torch.library.custom_op(
     "peel_ext::update_rows",
     _update,
     mutates_args=("weight", "first", "second"),
-    device_types="cpu",
 )
 
 

@@ -59,7 +59,7 @@ def test_a_device_agrees_with_the_run(run: Path, devices: Path) -> None:
             user = trained.embedding.rotate(
                 trained.embedding.weight.new_tensor(trained.user_vectors[5])
             ).numpy()
-            items, scores = recommender.recommend(user=user, n=9)
+            items, scores = recommender.recommend(user=user, rotated=True, n=9)
             ids, want = pee.score(user[None], 9)
             assert items == trained.items.to_ids(ids[0])
             assert np.array_equal(scores, want[0])
@@ -78,7 +78,7 @@ def test_inspect_tells_bytes_per_budget(devices: Path, tmp_path: Path, capsys) -
     for row, budget in ((share, 38_400), (large, 32_768)):
         with DeviceRecommender.open(path, budget) as recommender:
             assert (row["bytes"], row["blocks"]) == (recommender.nbytes, recommender.num_blocks)
-            items, _ = recommender.recommend(user=np.ones(64), n=10**6)
+            items, _ = recommender.recommend(user=np.ones(64), rotated=True, n=10**6)
             assert row["rows"] == len(items)
     assert small["bytes"] is None
     with DeviceRecommender.open(path, small["minimum"]) as recommender:
@@ -115,7 +115,7 @@ def test_export_for_one_user(run: Path, tmp_path: Path, capsys, who: tuple[str, 
     with DeviceRecommender.open(file["path"], 20_000) as recommender:
         assert recommender.group == file["group"]
         assert recommender.choose_group(vector) == file["group"]
-        items, _ = recommender.recommend(user=vector, n=10)
+        items, _ = recommender.recommend(user=vector, rotated=True, n=10)
         best = set(trained.items.to_ids(np.argsort(-full)[:60].tolist()))
         assert len(best & set(items)) >= 8
         recommender.resize(2_000)
@@ -200,7 +200,9 @@ def test_similar_from_a_run_is_of_the_whole_table(run: Path, capsys) -> None:
 def test_similar_fetches_what_the_budget_has_room_for(devices: Path, capsys) -> None:
     path = devices / "group-0.peel"
     with DeviceRecommender.open(path, 16_384, item_ids=False) as recommender:
-        row = recommender.recommend(user=np.ones(recommender.embedding_dim), n=1)[0][0]
+        row = recommender.recommend(user=np.ones(recommender.embedding_dim), rotated=True, n=1)[0][
+            0
+        ]
     server = Server(path.read_bytes())
     try:
         arguments = ("similar", server.url, row, "--no-item-ids", "--budget", "16KiB", "--json")
@@ -272,7 +274,9 @@ def missing_item(path: Path, budget: int) -> int:
     """An item that is not held under a budget."""
     with DeviceRecommender.open(path) as every, DeviceRecommender.open(path, budget) as some:
         user = np.ones(every.embedding_dim)
-        (items, _), (held, _) = (each.recommend(user=user, n=10**6) for each in (every, some))
+        (items, _), (held, _) = (
+            each.recommend(user=user, rotated=True, n=10**6) for each in (every, some)
+        )
         return int(min(set(items) - set(held)))
 
 

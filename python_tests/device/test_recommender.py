@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import subprocess
@@ -24,7 +25,15 @@ from peel_ext.device import (
     fold_in_users,
 )
 from peel_ext.errors import BudgetError, ClosedError, DataError, FormatError, SourceError
-from peel_ext.format import FoldInSettings, Layout, pack_prefix, unpack_embedding, write_file
+from peel_ext.format import (
+    EncodedRows,
+    FoldInSettings,
+    GroupTable,
+    Layout,
+    pack_prefix,
+    unpack_embedding,
+    write_file,
+)
 
 ROWS, DIM = 600, 16
 NAMES = [f"item-{row}" for row in range(ROWS)]
@@ -322,6 +331,93 @@ def test_r9_instruction_sets_agree_within_rounding(isa: str, path: Path) -> None
     want = np.array(run(env={**os.environ, "PEEL_ISA": "portable"}).stdout.split(), float)
     got = np.array(run(env={**os.environ, "PEEL_ISA": isa}).stdout.split(), float)
     assert np.allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+# ---- rotated rows ----
+
+
+def rotated_table(seed: int) -> tuple[GroupTable, np.ndarray, np.ndarray]:
+    """A table of rotated rows, the rows [ROWS, DIM] before, and the rotation."""
+    rng = np.random.default_rng(seed)
+    table = draw_table(LAYOUTS[0], rng, ROWS, DIM)
+    weight = rng.normal(size=(ROWS, DIM)).astype(np.float32)
+    rotation = np.linalg.qr(rng.normal(size=(DIM, DIM)))[0].astype(np.float32)
+    rows = EncodedRows(*table.layout.encode(weight @ rotation))
+    return dataclasses.replace(table, rows=rows, rotated=True), weight, rotation
+
+
+def test_a_vector_of_the_models_space_is_rotated_on_the_device(seed: int, tmp_path: Path) -> None:
+    table, weight, rotation = rotated_table(seed)
+    write_file(tmp_path / "a.peel", table, rotation=rotation)
+    user = np.random.default_rng(seed + 1).normal(size=DIM).astype(np.float32)
+    best = set(np.argsort(-weight @ user)[:20].tolist())
+    with DeviceRecommender.open(tmp_path / "a.peel") as recommender:
+        assert recommender.rotated
+        items, scores = recommender.recommend(user=user, rotated=False, n=20)
+        assert len(best & set(items.tolist())) >= 15  # but for the rounding of 8 bits
+        turned = recommender.rotate(user)
+        assert np.allclose(turned, user @ rotation, atol=1e-5)
+        again = recommender.recommend(user=turned, rotated=True, n=20)
+        assert np.array_equal(again[0], items)
+        assert np.array_equal(again[1], scores)
+        assert np.allclose(recommender.score(items, user=user, rotated=False), scores, atol=1e-4)
+        both = recommender.rotate(np.stack([user, user])[None])
+        assert both.shape == (1, 2, DIM)
+        assert np.allclose(both[0, 1], turned, atol=1e-6)
+        recommender.recommend([1, 2], n=3)  # what is folded in needs no word
+
+
+def test_a_vector_that_may_be_of_either_space_is_refused(seed: int, tmp_path: Path) -> None:
+    table, _, rotation = rotated_table(seed)
+    write_file(tmp_path / "a.peel", table, rotation=rotation)
+    write_file(tmp_path / "without.peel", table)
+    user = np.ones(DIM)
+    for name in ("a.peel", "without.peel"):
+        with DeviceRecommender.open(tmp_path / name) as recommender:
+            with pytest.raises(
+                ValueError, match="rotated must be given with user, because the rows"
+            ):
+                recommender.recommend(user=user)
+            with pytest.raises(
+                ValueError, match="rotated must be given with user, because the rows"
+            ):
+                recommender.score([1], user=user)
+            assert len(recommender.recommend(user=user, rotated=True)[0]) == 20
+    with DeviceRecommender.open(tmp_path / "without.peel") as recommender:
+        assert recommender.rotated
+        for turn in (
+            lambda: recommender.rotate(user),
+            lambda: recommender.recommend(user=user, rotated=False),
+        ):
+            with pytest.raises(
+                FormatError, match="does not carry the rotation: rotate vectors before"
+            ):
+                turn()
+
+
+def test_rows_that_are_not_rotated_take_vectors_as_they_are(path: Path) -> None:
+    user = np.linspace(-1, 1, DIM)
+    with DeviceRecommender.open(path) as recommender:
+        assert not recommender.rotated
+        assert np.array_equal(recommender.rotate(user), user.astype(np.float32))
+        want = recommender.recommend(user=user)[1]
+        for rotated in (False, True):
+            assert np.array_equal(recommender.recommend(user=user, rotated=rotated)[1], want)
+        with pytest.raises(ValueError, match=r"vectors must be finite and have shape \(..., 16\)"):
+            recommender.rotate(np.ones(DIM + 1))
+
+
+def test_a_rotation_that_cannot_be_trusted_is_refused(seed: int, tmp_path: Path) -> None:
+    table, _, rotation = rotated_table(seed)
+    write_file(tmp_path / "a.peel", table, rotation=rotation)
+    data = (tmp_path / "a.peel").read_bytes()
+    damaged = bytearray(data)
+    damaged[-1] ^= 1
+    for torn, says in ((bytes(damaged), "checksum of section 3"), (data[:-64], "cut short")):
+        with DeviceRecommender.open(torn, item_ids=False) as recommender:
+            with pytest.raises(FormatError, match=says):
+                recommender.rotate(np.ones(DIM))
+            assert len(recommender.recommend(user=np.ones(DIM), rotated=True)[0]) == 20
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)

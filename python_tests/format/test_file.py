@@ -33,7 +33,7 @@ from peel_ext.format import (
     unpack_embedding,
     write_file,
 )
-from peel_ext.format.appendix import GROUP_CENTROIDS, ITEM_IDS, read_sections
+from peel_ext.format.appendix import GROUP_CENTROIDS, ITEM_IDS, ROTATION, read_sections
 from peel_ext.format.quantizer import centroid_table
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -290,6 +290,7 @@ def test_centroids_and_ids_come_back(ids: list, as_array: bool, tmp_path: Path) 
         ({"item_ids": ["a"]}, ValueError, "item_ids must hold 20 ids, got 1"),
         ({"item_ids": ["a"] * 20}, ValueError, "item_ids must be distinct"),
         ({"item_ids": [1.5] * 20}, TypeError, "item_ids must be all integers or all text"),
+        ({"rotation": np.eye(8)}, ValueError, "rotation is for a table whose rows are rotated"),
     ],
 )
 def test_extras_that_do_not_fit(extras, error, named: str, tmp_path: Path) -> None:
@@ -298,6 +299,36 @@ def test_extras_that_do_not_fit(extras, error, named: str, tmp_path: Path) -> No
         write_file(tmp_path / "a.peel", table, **extras)
     assert named in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_header_tells_of_a_rotation_and_the_file_may_carry_it(tmp_path: Path) -> None:
+    table = draw_table(LAYOUTS[0], np.random.default_rng(0), rows=40, dim=8)
+    rotated = dataclasses.replace(table, rotated=True)
+    assert not read_header(pack_prefix(table).tobytes()).rotated
+    assert read_header(pack_prefix(rotated, 1).tobytes()).rotated
+    rotation = np.random.default_rng(1).normal(size=(8, 8)).astype(np.float32)
+    path = tmp_path / "a.peel"
+    write_file(path, rotated, rotation=rotation, item_ids=range(40))
+    data = path.read_bytes()
+    check_agreement(data)
+    behind = read_sections(data, read_header(data))
+    assert [section.kind for section in behind] == [ITEM_IDS, ROTATION]
+    file = _core.PeelFile.open_path(str(path))
+    assert file.rotated
+    assert file.section(ROTATION) == (8, 8, rotation.tobytes())
+    assert not _core.PeelFile.open_buffer(pack_prefix(table)).rotated
+    for wrong in (np.eye(7), np.full((8, 8), np.inf)):
+        with pytest.raises(ValueError, match="rotation must be finite and have shape"):
+            write_file(path, rotated, rotation=wrong)
+    assert path.read_bytes() == data
+
+
+def test_columns_are_not_rotated() -> None:
+    table = draw_table(LAYOUTS[2], np.random.default_rng(0), rows=40, dim=8)
+    data = pack_prefix(dataclasses.replace(table, rotated=True)).tobytes()
+    check_agreement(data)
+    with pytest.raises(FormatError, match="rotated rows without planes"):
+        native(data)
 
 
 # ---- R6: writing ----
@@ -349,7 +380,7 @@ def test_r6_killed_while_writing_leaves_the_old_or_the_new_file(tmp_path: Path, 
 # ---- files of every version are kept for ever ----
 
 
-@pytest.mark.parametrize("name", ["planes", "columns", "prior"])
+@pytest.mark.parametrize("name", ["planes", "columns", "prior", "rotated"])
 def test_golden_files_open_as_ever(name: str) -> None:
     data = (GOLDEN / f"v1-{name}.peel").read_bytes()
     expected = np.load(GOLDEN / f"v1-{name}.npz")
@@ -365,6 +396,11 @@ def test_golden_files_open_as_ever(name: str) -> None:
     if "folded" in expected:
         with DeviceRecommender.open(data) as recommender:
             assert np.allclose(recommender.fold_in([3, 50, 97]), expected["folded"], atol=1e-5)
+    if "shipped" in expected:
+        with DeviceRecommender.open(data) as recommender:
+            assert np.allclose(
+                recommender.rotate(expected["users"]), expected["shipped"], atol=1e-5
+            )
     assert pack_prefix(golden_table(name)).tobytes() == data[: read_header(data).blocks_end]
 
 
@@ -381,5 +417,6 @@ def golden_table(name: str) -> GroupTable:
     order = [c * layers + layer for layer in range(layers) for c in range(len(sizes))]
     fold_in = FoldInSettings(prior=0.4) if name == "prior" else FoldInSettings()
     return GroupTable(
-        layout, dim, EncodedRows(*encoded), groups, np.array(order), group=1, fold_in=fold_in
-    )
+        layout, dim, EncodedRows(*encoded), groups, np.array(order), group=1, fold_in=fold_in,
+        rotated=name == "rotated",
+    )  # fmt: skip

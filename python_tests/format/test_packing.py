@@ -141,3 +141,16 @@ def test_columns_refuse_values_beyond_their_type(layout: ColumnsLayout, bad: flo
     rows[2, 5] = bad
     with pytest.raises(ValueError, match="row 2 cannot be encoded"):
         layout.encode(rows)
+
+
+@pytest.mark.parametrize(
+    ("dim", "block_dim"),
+    [(1, 1), (7, 7), (8, 8), (128, 8), (512, 8), (513, 9), (768, 12), (4096, 64)],
+)
+def test_columns_by_name_fit_rows_of_any_width(dim: int, block_dim: int) -> None:
+    layout = resolve_layout("columns", dim)
+    assert layout == ColumnsLayout(block_dim)
+    rows = np.arange(3 * dim, dtype=np.float32).reshape(3, dim)
+    every = (1 << layout.num_layers(dim)) - 1
+    assert np.array_equal(layout.decode(*layout.encode(rows), every, dim), rows)
+    assert resolve_layout("planes", dim) == PlanesLayout()

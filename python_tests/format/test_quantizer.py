@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from peel_ext.format import quantizer
+from peel_ext.errors import EncodingWarning
+from peel_ext.format import ColumnsLayout, Layout, PlanesLayout, quantizer
 
 
 def test_code_is_the_formula(seed: int) -> None:
@@ -48,10 +49,10 @@ def test_planes_round_trip(dim: int, seed: int) -> None:
 
 
 def test_zero_rows_stay_zero_and_extremes_survive() -> None:
-    rows = np.array([[0, 0], [65504, -65504], [1e-6, -1e-6], [1e-12, 0]], dtype=np.float32)
+    rows = np.array([[0, 0], [65504, -65504], [1e-6, -1e-6]], dtype=np.float32)
     codes, scales = quantizer.encode_rows(rows)
     decoded = quantizer.decode_codes(codes, scales, 8)
-    assert np.array_equal(decoded[[0, 3]], np.zeros((2, 2)))
+    assert np.array_equal(decoded[0], np.zeros(2))
     assert np.isfinite(decoded).all()
     assert np.allclose(decoded[1], rows[1], rtol=0.02)
 
@@ -62,3 +63,34 @@ def test_refuses_rows_it_cannot_hold(bad: float) -> None:
     rows[1] = bad
     with pytest.raises(ValueError, match="row 1 cannot be quantised"):
         quantizer.encode_rows(rows)
+
+
+@pytest.mark.parametrize(
+    ("layout", "size"),
+    [
+        (PlanesLayout(), 1e-8),
+        (ColumnsLayout(2, "int8"), 1e-6),
+        (ColumnsLayout(2, "float16"), 1e-8),
+    ],
+)
+def test_rows_too_small_for_float16_are_told_of(layout: Layout, size: float) -> None:
+    rows = np.ones((4, 4), dtype=np.float32)
+    rows[0] = 0
+    layout.encode(rows)  # zeros are what they are
+    rows[2, 3] = 0  # and so is a part of a row
+    layout.encode(rows)
+    rows[[2, 3]] = size
+    with pytest.warns(EncodingWarning, match="encoded as zeros: row 2 is too small for float16"):
+        store, scales = layout.encode(rows)
+    decoded = layout.decode(store, scales, (1 << layout.num_layers(4)) - 1, 4)
+    assert np.array_equal(decoded.any(axis=1), [False, True, False, False])
+    with pytest.raises(
+        ValueError, match=r"no row can be encoded, row 1 is too small.*multiply all"
+    ):
+        layout.encode(rows * np.float32(size))
+
+
+def test_float32_holds_what_is_small() -> None:
+    rows = np.full((2, 4), 1e-30, dtype=np.float32)
+    layout = ColumnsLayout(2)
+    assert np.array_equal(layout.decode(*layout.encode(rows), 3, 4), rows)

@@ -112,7 +112,7 @@ def test_packed_exported_and_blended(
         return [(tmp_path / name).read_bytes(), *packed, sizes]
 
     want = make("usual.peel")
-    module._kept.clear()
+    module._begin()
     with other_defaults():
         got = make("other.peel")
     assert got == want

@@ -15,6 +15,7 @@ from peel_ext.errors import BudgetError
 from peel_ext.format import Layout, unpack_embedding
 from peel_ext.format.quantizer import centroid_table
 from peel_ext.format.store import BlockStore
+from peel_ext.nn.encoding import Rows, held_blocks
 
 LAYOUTS: dict[str, Layout | str] = {
     "planes": "planes",
@@ -161,18 +162,21 @@ def test_module_embedding_and_reference_agree_bit_for_bit(
                 rows = _turn_back(rows, module.rotation)
             with module.budget(budget):
                 out = module(everything, group)
-                want = reference.grouped_lookup(
-                    weight, everything, group, refinement=module.refinement,
-                    refinement_slot=module.refinement_slot, blocks=blocks_of(module, budget),
-                    num_groups=3,
-                )  # fmt: skip
+            want = reference.grouped_lookup(
+                weight, everything, group, refinement=module.refinement,
+                refinement_slot=module.refinement_slot, blocks=blocks_of(module, budget),
+                num_groups=3,
+            )  # fmt: skip
             assert torch.equal(out, rows)
             assert torch.equal(out, want)
 
 
 def blocks_of(module: ElasticEmbedding, budget: int) -> BlockStore:
     return BlockStore(
-        module.layout, *module._encoded(), module.item_group, module._held(budget),
+        module.layout, *Rows(module.weight, module.refinement, module.refinement_slot,
+                             module.rotation).encoded(module.layout),
+        module.item_group,
+        held_blocks(module.block_weights, module.item_group, module.layout, 16, budget),
         torch.from_numpy(centroid_table().copy()), module.rotation,
     )  # fmt: skip
 
@@ -339,7 +343,7 @@ def test_empty_and_single_tables() -> None:
 @pytest.mark.parametrize(
     ("call", "error", "named"),
     [
-        (lambda m: ElasticEmbedding(5, 0), ValueError, "embedding_dim must be an integer"),
+        (lambda m: ElasticEmbedding(5, -1), ValueError, "embedding_dim must be an integer"),
         (lambda m: ElasticEmbedding(5, 4, num_groups=0), ValueError, "num_groups must be"),
         (lambda m: ElasticEmbedding(5, 4, num_groups=1.5), ValueError, "num_groups must be"),
         (lambda m: ElasticEmbedding(5, 4, layout="x"), ValueError, "layout must be"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,7 +13,10 @@ from torch.nn import functional as F
 
 import peel_ext
 from peel_ext import ColumnsLayout, ElasticEmbedding, PlanesLayout, replace_embeddings
-from peel_ext.errors import BudgetError
+from peel_ext.errors import BudgetError, ReplacementWarning
+
+#: The model of most tests has tied weights, which is told of each time.
+pytestmark = pytest.mark.filterwarnings("ignore::peel_ext.errors.ReplacementWarning")
 
 
 class Tied(nn.Module):
@@ -153,6 +158,88 @@ def test_replaces_all_or_none(
     with pytest.raises(error, match=named):
         replace_embeddings(model, **arguments)
     assert type(model.items) is nn.Embedding
+
+
+# ---- what a budget will not reach is told ----
+
+
+class Tower(nn.Module):
+    """An encoder with an embedding module of its own over the Parameter of the model's."""
+
+    def __init__(self, embedding: type[nn.Embedding] = nn.Embedding) -> None:
+        super().__init__()
+        self.shared = nn.Embedding(20, 8)
+        self.encoder = nn.ModuleDict({"embed_tokens": embedding(20, 8)})
+        self.encoder["embed_tokens"].weight = self.shared.weight
+
+
+class OwnWeight(nn.Module):
+    """Tied weights as a Parameter of the model itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.items = nn.Embedding(20, 8)
+        self.output_weight = self.items.weight
+
+
+def told(model: nn.Module, names: str | None = None) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        replace_embeddings(model, names)
+    assert all(issubclass(each.category, ReplacementWarning) for each in caught)
+    assert all(each.filename == __file__ for each in caught)
+    return [str(each.message) for each in caught]
+
+
+@pytest.mark.parametrize(
+    ("make", "names", "parts"),
+    [
+        (Tied, None, ["'output.weight' (Linear) is the Parameter of 'items', and no budget"]),
+        (Tied, "users.0", []),
+        (OwnWeight, None, ["'output_weight' (OwnWeight) is the Parameter of 'items'"]),
+        (Tower, None, ["'shared', 'encoder.embed_tokens' have the same Parameter but a budget each"]),
+        (Tower, "shared", ["'encoder.embed_tokens.weight' (Embedding) is the Parameter of 'shared'"]),
+        (
+            lambda: Tower(Scaled), None,
+            [
+                "not replaced, because they do more than look rows up: 'encoder.embed_tokens' (Scaled)",
+                "'encoder.embed_tokens.weight' (Scaled) is the Parameter of 'shared'",
+            ],
+        ),
+        (
+            lambda: nn.Sequential(nn.EmbeddingBag(9, 4), nn.Embedding(9, 4), Scaled(9, 4)), None,
+            ["not replaced, because they do more than look rows up: '0' (EmbeddingBag), '2' (Scaled)"],
+        ),
+        (lambda: nn.Sequential(nn.EmbeddingBag(9, 4), nn.Embedding(9, 4)), "1", []),
+        (lambda: nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 9), ElasticEmbedding(9, 4)), None, []),
+    ],
+)  # fmt: skip
+def test_tells_what_a_budget_will_not_reach(
+    make: Callable[[], nn.Module], names: str | None, parts: list[str]
+) -> None:
+    remarks = told(make(), names)
+    assert len(remarks) == len(parts)
+    for remark, part in zip(remarks, parts, strict=True):
+        assert part in remark
+
+
+def test_replaces_none_where_a_warning_is_an_error() -> None:
+    model = Tower()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ReplacementWarning):
+            replace_embeddings(model)
+    assert type(model.shared) is type(model.encoder["embed_tokens"]) is nn.Embedding
+
+
+def test_what_the_warning_advises_sees_the_budget() -> None:
+    model = OwnWeight()
+    items = replace_embeddings(model)["items"]
+    x = torch.ones(1, 8)
+    with items.budget(600):
+        seen = x @ model.items.weight.T
+        assert torch.equal(seen, x @ items(torch.arange(20)).T)
+        assert not torch.equal(seen, x @ model.output_weight.T)
 
 
 # ---- under a budget, without a word of it in the model ----

@@ -5,9 +5,16 @@ import pytest
 import torch
 
 from peel_ext.errors import BudgetError
-from peel_ext.format import ColumnsLayout, PlanesLayout
+from peel_ext.format import ColumnsLayout, Layout, PlanesLayout
 from peel_ext.format.layout import page_padding_bytes
-from peel_ext.nn.selection import minimum_bytes, order_blocks, select_blocks
+from peel_ext.nn.selection import (
+    block_costs,
+    even_block_weights,
+    minimum_bytes,
+    order_blocks,
+    overhead_bytes,
+    select_blocks,
+)
 
 OVERHEAD = 64
 
@@ -93,3 +100,46 @@ def test_each_user_group_has_its_own_selection() -> None:
     with pytest.raises(BudgetError, match="user group 0 needs at least 130 bytes") as caught:
         select_blocks(weights, torch.full((1, 2), 10), layout, 129, OVERHEAD)
     assert caught.value.minimum_bytes == 130
+
+
+def draw_layout(rng: np.random.Generator, dim: int) -> Layout:
+    if rng.random() < 0.5:
+        cuts = np.flatnonzero(rng.random(7) < 0.5) + 1
+        layer_bits = np.diff([0, *cuts, 8]).tolist()
+        return PlanesLayout(layer_bits, rng.choice([None, 1, 7, 64, 1000]))
+    return ColumnsLayout(
+        int(rng.integers(-(-dim // 64), dim + 1)), str(rng.choice(["float32", "float16", "int8"])),
+        int(rng.integers(1, 50)),
+    )  # fmt: skip
+
+
+def test_without_values_every_budget_holds_a_prefix_of_the_rows(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for trial in range(30):
+        n, dim = int(rng.integers(1, 10 ** rng.integers(1, 5))), int(rng.integers(1, 300))
+        layout = draw_layout(rng, dim)
+        if trial == 0:  # the largest blocks
+            n, dim, layout = 30_000_000, 16, ColumnsLayout()
+        sizes = layout.item_group_sizes(n)
+        item_group = torch.from_numpy(np.repeat(np.arange(len(sizes), dtype=np.int32), sizes))[None]
+        costs = block_costs(item_group, layout, dim)
+        weights = even_block_weights(layout, n, dim)
+        assert weights.shape == costs.shape
+        assert (weights > 0).all()
+        overhead = overhead_bytes(item_group, layout, len(sizes))
+        least = int(minimum_bytes(weights[None], costs, layout, overhead)[0])
+        for budget in (least, *rng.integers(least, least + int(costs.sum()) * 11 // 10 + 1, 8)):
+            held = select_blocks(weights[None], costs, layout, int(budget), overhead)[0]
+            assert held[0] > 0
+            # Every layer, and with it every row, is held from the first row on.
+            for layer in range(costs.shape[1]):
+                has = (held >> layer & 1).tolist()
+                assert has == sorted(has, reverse=True), (n, dim, layout, budget)
+
+
+def test_without_values_the_bits_of_planes_go_by_their_gains() -> None:
+    layout, n, dim = PlanesLayout(), 3000, 64
+    weights = even_block_weights(layout, n, dim)
+    gains = layout.layer_gains(np.zeros((0, dim), np.float32))
+    assert np.allclose(weights.sum(dim=0) / n, gains, rtol=1e-3)
+    assert even_block_weights(layout, 0, dim).shape == (0, 5)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
+from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jvp, vmap
+from torch.fx import symbolic_trace
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 
 from peel_ext import ColumnsLayout, ElasticEmbedding, PlanesLayout
@@ -328,6 +333,46 @@ def test_forward_mode_and_second_derivatives(case: str, budget: int | None, gene
         assert hessian(scaled)(one) > 0
 
 
+@pytest.mark.parametrize("count", [5, 20_000])
+@pytest.mark.parametrize("recorded", [False, True])
+def test_forward_mode_follows_tangents(
+    count: int, recorded: bool, case: str, budget: int | None, generator
+) -> None:
+    module = make(case, generator)
+    input = torch.arange(count) % ROWS
+    weight = module.get_parameter("weight").detach().requires_grad_(recorded)
+    tangent = torch.randn(ROWS, DIM, generator=generator)
+    module.refinement = None
+    module.refinement_slot = None
+
+    def call(weight: Tensor) -> Tensor:
+        with maybe_under(module, budget):
+            return functional_call(module, {"weight": weight}, (input, 1))
+
+    with forward_ad.dual_level():
+        rows = call(forward_ad.make_dual(weight, tangent))
+        got = forward_ad.unpack_dual(rows).tangent
+        assert torch.equal(forward_ad.unpack_dual(rows).primal, call(weight))
+    _, want = jvp(call, (weight,), (tangent,))
+    assert torch.equal(got, want)
+    assert want.abs().sum() > 0
+
+
+def test_batches_of_gradients(case: str, budget: int | None, generator) -> None:
+    module = make(case, generator)
+    for input in (INPUT, torch.arange(20_000) % ROWS):
+        with maybe_under(module, budget):
+            rows = module(input, 1)
+        upstream = torch.randn(2, *rows.shape, generator=generator)
+        weight = module.get_parameter("weight")
+        batched = torch.autograd.grad(
+            rows, weight, upstream, is_grads_batched=True, retain_graph=True
+        )[0]
+        for one, other in zip(batched, upstream, strict=True):
+            want = torch.autograd.grad(rows, weight, other, retain_graph=True)[0]
+            torch.testing.assert_close(one, want)
+
+
 def test_mapping_over_encoded_tables_is_refused(generator) -> None:
     module = make("planes", generator)
     weights = torch.randn(2, ROWS, DIM, generator=generator)
@@ -388,3 +433,123 @@ def test_refined_rows_of_other_dtypes(dtype: torch.dtype, compiled: bool, genera
             module(INPUT, torch.tensor([0, 3]))
         with pytest.raises(IndexError, match="group must be in"):
             module(INPUT, 3)
+
+
+# ---- other tracers ----
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_traced_function_looks_up_what_it_is_given(
+    case: str, budget: int | None, generator
+) -> None:
+    module = make(case, generator)
+    many = torch.arange(20_000) % ROWS  # enough for our kernel where nothing is traced
+    for first, second in ((INPUT, INPUT.flip(1).repeat(3, 1)), (many, many.flip(0)[:-5])):
+        with maybe_under(module, budget), module.use_groups(1), torch.no_grad():
+            scripted = torch.jit.trace(module, first)
+            assert torch.equal(scripted(second), module(second))
+            # A graph of real values has their sizes, but not the values.
+            graph = make_fx(lambda input: module(input), tracing_mode="real")(first)
+            assert torch.equal(graph(first.flip(0)), module(first.flip(0)))
+    with module.use_groups(1), maybe_under(module, budget), torch.no_grad():
+        trained = torch.jit.trace(nn.Sequential(module, nn.Linear(DIM, 2)), INPUT)
+        file = io.BytesIO()
+        torch.jit.save(trained, file)
+        file.seek(0)
+        assert torch.equal(torch.jit.load(file)(INPUT.flip(0)), trained(INPUT.flip(0)))
+
+
+def test_a_traced_gradient_is_that_of_what_it_is_given(
+    case: str, budget: int | None, generator
+) -> None:
+    module = make(case, generator)
+
+    def gradient(input: Tensor, weight: Tensor) -> Tensor:
+        with maybe_under(module, budget):
+            rows = functional_call(module, {"weight": weight}, (input, 1))
+        return torch.autograd.grad(rows.square().sum(), weight)[0]
+
+    weight = module.get_parameter("weight")
+    traced = make_fx(gradient)(INPUT, weight)
+    other = INPUT.flip(1) // 2
+    assert torch.equal(traced(other, weight), gradient(other, weight))
+
+
+def test_symbolic_traces_are_right_or_refused(generator) -> None:
+    module = make("planes", generator)
+    model = nn.Sequential(module, nn.Linear(DIM, 2))
+    assert torch.equal(symbolic_trace(model)(INPUT), model(INPUT))
+    for context in (module.use_groups(1), module.budget(700)):
+        with context, module.use_groups(1), pytest.raises(TypeError, match="got Proxy"):
+            symbolic_trace(model)
+
+
+def test_no_graph_depends_on_the_number_of_indices() -> None:
+    module = ElasticEmbedding(ROWS, DIM)
+    batch = torch.export.Dim("batch")
+    for size in (10, 20_000):
+        for strict in (False, True):
+            program = torch.export.export(
+                module, (torch.zeros(size, dtype=torch.int64),), dynamic_shapes=({0: batch},),
+                strict=strict,
+            )  # fmt: skip
+            for other in (3, 30_000):
+                assert program.module()(torch.zeros(other, dtype=torch.int64)).shape[0] == other
+    torch.compiler.reset()
+    counter = CompileCounter()
+    compiled = torch.compile(module, backend=counter, dynamic=True)
+    for size in (10, 100, 17_000, 50_000, 3):
+        compiled(torch.zeros(size, dtype=torch.int64))
+    assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_no_graph_is_made_for_every_group(case: str, budget: int | None, named: bool) -> None:
+    layout, _, _ = CASES[case]
+    module = ElasticEmbedding(ROWS, DIM, num_groups=20, layout=layout)
+    module.refine_rows(3, torch.tensor([3, 9]))
+    nn.init.normal_(module.refinement)
+    torch.compiler.reset()
+    counter = CompileCounter()
+    compiled = torch.compile(module, fullgraph=True, backend=counter)
+    for group in range(20):
+        with maybe_under(module, budget), torch.no_grad():
+            if named:
+                assert torch.equal(compiled(INPUT, group), module(INPUT, group))
+            else:
+                with module.use_groups(group):
+                    assert torch.equal(compiled(INPUT), module(INPUT))
+    assert counter.frame_count <= 3
+
+
+def test_tensors_of_other_kinds_see_their_lookup(generator) -> None:
+    """Quantised weights are subclasses that take F.embedding over; a budget says what to do."""
+    module = ElasticEmbedding(ROWS, DIM)
+    plain = module.weight.detach().clone()
+    module.weight = nn.Parameter(Negated(plain), requires_grad=False)
+    assert torch.equal(module(INPUT), -plain[INPUT])
+    with pytest.raises(TypeError, match=r"one plain tensor .*, got a Negated: make a module of"):
+        module.generate(0, 10**6)
+    with module.budget(10**6), pytest.raises(TypeError, match="one plain tensor"):
+        module(INPUT)
+
+
+class Negated(Tensor):
+    """Stands for minus the values it is made of."""
+
+    @staticmethod
+    def __new__(cls, values: Tensor) -> Negated:
+        return Tensor._make_wrapper_subclass(cls, values.shape, dtype=values.dtype)
+
+    def __init__(self, values: Tensor) -> None:
+        self.values_kept = values
+
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        return ["values_kept"], None
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.detach.default:
+            return Negated(args[0].values_kept)
+        assert func is torch.ops.aten.embedding.default
+        return -func(args[0].values_kept, *args[1:])

@@ -22,12 +22,16 @@ def look_up(
     refinement: Tensor | None = None, slot: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     rows: Tensor = REGISTERED.grouped_lookup(
-        weight, indices, groups, 0, 2, refinement, slot, [0, 0, 0], *[None] * 6, -1, False, False
+        weight, 2, refinement, slot, [0, 0, 0], *[None] * 6, indices, groups, 0, -1, False, False
     )
     return rows
 
 
 def test_the_registered_ops_serve_what_fits() -> None:
+    slot = torch.full((10, 2), -1, dtype=torch.int32)
+    slot[INDICES, 0] = 2
+    turned = slot.T  # not contiguous
+    assert torch.equal(look_up(refinement=WEIGHT, slot=turned), WEIGHT[INDICES] + WEIGHT[2])
     assert torch.equal(look_up(), WEIGHT[INDICES])
     assert torch.equal(look_up(indices=INDICES.int()), WEIGHT[INDICES])
     assert torch.equal(look_up(WEIGHT.T.contiguous().T), WEIGHT[INDICES])
@@ -75,18 +79,55 @@ def test_another_dtype_is_an_error_of_the_other_ops() -> None:
         )
     with pytest.raises(TypeError, match="gradient must be float32, got float64"):
         REGISTERED.grouped_lookup_backward(
-            WEIGHT[:3].double(), INDICES, None, 0, 2, INDICES, 10, False, 10, [0, 0, 0], None, None
+            WEIGHT[:3].double(), INDICES, None, 0, INDICES, 10, False, 10, 2, [0, 0, 0], None, None
         )
 
 
 def test_memory_that_is_not_adjacent_is_an_error() -> None:
-    slot = torch.full((10, 2), -1, dtype=torch.int32).T
-    with pytest.raises(ValueError, match=r"refinement_slot must be adjacent .* strides \(1, 2\)"):
-        look_up(refinement=WEIGHT, slot=slot)
     with pytest.raises(ValueError, match="values must be adjacent in memory"):
         _bridge.first_out_of_range(torch.arange(6)[::2], 9)
     with pytest.raises(ValueError, match=r"weights must be adjacent .* shape \(4, 10\)"):
         _bridge.topk_blocks(WEIGHT.T, 2, None, None, True)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (dict(weight=WEIGHT[0]), "weight must have 2 dimensions"),
+        (dict(indices=INDICES[None]), "indices must have 1 dimensions"),
+        (dict(groups=INDICES[:2] * 0), r"groups must have shape \(3,\), got \(2,\)"),
+        (dict(refinement=WEIGHT), "refinement and refinement_slot must be given together"),
+        (
+            dict(refinement=WEIGHT[:, :2], slot=torch.zeros(2, 10, dtype=torch.int32)),
+            "refinement must have shape",
+        ),
+        (
+            dict(refinement=WEIGHT, slot=torch.zeros(2, 9, dtype=torch.int32)),
+            "refinement_slot must have shape",
+        ),
+    ],
+)
+def test_another_shape_is_an_error(given: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        look_up(**given)
+
+
+def test_another_shape_is_an_error_of_gradients() -> None:
+    def gradient(rows: Tensor = WEIGHT[:3], targets: Tensor = INDICES, count: int = 10) -> Tensor:
+        result: Tensor = REGISTERED.grouped_lookup_backward(
+            rows, INDICES, None, 0, targets, count, False, 10, 2, [0, 0, 0], None, None
+        )
+        return result
+
+    assert gradient().shape == (10, 4)
+    with pytest.raises(ValueError, match=r"gradient must have shape \(3, 'any'\), got \(4, 4\)"):
+        gradient(WEIGHT[:4])
+    with pytest.raises(ValueError, match="targets must have shape"):
+        gradient(targets=INDICES[:2])
+    with pytest.raises(IndexError, match=r"targets contain 4, expected values in \[-1, 4\)"):
+        gradient(count=4)
+    with pytest.raises(IndexError, match="targets contain -2"):
+        gradient(targets=torch.tensor([0, -2, 1]))
 
 
 def test_memory_elsewhere_is_an_error() -> None:

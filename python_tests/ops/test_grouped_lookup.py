@@ -15,6 +15,8 @@ from peel_ext import _core, ops, reference
 from peel_ext.format import ColumnsLayout, Layout, PlanesLayout
 from peel_ext.format.quantizer import centroid_table
 from peel_ext.format.store import BlockStore
+from peel_ext.ops.lookup import Options, Pairs, Table
+from peel_ext.ops.lookup.gradients import Scatter
 
 LAYOUTS: dict[str, Layout | None] = {
     "dense": None,
@@ -290,7 +292,7 @@ def test_rejects_blocks(
 def test_rejects_a_slot_beyond_the_refinement() -> None:
     weight, table = make_table(None, torch.Generator().manual_seed(0))
     table["refinement_slot"][1, 3] = 6
-    with pytest.raises(IndexError, match="refinement_slot of index 3"):
+    with pytest.raises(IndexError, match="refinement_slot at flat position 3"):
         ops.grouped_lookup(weight, I5, 1, **table)
 
 
@@ -298,25 +300,14 @@ def test_rejects_a_slot_beyond_the_refinement() -> None:
 @pytest.mark.parametrize("layout", ["dense", "planes", "columns-int8"])
 def test_opcheck(layout: str, generator) -> None:
     weight, table = make_table(LAYOUTS[layout], generator)
-    geometry, tensors = [0, 0, 0], [None] * 6
-    if "blocks" in table:
-        from peel_ext.format.layout import VALUE_TYPES
-
-        blocks = table["blocks"]
-        geometry = [blocks.layout.code, VALUE_TYPES.index(blocks.layout.value_type)]
-        geometry += [blocks.layout.block_dim, *blocks.layout.layer_bits]
-        tensors = [blocks.store, blocks.scales, blocks.item_group, blocks.held, blocks.centroids]
-        tensors += [blocks.rotation]
-    pairs = (torch.tensor([1, 2, 2]), torch.tensor([0, 2, 2]), 0, NUM_GROUPS)
-    arguments = (
-        weight.requires_grad_(), *pairs, table["refinement"].requires_grad_(),
-        table["refinement_slot"], geometry, *tensors, -1, False, False,
-    )  # fmt: skip
+    weight.requires_grad_()
+    table["refinement"].requires_grad_()
+    made = Table(weight, **table)
+    pairs = Pairs(torch.tensor([1, 2, 2]), torch.tensor([0, 2, 2]))
+    arguments = (*made.flat(), *pairs, *Options().flat())
     torch.library.opcheck(torch.ops.peel_ext.grouped_lookup.default, arguments)
-    arguments = (
-        torch.rand(3, 10, requires_grad=True), *pairs, torch.tensor([1, -1, 2]), 23, True, 23,
-        geometry, *tensors[2:4],
-    )  # fmt: skip
+    scatter = Scatter(pairs, torch.tensor([1, -1, 2]), 23, True, 23, NUM_GROUPS, made.mask)
+    arguments = (torch.rand(3, 10, requires_grad=True), *scatter.flat())
     torch.library.opcheck(torch.ops.peel_ext.grouped_lookup_backward.default, arguments)
 
 
@@ -337,24 +328,13 @@ def test_compiles_with_gradients(generator) -> None:
 def test_registered_ops_take_strided_pairs(generator) -> None:
     weight, _ = make_table(None, generator)
     pairs = torch.tensor([[5, 0], [7, 1], [9, 2]])
-    tail = (None, None, [0, 0, 0], *[None] * 6, -1, False, False)
+    table, tail = Table(weight, num_groups=3).flat(), Options().flat()
     op = torch.ops.peel_ext.grouped_lookup
-    assert torch.equal(op(weight, pairs[:, 0], pairs[:, 1], 0, 3, *tail), weight[[5, 7, 9]])
+    assert torch.equal(op(*table, pairs[:, 0], pairs[:, 1], 0, *tail), weight[[5, 7, 9]])
     same = torch.tensor([5]).expand(3)  # stride 0
-    assert torch.equal(op(weight, same, None, 0, 3, *tail), weight[[5, 5, 5]])
-    grad = torch.ops.peel_ext.grouped_lookup_backward(
-        torch.ones(1, 10).expand(3, 10),
-        same,
-        None,
-        0,
-        3,
-        same,
-        23,
-        False,
-        23,
-        [0, 0, 0],
-        None,
-        None,
-    )
+    assert torch.equal(op(*table, same, None, 0, *tail), weight[[5, 5, 5]])
+    scatter = Scatter(Pairs(same, None), same, 23, False, 23, 3, None)
+    rows = torch.ones(1, 10).expand(3, 10)
+    grad = torch.ops.peel_ext.grouped_lookup_backward(rows, *scatter.flat())
     assert torch.equal(grad[5], torch.full((10,), 3.0))
     assert grad.sum() == 30

@@ -6,11 +6,12 @@ from collections.abc import Callable, Hashable
 from typing import Any
 from weakref import WeakValueDictionary
 
+import torch
 from torch import Tensor
 
 
-class Derived:
-    """A value beside the tensors it was computed from; whoever owns it decides how long it lives.
+class _Kept:
+    """A value beside the tensors it was computed from.
 
     It keeps the memory of its tensors, so that no other tensor can be mistaken for one of them.
     """
@@ -23,34 +24,51 @@ class Derived:
         self.value = value
 
 
-_LIVING: WeakValueDictionary[Hashable, Derived] = WeakValueDictionary()
+_LIVING: WeakValueDictionary[Hashable, _Kept] = WeakValueDictionary()
 
 
-def stamp(*tensors: Tensor | None) -> object:
+def stamp(*tensors: Tensor | None) -> object | None:
     """Equal for two calls as long as torch counted no change of the tensors between them.
 
     An in-place operation counts, and so does other memory, but not what is written through
-    ``.data``, ``.numpy()``, a data pointer or by another process. Inference tensors have no
-    counter: their stamps are never equal.
+    ``.data``, ``.numpy()``, a data pointer or by another process. None where there is an inference
+    tensor, which has no counter.
     """
     try:
         return tuple(
             None if tensor is None else (tensor.data_ptr(), tensor._version) for tensor in tensors
         )
     except RuntimeError:
-        return object()
+        return None
+
+
+class TensorCache:
+    """Values computed from tensors, one of each kind; they live as long as it does."""
+
+    def __init__(self) -> None:
+        self._values: dict[Hashable, _Kept] = {}
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def derive(
+        self, kind: Hashable, sources: tuple[Tensor | None, ...], compute: Callable[[], Any]
+    ) -> Any:
+        """See :func:`derive`; the value is kept here."""
+        return derive(kind, sources, compute, self._values)
 
 
 def derive(
     kind: Hashable,
     sources: tuple[Tensor | None, ...],
     compute: Callable[[], Any],
-    owner: dict[Any, Derived] | None = None,
+    owner: dict[Hashable, _Kept] | None = None,
 ) -> Any:
     """``compute()``, or what it gave the last time if the sources are the same and unchanged.
 
     Without an owner a value is found, and brought up to date, where an owner has one of the same
-    memory; otherwise it is not kept, for the memory may be a compiler's to use again unseen.
+    memory; otherwise it is not kept, for the memory may be a compiler's to use again unseen. What
+    is computed from inference tensors is not kept, and nothing kept is one.
 
     Args:
         kind: what is computed, and with which options.
@@ -64,13 +82,16 @@ def derive(
         for source in sources
     )
     kept = _LIVING.get((kind, where))
-    if kept is not None and kept.stamp == now:
+    if now is not None and kept is not None and kept.stamp == now:
         if owner is not None:
             owner[kind] = kept
         return kept.value
-    value = compute()
-    if owner is not None:
-        owner[kind] = _LIVING[kind, where] = Derived(sources, now, value)
-    elif kept is not None:
-        kept.stamp, kept.value = now, value
+    with torch.inference_mode(False), torch.no_grad():
+        value = compute()
+        if now is None:
+            return value
+        if owner is not None:
+            owner[kind] = _LIVING[kind, where] = _Kept(sources, now, value)
+        elif kept is not None:
+            kept.stamp, kept.value = now, value
     return value

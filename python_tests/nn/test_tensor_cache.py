@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from peel_ext import ColumnsLayout, ElasticEmbedding, PlanesLayout
 from peel_ext.format import Layout
-from peel_ext.nn.derived import Derived, derive
+from peel_ext.nn.tensor_cache import TensorCache, derive
 from peel_ext.optim import RowwiseAdagrad
 
 BUDGET = 600
@@ -109,7 +109,7 @@ def test_follows_every_change(change: str, layout: Layout, generator) -> None:
     now = seen(module)
     assert any(not torch.equal(one, other) for one, other in zip(now, before, strict=True))
     fresh = copy.deepcopy(module)  # keeps nothing of what was derived
-    assert not fresh._kept
+    assert not len(fresh._cache)
     for one, other in zip(now, seen(fresh), strict=True):
         assert torch.equal(one, other)
 
@@ -122,7 +122,10 @@ def test_follows_changes_inside_a_context(generator) -> None:
             CHANGES[change](module) if change != "in place" else _double(module)
             after = module.table(1)
             assert not torch.equal(before, after)
-            assert torch.equal(after, copy.deepcopy(module).table(1))
+            fresh = copy.deepcopy(module)
+            assert fresh.budget_bytes is None
+            with fresh.budget(BUDGET):
+                assert torch.equal(after, fresh.table(1))
 
 
 @torch.no_grad()
@@ -185,13 +188,13 @@ def test_unchanged_is_not_computed_again(generator, monkeypatch) -> None:
 
 
 def test_keeps_the_memory_of_what_it_was_derived_from() -> None:
-    owner: dict[object, Derived] = {}
+    cache = TensorCache()
     source = torch.zeros(1000)
     where = source.data_ptr()
-    derive("a", (source,), lambda: 1, owner)
+    cache.derive("a", (source,), lambda: 1)
     del source
     assert where not in [one.data_ptr() for one in [torch.zeros(1000) for _ in range(50)]]
-    owner.clear()
+    del cache
     gc.collect()
 
 
@@ -214,15 +217,15 @@ def test_values_live_as_long_as_their_owner() -> None:
         return len(calls)
 
     assert [derive("a", (source,), compute) for _ in range(2)] == [1, 2]  # nobody keeps it
-    owner: dict[object, Derived] = {}
-    assert [derive("a", (source,), compute, owner) for _ in range(2)] == [3, 3]
+    cache = TensorCache()
+    assert [cache.derive("a", (source,), compute) for _ in range(2)] == [3, 3]
     assert derive("a", (source, None), compute) == 4
     assert derive("b", (source,), compute) == 5
     assert derive("a", (source,), compute) == 3  # found where it is kept
     source.add_(1)
     assert derive("a", (source,), compute) == 6  # and brought up to date there
-    assert derive("a", (source,), compute, owner) == 6
+    assert cache.derive("a", (source,), compute) == 6
     assert derive("a", (source[:2],), compute) == 7
-    owner.clear()
+    del cache
     gc.collect()
     assert derive("a", (source,), compute) == 8

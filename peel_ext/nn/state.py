@@ -1,0 +1,187 @@
+"""What an elastic embedding has beside its weight: made, checked, saved and loaded.
+
+Functions over the module, whose methods of ``nn.Module`` call them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
+
+from peel_ext.format import Layout
+from peel_ext.nn.selection import even_block_weights
+
+#: State that appears in a state_dict only where it differs from a fresh module's, and its dtype:
+#: None for that of ``weight``.
+OPTIONAL_STATE = {
+    "block_weights": torch.float32,
+    "item_group": torch.int32,
+    "rotation": torch.float32,
+    "refinement": None,
+    "refinement_slot": torch.int32,
+}
+
+BUFFERS = ("block_weights", "item_group", "rotation", "refinement_slot")
+
+
+def even_blocks(
+    layout: Layout, num_groups: int, num_embeddings: int, dim: int
+) -> dict[str, Tensor]:
+    """Item groups and weights of a table whose rows are all worth the same."""
+    sizes = layout.item_group_sizes(num_embeddings)
+    weights = torch.zeros(len(sizes), 0, dtype=torch.float32, device="cpu")
+    if dim > 0:
+        weights = even_block_weights(layout, num_embeddings, dim)
+    item_group = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+    return {
+        "block_weights": weights.repeat(num_groups, 1, 1),
+        # Not [None]: a stride of 0 is refused by DistributedDataParallel.
+        "item_group": torch.from_numpy(item_group).view(1, num_embeddings),
+    }
+
+
+def give_even_blocks(module: Any) -> None:
+    """Gives a module blocks as if nothing had been set, beside its weight.
+
+    They have values even where the weight is on the meta device and has none.
+    """
+    weight = module._parameter("weight")
+    device = torch.device("cpu") if weight.is_meta else weight.device
+    blocks = even_blocks(module.layout, module.num_groups, *weight.shape)
+    for name, value in blocks.items():
+        if name in module._buffers:
+            module._buffers[name] = value.to(device)
+        else:
+            module.register_buffer(name, value.to(device))
+
+
+def _set_blocks(module: Any) -> list[str]:
+    """Which of block weights and item groups are not those of a fresh module."""
+    rows = module.item_group.shape[1]
+    fresh = even_blocks(module.layout, module.num_groups, rows, module.embedding_dim)
+    return [name for name, value in fresh.items() if not _equal(getattr(module, name), value)]
+
+
+def _equal(own: Tensor, fresh: Tensor) -> bool:
+    """Whether both are the same; what is on the meta device was never set."""
+    return own.is_meta or (own.shape == fresh.shape and torch.equal(own, fresh.to(own.device)))
+
+
+def check_plain(weight: Tensor) -> None:
+    """Raises TypeError unless the weight is one plain tensor, which blocks can be cut from."""
+    # Wrappers of other tensors take operations over; those of compilers are asked nothing.
+    takes_over = type(weight).__torch_dispatch__ is not Tensor.__torch_dispatch__
+    if takes_over and not isinstance(weight, FakeTensor | FunctionalTensor):
+        whole = "full_tensor" if hasattr(weight, "full_tensor") else "dequantize"
+        raise TypeError(
+            f"weight must be one plain tensor to be cut into blocks, got a {type(weight).__name__}:"
+            f" make a module of ElasticEmbedding.from_pretrained(weight.{whole}()) for it"
+        )
+
+
+def check_weight(weight: Tensor, shape: tuple[int, int]) -> None:
+    """Raises unless blocks can be cut from the weight.
+
+    Raises:
+        TypeError: not one plain tensor.
+        ValueError: another shape than the module's.
+    """
+    check_plain(weight)
+    if shape[1] == 0:
+        raise ValueError("embedding_dim is 0: there is nothing to be cut into blocks")
+    if tuple(weight.shape) != shape:
+        raise ValueError(
+            f"weight has shape {tuple(weight.shape)}, but num_embeddings and embedding_dim are "
+            f"{shape[0]} and {shape[1]}"
+        )
+
+
+def bring_blocks_along(module: Any, weight: Tensor) -> None:
+    """Cuts a module's blocks anew where its rows have changed in number, or the blocks have no values.
+
+    Raises:
+        ValueError: what was set for the rows of before does not fit those of now.
+    """
+    slots: Tensor | None = module.refinement_slot
+    rows, before = weight.shape[0], module.item_group.shape[1]
+    if before == rows and (slots is None or slots.shape[1] == rows):
+        if module.block_weights.is_meta and not weight.is_meta:
+            give_even_blocks(module)
+        return
+    set_before = _set_blocks(module) + ([] if slots is None else ["refinement_slot"])
+    if set_before:
+        raise ValueError(
+            f"{', '.join(set_before)} were set for {before} rows, but weight has {rows}: make a "
+            "module of the new weight and set them again"
+        )
+    give_even_blocks(module)
+
+
+def without_defaults(module: Any, destination: dict[str, Any], prefix: str) -> None:
+    """Takes out of a state_dict what a fresh module would have as well."""
+    kept = _set_blocks(module)
+    for name in ("block_weights", "item_group"):
+        if name not in kept:
+            destination.pop(prefix + name, None)
+
+
+def fit_to_load(module: Any, state_dict: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """Makes room for what a state_dict brings; returns it with what it lacks from the module.
+
+    Raises:
+        RuntimeError: state of another geometry, as torch does for mismatched sizes.
+    """
+    for name, dtype in OPTIONAL_STATE.items():
+        own, value = getattr(module, name), state_dict.get(prefix + name)
+        if value is None:
+            # A checkpoint of nn.Embedding, or of a module that never set this: keep ours.
+            if own is not None:
+                state_dict = {**state_dict, prefix + name: own.detach()}
+            continue
+        wanted = dtype or module._parameter("weight").dtype
+        if value.dtype != wanted:
+            state_dict = {**state_dict, prefix + name: value.to(wanted)}
+        if own is None or own.shape != value.shape:
+            _check_shape(module, name, tuple(value.shape))
+            fresh = torch.empty_like(value, dtype=wanted, device=module.block_weights.device)
+            setattr(module, name, nn.Parameter(fresh) if name == "refinement" else fresh)
+    return state_dict
+
+
+def _check_shape(module: Any, name: str, shape: tuple[int, ...]) -> None:
+    rows, dim = module.num_embeddings, module.embedding_dim
+    expected = {
+        "block_weights": tuple(module.block_weights.shape),
+        "item_group": (1 if shape[:1] == (1,) else module.num_groups, rows),
+        "rotation": (dim, dim),
+        "refinement": (shape[0] if shape else 0, dim),
+        "refinement_slot": (module.num_groups, rows),
+    }[name]
+    if shape != expected:
+        raise RuntimeError(f"{name} must have shape {expected}, the state_dict has {shape}")
+
+
+def keep_values(module: Any, before: dict[str, Tensor | None], was_meta: bool) -> None:
+    """Undoes of a conversion of a module what would change which blocks are kept.
+
+    Args:
+        module: after the conversion.
+        before: its buffers before it.
+        was_meta: whether its weight was on the meta device, so that memory is new and empty.
+    """
+    is_new = was_meta and not module._parameter("weight").is_meta
+    for name, exact in before.items():
+        now = module._buffers[name]
+        if exact is None or now is None or exact.is_meta:
+            continue
+        # The dtype of a model is that of its parameters; these decide what is kept.
+        if is_new or now.dtype != exact.dtype:
+            module._buffers[name] = exact.to(now.device)
+    block_weights = before["block_weights"]
+    if is_new and block_weights is not None and block_weights.is_meta:
+        give_even_blocks(module)

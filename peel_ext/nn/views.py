@@ -1,0 +1,77 @@
+"""Which budget and which user groups are in force for a module, in the context that asks."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class View(NamedTuple):
+    """What is in force."""
+
+    budget_bytes: int | None = None
+    groups: Tensor | int | None = None
+
+
+NOTHING = View()
+
+
+class _OfThread(threading.local):
+    view: View = NOTHING
+
+
+class Views:
+    """The view of a module in every context: every thread and every task of asyncio has its own.
+
+    torch.compile can guard what a thread has, but not what a context has. Compiled code therefore
+    sees what was last entered or left in its thread.
+
+    Args:
+        view: where nothing was entered.
+    """
+
+    __slots__ = ("_of_context", "_of_thread")
+
+    def __init__(self, view: View = NOTHING) -> None:
+        self._of_context = ContextVar("view", default=view)
+        self._of_thread = _OfThread()
+        self._of_thread.view = view
+
+    def get(self) -> View:
+        """What is in force here."""
+        return self._of_thread.view if torch.compiler.is_compiling() else self._of_context.get()
+
+    @contextmanager
+    def enter(self, view: View) -> Iterator[None]:
+        """Puts a view in force, until the context ends."""
+        before, guarded = self.get(), self._of_thread.view
+        if torch.compiler.is_compiling():
+            self._of_thread.view = view
+            try:
+                yield
+            finally:
+                self._of_thread.view = guarded
+            return
+        token = self._of_context.set(view)
+        self._of_thread.view = _guardable(view)
+        try:
+            yield
+        finally:
+            self._of_thread.view = guarded
+            try:
+                self._of_context.reset(token)
+            except ValueError:  # a generator that is closed from another context than it began in
+                self._of_context.set(before)
+
+
+def _guardable(view: View) -> View:
+    """The same for compilers: a group as a tensor, for which no graph is made anew."""
+    if view.groups is None or isinstance(view.groups, Tensor):
+        return view
+    return view._replace(groups=torch.tensor(view.groups, dtype=torch.int64, device="cpu"))

@@ -1,0 +1,175 @@
+"""Starting kernels on CUDA devices: streams, workspaces, and what the kernels found wrong.
+
+Kernels note mistakes inside the data (an index out of range, a NaN weight) in words that the host
+sees, and nobody waits for them: a mistake is an error of the next call on that device, of
+:func:`check_device`, or with ``CUDA_LAUNCH_BLOCKING=1`` of the call itself.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from peel_ext import _core
+
+_cuda: Any
+try:
+    from peel_ext import _cuda  # type: ignore[no-redef]
+except ImportError:  # built without PEEL_CUDA
+    _cuda = None
+
+#: Whether there are kernels for CUDA devices.
+AVAILABLE = _cuda is not None
+
+_NUM_WORDS = 5
+_NONE = -1  # UINT64_MAX, read as signed
+#: Calls that may be on their way before their words are used again, and calls captured in graphs,
+#: whose words never are.
+_RING, _CAPTURED = 1024, 256
+
+_INDICES = "indices contain {value} at flat position {position}, expected values in [0, {rows})"
+_TEXTS = (
+    _INDICES,
+    "groups contain {value}, expected values in [0, {groups})",
+    "refinement_slot at flat position {position} leads beyond the rows there are",
+    "blocks.item_group at flat position {position} leads beyond the rows there are",
+    "weights[{row}, {column}] is NaN, expected a number",
+)
+
+
+def is_device(tensor: Tensor) -> bool:
+    """Whether a tensor is where kernels are launched, rather than called."""
+    return tensor.is_cuda
+
+
+class _Offenders:
+    """The words of one device, and which call each belongs to."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._words = torch.full(
+            (_RING + _CAPTURED, _NUM_WORDS), _NONE, dtype=torch.int64, device="cpu",
+            pin_memory=not _cuda.on_host,
+        )  # fmt: skip
+        self._array = self._words.numpy()
+        self._limits: list[tuple[int, int]] = [(0, 0)] * len(self._words)
+        self._calls = self._captured = 0
+
+    def take(self, rows: int, groups: int) -> int:
+        """The address of the words for the next call, in which values are below these."""
+        if not _cuda.on_host and torch.cuda.is_current_stream_capturing():
+            slot = _RING + min(self._captured, _CAPTURED - 1)
+            self._captured += 1
+        else:
+            slot = self._calls % _RING
+            self._calls += 1
+        self._limits[slot] = rows, groups
+        return self._words.data_ptr() + slot * _NUM_WORDS * 8
+
+    def check(self) -> None:
+        """Raises what was noted since the last time; IndexError or ValueError."""
+        if (self._array == _NONE).all():
+            return
+        slot, kind = (self._array != _NONE).nonzero()
+        word, what = int(self._array[slot[0], kind[0]]), int(kind[0])
+        rows, groups = self._limits[int(slot[0])]
+        self._array[:] = _NONE
+        position, low = word >> 32 & 0xFFFFFFFF, word & 0xFFFFFFFF
+        value = low - (1 << 32) if low >> 31 else low
+        row, column = divmod(position, max(1, rows))
+        text = _TEXTS[what].format(
+            value=value, position=position, rows=rows, groups=groups, row=row, column=column
+        )
+        error = ValueError if what == len(_TEXTS) - 1 else IndexError
+        raise error(f"{text}; found by a kernel on {self._device}")
+
+
+_of_device: dict[torch.device, _Offenders] = {}
+
+
+def _offenders(device: torch.device) -> _Offenders:
+    if device not in _of_device:
+        _of_device[device] = _Offenders(device)
+    return _of_device[device]
+
+
+def launch(
+    kernel: str, device: torch.device, args: tuple[Any, ...], rows: int = 0, groups: int = 0
+) -> None:
+    """Starts a kernel on the current stream of a device.
+
+    Args:
+        kernel: name in the native module.
+        device: of all addresses in args.
+        args: of the kernel.
+        rows: indices are below it; of weights, how many there are in a row.
+        groups: groups are below it.
+
+    Raises:
+        IndexError: an earlier call had an index or group out of range.
+        ValueError: an earlier call had NaN weights.
+    """
+    offenders = _offenders(device)
+    offenders.check()
+    num_bytes = getattr(_cuda, f"{kernel}_workspace")(*args)
+    if _cuda.on_host:
+        memory = torch.empty(num_bytes + 256, dtype=torch.uint8, device="cpu")
+        begin = (memory.data_ptr() + 255) // 256 * 256
+        getattr(_cuda, kernel)(*args, 0, begin, num_bytes, offenders.take(rows, groups))
+        offenders.check()
+        return
+    with torch.cuda.device(device):
+        stream = torch.cuda.current_stream().cuda_stream
+        memory = torch.empty(num_bytes, dtype=torch.uint8, device=device)
+        words = offenders.take(rows, groups)
+        getattr(_cuda, kernel)(*args, stream, memory.data_ptr(), num_bytes, words)
+    if os.environ.get("CUDA_LAUNCH_BLOCKING") == "1":
+        check_device(device)
+
+
+def check_device(device: torch.device | str | None = None) -> None:
+    """Waits for a CUDA device and raises what kernels found wrong on it.
+
+    Args:
+        device: None for the current one.
+
+    Raises:
+        IndexError: an index or group was out of range.
+        ValueError: weights were NaN.
+    """
+    where = torch.device("cuda" if device is None else device)
+    if where.type != "cuda":
+        return
+    if where.index is None:
+        where = torch.device("cuda", torch.cuda.current_device())
+    torch.cuda.synchronize(where)
+    if where in _of_device:
+        _of_device[where].check()
+
+
+class PackedTable(NamedTuple):
+    """A copy of a Personalized Elastic Embedding on a device, and the memory it is in."""
+
+    native: Any
+    memory: tuple[Tensor, ...]
+
+
+def packed_table(pee: _core.Pee, device: torch.device) -> PackedTable:
+    """Copies what is held now."""
+    geometry, sizes, *parts = pee.parts()
+    centroids = torch.tensor(_core.centroids(), dtype=torch.float32, device="cpu")
+    memory = (*(_copied(part, device) for part in parts), centroids.to(device))
+    addresses = [part.data_ptr() for part in memory]
+    return PackedTable(_cuda.PackedTable(*geometry, *sizes, *addresses), memory)
+
+
+def _copied(part: bytes, device: torch.device) -> Tensor:
+    # Blocks are read where they are aligned, so that an empty part has an address, too.
+    words = torch.empty(len(part) // 8 + 8, dtype=torch.int64, device="cpu")
+    view = words.view(torch.uint8)
+    if part:
+        view[: len(part)] = torch.frombuffer(bytearray(part), dtype=torch.uint8)
+    return view.to(device)

@@ -1,0 +1,61 @@
+"""The one door for lookups: eager or traced, by kernel or in plain torch, on which device."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from peel_ext.ops._checks import DEVICES, is_traced
+from peel_ext.ops.lookup import eager, plain, traced
+from peel_ext.ops.lookup.eager import gather
+from peel_ext.ops.lookup.table import (
+    Mask,
+    Options,
+    Pairs,
+    Table,
+    check_group,
+    check_groups,
+    geometry_of,
+)
+from peel_ext.ops.lookup.traced import Encoder, register_shapes
+
+__all__ = [
+    "DEVICES", "Encoder", "Mask", "Options", "Pairs", "Table", "check_group", "check_groups", "gather",
+    "geometry_of", "has_kernels", "is_traced", "lookup", "register_shapes",
+]  # fmt: skip
+
+
+def has_kernels(weight: Tensor) -> bool:
+    """Whether rows of this dtype and device are looked up by kernels of our own."""
+    return weight.dtype == torch.float32 and weight.device.type in DEVICES
+
+
+def lookup(
+    table: Table, indices: Tensor, groups: Tensor | int, options: Options,
+    encoder: Encoder | None = None,
+) -> Tensor:  # fmt: skip
+    """Rows [*indices.shape, dim] of a table; gradients go to its weight and refinement.
+
+    Args:
+        table: what to look up in.
+        indices: int32 or int64, any shape.
+        groups: user group of each index: an int, or a tensor of integers of the shape of
+            ``indices`` or of its leading dimensions.
+        options: of ``nn.Embedding``.
+        encoder: makes the blocks of a table that has none, where calls are traced.
+
+    Raises:
+        TypeError: not integers.
+        ValueError: shapes that do not go together; sparse gradients under torch.func.
+        IndexError: an index or group out of range.
+    """
+    pairs = Pairs.of(indices, groups)
+    if table.blocks is None and encoder is None and not has_kernels(table.weight):
+        check_groups(groups, indices, table.num_groups)
+        dense = (table.weight, table.refinement, table.refinement_slot)
+        rows = plain.look_up(*dense, pairs, options)
+    elif is_traced(table.weight, indices):
+        rows = traced.look_up(table, pairs, options, encoder)
+    else:
+        rows = eager.look_up(table, pairs, options)
+    return rows if indices.ndim == 1 else rows.view(*indices.shape, table.weight.shape[1])

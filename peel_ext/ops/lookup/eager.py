@@ -1,0 +1,56 @@
+"""A lookup straight in the native core, without the dispatcher."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from peel_ext.ops import _bridge
+from peel_ext.ops.lookup.gradients import Record
+from peel_ext.ops.lookup.table import Options, Pairs, Table
+
+
+def look_up(table: Table, pairs: Pairs, options: Options) -> Tensor:
+    """Rows [m, dim], with gradients."""
+    weight, refinement = table.weight, table.refinement
+    if torch.is_grad_enabled() and (
+        weight.requires_grad or (refinement is not None and refinement.requires_grad)
+    ):
+        rows: Tensor = _Lookup.apply(weight, refinement, table, pairs, options)
+        return rows
+    return gather(table, pairs)
+
+
+def gather(table: Table, pairs: Pairs) -> Tensor:
+    """Rows [m, dim], without gradients.
+
+    Raises:
+        IndexError: an index or group out of range.
+    """
+    num_embeddings, dim = table.weight.shape
+    return _bridge.grouped_lookup(table.native(), pairs, num_embeddings, table.num_groups, dim)
+
+
+class _Lookup(torch.autograd.Function):
+    """The backward of the registered op without the dispatcher's forward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, weight: Tensor, refinement: Tensor | None, table: Table, pairs: Pairs,
+        options: Options,
+    ) -> Tensor:  # fmt: skip
+        indices, groups, ctx.group = pairs
+        _, *mask = (None, None, None) if table.mask is None else table.mask
+        # All that the backward reads, so that torch tells of an edit in between.
+        ctx.save_for_backward(indices, groups, table.refinement_slot, *mask)
+        ctx.table, ctx.options = table, options
+        return gather(table, pairs)
+
+    @staticmethod
+    def backward(ctx: Any, grad_rows: Tensor) -> tuple[Any, ...]:
+        indices, groups, *_ = ctx.saved_tensors
+        record = Record.of(ctx.table, Pairs(indices, groups, ctx.group), ctx.options)
+        gradients = record.gradients(grad_rows, ctx.needs_input_grad[:2], ctx.table)
+        return (*gradients, None, None, None)

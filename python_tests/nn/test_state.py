@@ -1,0 +1,171 @@
+"""What belongs to a module comes along: from the meta device, out of checkpoints, with resized rows."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from peel_ext import ColumnsLayout, ElasticEmbedding, PlanesLayout
+
+ROWS, DIM, GROUPS, BUDGET = 60, 12, 3, 1500
+EVERY = torch.arange(ROWS)
+LAYOUT = PlanesLayout(rows_per_block=8)
+
+
+def make(is_set: bool, generator: torch.Generator) -> ElasticEmbedding:
+    weight = torch.randn(ROWS, DIM, generator=generator)
+    module = ElasticEmbedding.from_pretrained(
+        weight, freeze=False, num_groups=GROUPS, layout=LAYOUT
+    )
+    if is_set:
+        module.refine_rows(1, torch.tensor([3, 9]))
+        nn.init.normal_(module.refinement, generator=generator)
+        module.fit_rotation()
+        module.set_row_values(torch.rand(GROUPS, ROWS, generator=generator))
+    return module
+
+
+def seen(module: ElasticEmbedding) -> Tensor:
+    """What every group sees under a budget; on a device it is the same."""
+    with torch.no_grad(), module.budget(BUDGET):
+        tables = [module.table(group) for group in range(GROUPS)]
+    for group, table in enumerate(tables):
+        rows = torch.from_numpy(module.generate(group, BUDGET).lookup(EVERY.numpy()))
+        if module.rotation is not None:
+            rows = rows @ module.rotation.T
+        torch.testing.assert_close(table, rows)
+    return torch.stack(tables)
+
+
+@pytest.mark.parametrize("is_set", [False, True])
+@pytest.mark.parametrize("way", ["assign", "to_empty", "set, emptied"])
+def test_a_module_made_without_memory(way: str, is_set: bool, generator) -> None:
+    source = make(is_set, generator)
+    if way == "set, emptied":
+        module = copy.deepcopy(source).to("meta").to_empty(device="cpu")
+    else:
+        with torch.device("meta"):
+            module = ElasticEmbedding(ROWS, DIM, num_groups=GROUPS, layout=LAYOUT)
+        if way == "to_empty":
+            module.to_empty(device="cpu")
+    module.load_state_dict(source.state_dict(), assign=way == "assign")
+    assert torch.equal(seen(module), seen(source))
+
+
+def test_memory_that_came_later_has_even_blocks(generator) -> None:
+    fresh = make(False, generator)
+    for module in (
+        ElasticEmbedding(ROWS, DIM, num_groups=GROUPS, layout=LAYOUT, device="meta"),
+        ElasticEmbedding(ROWS, DIM, num_groups=GROUPS, layout=LAYOUT).to("meta"),
+    ):
+        module.to_empty(device="cpu")
+        nn.init.normal_(module.weight)
+        assert torch.equal(module.block_weights, fresh.block_weights)
+        assert torch.equal(module.item_group, fresh.item_group)
+        assert set(module.state_dict()) == {"weight"}
+
+
+def test_weights_that_are_elsewhere_between_calls(generator) -> None:
+    """As in offloading, where hooks bring a weight before a call and take it away after it."""
+    module = make(True, generator)
+    weight, want = module.get_parameter("weight"), seen(module)
+
+    def bring(*_: object) -> None:
+        assert module.weight.shape == weight.shape  # what hooks read first
+        module._parameters["weight"] = weight
+
+    def take_away(*_: object) -> None:
+        assert module.weight.shape == weight.shape
+        module._parameters["weight"] = nn.Parameter(weight.detach().to("meta"))
+
+    take_away()
+    called = module.forward
+
+    def hooked(*args: object) -> Tensor:
+        bring()
+        result = called(*args)
+        take_away()
+        return result
+
+    module.forward = hooked
+    with module.budget(BUDGET), module.use_groups(1):
+        assert torch.equal(module(EVERY), want[1])
+        assert torch.equal(module(EVERY), want[1])
+
+
+@pytest.mark.parametrize("rows", [ROWS + 25, ROWS - 25])
+def test_resized_rows_are_cut_anew_or_refused(rows: int, generator) -> None:
+    module, plain = make(False, generator), make(True, generator)
+    for each in (module, plain):
+        values = torch.randn(rows, DIM, generator=generator)
+        each.weight.data = values
+        with pytest.raises(ValueError, match=rf"weight has shape \({rows}, 12\), but"):
+            each.generate(0, BUDGET)
+        each.num_embeddings = rows
+    everything = module.generate(0, 10**6)
+    assert everything.row_ids.tolist() == list(range(rows))
+    assert module.item_group.shape == (1, rows)
+    for call in (
+        lambda: plain.generate(0, BUDGET),
+        lambda: plain.export("nowhere.peel", 0),
+        lambda: plain.minimum_budget_bytes(0),
+        lambda: plain.budget(BUDGET).__enter__(),
+    ):
+        with pytest.raises(ValueError, match="block_weights, item_group, refinement_slot were set"):
+            call()
+
+
+def test_edited_weights_of_blocks_are_saved(generator) -> None:
+    module = make(False, generator)
+    module.block_weights[1, 2] += 1
+    twin = make(False, generator)
+    twin.load_state_dict(module.state_dict())
+    assert torch.equal(twin.block_weights, module.block_weights)
+    module.block_weights[1, 2] = module.block_weights[0, 2]
+    assert set(module.state_dict()) == {"weight"}
+
+
+def test_state_of_another_dtype_is_converted(generator) -> None:
+    module = make(True, generator)
+    state = {name: value.double() for name, value in module.state_dict().items()}
+    for assign in (False, True):
+        twin = make(False, generator)
+        twin.load_state_dict({**state, "weight": module.weight.detach().clone()}, assign=assign)
+        assert torch.equal(seen(twin), seen(module))
+
+
+@pytest.mark.parametrize("layout", ["planes", "columns"])
+@pytest.mark.parametrize("dim", [1, 5, 8, 513, 768])
+def test_rows_of_any_width(layout: str, dim: int) -> None:
+    module = ElasticEmbedding(np.int64(30), np.int32(dim), num_groups=np.int64(2), layout=layout)
+    assert "np." not in repr(module)
+    with module.budget(10**6):
+        rows = module(torch.arange(30), 1)
+    if layout == "columns":
+        assert torch.equal(rows, module.weight)
+    assert module.generate(1, 10**6).row_ids.tolist() == list(range(30))
+
+
+@pytest.mark.parametrize("layout", ["planes", "columns"])
+def test_rows_without_values(layout: str) -> None:
+    module = ElasticEmbedding(30, 0, sparse=True, layout=layout)
+    module(torch.tensor([[1, 2]])).sum().backward()
+    assert module.weight.grad.shape == (30, 0)
+    with pytest.raises(ValueError, match="embedding_dim is 0"), module.budget(10**6):
+        pass
+    with pytest.raises(ValueError, match="embedding_dim is 0"):
+        module.generate(0, 10**6)
+
+
+@pytest.mark.parametrize("layout", [LAYOUT, ColumnsLayout(4, "int8", 6)])
+def test_a_fresh_module_keeps_its_first_rows(layout, generator) -> None:
+    module = ElasticEmbedding.from_pretrained(
+        torch.randn(3000, DIM, generator=generator), num_groups=2, layout=layout
+    )
+    for budget in (4000, 9000, 30_000, 10**6):
+        held = np.sort(module.generate(1, budget).row_ids)
+        assert held.tolist() == list(range(len(held)))
