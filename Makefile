@@ -92,7 +92,7 @@ lint: build/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/codespell
-	$(BIN)/clang-format --dry-run --Werror $$(find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
+	$(BIN)/clang-format --dry-run --Werror $$(find csrc bench -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 	$(BIN)/python .ci/check_symbols.py build/release
 	$(BIN)/python .ci/check_stubs.py
 

@@ -184,6 +184,53 @@ void bounds_leave_nothing_out(std::mt19937_64& random, const std::vector<int32_t
   }
 }
 
+// Gives all rows in planes one and the same value.
+void make_rows_alike(std::mt19937_64& random, RandomPackedTable& host) {
+  const Geometry& geometry = host.table.geometry;
+  std::vector<uint8_t> row(static_cast<size_t>(kMaxBits * geometry.plane_bytes()));
+  for (uint8_t& byte : row) byte = static_cast<uint8_t>(random());
+  int64_t first = 0;
+  for (const DirectoryEntry& entry : host.directory) {
+    const int64_t rows = entry.row_end - first;
+    first = entry.row_end;
+    uint32_t block = entry.first_block;
+    size_t element = 0;
+    for (int32_t layer = 0; layer < geometry.num_layers; ++layer) {
+      if (!((entry.layers >> layer) & 1u)) continue;
+      const BlockBytes at = block_bytes(geometry, host.table.id_bytes, rows, layer);
+      uint8_t* begin = host.bytes.data() + kBlockAlignment * host.block_offsets[block++];
+      for (int64_t r = 0; layer == 0 && r < rows; ++r) {
+        begin[at.scales + 2 * r] = 0;
+        begin[at.scales + 2 * r + 1] = 0x3c;  // 1
+      }
+      uint8_t* to = begin + at.pieces;
+      for (int64_t tile = 0; tile < rows; tile += kPackedTileRows) {
+        const int64_t width = std::min(kPackedTileRows, rows - tile);
+        for (int64_t e = 0; e < at.piece_bytes; ++e, to += width) {
+          std::memset(to, row[element + static_cast<size_t>(e)], static_cast<size_t>(width));
+        }
+      }
+      element += static_cast<size_t>(at.piece_bytes);
+    }
+  }
+}
+
+// All scores are one, so that every row reaches every floor, and only the id decides: a bound that
+// is too low by any rounding would leave out the least ids, which come last.
+void bounds_keep_ties(std::mt19937_64& random, const std::vector<int32_t>& layer_bits) {
+  const int64_t dim = 5 + static_cast<int64_t>(random() % 30), n = 4;
+  RandomPackedTable host(random, planes(dim, layer_bits), {1024, 3000, 64}, RowIds::kInBlocks, 2);
+  make_rows_alike(random, host);
+  DevicePackedTable on_device(host);
+  for (int user = 0; user < 4; ++user) {
+    const Users one(random, 1, dim, 0, false);
+    Best want(n), got(0);
+    gathered_score(host.table, one.args(n, want));
+    score_on_device(on_device.table, on_device, one, n, got);
+    CHECK(got.indices == want.indices);
+  }
+}
+
 void nan_is_never_returned() {
   std::mt19937_64 random(1);
   DenseTable table(random, 4, 1, false, false);
@@ -250,6 +297,7 @@ int main() {
   bounds_leave_nothing_out(random, {2, 1, 1});
   bounds_leave_nothing_out(random, {3});
   bounds_leave_nothing_out(random, {1, 1, 6});
+  for (const int32_t bits : {1, 2, 3, 4}) bounds_keep_ties(random, {bits});
   nan_is_never_returned();
   names_candidates_that_are_not_there(random);
 }

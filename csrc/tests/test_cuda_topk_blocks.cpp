@@ -138,6 +138,23 @@ void with_huge_costs(int64_t n) {
   equals_the_cpu(problem);
 }
 
+// So many that the groups are sorted one after another.
+void with_many_selected(std::mt19937_64& random) {
+  auto problem = filled<float>(2, 70'000, [&](int64_t) { return random() % 50'000; });
+  problem.k = 66'000;
+  equals_the_cpu(problem);
+}
+
+void too_little_workspace_is_refused() {
+  auto problem = filled<float>(1, 9'000, [](int64_t i) { return i; });
+  problem.k = 10;
+  DeviceArray<float> weights(problem.weights);
+  DeviceArray<int64_t> out(10);
+  const auto args = problem.args(weights.data(), nullptr, nullptr, true, out.data());
+  run_on_device(cuda::topk_blocks_workspace(args) - 1,
+                [&](const cuda::Launch& launch) { CHECK_THROWS(cuda::topk_blocks(args, launch)); });
+}
+
 void a_nan_is_reported(int64_t n) {
   auto problem = filled<float>(3, n, [](int64_t i) { return i; });
   problem.weights[static_cast<size_t>(problem.weight_stride() + n - 1)] = std::nanf("");
@@ -169,6 +186,8 @@ int main() {
   with_ties<float>(random, 2, 8'195);
   with_shapes<float>(random, 2, 8'195);
   with_shapes<double>(random, 1, 8'193);
+  with_many_selected(random);
+  too_little_workspace_is_refused();
   for (const int64_t n : {100, 9'000}) {
     with_huge_costs(n);
     a_nan_is_reported(n);

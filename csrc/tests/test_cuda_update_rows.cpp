@@ -27,9 +27,10 @@ struct Problem {
         first(num_rows * (width + 1)),
         second(num_rows * (width + 1)) {
     std::normal_distribution<float> normal;
-    for (auto& value : weight) value = normal(random);
-    // Some rows have no gradient but zeros, and no sum yet.
-    for (auto& value : gradients) value = random() % 4 ? normal(random) : 0.0f;
+    // Zeros have a sign, which a sum keeps.
+    for (auto& value : weight) value = random() % 4 ? normal(random) : -0.0f;
+    for (auto& value : gradients) value = random() % 4 ? normal(random) : -0.0f;
+    // Some rows have no sum yet.
     for (auto& value : first) value = random() % 2 ? std::fabs(normal(random)) : 0.0f;
     for (auto& value : second) value = std::fabs(normal(random));
     // A third of all gradients go to one row, a third to few.
@@ -41,7 +42,7 @@ struct Problem {
   void zero_gradients_of_even_rows() {
     for (int64_t m = 0; m < count; ++m) {
       if (indices[m] % 2) continue;
-      for (int64_t d = 0; d < dim; ++d) gradients[m * gradient_stride + d] = 0;
+      for (int64_t d = 0; d < dim; ++d) gradients[m * gradient_stride + d] = -0.0f;
     }
   }
 };

@@ -49,11 +49,11 @@ __global__ void __launch_bounds__(kThreads, 3) score_stream(Slots slots, Query q
       place = slots.move(place, slot);
       int row = lane;
       if constexpr (Slots::kHasBounds && kUsers == 1) {
-        if (slots.has_bound(place)) {
-          if (bound_group != place.group.index) {
-            bound_group = place.group.index;
-            bound_planes = slots.bound_planes(place, *query.bound);
-          }
+        if (bound_group != place.group.index) {
+          bound_group = place.group.index;
+          bound_planes = slots.bound_planes(place, *query.bound);
+        }
+        if (bound_planes.bits > 0 && place.count == kSlotRows) {
           row = bounded_row(lane);
           if (!may_reach(bound_planes, *query.bound, query.bound_words, (query.dim + 7) / 8,
                          place.first, floors[0])) {
@@ -318,7 +318,7 @@ struct Plan {
 
 template <typename Slots>
 void run(const Slots& slots, const ScoreArgs& args, const Launch& launch) {
-  Workspace workspace(launch.workspace);
+  Workspace workspace(launch.workspace, launch.workspace_bytes);
   const Plan plan(workspace, slots.num_slots(), slots.dim(), args);
   const auto kernel = plan.tile_users == 1    ? score_stream<Slots, 1>
                       : plan.tile_users == 4  ? score_stream<Slots, 4>

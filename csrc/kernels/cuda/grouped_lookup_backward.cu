@@ -234,7 +234,7 @@ void grouped_lookup_backward(const StoreTable& table, const LookupPairs<Index>& 
   if (pairs.count == 0) return;
   with_key(pairs.count, num_targets, [&](auto key) {
     using Key = decltype(key);
-    Workspace workspace(launch.workspace);
+    Workspace workspace(launch.workspace, launch.workspace_bytes);
     const Arrays<Key> arrays(workspace, pairs.count, num_targets);
     cuda::launch(number_pairs<Index, Key>, blocks_for(pairs.count, kThreads), kThreads, 0,
                  launch.stream, table, pairs, targets, num_targets, arrays.keys, arrays.positions,

@@ -98,18 +98,15 @@ class PackedSlots {
   }
   const PackedTable& table() const { return table_; }
 
-  // Whether the scores of a slot can be bounded: in planes, 32 rows of few bits.
-  __device__ bool has_bound(const Place& place) const {
-    if (table_.geometry.layout != Layout::kPlanes || place.count < kSlotRows) return false;
-    const int bits = table_.geometry.bits_of(place.group.held);
-    return bits >= 1 && bits <= kBoundBits;
-  }
-  // Where the planes of the place's item group lie, if it has a bound.
+  // Where the planes of the place's item group lie, if there are few enough to bound scores by; of
+  // no bits if not.
   __device__ BoundPlanes bound_planes(const Place& place, const ScoreBound& bound) const {
     const Geometry& geometry = table_.geometry;
-    BoundPlanes found;
-    found.bits = geometry.bits_of(place.group.held);
-    found.layer_bits = 0;
+    BoundPlanes found = {};
+    if (geometry.layout != Layout::kPlanes) return found;
+    const int bits = geometry.bits_of(place.group.held);
+    if (bits < 1 || bits > kBoundBits) return found;
+    found.bits = bits;
     found.tables = *reinterpret_cast<const uint4*>(bound.steps[found.bits]);
     const uint8_t* from = nullptr;
     int layer = -1;

@@ -132,11 +132,10 @@ struct Memory {
   int64_t scratch_bytes = 0;
   int64_t bytes = 0;
 
-  Memory(const TopkBlocks<Weight>& args, void* memory)
+  Memory(const TopkBlocks<Weight>& args, Workspace workspace)
       : width(kByCost ? args.n : args.k),
         tiles(blocks_for(args.n, kTile)),
         count(args.num_groups * width) {
-    Workspace workspace(memory);
     if (args.n > kSmall) {
       thresholds = workspace.take<Threshold>(args.num_groups);
       low = workspace.take<unsigned long long>(args.num_groups * kBins);
@@ -193,7 +192,7 @@ void select(const TopkBlocks<Weight>& args, const Launch& launch_on) {
   if (args.num_groups == 0 || args.n == 0) return;
   using Key = KeyOf<Weight, kByCost>;
   void* const stream = launch_on.stream;
-  const Memory<Weight, kByCost> memory(args, launch_on.workspace);
+  const Memory<Weight, kByCost> memory(args, {launch_on.workspace, launch_on.workspace_bytes});
   const Selected<Key> to{memory.width, args.indices, memory.keys, memory.positions};
   Digits digits;
   digits.add(false, 8 * sizeof(Key));
@@ -220,8 +219,8 @@ void select(const TopkBlocks<Weight>& args, const Launch& launch_on) {
 
 template <typename Weight>
 int64_t topk_blocks_workspace(const TopkBlocks<Weight>& args) {
-  return args.budget_bytes ? Memory<Weight, true>(args, nullptr).bytes
-                           : Memory<Weight, false>(args, nullptr).bytes;
+  return args.budget_bytes ? Memory<Weight, true>(args, {}).bytes
+                           : Memory<Weight, false>(args, {}).bytes;
 }
 
 template <typename Weight>

@@ -12,7 +12,7 @@ namespace peel::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kAhead = 4;  // gradients of a run on their way from memory at any time
+constexpr int kUnderWay = 16;  // values of a run on their way from memory at any time, a lane
 constexpr int64_t kNarrow = int64_t{1} << 32;
 
 // Writes (row, position) for each gradient. With an index out of range `refused` becomes true.
@@ -45,22 +45,19 @@ __device__ void sum_run(const UpdateRows& args, const Word* positions, int64_t f
     }
   };
   load(first, g);
-  int64_t at = first + 1;
-  for (; at + kAhead <= last; at += kAhead) {
+  constexpr int kAhead = kUnderWay / kRegisters;
+  for (int64_t at = first + 1; at < last; at += kAhead) {
     float more[kAhead][kRegisters];
 #pragma unroll
-    for (int a = 0; a < kAhead; ++a) load(at + a, more[a]);
+    for (int a = 0; a < kAhead; ++a) {
+      if (at + a < last) load(at + a, more[a]);
+    }
 #pragma unroll
     for (int a = 0; a < kAhead; ++a) {
+      if (at + a >= last) break;  // adding zeros would make a 0.0 of a -0.0
 #pragma unroll
       for (int r = 0; r < kRegisters; ++r) g[r] += more[a][r];
     }
-  }
-  for (; at < last; ++at) {
-    float more[kRegisters];
-    load(at, more);
-#pragma unroll
-    for (int r = 0; r < kRegisters; ++r) g[r] += more[r];
   }
 }
 
@@ -83,44 +80,73 @@ __device__ inline float add_partial_sums(float sum) {
   return __shfl_sync(kFullWarp, sum, 0);
 }
 
-template <UpdateRule kRule, int kRegisters, typename Word>
-__device__ void step_run(const UpdateRows& args, const Word* positions, int64_t row, int64_t first,
-                         int64_t last) {
-  constexpr int64_t kColumns = kRegisters * kWarpSize;  // of which a pass has the sums in registers
-  const int64_t lane = threadIdx.x % kWarpSize;
-  float g[kRegisters];
-  float step = 0;
-  if constexpr (kRule == UpdateRule::kRowwiseAdagrad) {
-    float sum = 0;
-    for (int64_t begin = 0; begin < args.dim; begin += kColumns) {
-      sum_run(args, positions, first, last, begin, g);
-      add_squares(g, sum);
-    }
-    const float total = args.first[row] + add_partial_sums(sum) / static_cast<float>(args.dim);
-    __syncwarp();  // all lanes have read it
-    if (lane == 0) args.first[row] = total;
-    if (total == 0) return;
-    step = args.step_size / (sqrtf(total) + args.eps);
+// values[r] = row[begin + lane + 32 * r].
+template <int kRegisters>
+__device__ void read_row(const float* row, int64_t dim, int64_t begin,
+                         float (&values)[kRegisters]) {
+#pragma unroll
+  for (int r = 0; r < kRegisters; ++r) {
+    const int64_t d = begin + threadIdx.x % kWarpSize + r * kWarpSize;
+    values[r] = d < dim ? row[d] : 0.0f;
   }
+}
+
+// What is read of a row is under way before its gradients are needed.
+template <int kRegisters, typename Word>
+__device__ void step_adagrad(const UpdateRows& args, const Word* positions, int64_t row,
+                             int64_t first, int64_t last) {
+  constexpr int64_t kColumns = kRegisters * kWarpSize;  // of which a pass has the sums in registers
   float* w = args.weight + row * args.weight_stride;
+  float before[kRegisters];
+  float g[kRegisters];
+  read_row(w, args.dim, 0, before);
+  // One lane alone reads what it will write.
+  const bool first_lane = threadIdx.x % kWarpSize == 0;
+  const float own = first_lane ? args.first[row] : 0.0f;
+  float sum = 0;
   for (int64_t begin = 0; begin < args.dim; begin += kColumns) {
-    // A row of one pass has its sums already.
-    if (kRule == UpdateRule::kAdam || args.dim > kColumns) {
+    sum_run(args, positions, first, last, begin, g);
+    add_squares(g, sum);
+  }
+  const float mean = add_partial_sums(sum) / static_cast<float>(args.dim);
+  const float total = __shfl_sync(kFullWarp, own, 0) + mean;
+  if (first_lane) args.first[row] = total;
+  if (total == 0) return;
+  const float step = args.step_size / (sqrtf(total) + args.eps);
+  for (int64_t begin = 0; begin < args.dim; begin += kColumns) {
+    if (args.dim > kColumns) {  // else both are there already
+      read_row(w, args.dim, begin, before);
       sum_run(args, positions, first, last, begin, g);
     }
 #pragma unroll
     for (int r = 0; r < kRegisters; ++r) {
-      const int64_t d = begin + lane + r * kWarpSize;
+      const int64_t d = begin + threadIdx.x % kWarpSize + r * kWarpSize;
+      if (d < args.dim) w[d] = before[r] - step * g[r];
+    }
+  }
+}
+
+template <int kRegisters, typename Word>
+__device__ void step_adam(const UpdateRows& args, const Word* positions, int64_t row, int64_t first,
+                          int64_t last) {
+  float* w = args.weight + row * args.weight_stride;
+  float* moments = args.first + row * args.dim;
+  float* squares = args.second + row * args.dim;
+  for (int64_t begin = 0; begin < args.dim; begin += kRegisters * kWarpSize) {
+    float before[kRegisters], m[kRegisters], v[kRegisters], g[kRegisters];
+    read_row(w, args.dim, begin, before);
+    read_row(moments, args.dim, begin, m);
+    read_row(squares, args.dim, begin, v);
+    sum_run(args, positions, first, last, begin, g);
+#pragma unroll
+    for (int r = 0; r < kRegisters; ++r) {
+      const int64_t d = begin + threadIdx.x % kWarpSize + r * kWarpSize;
       if (d >= args.dim) break;
-      if constexpr (kRule == UpdateRule::kRowwiseAdagrad) {
-        w[d] -= step * g[r];
-      } else {
-        float& m = args.first[row * args.dim + d];
-        float& v = args.second[row * args.dim + d];
-        m += args.rate1 * (g[r] - m);
-        v += args.rate2 * (g[r] * g[r] - v);
-        w[d] -= args.step_size * m / (sqrtf(v) + args.eps);
-      }
+      m[r] += args.rate1 * (g[r] - m[r]);
+      v[r] += args.rate2 * (g[r] * g[r] - v[r]);
+      moments[d] = m[r];
+      squares[d] = v[r];
+      w[d] = before[r] - args.step_size * m[r] / (sqrtf(v[r]) + args.eps);
     }
   }
 }
@@ -132,21 +158,24 @@ __global__ void __launch_bounds__(kThreads, 2)
     step_rows(UpdateRows args, const Word* rows, const Word* positions, const int* refused) {
   const int64_t first = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / kWarpSize;
   if (first >= args.count || *refused) return;
-  const Word row = rows[first];
-  if (first > 0 && rows[first - 1] == row) return;
-  int64_t last = first + 1;
-  // All lanes look ahead at once: a run may be long.
-  const int64_t lane = threadIdx.x % kWarpSize;
-  for (;;) {
-    const bool same = last + lane < args.count && rows[last + lane] == row;
-    const unsigned ballot = __ballot_sync(kFullWarp, same);
-    if (ballot != kFullWarp) {
-      last += __popc(ballot);
-      break;
-    }
-    last += kWarpSize;
+  // One load has the row, the one before and those that follow.
+  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  const int64_t at = first - 1 + lane;
+  const Word near = at >= 0 && at < args.count ? rows[at] : 0;
+  const Word row = __shfl_sync(kFullWarp, near, 1);
+  if (first > 0 && __shfl_sync(kFullWarp, near, 0) == row) return;
+  int same = __popc(__ballot_sync(kFullWarp, lane >= 1 && at < args.count && near == row));
+  int64_t last = first + same;
+  for (bool more = same == kWarpSize - 1; more; more = same == kWarpSize) {
+    const int64_t next = last + lane;
+    same = __popc(__ballot_sync(kFullWarp, next < args.count && rows[next] == row));
+    last += same;
   }
-  step_run<kRule, kRegisters>(args, positions, static_cast<int64_t>(row), first, last);
+  if constexpr (kRule == UpdateRule::kRowwiseAdagrad) {
+    step_adagrad<kRegisters>(args, positions, static_cast<int64_t>(row), first, last);
+  } else {
+    step_adam<kRegisters>(args, positions, static_cast<int64_t>(row), first, last);
+  }
 }
 
 template <typename Word>
@@ -159,8 +188,7 @@ struct Memory {
   int64_t scratch_bytes = 0;
   int64_t bytes = 0;
 
-  Memory(const UpdateRows& args, void* memory) {
-    Workspace workspace(memory);
+  Memory(const UpdateRows& args, Workspace workspace) {
     refused = workspace.take<int>(1);
     rows = workspace.take<Word>(args.count);
     sorted_rows = workspace.take<Word>(args.count);
@@ -183,7 +211,7 @@ template <UpdateRule kRule, typename Word>
 void update(const UpdateRows& args, const Launch& launch_on) {
   if (args.count == 0) return;
   void* const stream = launch_on.stream;
-  const Memory<Word> memory(args, launch_on.workspace);
+  const Memory<Word> memory(args, {launch_on.workspace, launch_on.workspace_bytes});
   fill_bytes(memory.refused, 0, sizeof(int), stream);
   launch(check_indices<Word>, blocks_for(args.count, kThreads), kThreads, 0, stream, args.indices,
          args.count, args.num_embeddings, memory.rows, memory.positions, memory.refused,
@@ -206,8 +234,7 @@ bool is_narrow(const UpdateRows& args) {
 
 template <UpdateRule kRule>
 int64_t update_rows_workspace(const UpdateRows& args) {
-  return is_narrow(args) ? Memory<uint32_t>(args, nullptr).bytes
-                         : Memory<uint64_t>(args, nullptr).bytes;
+  return is_narrow(args) ? Memory<uint32_t>(args, {}).bytes : Memory<uint64_t>(args, {}).bytes;
 }
 
 template <UpdateRule kRule>

@@ -39,8 +39,8 @@ struct Fiber {
 std::vector<std::unique_ptr<Fiber>> fibers;
 const std::function<void()>* body = nullptr;
 Context scheduler;
-const void* scheduler_stack = nullptr;
-size_t scheduler_stack_bytes = 0;
+[[maybe_unused]] const void* scheduler_stack = nullptr;
+[[maybe_unused]] size_t scheduler_stack_bytes = 0;
 int current = -1;
 int block_size = 0;
 int arrived = 0;
