@@ -127,25 +127,27 @@ __device__ void load_values(const Slots& slots, const typename Slots::Place& pla
 }
 
 // Offers what reaches a floor of a thread's scores. They are copied first: chosen by a counter they
-// lie in memory, and the many that reach none had better stay in registers.
+// lie in memory, and what reaches none had better stay in registers.
 template <int kUsersAThread, typename Slots>
 __device__ void offer_tile(const Slots& slots, const Query& query,
                            Kept<kThreadRows * kUsersAThread>& kept,
                            const typename Slots::Place* places, int by_user, int by_row,
+                           const float (&floors)[kUsersAThread],
                            const float (&sums)[kUsersAThread][kRowsAThread]) {
   float scores[kUsersAThread * kRowsAThread];
+  uint64_t reached = 0;
 #pragma unroll
   for (int i = 0; i < kUsersAThread * kRowsAThread; ++i) {
     scores[i] = sums[i / kRowsAThread][i % kRowsAThread];
+    reached |= uint64_t{scores[i] >= floors[i / kRowsAThread]} << i;
   }
-#pragma unroll 1
-  for (int i = 0; i < kUsersAThread * kRowsAThread; ++i) {
-    const int u = place_in_tile(by_user, i / kRowsAThread, kUsersAThread);
-    if (!(scores[i] >= score_of(kept.floors[u]))) continue;
+  for (; reached; reached &= reached - 1) {
+    const int i = __ffsll(static_cast<long long>(reached)) - 1;
     const int row = place_in_tile(by_row, i % kRowsAThread, kRowsAThread);
     const auto& slot = places[row / kSlotRows];
     if (row % kSlotRows >= slot.count) continue;
-    offer(query, kept, u, scores[i], slots.id(slot, row % kSlotRows));
+    offer(query, kept, place_in_tile(by_user, i / kRowsAThread, kUsersAThread), scores[i],
+          slots.id(slot, row % kSlotRows));
   }
 }
 
@@ -198,13 +200,16 @@ __global__ void __launch_bounds__(kThreads, 2) score_tiles(Slots slots, Query qu
       __syncthreads();
     }
     bool reached = false;
+    float floors[kUsersAThread];
 #pragma unroll
     for (int i = 0; i < kUsersAThread; ++i) {
-      const float floor = score_of(kept.floors[place_in_tile(by_user, i, kUsersAThread)]);
+      floors[i] = score_of(kept.floors[place_in_tile(by_user, i, kUsersAThread)]);
 #pragma unroll
-      for (int j = 0; j < kRowsAThread; ++j) reached = reached || sums[i][j] >= floor;
+      for (int j = 0; j < kRowsAThread; ++j) reached = reached || sums[i][j] >= floors[i];
     }
-    if (reached) offer_tile<kUsersAThread>(slots, query, kept, places, by_user, by_row, sums);
+    if (reached) {
+      offer_tile<kUsersAThread>(slots, query, kept, places, by_user, by_row, floors, sums);
+    }
     __syncthreads();
     make_room(query, kept, kTileRows);
     __syncthreads();
