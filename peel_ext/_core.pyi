@@ -5,9 +5,9 @@ from __future__ import annotations
 import collections.abc
 import typing
 import typing_extensions
-__all__: list[str] = ['Pee', 'PeelFile', 'StoreTable', 'centroids', 'compiler', 'first_out_of_range', 'gathered_score', 'grouped_lookup', 'grouped_lookup_backward', 'isa', 'isas', 'num_threads', 'set_num_threads', 'topk_blocks', 'update_rows']
+__all__: list[str] = ['Pee', 'PeelFile', 'StoreTable', 'compiler', 'first_out_of_range', 'gathered_score', 'grouped_lookup', 'grouped_lookup_backward', 'isa', 'isas', 'levels', 'num_threads', 'set_num_threads', 'topk_blocks', 'update_rows']
 class StoreTable:
-    def __init__(self, layout: typing.SupportsInt | typing.SupportsIndex, value_type: typing.SupportsInt | typing.SupportsIndex, dim: typing.SupportsInt | typing.SupportsIndex, block_dim: typing.SupportsInt | typing.SupportsIndex, layer_bits: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], num_embeddings: typing.SupportsInt | typing.SupportsIndex, num_groups: typing.SupportsInt | typing.SupportsIndex, weight: typing.SupportsInt | typing.SupportsIndex, weight_stride: typing.SupportsInt | typing.SupportsIndex, refinement: typing.SupportsInt | typing.SupportsIndex, refinement_slot: typing.SupportsInt | typing.SupportsIndex, num_refined: typing.SupportsInt | typing.SupportsIndex, store: typing.SupportsInt | typing.SupportsIndex, row_bytes: typing.SupportsInt | typing.SupportsIndex, scales: typing.SupportsInt | typing.SupportsIndex, scales_per_row: typing.SupportsInt | typing.SupportsIndex, item_group: typing.SupportsInt | typing.SupportsIndex, item_group_stride: typing.SupportsInt | typing.SupportsIndex, held: typing.SupportsInt | typing.SupportsIndex, num_item_groups: typing.SupportsInt | typing.SupportsIndex, centroids: typing.SupportsInt | typing.SupportsIndex, rotation: typing.SupportsInt | typing.SupportsIndex) -> None:
+    def __init__(self, layout: typing.SupportsInt | typing.SupportsIndex, value_type: typing.SupportsInt | typing.SupportsIndex, dim: typing.SupportsInt | typing.SupportsIndex, block_dim: typing.SupportsInt | typing.SupportsIndex, layer_bits: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], num_embeddings: typing.SupportsInt | typing.SupportsIndex, num_groups: typing.SupportsInt | typing.SupportsIndex, weight: typing.SupportsInt | typing.SupportsIndex, weight_stride: typing.SupportsInt | typing.SupportsIndex, refinement: typing.SupportsInt | typing.SupportsIndex, refinement_slot: typing.SupportsInt | typing.SupportsIndex, num_refined: typing.SupportsInt | typing.SupportsIndex, store: typing.SupportsInt | typing.SupportsIndex, row_bytes: typing.SupportsInt | typing.SupportsIndex, scales: typing.SupportsInt | typing.SupportsIndex, scales_per_row: typing.SupportsInt | typing.SupportsIndex, item_group: typing.SupportsInt | typing.SupportsIndex, item_group_stride: typing.SupportsInt | typing.SupportsIndex, held: typing.SupportsInt | typing.SupportsIndex, num_item_groups: typing.SupportsInt | typing.SupportsIndex, levels: typing.SupportsInt | typing.SupportsIndex, rotation: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
 class Pee:
     def continue_vector(self, known_count: typing.SupportsInt | typing.SupportsIndex, count: typing.SupportsInt | typing.SupportsIndex, items: typing.SupportsInt | typing.SupportsIndex, user: typing.SupportsInt | typing.SupportsIndex) -> int:
@@ -79,8 +79,6 @@ class PeelFile:
     @property
     def rotated(self) -> bool:
         ...
-def centroids() -> list[float]:
-    ...
 def first_out_of_range(values: typing.SupportsInt | typing.SupportsIndex, bytes: typing.SupportsInt | typing.SupportsIndex, count: typing.SupportsInt | typing.SupportsIndex, limit: typing.SupportsInt | typing.SupportsIndex) -> int:
     ...
 def gathered_score(weight: typing.SupportsInt | typing.SupportsIndex, num_embeddings: typing.SupportsInt | typing.SupportsIndex, dim: typing.SupportsInt | typing.SupportsIndex, weight_stride: typing.SupportsInt | typing.SupportsIndex, candidates: typing.SupportsInt | typing.SupportsIndex, num_candidates: typing.SupportsInt | typing.SupportsIndex, users: typing.SupportsInt | typing.SupportsIndex, num_users: typing.SupportsInt | typing.SupportsIndex, user_stride: typing.SupportsInt | typing.SupportsIndex, exclude_indptr: typing.SupportsInt | typing.SupportsIndex, exclude: typing.SupportsInt | typing.SupportsIndex, n: typing.SupportsInt | typing.SupportsIndex, scores: typing.SupportsInt | typing.SupportsIndex, indices: typing.SupportsInt | typing.SupportsIndex) -> None:
@@ -92,6 +90,8 @@ def grouped_lookup_backward(table: StoreTable, count: typing.SupportsInt | typin
 def isa() -> str:
     ...
 def isas() -> list[str]:
+    ...
+def levels() -> list[float]:
     ...
 def num_threads() -> int:
     ...

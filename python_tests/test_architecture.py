@@ -64,6 +64,9 @@ def test_imports_point_downward(path: Path) -> None:
             assert other in FLOOR or len(parts) == 2, f"{path.name} imports {name}"
             continue
         assert FLOOR[other] > FLOOR[room], f"{room} imports {other}, which is not below it"
+        if room != "ops" and parts[1] == "ops" and parts[-1] != "*":
+            hidden = [part for part in parts[2:] if part.startswith("_")]
+            assert not hidden, f"{path} imports a private part of ops: {name}"
         if room == "reference":
             pytest.fail(f"reference imports torch alone, not {name}")
 
@@ -71,7 +74,8 @@ def test_imports_point_downward(path: Path) -> None:
 def test_only_bridges_touch_addresses() -> None:
     for path in sources():
         text = path.read_text(encoding="utf-8")
-        if path.name != "_bridge.py" and path.parts[-2:] != ("device", "embedding.py"):
+        bridges = ("_bridge.py", "_launching.py")
+        if path.name not in bridges and path.parts[-2:] != ("device", "embedding.py"):
             assert "data_ptr" not in text or path.name == "tensor_cache.py", path
             assert "__array_interface__" not in text, path
 

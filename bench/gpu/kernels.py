@@ -137,11 +137,11 @@ def lookup_planes(kernels: Kernels, small: bool) -> dict[str, Any]:
     scales = torch.rand(rows, dtype=torch.float16, device="cuda") + 1
     item_group = torch.zeros(rows, dtype=torch.int32, device="cuda")
     held = torch.tensor([0b111], dtype=torch.int64, device="cuda")
-    centroids = normal(510)
+    levels = normal(510)
     out = torch.empty(count, DIM, dtype=torch.float32, device="cuda")
 
     def run(turn: int) -> None:
-        tensors = (store, scales, item_group, held, centroids)
+        tensors = (store, scales, item_group, held, levels)
         kernels("peel_lookup_planes", *tensors, rows, DIM, indices[turn], count, out)
 
     run(0)
@@ -149,7 +149,7 @@ def lookup_planes(kernels: Kernels, small: bool) -> dict[str, Any]:
     bits = torch.arange(8, device="cuda")
     for plane in store.view(rows, 4, DIM // 8).unbind(1):  # the most significant first
         codes = 2 * codes + ((plane[:, :, None] >> bits) & 1).view(rows, DIM)
-    decoded = centroids[2**4 - 2 + codes] * scales.float()[:, None]
+    decoded = levels[2**4 - 2 + codes] * scales.float()[:, None]
     assert torch.equal(out, decoded[indices[0]])
     return {
         "case": f"lookup of {count} rows in planes of 4 bits",
@@ -262,12 +262,12 @@ def score_one_user(kernels: Kernels, small: bool) -> dict[str, Any]:
     entries = [torch.full_like(groups, 0b111), torch.zeros_like(groups), 3 * groups]
     entries.append(group_rows * (groups + 1))
     directory = torch.stack(entries, dim=1).to(torch.int32)
-    centroids, users = normal(510), normal(ROTATION, DIM)
+    levels, users = normal(510), normal(ROTATION, DIM)
     scores = torch.empty(1, n, dtype=torch.float32, device="cuda")
     indices = torch.empty(1, n, dtype=torch.int64, device="cuda")
 
     def run(turn: int) -> None:
-        table = (directory, block_offsets, num_groups, rows, DIM, bytes_, centroids)
+        table = (directory, block_offsets, num_groups, rows, DIM, bytes_, levels)
         kernels("peel_score_planes", *table, users[turn], 1, n, scores, indices)
 
     run(0)

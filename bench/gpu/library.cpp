@@ -63,10 +63,10 @@ PEEL_EXPORT int64_t peel_lookup_dense(const float* weight, int64_t rows, int64_t
   return look_up(table, indices, count, out, call);
 }
 
-// store [rows, dim / 8 * 4], scales fp16 [rows], item_group [rows], held [1], centroids [510].
+// store [rows, dim / 8 * 4], scales fp16 [rows], item_group [rows], held [1], levels [510].
 PEEL_EXPORT int64_t peel_lookup_planes(const uint8_t* store, const uint16_t* scales,
                                        const int32_t* item_group, const int64_t* held,
-                                       const float* centroids, int64_t rows, int64_t dim,
+                                       const float* levels, int64_t rows, int64_t dim,
                                        const int64_t* indices, int64_t count, float* out,
                                        const Launch* call) {
   peel::StoreTable table;
@@ -79,7 +79,7 @@ PEEL_EXPORT int64_t peel_lookup_planes(const uint8_t* store, const uint16_t* sca
   table.item_group = item_group;
   table.held = held;
   table.num_item_groups = 1;
-  table.centroids = centroids;
+  table.levels = levels;
   return look_up(table, indices, count, out, call);
 }
 
@@ -145,7 +145,7 @@ PEEL_EXPORT int64_t peel_packed_bytes(int64_t rows, int64_t dim, uint32_t* offse
 // them.
 PEEL_EXPORT int64_t peel_score_planes(const void* directory, const uint32_t* offsets,
                                       int64_t num_item_groups, int64_t rows, int64_t dim,
-                                      const uint8_t* bytes, const float* centroids,
+                                      const uint8_t* bytes, const float* levels,
                                       const float* users, int64_t num_users, int64_t n,
                                       float* scores, int64_t* indices, const Launch* call) {
   peel::PackedTable table;
@@ -156,7 +156,7 @@ PEEL_EXPORT int64_t peel_score_planes(const void* directory, const uint32_t* off
   table.block_offsets = offsets;
   table.row_ids = peel::RowIds::kConsecutive;
   table.bytes = bytes;
-  table.centroids = centroids;
+  table.levels = levels;
   const auto args = score_args(users, num_users, dim, n, scores, indices);
   if (call->workspace) peel::cuda::gathered_score(table, args, *call);
   return peel::cuda::gathered_score_workspace(table, args);

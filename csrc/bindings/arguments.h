@@ -87,7 +87,7 @@ inline StoreTable make_store_table(int layout, int value_type, int64_t dim, int6
                                    Address store, int64_t row_bytes, Address scales,
                                    int64_t scales_per_row, Address item_group,
                                    int64_t item_group_stride, Address held, int64_t num_item_groups,
-                                   Address centroids, Address rotation) {
+                                   Address levels, Address rotation) {
   StoreTable table;
   table.geometry = make_geometry(layout, value_type, dim, block_dim, layer_bits);
   table.num_embeddings = num_embeddings;
@@ -105,7 +105,7 @@ inline StoreTable make_store_table(int layout, int value_type, int64_t dim, int6
   table.item_group_stride = item_group_stride;
   table.held = at<const int64_t>(held);
   table.num_item_groups = num_item_groups;
-  table.centroids = at<const float>(centroids);
+  table.levels = at<const float>(levels);
   table.rotation = at<const float>(rotation);
   return table;
 }

@@ -54,7 +54,7 @@ PackedTable make_packed_table(int layout, int value_type, int64_t dim, int64_t b
                               const std::vector<int>& layer_bits, int64_t num_embeddings,
                               int64_t num_rows, int64_t num_item_groups, int row_ids,
                               int32_t id_bytes, Address directory, Address block_offsets,
-                              Address listed_ids, Address bytes, Address centroids) {
+                              Address listed_ids, Address bytes, Address levels) {
   PackedTable table;
   table.geometry = make_geometry(layout, value_type, dim, block_dim, layer_bits);
   table.num_embeddings = num_embeddings;
@@ -66,7 +66,7 @@ PackedTable make_packed_table(int layout, int value_type, int64_t dim, int64_t b
   table.id_bytes = id_bytes;
   table.listed_ids = at<const uint8_t>(listed_ids);
   table.bytes = at<const uint8_t>(bytes);
-  table.centroids = at<const float>(centroids);
+  table.levels = at<const float>(levels);
   return table;
 }
 

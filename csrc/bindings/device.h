@@ -17,10 +17,10 @@
 #include "bindings/arguments.h"
 #include "core/packed_rows.h"
 #include "device/appendix.h"
-#include "device/centroids.h"
-#include "device/embedding.h"
 #include "device/errors.h"
 #include "device/fold_in.h"
+#include "device/levels.h"
+#include "device/peel_file.h"
 #include "device/recommender.h"
 #include "device/similar.h"
 #include "kernels/gathered_score.h"
@@ -93,7 +93,7 @@ class CallableSource : public Source {
 // What is held at one moment.
 class Pee {
  public:
-  explicit Pee(std::shared_ptr<const Embedding> file) : file_(std::move(file)) {
+  explicit Pee(std::shared_ptr<const PeelFile> file) : file_(std::move(file)) {
     snapshot_ = file_->snapshot();
   }
 
@@ -189,7 +189,7 @@ class Pee {
  private:
   const PackedTable& table() const { return snapshot_->table(); }
 
-  std::shared_ptr<const Embedding> file_;
+  std::shared_ptr<const PeelFile> file_;
   std::shared_ptr<const Snapshot> snapshot_;
 };
 
@@ -198,22 +198,22 @@ uint64_t budget_of(const std::optional<uint64_t>& budget_bytes) {
 }
 
 template <typename MakeSource>
-std::shared_ptr<Embedding> open_file(const std::optional<uint64_t>& budget_bytes,
-                                     MakeSource&& make_source) {
+std::shared_ptr<PeelFile> open_file(const std::optional<uint64_t>& budget_bytes,
+                                    MakeSource&& make_source) {
   const std::shared_ptr<const Source> source = make_source();
   const py::gil_scoped_release release;
-  return std::make_shared<Embedding>(source, budget_of(budget_bytes));
+  return std::make_shared<PeelFile>(source, budget_of(budget_bytes));
 }
 
 // Count, width and payload of what lies behind the blocks.
-std::tuple<uint64_t, uint32_t, py::bytes> section(const Embedding& file, uint32_t kind) {
+std::tuple<uint64_t, uint32_t, py::bytes> section(const PeelFile& file, uint32_t kind) {
   const Section found = read_section(*file.source(), file.header(), static_cast<SectionKind>(kind));
   return {found.count, found.width,
           py::bytes(reinterpret_cast<const char*>(found.payload.data()), found.payload.size())};
 }
 
 // Begin, bytes, count and width of a section; its payload is not looked at.
-std::tuple<uint64_t, uint64_t, uint64_t, uint32_t> section_place(const Embedding& file,
+std::tuple<uint64_t, uint64_t, uint64_t, uint32_t> section_place(const PeelFile& file,
                                                                  uint32_t kind) {
   const SectionPlace place =
       find_section(*file.source(), file.header(), static_cast<SectionKind>(kind));
@@ -221,7 +221,7 @@ std::tuple<uint64_t, uint64_t, uint64_t, uint32_t> section_place(const Embedding
 }
 
 // Any bytes of the file, held or not.
-py::bytes read_bytes(const Embedding& file, uint64_t offset, uint64_t count) {
+py::bytes read_bytes(const PeelFile& file, uint64_t offset, uint64_t count) {
   const std::shared_ptr<const Source> source = file.source();
   if (offset > source->size() || count > source->size() - offset) {
     throw SourceError("the file has " + std::to_string(source->size()) + " bytes, and none from " +
@@ -251,11 +251,11 @@ void translate_errors(std::exception_ptr thrown) {
   }
 }
 
-std::vector<float> centroid_list() { return {centroids(), centroids() + 510}; }
+std::vector<float> level_list() { return {levels(), levels() + 510}; }
 
 void bind_device(py::module_& m) {
   py::register_exception_translator(&translate_errors);
-  m.def("centroids", &centroid_list);
+  m.def("levels", &level_list);
   py::class_<Pee>(m, "Pee")
       .def_property_readonly("dim", &Pee::dim)
       .def_property_readonly("num_embeddings", &Pee::num_embeddings)
@@ -276,7 +276,7 @@ void bind_device(py::module_& m) {
       .def("fold_in", &Pee::fold_in, py::arg("count"), py::arg("history"), py::arg("user"))
       .def("continue_vector", &Pee::continue_vector, py::arg("known_count"), py::arg("count"),
            py::arg("items"), py::arg("user"));
-  py::class_<Embedding, std::shared_ptr<Embedding>>(m, "PeelFile")
+  py::class_<PeelFile, std::shared_ptr<PeelFile>>(m, "PeelFile")
       .def_static(
           "open_buffer",
           [](const py::buffer& buffer, std::optional<uint64_t> budget_bytes) {
@@ -298,33 +298,32 @@ void bind_device(py::module_& m) {
           },
           py::arg("read"), py::arg("size"), py::arg("budget_bytes") = py::none())
       .def("pee",
-           [](const std::shared_ptr<Embedding>& file) {
-             return Pee(std::shared_ptr<const Embedding>(file));
+           [](const std::shared_ptr<PeelFile>& file) {
+             return Pee(std::shared_ptr<const PeelFile>(file));
            })
       .def(
           "resize",
-          [](Embedding& file, std::optional<uint64_t> budget_bytes) {
+          [](PeelFile& file, std::optional<uint64_t> budget_bytes) {
             const py::gil_scoped_release release;
             file.resize(budget_of(budget_bytes));
           },
           py::arg("budget_bytes"))
-      .def("close", &Embedding::close)
+      .def("close", &PeelFile::close)
       .def("section", &section, py::arg("kind"))
       .def("find_section", &section_place, py::arg("kind"))
       .def("read", &read_bytes, py::arg("offset"), py::arg("count"))
       .def(
           "choose_group",
-          [](const Embedding& file, Address user) {
+          [](const PeelFile& file, Address user) {
             return choose_group(*file.source(), file.header(), at<const float>(user));
           },
           py::arg("user"))
       .def("own_centroid",
-           [](const Embedding& file) { return own_centroid(*file.source(), file.header()); })
+           [](const PeelFile& file) { return own_centroid(*file.source(), file.header()); })
       .def_property_readonly("num_blocks",
-                             [](const Embedding& file) { return file.header().num_blocks; })
-      .def_property_readonly("group", [](const Embedding& file) { return file.header().group; })
-      .def_property_readonly("rotated",
-                             [](const Embedding& file) { return file.header().rotated; });
+                             [](const PeelFile& file) { return file.header().num_blocks; })
+      .def_property_readonly("group", [](const PeelFile& file) { return file.header().group; })
+      .def_property_readonly("rotated", [](const PeelFile& file) { return file.header().rotated; });
 }
 
 }  // namespace peel

@@ -134,7 +134,7 @@ PYBIND11_MODULE(_core, m) {
            py::arg("refinement"), py::arg("refinement_slot"), py::arg("num_refined"),
            py::arg("store"), py::arg("row_bytes"), py::arg("scales"), py::arg("scales_per_row"),
            py::arg("item_group"), py::arg("item_group_stride"), py::arg("held"),
-           py::arg("num_item_groups"), py::arg("centroids"), py::arg("rotation"));
+           py::arg("num_item_groups"), py::arg("levels"), py::arg("rotation"));
   m.def("grouped_lookup", &bind_grouped_lookup, py::arg("table"), py::arg("count"),
         py::arg("indices"), py::arg("groups"), py::arg("group"), py::arg("index_bytes"),
         py::arg("out"));

@@ -67,8 +67,8 @@ struct StoreTable {
   int64_t item_group_stride = 0;        // 0: one row for all user groups
   const int64_t* held = nullptr;        // layer masks [num_groups, num_item_groups]
   int64_t num_item_groups = 0;
-  const float* centroids = nullptr;  // 510 values: those of b bits start at 2^b - 2
-  const float* rotation = nullptr;   // [dim, dim] or null: decoded row x becomes rotation * x
+  const float* levels = nullptr;    // 510 values: those of b bits start at 2^b - 2
+  const float* rotation = nullptr;  // [dim, dim] or null: decoded row x becomes rotation * x
 };
 
 // One item group of a Personalized Elastic Embedding.
@@ -104,7 +104,7 @@ struct PackedTable {
   int32_t id_bytes = 0;                 // 2 or 4
   const uint8_t* listed_ids = nullptr;  // [num_rows], with RowIds::kListed
   const uint8_t* bytes = nullptr;
-  const float* centroids = nullptr;
+  const float* levels = nullptr;
 };
 
 }  // namespace peel

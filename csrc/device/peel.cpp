@@ -10,16 +10,16 @@
 #include <vector>
 
 #include "device/appendix.h"
-#include "device/embedding.h"
 #include "device/errors.h"
 #include "device/fold_in.h"
+#include "device/peel_file.h"
 #include "device/recommender.h"
 #include "device/similar.h"
 
 struct peel_recommender {
   explicit peel_recommender(std::shared_ptr<const peel::Source> source, uint64_t budget_bytes)
       : embedding(std::move(source), budget_bytes) {}
-  peel::Embedding embedding;
+  peel::PeelFile embedding;
 };
 
 namespace peel {
@@ -257,7 +257,7 @@ peel_status peel_choose_group(const peel_recommender* recommender, const float* 
     peel::require(recommender, "recommender");
     peel::check_user(recommender, user);
     peel::require(group, "group");
-    const peel::Embedding& embedding = recommender->embedding;
+    const peel::PeelFile& embedding = recommender->embedding;
     *group = peel::choose_group(*embedding.source(), embedding.header(), user);
   });
 }

@@ -69,7 +69,7 @@ void score_items(const Snapshot& snapshot, const float* user, const int64_t* ids
   }
 }
 
-bool recommend(const Embedding& embedding, const int64_t* history, int64_t count, int64_t n,
+bool recommend(const PeelFile& embedding, const int64_t* history, int64_t count, int64_t n,
                int64_t* ids, float* scores) {
   const std::shared_ptr<const Snapshot> snapshot = embedding.snapshot();
   const FileHeader& header = embedding.header();

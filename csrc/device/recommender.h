@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "device/embedding.h"
+#include "device/peel_file.h"
 
 namespace peel {
 
@@ -26,7 +26,7 @@ void score_items(const Snapshot& snapshot, const float* user, const int64_t* ids
 
 // Folds the history in and scores, all on one snapshot. Returns false, having done nothing, where
 // no item of the history is held and the file has no centroid of its group.
-bool recommend(const Embedding& embedding, const int64_t* history, int64_t count, int64_t n,
+bool recommend(const PeelFile& embedding, const int64_t* history, int64_t count, int64_t n,
                int64_t* ids, float* scores);
 
 }  // namespace peel

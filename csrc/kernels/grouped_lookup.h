@@ -4,7 +4,7 @@
 //   dense            weight[i], plus the group's refinement of i where there is one.
 //   columns, planes  the decoded value of that row, of it only the blocks the group holds; what is
 //                    not held is zero (columns: those columns; planes: the bits above the held ones
-//                    are unknown and the centroid of the held ones stands for the value, no bits
+//                    are unknown and the level of the held ones stands for the value, no bits
 //                    give zeros). With a rotation, rows are turned back by it after decoding.
 //   packed           the same out of one Personalized Elastic Embedding; `indices` are row ids.
 // Backward is straight through the decoding to the fp32 master rows: grad[targets[m]] += the part

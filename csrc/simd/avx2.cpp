@@ -20,16 +20,16 @@ static inline __m256i widen_codes(const uint8_t* codes) {
   return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes)));
 }
 
-// Up to 16 centroids stay in registers; more are gathered, which then costs less.
+// Up to 16 levels stay in registers; more are gathered, which then costs less.
 template <int kBits>
-struct CentroidTable {
+struct LevelTable {
   const float* all;
   __m256 low, high;
 
-  explicit CentroidTable(const float* centroids)
-      : all(centroids),
-        low(_mm256_loadu_ps(centroids)),
-        high(kBits == 4 ? _mm256_loadu_ps(centroids + 8) : low) {}
+  explicit LevelTable(const float* levels)
+      : all(levels),
+        low(_mm256_loadu_ps(levels)),
+        high(kBits == 4 ? _mm256_loadu_ps(levels + 8) : low) {}
   Vector at(const uint8_t* codes) const {
     const __m256i index = widen_codes(codes);
     if constexpr (kBits > 4) return _mm256_i32gather_ps(all, index, 4);

@@ -15,15 +15,15 @@ static inline __m512i widen_codes(const uint8_t* codes) {
   return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
 }
 
-// Up to 64 centroids stay in registers, 16 in each; more are gathered.
+// Up to 64 levels stay in registers, 16 in each; more are gathered.
 template <int kBits>
-struct CentroidTable {
+struct LevelTable {
   static constexpr int kVectors = kBits <= 4 ? 1 : kBits <= 6 ? 1 << (kBits - 4) : 1;
   const float* all;
   __m512 values[kVectors];
 
-  explicit CentroidTable(const float* centroids) : all(centroids) {
-    for (int v = 0; v < kVectors; ++v) values[v] = _mm512_loadu_ps(centroids + 16 * v);
+  explicit LevelTable(const float* levels) : all(levels) {
+    for (int v = 0; v < kVectors; ++v) values[v] = _mm512_loadu_ps(levels + 16 * v);
   }
   Vector at(const uint8_t* codes) const {
     const __m512i index = widen_codes(codes);

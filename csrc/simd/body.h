@@ -1,6 +1,6 @@
 // The one body of the primitives, over the steps of one instruction set:
 //   lookup16(table, codes)       table[code] of 32 codes below 16
-//   CentroidTable<bits>.at       centroids of kLanes codes
+//   LevelTable<bits>.at       levels of kLanes codes
 //   expand<bits>(words)          32 codes from 4 bytes of each plane
 //   widen_halves, widen_int8     to float, exactly
 //   widen_int8_shorts, widen_shorts   to 16 and to 32 bits, without PEEL_INT8_PRODUCTS

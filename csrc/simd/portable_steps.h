@@ -3,9 +3,9 @@
 
 // What every code of kBits bits stands for.
 template <int kBits>
-struct CentroidTable {
+struct LevelTable {
   const float* values;
-  explicit CentroidTable(const float* centroids) : values(centroids) {}
+  explicit LevelTable(const float* levels) : values(levels) {}
   Vector at(const uint8_t* codes) const {
     Vector result;
     for (int64_t lane = 0; lane < kLanes; ++lane) result[lane] = values[codes[lane]];

@@ -46,11 +46,11 @@ struct Primitives {
 
   // ---- one row ----
 
-  // out[d] = centroids[code(d)] * scale for d < dim, where code(d) has `bits` bits, the most
-  // significant from planes[0]. `centroids` is the entry of `bits` in the table of all widths
+  // out[d] = levels[code(d)] * scale for d < dim, where code(d) has `bits` bits, the most
+  // significant from planes[0]. `levels` is the entry of `bits` in the table of all widths
   // (Geometry in core/table.h). The product is rounded once, so every instruction set agrees bit
   // for bit.
-  void (*decode_planes)(const uint8_t* const* planes, int bits, const float* centroids, float scale,
+  void (*decode_planes)(const uint8_t* const* planes, int bits, const float* levels, float scale,
                         float* out, int64_t dim);
   // out[i] = float(values[i]) * scale, rounded once.
   void (*decode_int8)(const int8_t* values, float scale, float* out, int64_t count);
@@ -66,8 +66,8 @@ struct Primitives {
   // rows `next`, as many, unless it is null.
   void (*transpose_tile)(const float* const* rows, const float* const* next, int64_t count,
                          int64_t dim, float* tile);
-  // tile[d, r] = centroids[code(d, r)] * scales[r], as decode_planes; planes[b] is a tile of bytes.
-  void (*decode_planes_tile)(const uint8_t* const* planes, int bits, const float* centroids,
+  // tile[d, r] = levels[code(d, r)] * scales[r], as decode_planes; planes[b] is a tile of bytes.
+  void (*decode_planes_tile)(const uint8_t* const* planes, int bits, const float* levels,
                              const float* scales, float* tile, int64_t dim);
   // tile[i, r] = float(values[i, r]) * scales[r], as decode_int8.
   void (*decode_int8_tile)(const int8_t* values, const float* scales, float* tile, int64_t width);

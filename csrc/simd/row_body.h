@@ -1,9 +1,9 @@
 // The primitives on one row. Included by body.h.
 
 template <int kBits>
-static inline void decode_planes_of(const uint8_t* const* planes, const float* centroids,
-                                    float scale, float* out, int64_t dim) {
-  const CentroidTable<kBits> table(centroids);
+static inline void decode_planes_of(const uint8_t* const* planes, const float* levels, float scale,
+                                    float* out, int64_t dim) {
+  const LevelTable<kBits> table(levels);
   const Vector scales = broadcast(scale);
   for (int64_t first = 0; first < dim; first += 32) {
     const int64_t count = dim - first < 32 ? dim - first : 32;
@@ -27,10 +27,10 @@ static inline void decode_planes_of(const uint8_t* const* planes, const float* c
   }
 }
 
-static void decode_planes(const uint8_t* const* planes, int bits, const float* centroids,
-                          float scale, float* out, int64_t dim) {
+static void decode_planes(const uint8_t* const* planes, int bits, const float* levels, float scale,
+                          float* out, int64_t dim) {
   with_bits(bits, [&](auto width) {
-    decode_planes_of<decltype(width)::value>(planes, centroids, scale, out, dim);
+    decode_planes_of<decltype(width)::value>(planes, levels, scale, out, dim);
   });
 }
 

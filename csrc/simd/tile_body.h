@@ -60,9 +60,9 @@ static inline void fields_of(const uint8_t* const* planes, int bits, int64_t j, 
 }
 
 template <int kBits>
-static inline void decode_planes_tile_of(const uint8_t* const* planes, const float* centroids,
+static inline void decode_planes_tile_of(const uint8_t* const* planes, const float* levels,
                                          const float* scales, float* tile, int64_t dim) {
-  const CentroidTable<kBits> table(centroids);
+  const LevelTable<kBits> table(levels);
   Vector scale[kTileVectors];
   for (int64_t v = 0; v < kTileVectors; ++v) scale[v] = load(scales + v * kLanes);
   for (int64_t j = 0; j < (dim + 7) / 8; ++j) {
@@ -84,10 +84,10 @@ static inline void decode_planes_tile_of(const uint8_t* const* planes, const flo
   }
 }
 
-static void decode_planes_tile(const uint8_t* const* planes, int bits, const float* centroids,
+static void decode_planes_tile(const uint8_t* const* planes, int bits, const float* levels,
                                const float* scales, float* tile, int64_t dim) {
   with_bits(bits, [&](auto width) {
-    decode_planes_tile_of<decltype(width)::value>(planes, centroids, scales, tile, dim);
+    decode_planes_tile_of<decltype(width)::value>(planes, levels, scales, tile, dim);
   });
 }
 

@@ -26,7 +26,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   bytes.append(data, size - 8);
   files::seal(bytes);
   try {
-    peel::Embedding file(std::make_shared<Copying>(bytes), peel::kNoBudget);
+    peel::PeelFile file(std::make_shared<Copying>(bytes), peel::kNoBudget);
     for (int at = 0; at < 8; ++at) {
       const uint64_t budget = bytes.size() * data[size - 8 + at] / 16;
       try {

@@ -71,7 +71,7 @@ struct RandomPackedTable {
   std::vector<DirectoryEntry> directory;
   std::vector<uint32_t> block_offsets;
   std::vector<uint8_t> bytes, listed_ids;
-  std::vector<float> centroids;
+  std::vector<float> levels;
   PackedTable table;
 
   // Item groups of `sizes` rows; ids below twice as many as there are, or consecutive.
@@ -97,12 +97,12 @@ struct RandomPackedTable {
       first += size;
     }
     for (int64_t r = 0; r < rows; ++r) put_id(listed_ids, ids[static_cast<size_t>(r)]);
-    centroids = random_floats(random, 510);
+    levels = random_floats(random, 510);
     table.directory = directory.data();
     table.block_offsets = block_offsets.data();
     table.listed_ids = listed_ids.data();
     table.bytes = bytes.data();
-    table.centroids = centroids.data();
+    table.levels = levels.data();
   }
 
  private:
@@ -145,12 +145,12 @@ class DevicePackedTable {
         block_offsets_(from.block_offsets),
         bytes_(from.bytes),
         listed_ids_(from.listed_ids),
-        centroids_(from.centroids) {
+        levels_(from.levels) {
     table.directory = directory_.data();
     table.block_offsets = block_offsets_.data();
     table.listed_ids = listed_ids_.data();
     table.bytes = bytes_.data();
-    table.centroids = centroids_.data();
+    table.levels = levels_.data();
   }
   PackedTable table;
 
@@ -158,7 +158,7 @@ class DevicePackedTable {
   DeviceArray<DirectoryEntry> directory_;
   DeviceArray<uint32_t> block_offsets_;
   DeviceArray<uint8_t> bytes_, listed_ids_;
-  DeviceArray<float> centroids_;
+  DeviceArray<float> levels_;
 };
 
 // Every layout, value type and way to have ids, with item groups that fill tiles or do not.

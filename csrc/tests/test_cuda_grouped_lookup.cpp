@@ -16,7 +16,7 @@ bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
 
 // The tables of two user groups, some rows refined in one of them.
 struct RandomStore {
-  std::vector<float> weight, refinement, centroids, rotation;
+  std::vector<float> weight, refinement, levels, rotation;
   std::vector<int32_t> slot, item_group;
   std::vector<uint8_t> store;
   std::vector<uint16_t> scales;
@@ -33,7 +33,7 @@ struct RandomStore {
     table.num_refined = kRefined;
     weight = random_floats(random, rows * table.weight_stride);
     refinement = random_floats(random, kRefined * dim);
-    centroids = random_floats(random, 510);
+    levels = random_floats(random, 510);
     if (rotated) rotation = random_floats(random, dim * dim);
     for (int64_t i = 0; i < kGroups * rows; ++i) {
       slot.push_back(random() % 3 ? -1 : static_cast<int32_t>(random() % kRefined));
@@ -68,7 +68,7 @@ struct RandomStore {
     table.scales = arrays.scales.data();
     table.item_group = arrays.item_group.data();
     table.held = arrays.held.data();
-    table.centroids = arrays.centroids.data();
+    table.levels = arrays.levels.data();
     if (table.geometry.layout == Layout::kDense) return;
     table.rotation = nullptr;
     if (arrays.has_rotation()) table.rotation = arrays.rotation.data();
@@ -77,7 +77,7 @@ struct RandomStore {
 };
 
 struct DeviceStore {
-  DeviceArray<float> weight, refinement, centroids, rotation;
+  DeviceArray<float> weight, refinement, levels, rotation;
   DeviceArray<int32_t> slot, item_group;
   DeviceArray<uint8_t> store;
   DeviceArray<uint16_t> scales;
@@ -87,7 +87,7 @@ struct DeviceStore {
   explicit DeviceStore(const RandomStore& from)
       : weight(from.weight),
         refinement(from.refinement),
-        centroids(from.centroids),
+        levels(from.levels),
         rotation(from.rotation),
         slot(from.slot),
         item_group(from.item_group),

@@ -44,8 +44,8 @@ void a_torn_file_is_a_smaller_one(const Bytes& whole, const std::vector<uint64_t
     while (blocks < ends.size() && ends[blocks] <= size) ++blocks;
     CHECK(files::opens(torn.data(), size) == (blocks > 0));
     if (blocks == 0) continue;
-    const peel::Embedding small(std::make_shared<peel::MemorySource>(torn.data(), size),
-                                peel::kNoBudget);
+    const peel::PeelFile small(std::make_shared<peel::MemorySource>(torn.data(), size),
+                               peel::kNoBudget);
     CHECK(small.snapshot()->num_blocks() == blocks);
     CHECK(small.snapshot()->prefix_bytes() == ends[blocks - 1]);
   }
@@ -88,15 +88,15 @@ void decodes_known_rows() {
   const uint8_t low[2] = {0b00000100, 1};
   for (int e = 0; e < 2; ++e) bytes.data()[256 + 3 * e + 1] = low[e];
   files::seal(bytes);
-  const peel::Embedding file(std::make_shared<peel::MemorySource>(bytes.data(), bytes.size()),
-                             peel::kNoBudget);
+  const peel::PeelFile file(std::make_shared<peel::MemorySource>(bytes.data(), bytes.size()),
+                            peel::kNoBudget);
   const auto snapshot = file.snapshot();
   const int64_t ids[2] = {7, 5};
   float rows[18];
   peel::grouped_lookup(snapshot->table(), peel::LookupPairs<int64_t>{2, ids, nullptr, 0}, rows);
-  const float* centroids = snapshot->table().centroids + 6;  // of 3 bits
+  const float* levels = snapshot->table().levels + 6;  // of 3 bits
   const int codes[9] = {4, 2, 7, 0, 0, 0, 0, 0, 5};
-  for (int d = 0; d < 9; ++d) CHECK(rows[d] == 2 * centroids[codes[d]]);
+  for (int d = 0; d < 9; ++d) CHECK(rows[d] == 2 * levels[codes[d]]);
   for (int d = 0; d < 9; ++d) CHECK(rows[9 + d] == 0);
 }
 
@@ -150,8 +150,8 @@ void similar_items_are_those_of_the_largest_cosine(const Bytes& whole) {
   for (uint64_t budget = 0; budget < whole.size() + 100; budget += 4) {
     peel_recommender* recommender = nullptr;
     if (peel_open_memory(whole.data(), whole.size(), budget, &recommender, nullptr)) continue;
-    const peel::Embedding file(std::make_shared<peel::MemorySource>(whole.data(), whole.size()),
-                               budget);
+    const peel::PeelFile file(std::make_shared<peel::MemorySource>(whole.data(), whole.size()),
+                              budget);
     const peel::PackedTable& table = file.snapshot()->table();
     const int64_t dim = table.geometry.dim;
     const int64_t num = table.num_embeddings;

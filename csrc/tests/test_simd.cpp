@@ -20,18 +20,18 @@ std::vector<float> noise(std::mt19937_64& random, size_t count) {
 }
 
 void decodes_alike(std::mt19937_64& random, const Primitives& isa, int64_t dim) {
-  const std::vector<float> centroids = noise(random, 256);
+  const std::vector<float> levels = noise(random, 256);
   std::vector<uint8_t> bytes(8 * static_cast<size_t>((dim + 7) / 8));
   for (auto& byte : bytes) byte = static_cast<uint8_t>(random());
   for (int bits = 1; bits <= 8; ++bits) {
     const uint8_t* planes[8];
     for (int b = 0; b < bits; ++b) planes[b] = bytes.data() + b * ((dim + 7) / 8);
     std::vector<float> out(dim);
-    isa.decode_planes(planes, bits, centroids.data(), 0.37f, out.data(), dim);
+    isa.decode_planes(planes, bits, levels.data(), 0.37f, out.data(), dim);
     for (int64_t d = 0; d < dim; ++d) {
       int code = 0;
       for (int b = 0; b < bits; ++b) code = code << 1 | (planes[b][d / 8] >> (d % 8) & 1);
-      CHECK(out[d] == centroids[code] * 0.37f);
+      CHECK(out[d] == levels[code] * 0.37f);
     }
   }
   std::vector<int8_t> small(dim);
@@ -155,7 +155,7 @@ void shares_alike(std::mt19937_64& random, const Primitives& isa) {
 
 // Tiles hold byte j of all rows' planes side by side; row by row the answer is that of one row.
 void decodes_tiles_alike(std::mt19937_64& random, const Primitives& isa, int64_t dim) {
-  const std::vector<float> centroids = noise(random, 256), scales = noise(random, kTileRows);
+  const std::vector<float> levels = noise(random, 256), scales = noise(random, kTileRows);
   const int64_t plane_bytes = (dim + 7) / 8;
   std::vector<uint8_t> bytes(8 * plane_bytes * kTileRows);
   for (auto& byte : bytes) byte = static_cast<uint8_t>(random());
@@ -170,10 +170,10 @@ void decodes_tiles_alike(std::mt19937_64& random, const Primitives& isa, int64_t
       }
       return code;
     };
-    isa.decode_planes_tile(planes, bits, centroids.data(), scales.data(), tile.data(), dim);
+    isa.decode_planes_tile(planes, bits, levels.data(), scales.data(), tile.data(), dim);
     for (int64_t d = 0; d < dim; ++d) {
       for (int64_t r = 0; r < kTileRows; ++r) {
-        CHECK(tile[d * kTileRows + r] == centroids[code_of(d, r, bits)] * scales[r]);
+        CHECK(tile[d * kTileRows + r] == levels[code_of(d, r, bits)] * scales[r]);
       }
     }
     if (bits > peel::simd::kBoundBits || 8 * plane_bytes > 256) continue;

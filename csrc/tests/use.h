@@ -9,16 +9,16 @@
 
 #include "check.h"
 #include "device/appendix.h"
-#include "device/embedding.h"
 #include "device/errors.h"
 #include "device/fold_in.h"
+#include "device/peel_file.h"
 #include "device/recommender.h"
 #include "device/similar.h"
 #include "kernels/grouped_lookup.h"
 
 namespace files {
 
-inline void use(const peel::Embedding& file) {
+inline void use(const peel::PeelFile& file) {
   const auto snapshot = file.snapshot();
   const peel::PackedTable& table = snapshot->table();
   const int64_t dim = table.geometry.dim;
@@ -43,7 +43,7 @@ inline void use(const peel::Embedding& file) {
 inline bool opens(const uint8_t* data, uint64_t size, uint64_t budget = peel::kNoBudget) {
   const auto source = std::make_shared<peel::MemorySource>(data, size);
   try {
-    peel::Embedding file(source, budget);
+    peel::PeelFile file(source, budget);
     use(file);
     const uint64_t nbytes = file.snapshot()->nbytes();
     CHECK(nbytes <= budget);

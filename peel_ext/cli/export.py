@@ -18,7 +18,7 @@ from peel_ext.cli.narration import Narration, note_target_kept
 from peel_ext.cli.requirements import require_train
 from peel_ext.cli.users import find_user
 from peel_ext.config import BlendConfig, ExposureConfig
-from peel_ext.format.atomic import write_atomically
+from peel_ext.format.file import write_atomically
 
 if TYPE_CHECKING:
     from peel_ext.train.trained_run import TrainedRun

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from peel_ext.cli.answers import run_facts
-from peel_ext.format.atomic import replace_atomically
+from peel_ext.format.file import replace_atomically
 
 if TYPE_CHECKING:
     import numpy as np

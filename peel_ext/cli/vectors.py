@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from peel_ext.cli.arguments import parse_path
 from peel_ext.cli.requirements import require_train
 from peel_ext.errors import DataError
-from peel_ext.format.atomic import replace_atomically
+from peel_ext.format.file import replace_atomically
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

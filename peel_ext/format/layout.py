@@ -102,8 +102,8 @@ class PlanesLayout:
 
     def layer_gains(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
         """Worth of each layer [num_layers]: exp(-3 D_b) - exp(-3 D_b'), D the distortion."""
-        levels = np.cumsum((0, *self.layer_bits))
-        quality = np.exp([-3.0 * quantizer.distortion(int(bits)) for bits in levels])
+        steps = np.cumsum((0, *self.layer_bits))
+        quality = np.exp([-3.0 * quantizer.distortion(int(bits)) for bits in steps])
         return np.diff(quality)
 
     def item_group_sizes(self, num_embeddings: int) -> NDArray[np.int64]:

@@ -52,8 +52,8 @@ def thresholds() -> NDArray[np.float32]:
 
 
 @functools.cache
-def centroid_table() -> NDArray[np.float32]:
-    """What every code stands for, float32 [510]: the centroids of b bits start at 2^b - 2."""
+def level_table() -> NDArray[np.float32]:
+    """What every code stands for, float32 [510]: the levels of b bits start at 2^b - 2."""
     table = [mean for bits in range(1, MAX_BITS + 1) for mean in _cell_moments(bits)[1]]
     result = np.array(table, dtype=np.float32)
     result.setflags(write=False)
@@ -141,5 +141,5 @@ def decode_codes(
     """Rows float32 [n, dim] that b-bit codes [n, dim] and scales [n] stand for; zeros for b = 0."""
     if bits == 0:
         return np.zeros(codes.shape, dtype=np.float32)
-    centroids = centroid_table()[(1 << bits) - 2 :][codes]
-    return centroids * scales.astype(np.float32)[:, None]
+    levels = level_table()[(1 << bits) - 2 :][codes]
+    return levels * scales.astype(np.float32)[:, None]

@@ -16,18 +16,17 @@ import torch
 from torch import Tensor
 
 from peel_ext.format import ColumnsLayout, Layout, PlanesLayout
-from peel_ext.format.quantizer import centroid_table
-from peel_ext.format.store import BlockStore
+from peel_ext.format.quantizer import level_table
 from peel_ext.nn.device_encoding import encode_on_device
 from peel_ext.nn.selection import block_costs, overhead_bytes, select_blocks
 from peel_ext.nn.tensor_cache import TensorCache, derive
-from peel_ext.ops.lookup import Mask, Pairs, Table, gather, geometry_of, register_shapes
+from peel_ext.ops.lookup import BlockStore, Mask, Pairs, Table, gather, geometry_of, register_shapes
 
 
 @lru_cache(maxsize=8)
-def centroids(device: torch.device) -> Tensor:
+def levels_on(device: torch.device) -> Tensor:
     """The reconstruction values of all widths, float32 [510]."""
-    return torch.from_numpy(centroid_table().copy()).to(device)
+    return torch.from_numpy(level_table().copy()).to(device)
 
 
 def layout_text(layout: Layout) -> str:
@@ -132,7 +131,7 @@ class BudgetedBlocks(NamedTuple):
             cache,
         )  # fmt: skip
         return BlockStore(
-            self.layout, *encoded, self.item_group, held, centroids(weight.device), rotation
+            self.layout, *encoded, self.item_group, held, levels_on(weight.device), rotation
         )
 
     def decoded_rows(self, table: Table, pairs: Pairs) -> tuple[Tensor, Mask]:
@@ -183,7 +182,7 @@ def _budgeted_lookup_op(
     rows = Rows(weight, refinement, refinement_slot, rotation)
     how = _layout_of(layout)
     blocks = BlockStore(
-        how, *rows.encoded(how), item_group, held, centroids(weight.device), rotation
+        how, *rows.encoded(how), item_group, held, levels_on(weight.device), rotation
     )
     table = Table(weight, refinement, refinement_slot, blocks, num_groups)
     return gather(table, Pairs(indices, groups, group).check())

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from peel_ext import _core, threads
-from peel_ext.format.store import BlockStore
 from peel_ext.ops import _launching
 from peel_ext.ops._checks import check_tensor
 
@@ -135,7 +134,7 @@ def store_table(
     refinement: Tensor | None,
     refinement_slot: Tensor | None,
     mask: tuple[list[int], Tensor, Tensor] | None,
-    blocks: BlockStore | None = None,
+    encoded: tuple[Tensor, Tensor, Tensor, Tensor | None] | None = None,
     *,
     like: Tensor,
 ) -> _core.StoreTable:
@@ -149,18 +148,14 @@ def store_table(
         refinement: float32 [num_refined, dim] or None.
         refinement_slot: int32 [num_groups, num_embeddings] or None.
         mask: geometry, item_group and held, where rows are cut into blocks.
-        blocks: the encoded rows.
+        encoded: store, scales, levels and rotation of encoded rows.
         like: a tensor on the device where all of them must be.
     """
     geometry, item_group, held = ([0, 0, 0], None, None) if mask is None else mask
     layout, value_type, block_dim, *layer_bits = geometry
     device = _device_of(like)
     shared = item_group is None or item_group.shape[0] == 1
-    store, scales, centroids, rotation = (
-        (None,) * 4
-        if blocks is None
-        else (blocks.store, blocks.scales, blocks.centroids, blocks.rotation)
-    )
+    store, scales, levels, rotation = (None,) * 4 if encoded is None else encoded
     return _core.StoreTable(
         layout,
         value_type,
@@ -182,7 +177,7 @@ def store_table(
         0 if shared else num_embeddings,
         _address("blocks.held", held, _INT64, device),
         0 if held is None else held.shape[1],
-        _address("blocks.centroids", centroids, _FLOAT32, device),
+        _address("blocks.levels", levels, _FLOAT32, device),
         _address("blocks.rotation", rotation, _FLOAT32, device),
     )
 

@@ -160,8 +160,8 @@ class PackedTable(NamedTuple):
 def packed_table(pee: _core.Pee, device: torch.device) -> PackedTable:
     """Copies what is held now."""
     geometry, sizes, *parts = pee.parts()
-    centroids = torch.tensor(_core.centroids(), dtype=torch.float32, device="cpu")
-    memory = (*(_copied(part, device) for part in parts), centroids.to(device))
+    levels = torch.tensor(_core.levels(), dtype=torch.float32, device="cpu")
+    memory = (*(_copied(part, device) for part in parts), levels.to(device))
     addresses = [part.data_ptr() for part in memory]
     return PackedTable(_cuda.PackedTable(*geometry, *sizes, *addresses), memory)
 

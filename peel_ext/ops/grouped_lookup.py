@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from peel_ext.format.store import BlockStore
 from peel_ext.ops._checks import check_tensor
-from peel_ext.ops.lookup import Options, Table, lookup
+from peel_ext.ops.lookup import BlockStore, Options, Table, lookup
 
 
 def grouped_lookup(

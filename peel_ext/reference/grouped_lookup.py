@@ -98,7 +98,7 @@ def _decode_planes(blocks: Any, encoded: Tensor, held: Tensor, dim: int) -> tupl
     planes = planes.reshape(len(encoded), planes.shape[1] // width, width)
     bit = (planes[..., None] >> torch.arange(8, device=planes.device)) & 1  # [m, bits, width, 8]
     bit = bit.reshape(len(encoded), planes.shape[1], 8 * width)[..., :dim]  # [m, bits, dim]
-    result = blocks.centroids.new_zeros(len(encoded), dim)
+    result = blocks.levels.new_zeros(len(encoded), dim)
     for m in range(len(encoded)):
         bits = 0
         for layer, more in enumerate(blocks.layout.layer_bits):
@@ -108,7 +108,7 @@ def _decode_planes(blocks: Any, encoded: Tensor, held: Tensor, dim: int) -> tupl
         if bits == 0:
             continue
         code = sum(bit[m, b] << (bits - 1 - b) for b in range(bits))
-        result[m] = blocks.centroids[(1 << bits) - 2 + code] * blocks.scales[encoded[m], 0].float()
+        result[m] = blocks.levels[(1 << bits) - 2 + code] * blocks.scales[encoded[m], 0].float()
     return result, (held & 1 != 0)[:, None].expand(-1, dim)
 
 

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from peel_ext.errors import RunError
-from peel_ext.format import atomic
+from peel_ext.format import file as files
 
 FORMAT_VERSION = 4
 _INDEX = "run.json"
@@ -37,7 +37,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         RunError: it cannot be written; the old one, if any, is still there.
     """
     try:
-        atomic.write_atomically(path, data)
+        files.write_atomically(path, data)
     except OSError as error:
         raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
 

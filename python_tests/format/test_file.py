@@ -34,7 +34,7 @@ from peel_ext.format import (
     write_file,
 )
 from peel_ext.format.appendix import GROUP_CENTROIDS, ITEM_IDS, ROTATION, read_sections
-from peel_ext.format.quantizer import centroid_table
+from peel_ext.format.quantizer import level_table
 
 GOLDEN = Path(__file__).parent / "golden"
 SUPPORT = Path(__file__).parents[1] / "support"
@@ -239,7 +239,7 @@ def test_tables_too_large_for_the_format_are_refused() -> None:
 
 
 def test_the_native_quantiser_is_that_of_the_format() -> None:
-    assert np.array_equal(np.array(_core.centroids(), np.float32), centroid_table())
+    assert np.array_equal(np.array(_core.levels(), np.float32), level_table())
 
 
 # ---- behind the blocks ----

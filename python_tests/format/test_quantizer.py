@@ -21,13 +21,13 @@ def test_code_is_the_formula(seed: int) -> None:
 
 
 @pytest.mark.parametrize("bits", range(1, 9))
-def test_centroids_are_the_means_of_their_cells(bits: int) -> None:
+def test_levels_are_the_means_of_their_cells(bits: int) -> None:
     sample = norm.ppf((np.arange(400_000) + 0.5) / 400_000)
     codes = np.searchsorted(quantizer.thresholds(), sample, side="right") >> (8 - bits)
-    centroids = quantizer.centroid_table()[(1 << bits) - 2 : (1 << bits + 1) - 2]
+    levels = quantizer.level_table()[(1 << bits) - 2 : (1 << bits + 1) - 2]
     means = np.array([sample[codes == code].mean() for code in range(1 << bits)])
-    assert np.allclose(centroids, means, atol=4e-3)
-    error = np.mean((sample - centroids[codes]) ** 2)
+    assert np.allclose(levels, means, atol=4e-3)
+    error = np.mean((sample - levels[codes]) ** 2)
     assert error == pytest.approx(quantizer.distortion(bits), rel=2e-2)
 
 

@@ -13,9 +13,9 @@ from torch import nn
 from peel_ext import ColumnsLayout, ElasticEmbedding, PlanesLayout, reference
 from peel_ext.errors import BudgetError
 from peel_ext.format import Layout, unpack_embedding
-from peel_ext.format.quantizer import centroid_table
-from peel_ext.format.store import BlockStore
+from peel_ext.format.quantizer import level_table
 from peel_ext.nn.encoding import Rows, held_blocks
+from peel_ext.ops.lookup import BlockStore
 
 LAYOUTS: dict[str, Layout | str] = {
     "planes": "planes",
@@ -177,7 +177,7 @@ def blocks_of(module: ElasticEmbedding, budget: int) -> BlockStore:
                              module.rotation).encoded(module.layout),
         module.item_group,
         held_blocks(module.block_weights, module.item_group, module.layout, 16, budget),
-        torch.from_numpy(centroid_table().copy()), module.rotation,
+        torch.from_numpy(level_table().copy()), module.rotation,
     )  # fmt: skip
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from peel_ext import ops, reference
 from peel_ext.format import ColumnsLayout, Layout, PlanesLayout
-from peel_ext.format.quantizer import centroid_table
-from peel_ext.format.store import BlockStore
+from peel_ext.format.quantizer import level_table
+from peel_ext.ops.lookup import BlockStore
 
 ROWS, DIM, GROUPS, ITEM_GROUPS = 23, 10, 3, 4
 LAYOUTS: list[Layout | None] = [None, PlanesLayout(), ColumnsLayout(4, "int8")]
@@ -48,7 +48,7 @@ def make_table(layout: Layout | None, generator: torch.Generator) -> tuple[Tenso
         )
         table["blocks"] = BlockStore(
             layout, torch.from_numpy(store), torch.from_numpy(scales), item_group, held,
-            torch.from_numpy(centroid_table().copy()), None,
+            torch.from_numpy(level_table().copy()), None,
         )  # fmt: skip
     return weight, table
 

@@ -13,9 +13,8 @@ import torch
 
 from peel_ext import _core, ops, reference
 from peel_ext.format import ColumnsLayout, Layout, PlanesLayout
-from peel_ext.format.quantizer import centroid_table
-from peel_ext.format.store import BlockStore
-from peel_ext.ops.lookup import Options, Pairs, Table
+from peel_ext.format.quantizer import level_table
+from peel_ext.ops.lookup import BlockStore, Options, Pairs, Table
 from peel_ext.ops.lookup.gradients import Scatter
 
 LAYOUTS: dict[str, Layout | None] = {
@@ -54,7 +53,7 @@ def make_table(
         rotation = torch.linalg.qr(rand(dim, dim)).Q.contiguous() if rotated else None
         table["blocks"] = BlockStore(
             layout, torch.from_numpy(store), torch.from_numpy(scales), item_group.int(), held,
-            torch.from_numpy(centroid_table().copy()), rotation,
+            torch.from_numpy(level_table().copy()), rotation,
         )  # fmt: skip
     return weight, table
 
@@ -275,7 +274,7 @@ def test_rejects(change: dict, error: type[Exception], named: str) -> None:
         ("item_group", torch.zeros(2, 23, dtype=torch.int32), ValueError, "blocks.item_group"),
         ("item_group", torch.full((3, 23), 4, dtype=torch.int32), IndexError, "blocks.item_group"),
         ("held", torch.zeros(3, 4), TypeError, "blocks.held must be int64"),
-        ("centroids", torch.zeros(5), ValueError, "blocks.centroids"),
+        ("levels", torch.zeros(5), ValueError, "blocks.levels"),
         ("rotation", torch.zeros(9, 9), ValueError, "blocks.rotation must have shape"),
     ],
 )

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from peel_ext import PlanesLayout, ops
-from peel_ext.format.quantizer import centroid_table
-from peel_ext.format.store import BlockStore
+from peel_ext.format.quantizer import level_table
+from peel_ext.ops.lookup import BlockStore
 
 pytestmark = pytest.mark.slow
 
@@ -60,11 +60,11 @@ def test_encoded_rows() -> None:
         scales=scales,
         item_group=torch.from_numpy(np.zeros((1, rows), np.int32)),
         held=torch.ones(1, 1, dtype=torch.int64),
-        centroids=torch.from_numpy(centroid_table().copy()),
+        levels=torch.from_numpy(level_table().copy()),
     )
     weight = torch.from_numpy(np.zeros((rows, 16), np.float32))
     got = ops.grouped_lookup(weight, torch.tensor([rows - 1, 1]), blocks=blocks)
-    assert torch.equal(got[0], torch.full((16,), 2 * float(centroid_table()[-1])))
+    assert torch.equal(got[0], torch.full((16,), 2 * float(level_table()[-1])))
     assert not got[1].any()
 
 

@@ -122,7 +122,7 @@ void decode_stored_row(const simd::Primitives& isa, const StoreTable& table, con
     const uint8_t* planes[kMaxBits];
     const int bits = geometry.bits_of(held);
     for (int bit = 0; bit < bits; ++bit) planes[bit] = piece + bit * geometry.plane_bytes();
-    decode_planes_row(isa, geometry, table.centroids, planes, bits, scale, out);
+    decode_planes_row(isa, geometry, table.levels, planes, bits, scale, out);
     return;
   }
   const uint64_t all = ~uint64_t{0} >> (kMaxLayers - geometry.num_layers);
@@ -141,7 +141,7 @@ void decode_stored_row(const simd::Primitives& isa, const StoreTable& table, con
     if (geometry.value_type == ValueType::kInt8) pieces.scales[layer] = scale + 2 * layer;
     piece += geometry.layer_width(layer) * geometry.value_bytes();
   }
-  decode_row(isa, geometry, table.centroids, pieces, out);
+  decode_row(isa, geometry, table.levels, pieces, out);
 }
 
 std::vector<float> transposed(const float* matrix, int64_t dim) {
@@ -166,7 +166,7 @@ void packed_row_of(const simd::Primitives& isa, const PackedTable& table, int64_
   RowPieces row;
   packed_row(table.geometry, bytes, place.rows, table.directory[place.item_group].layers, place.row,
              scratch, row);
-  decode_row(isa, table.geometry, table.centroids, row, out);
+  decode_row(isa, table.geometry, table.levels, row, out);
 }
 
 // Calls row(index, group, to) for the pairs [begin, end) of a dense table, whose rows are then on

@@ -230,7 +230,7 @@ const LoadedTile& PackedTiles::Reader::load() {
   if (geometry_.layout == Layout::kPlanes) {
     if (bits_ > 0) {
       tiles_.isa_.decode_planes_tile(planes_, bits_,
-                                     tiles_.table_.centroids + (int64_t{1} << bits_) - 2, scales_,
+                                     tiles_.table_.levels + (int64_t{1} << bits_) - 2, scales_,
                                      values_.data(), geometry_.dim);
     }
     return loaded_;

@@ -43,9 +43,8 @@ void PlaneRows::decode(const PlaneRow& row, float* values) {
     const uint8_t* from = row.planes[bit] + row.lane;
     for (int64_t j = 0; j < plane_bytes; ++j) to[j] = from[j * kTileRows];
   }
-  tiles_.isa().decode_planes(planes, row.bits,
-                             tiles_.table().centroids + (int64_t{1} << row.bits) - 2, row.scale,
-                             values, tiles_.dim());
+  tiles_.isa().decode_planes(planes, row.bits, tiles_.table().levels + (int64_t{1} << row.bits) - 2,
+                             row.scale, values, tiles_.dim());
 }
 
 int64_t PlaneRows::id(int64_t r) const {

@@ -11,10 +11,10 @@ namespace peel {
 
 // Writes the row whose first `bits` planes and fp16 scale are given; zeros for no bits.
 inline void decode_planes_row(const simd::Primitives& isa, const Geometry& geometry,
-                              const float* centroids, const uint8_t* const* planes, int bits,
+                              const float* levels, const uint8_t* const* planes, int bits,
                               const uint8_t* scale, float* out) {
   if (bits > 0) {
-    isa.decode_planes(planes, bits, centroids + (int64_t{1} << bits) - 2, read_half(scale), out,
+    isa.decode_planes(planes, bits, levels + (int64_t{1} << bits) - 2, read_half(scale), out,
                       geometry.dim);
   } else {
     std::memset(out, 0, static_cast<size_t>(geometry.dim) * sizeof(float));
@@ -23,8 +23,8 @@ inline void decode_planes_row(const simd::Primitives& isa, const Geometry& geome
 
 // Writes geometry.dim values: the held part of the row, zero elsewhere. Values in pieces need no
 // alignment beyond that of their type.
-inline void decode_row(const simd::Primitives& isa, const Geometry& geometry,
-                       const float* centroids, const RowPieces& row, float* out) {
+inline void decode_row(const simd::Primitives& isa, const Geometry& geometry, const float* levels,
+                       const RowPieces& row, float* out) {
   if (geometry.layout == Layout::kPlanes) {
     const uint8_t* planes[kMaxBits];
     int bits = 0;
@@ -33,7 +33,7 @@ inline void decode_row(const simd::Primitives& isa, const Geometry& geometry,
         planes[bits++] = row.pieces[layer] + bit * geometry.plane_bytes();
       }
     }
-    decode_planes_row(isa, geometry, centroids, planes, bits, row.scales[0], out);
+    decode_planes_row(isa, geometry, levels, planes, bits, row.scales[0], out);
     return;
   }
   for (int32_t layer = 0; layer < geometry.num_layers; ++layer) {

@@ -49,12 +49,12 @@ ScoreBounds::ScoreBounds(const PackedTiles& tiles, const float* users, int64_t n
 }
 
 ScoreBounds::Bound ScoreBounds::make_bound(const PackedTable& table, const float* user, int bits) {
-  // The least and the largest centroid among the codes that begin alike.
-  const float* centroids = table.centroids + (int64_t{1} << bits) - 2;
+  // The least and the largest level among the codes that begin alike.
+  const float* levels = table.levels + (int64_t{1} << bits) - 2;
   const int known = std::min(bits, simd::kBoundBits);
   float least[kCodes], largest[kCodes], size = 0;
   for (int code = 0; code < 1 << known; ++code) {
-    const float* begin = centroids + (code << (bits - known));
+    const float* begin = levels + (code << (bits - known));
     const float* end = begin + (1 << (bits - known));
     least[code] = *std::min_element(begin, end);
     largest[code] = *std::max_element(begin, end);

@@ -146,7 +146,7 @@ void run(const Slots& slots, const ScoreArgs& args, const Launch& launch) {
     if constexpr (Slots::kHasBounds) {
       const bool planes = slots.table().geometry.layout == Layout::kPlanes;
       if (planes && plan.tile_users == 1) {
-        make_bound(plan.users, query.dim, slots.table().centroids, query.bound, query.bound_words,
+        make_bound(plan.users, query.dim, slots.table().levels, query.bound, query.bound_words,
                    launch.stream);
       }
     }

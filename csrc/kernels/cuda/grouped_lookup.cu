@@ -138,8 +138,8 @@ __device__ float packed_value(const PackedTable& table, const PackedGroup& group
                (static_cast<unsigned>(at[i * geometry.plane_bytes() * width]) >> d % 8 & 1u);
       }
     }
-    const float centroid = table.centroids[(1 << bits) - 2 + static_cast<int>(code)];
-    return __fmul_rn(centroid, half_at(packed_layer(table, group, 0, 0).scales, row));
+    const float level = table.levels[(1 << bits) - 2 + static_cast<int>(code)];
+    return __fmul_rn(level, half_at(packed_layer(table, group, 0, 0).scales, row));
   }
   const auto layer = static_cast<int32_t>(d / geometry.block_dim);
   if (!((group.held >> layer) & 1u)) return 0.0f;

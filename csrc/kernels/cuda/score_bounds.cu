@@ -23,7 +23,7 @@ __device__ int nearest_step(float value) {
 }
 
 // By one warp.
-__global__ void bound_user(const float* user, int dim, const float* centroids, ScoreBound* bound,
+__global__ void bound_user(const float* user, int dim, const float* levels, ScoreBound* bound,
                            uint2* words) {
   const int lane = static_cast<int>(threadIdx.x);
   float largest = 0;
@@ -51,14 +51,14 @@ __global__ void bound_user(const float* user, int dim, const float* centroids, S
   constexpr float kMiddle = 63.5f;
   for (int bits = 1; bits <= kBoundBits; ++bits) {
     const int code = lane % (1 << bits);
-    const float centroid = centroids[(1 << bits) - 2 + code];
-    const float least = -max_over_warp(-centroid);
-    const float step = (max_over_warp(centroid) - least) / 127;
-    const int steps = step > 0 ? nearest_step((centroid - least) / step) : 0;
-    const float off = max_over_warp(fabsf(centroid - (least + step * static_cast<float>(steps))));
+    const float level = levels[(1 << bits) - 2 + code];
+    const float least = -max_over_warp(-level);
+    const float step = (max_over_warp(level) - least) / 127;
+    const int steps = step > 0 ? nearest_step((level - least) / step) : 0;
+    const float off = max_over_warp(fabsf(level - (least + step * static_cast<float>(steps))));
     // Rounding, here and in a score: below 4 / 2^24 of the sum of sizes for each coordinate.
     const float rounding =
-        2.4e-7f * static_cast<float>(dim + 16) * size * max_over_warp(fabsf(centroid));
+        2.4e-7f * static_cast<float>(dim + 16) * size * max_over_warp(fabsf(level));
     if (lane < kBoundCodes) {
       bound->steps[bits][lane] = lane < 1 << bits ? static_cast<uint8_t>(steps) : 0;
     }
@@ -72,9 +72,9 @@ __global__ void bound_user(const float* user, int dim, const float* centroids, S
 
 }  // namespace
 
-void make_bound(const float* user, int dim, const float* centroids, ScoreBound* bound, uint2* words,
+void make_bound(const float* user, int dim, const float* levels, ScoreBound* bound, uint2* words,
                 void* stream) {
-  cuda::launch(bound_user, 1, kWarpSize, 0, stream, user, dim, centroids, bound, words);
+  cuda::launch(bound_user, 1, kWarpSize, 0, stream, user, dim, levels, bound, words);
 }
 
 }  // namespace peel::cuda

@@ -1,7 +1,7 @@
 // Upper bounds of one user's scores, for rows in planes of few bits: most rows cannot enter the n
 // best, and whole numbers of 8 bits, four products an instruction, tell so sooner than the score.
 //
-// With c a centroid and u a coordinate of the user, c = least + step * T + e and u = unit * v + f,
+// With c a level and u a coordinate of the user, c = least + step * T + e and u = unit * v + f,
 // where T is a whole number of [0, 127] and v one of [-127, 127], both nearest. With m = 63.5
 //   sum u c = least sum u + step (unit sum v T + m (sum u - unit sum v) + sum f (T - m)) + sum u e
 // of which the third and the last sum are no more than sum |f| m and max |e| sum |u|.
@@ -37,7 +37,7 @@ __device__ inline int coordinate_of_byte(int i) { return (i & 4) / 2 + (i & 2) /
 
 // Starts making the bound of one user. words [(dim + 7) / 8]: v of the coordinates, 8 for a byte of
 // planes.
-void make_bound(const float* user, int dim, const float* centroids, ScoreBound* bound, uint2* words,
+void make_bound(const float* user, int dim, const float* levels, ScoreBound* bound, uint2* words,
                 void* stream);
 
 // Lane i of a warp bounds row 4 (i % 8) + i / 8 of a slot.

@@ -87,14 +87,14 @@ class PackedSlots {
   static constexpr bool kHasBounds = true;
 
   __device__ const float* prepare() const {
-    constexpr int kNumCentroids = 510;
-    __shared__ float centroids[kNumCentroids];
+    constexpr int kNumLevels = 510;
+    __shared__ float levels[kNumLevels];
     const bool planes = table_.geometry.layout == Layout::kPlanes;
-    for (unsigned i = threadIdx.x; planes && i < kNumCentroids; i += blockDim.x) {
-      centroids[i] = table_.centroids[i];
+    for (unsigned i = threadIdx.x; planes && i < kNumLevels; i += blockDim.x) {
+      levels[i] = table_.levels[i];
     }
     __syncthreads();
-    return centroids;
+    return levels;
   }
   const PackedTable& table() const { return table_; }
 
@@ -152,8 +152,8 @@ class PackedSlots {
     return packed_row_id(table_, place.group.index, base, place.first + lane);
   }
   template <typename Take>
-  __device__ void for_values(const Place& place, int lane, int begin, int end,
-                             const float* centroids, Take&& take) const {
+  __device__ void for_values(const Place& place, int lane, int begin, int end, const float* levels,
+                             Take&& take) const {
     if (table_.geometry.layout == Layout::kColumns) {
       for_columns(place, lane, begin, end, take);
       return;
@@ -161,14 +161,14 @@ class PackedSlots {
     const int bits = table_.geometry.bits_of(place.group.held);
     // clang-format off
     switch (bits) {
-      case 1: return for_planes<1>(place, lane, begin, end, centroids, take);
-      case 2: return for_planes<2>(place, lane, begin, end, centroids, take);
-      case 3: return for_planes<3>(place, lane, begin, end, centroids, take);
-      case 4: return for_planes<4>(place, lane, begin, end, centroids, take);
-      case 5: return for_planes<5>(place, lane, begin, end, centroids, take);
-      case 6: return for_planes<6>(place, lane, begin, end, centroids, take);
-      case 7: return for_planes<7>(place, lane, begin, end, centroids, take);
-      case 8: return for_planes<8>(place, lane, begin, end, centroids, take);
+      case 1: return for_planes<1>(place, lane, begin, end, levels, take);
+      case 2: return for_planes<2>(place, lane, begin, end, levels, take);
+      case 3: return for_planes<3>(place, lane, begin, end, levels, take);
+      case 4: return for_planes<4>(place, lane, begin, end, levels, take);
+      case 5: return for_planes<5>(place, lane, begin, end, levels, take);
+      case 6: return for_planes<6>(place, lane, begin, end, levels, take);
+      case 7: return for_planes<7>(place, lane, begin, end, levels, take);
+      case 8: return for_planes<8>(place, lane, begin, end, levels, take);
       default: return;
     }
     // clang-format on
@@ -184,8 +184,8 @@ class PackedSlots {
   }
 
   template <int kBits, typename Take>
-  __device__ void for_planes(const Place& place, int lane, int begin, int end,
-                             const float* centroids, Take&& take) const {
+  __device__ void for_planes(const Place& place, int lane, int begin, int end, const float* levels,
+                             Take&& take) const {
     const Geometry& geometry = table_.geometry;
     const uint8_t* planes[kBits];
     const uint8_t* from = nullptr;
@@ -201,7 +201,7 @@ class PackedSlots {
       --left;
     }
     const float scale = half_at(packed_layer(table_, place.group, 0, 0).scales, place.first + lane);
-    centroids += (1 << kBits) - 2;
+    levels += (1 << kBits) - 2;
     const auto each_byte = [&](int d, auto&& take_coordinate) {
       unsigned bytes[kBits];
       for (int bit = 0; bit < kBits; ++bit) bytes[bit] = planes[bit][d / 8 * place.count];
@@ -212,7 +212,7 @@ class PackedSlots {
           codes = codes << 1 | ((bytes[bit] >> half & 15u) * 0x00204081u & 0x01010101u);
         }
         for (int i = 0; i < 4; ++i) {
-          take_coordinate(d + half + i, __fmul_rn(centroids[codes >> (8 * i) & 0xffu], scale));
+          take_coordinate(d + half + i, __fmul_rn(levels[codes >> (8 * i) & 0xffu], scale));
         }
       }
     };

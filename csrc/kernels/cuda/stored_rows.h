@@ -168,22 +168,22 @@ struct ColumnsReader {
   int block_dim;
 };
 
-constexpr int kNumCentroids = 510;  // of all widths
+constexpr int kNumLevels = 510;  // of all widths
 
 struct PlanesReader {
   explicit PlanesReader(const StoreTable& from)
       : table(from), plane_bytes(static_cast<int>(from.geometry.plane_bytes())) {}
   bool can_read_four() const { return table.geometry.dim % 4 == 0; }
   __device__ const float* prepare() const {
-    __shared__ float centroids[kNumCentroids];
-    for (unsigned i = threadIdx.x; i < kNumCentroids; i += blockDim.x) {
-      centroids[i] = table.centroids[i];
+    __shared__ float levels[kNumLevels];
+    for (unsigned i = threadIdx.x; i < kNumLevels; i += blockDim.x) {
+      levels[i] = table.levels[i];
     }
     __syncthreads();
-    return centroids;
+    return levels;
   }
   template <int kWidth>
-  __device__ Values<kWidth> read(const FoundRow& found, int d, const float* centroids) const {
+  __device__ Values<kWidth> read(const FoundRow& found, int d, const float* levels) const {
     const int bits = static_cast<int>(found.held);
     if (bits == 0) return fill<kWidth>(0.0f);
     const uint8_t* from = table.store + found.row * table.row_bytes + d / 8;
@@ -198,7 +198,7 @@ struct PlanesReader {
     }
     const uint16_t half = table.scales[found.row * table.scales_per_row];
     const float scale = __half2float(__ushort_as_half(half));
-    const float* of_bits = centroids + (1 << bits) - 2;
+    const float* of_bits = levels + (1 << bits) - 2;
     Values<kWidth> values;
     for (int i = 0; i < kWidth; ++i) {
       values.at[i] = __fmul_rn(of_bits[codes >> (8 * i) & 0xff], scale);

@@ -9,6 +9,7 @@ from peel_ext.ops._checks import DEVICES, is_traced
 from peel_ext.ops.lookup import eager, plain, traced
 from peel_ext.ops.lookup.eager import gather
 from peel_ext.ops.lookup.table import (
+    BlockStore,
     Mask,
     Options,
     Pairs,
@@ -20,8 +21,8 @@ from peel_ext.ops.lookup.table import (
 from peel_ext.ops.lookup.traced import Encoder, register_shapes
 
 __all__ = [
-    "DEVICES", "Encoder", "Mask", "Options", "Pairs", "Table", "check_group", "check_groups", "gather",
-    "geometry_of", "has_kernels", "is_traced", "lookup", "register_shapes",
+    "DEVICES", "BlockStore", "Encoder", "Mask", "Options", "Pairs", "Table", "check_group",
+    "check_groups", "gather", "geometry_of", "has_kernels", "is_traced", "lookup", "register_shapes",
 ]  # fmt: skip
 
 

@@ -6,7 +6,7 @@ which order they have the parts.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -16,7 +16,6 @@ from torch import Tensor
 
 from peel_ext import _core
 from peel_ext.format.layout import VALUE_TYPES, ColumnsLayout, Layout, PlanesLayout
-from peel_ext.format.store import BlockStore
 from peel_ext.ops import _bridge
 from peel_ext.ops._checks import (
     check_int,
@@ -28,6 +27,30 @@ from peel_ext.ops._checks import (
 
 _INDEX = (torch.int32, torch.int64)
 _DENSE = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True, eq=False)
+class BlockStore:
+    """The encoded tables of all user groups, as a server keeps them, and what each group holds.
+
+    Attributes:
+        layout: how rows are cut into blocks.
+        store: uint8 [num_embeddings + num_refined, row_bytes].
+        scales: float16 [num_embeddings + num_refined, scales_per_row].
+        item_group: int32 [num_groups, num_embeddings], or [1, num_embeddings] when all user groups
+            share it; -1 for rows in none.
+        held: int64 [num_groups, num_item_groups], masks of the layers held.
+        levels: float32 [510], :func:`peel_ext.format.quantizer.level_table`.
+        rotation: float32 [dim, dim] or None; decoded rows x become ``rotation @ x``.
+    """
+
+    layout: Layout
+    store: Tensor
+    scales: Tensor
+    item_group: Tensor
+    held: Tensor
+    levels: Tensor
+    rotation: Tensor | None = None
 
 
 class Options(NamedTuple):
@@ -252,8 +275,8 @@ class Table:
         check_shape("blocks.store", blocks.store, (rows, row_bytes))
         check_tensor("blocks.scales", blocks.scales, (torch.float16,), 2)
         check_shape("blocks.scales", blocks.scales, (rows, layout.scales_per_row(dim)))
-        check_tensor("blocks.centroids", blocks.centroids, (torch.float32,), 1)
-        check_shape("blocks.centroids", blocks.centroids, (510,))
+        check_tensor("blocks.levels", blocks.levels, (torch.float32,), 1)
+        check_shape("blocks.levels", blocks.levels, (510,))
         if blocks.rotation is not None:
             check_tensor("blocks.rotation", blocks.rotation, (torch.float32,), 2)
             check_shape("blocks.rotation", blocks.rotation, (dim, dim))
@@ -265,7 +288,7 @@ class Table:
             scales=blocks.scales.contiguous(),
             item_group=mask.item_group,
             held=mask.held,
-            centroids=blocks.centroids.contiguous(),
+            levels=blocks.levels.contiguous(),
             rotation=None if blocks.rotation is None else blocks.rotation.contiguous(),
         )
 
@@ -279,7 +302,7 @@ class Table:
                 blocks.store,
                 blocks.scales,
                 *self.mask[1:],
-                blocks.centroids,
+                blocks.levels,
                 blocks.rotation,
             )
         return (
@@ -289,14 +312,14 @@ class Table:
     @staticmethod
     def of_flat(
         weight: Tensor, num_groups: int, refinement: Tensor | None, refinement_slot: Tensor | None,
-        geometry: list[int], *encoded: Tensor | None,
+        geometry: list[int], *encoded: Any,
     ) -> Table:  # fmt: skip
         """The table that :meth:`flat` gave, or that somebody else wrote down: it is checked again."""
         blocks = None
         if geometry[0] != 0:
-            store, scales, item_group, held, centroids, rotation = encoded
+            store, scales, item_group, held, levels, rotation = encoded
             layout = _layout_of(tuple(geometry))
-            blocks = BlockStore(layout, store, scales, item_group, held, centroids, rotation)
+            blocks = BlockStore(layout, store, scales, item_group, held, levels, rotation)
         return Table(weight, refinement, refinement_slot, blocks, num_groups)
 
     def native(self) -> _core.StoreTable:
@@ -305,6 +328,9 @@ class Table:
             rows = rows_with_unit_stride(self.weight.detach())
             refinement = self.refinement
             own = None if refinement is None else refinement.detach().contiguous()
+            blocks, encoded = self.blocks, None
+            if blocks is not None:
+                encoded = (blocks.store, blocks.scales, blocks.levels, blocks.rotation)
             native = _bridge.store_table(
                 rows,
                 rows.shape[0],
@@ -313,7 +339,7 @@ class Table:
                 own,
                 self.refinement_slot,
                 self.mask,
-                self.blocks,
+                encoded,
                 like=rows,
             )
             self._native = native, (rows, own)  # the memory of copies is kept with it

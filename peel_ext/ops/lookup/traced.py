@@ -68,7 +68,7 @@ def _look_up(
     scales: Tensor | None,
     item_group: Tensor | None,
     held: Tensor | None,
-    centroids: Tensor | None,
+    levels: Tensor | None,
     rotation: Tensor | None,
     indices: Tensor,
     groups: Tensor | None,
@@ -79,7 +79,7 @@ def _look_up(
 ) -> Tensor:
     table = Table.of_flat(
         weight, num_groups, refinement, refinement_slot, geometry, store, scales, item_group, held,
-        centroids, rotation,
+        levels, rotation,
     )  # fmt: skip
     return gather(table, Pairs(indices, groups, group).check())
 

@@ -26,7 +26,7 @@ class Snapshot {
   uint64_t prefix_bytes() const { return prefix_bytes_; }
 
  private:
-  friend class Embedding;
+  friend class PeelFile;
   Snapshot(std::shared_ptr<Prefix> prefix, uint64_t end) : pin_(std::move(prefix), end) {}
 
   void make_directory(const std::vector<DirectoryEntry>& item_groups,
@@ -43,11 +43,11 @@ class Snapshot {
 };
 
 // All calls may come from any thread.
-class Embedding {
+class PeelFile {
  public:
   // Holds the longest prefix that fits the budget, as far as the source goes. Every block held has
   // been checked. Throws FormatError, SourceError, BudgetError.
-  Embedding(std::shared_ptr<const Source> source, uint64_t budget_bytes);
+  PeelFile(std::shared_ptr<const Source> source, uint64_t budget_bytes);
 
   // The same prefix as opening anew under this budget; reads only what is missing. What was held
   // stays held when it throws.

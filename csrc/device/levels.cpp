@@ -1,11 +1,11 @@
-#include "device/centroids.h"
+#include "device/levels.h"
 
 namespace peel {
 namespace {
 
-// centroid_table() of peel_ext/format/quantizer.py; a test holds the two together.
+// level_table() of peel_ext/format/quantizer.py; a test holds the two together.
 // clang-format off
-constexpr float kCentroids[510] = {
+constexpr float kLevels[510] = {
     -0x1.988454p-1f, 0x1.988454p-1f, -0x1.88d7b8p+0f, -0x1.db7c08p-2f, 0x1.db7c08p-2f,
     0x1.88d7b8p+0f, -0x1.10f548p+1f, -0x1.4ff6fap+0f, -0x1.746a6ep-1f, -0x1.e02f7cp-3f,
     0x1.e02f7cp-3f, 0x1.746a6ep-1f, 0x1.4ff6fap+0f, 0x1.10f548p+1f, -0x1.523d7p+1f, -0x1.f5a41p+0f,
@@ -105,6 +105,6 @@ constexpr float kCentroids[510] = {
 
 }  // namespace
 
-const float* centroids() { return kCentroids; }
+const float* levels() { return kLevels; }
 
 }  // namespace peel

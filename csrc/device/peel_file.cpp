@@ -1,4 +1,4 @@
-#include "device/embedding.h"
+#include "device/peel_file.h"
 
 #include <algorithm>
 #include <atomic>
@@ -8,9 +8,9 @@
 #include "core/executor.h"
 #include "core/packed_rows.h"
 #include "device/block_walk.h"
-#include "device/centroids.h"
 #include "device/checksum.h"
 #include "device/errors.h"
+#include "device/levels.h"
 
 namespace peel {
 namespace {
@@ -77,7 +77,7 @@ void check_blocks(const FileHeader& header, const uint8_t* data,
 
 }  // namespace
 
-Embedding::Embedding(std::shared_ptr<const Source> source, uint64_t budget_bytes)
+PeelFile::PeelFile(std::shared_ptr<const Source> source, uint64_t budget_bytes)
     : source_(std::move(source)) {
   uint8_t first[kHeaderBytes] = {};
   const uint64_t size = source_->size();
@@ -91,9 +91,9 @@ Embedding::Embedding(std::shared_ptr<const Source> source, uint64_t budget_bytes
 }
 
 // Bytes that can be had of the file's blocks.
-uint64_t Embedding::reach() const { return std::min(source_->size(), header_.blocks_end); }
+uint64_t PeelFile::reach() const { return std::min(source_->size(), header_.blocks_end); }
 
-void Embedding::resize(uint64_t budget_bytes) {
+void PeelFile::resize(uint64_t budget_bytes) {
   const std::lock_guard<std::mutex> resizing(resizing_);
   std::shared_ptr<Prefix> prefix;
   uint32_t checked = 0;
@@ -114,20 +114,20 @@ void Embedding::resize(uint64_t budget_bytes) {
   if (snapshot_) snapshot_.swap(fresh);
 }
 
-std::shared_ptr<const Snapshot> Embedding::snapshot() const {
+std::shared_ptr<const Snapshot> PeelFile::snapshot() const {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (!snapshot_) throw ClosedError();
   return snapshot_;
 }
 
-void Embedding::close() {
+void PeelFile::close() {
   const std::lock_guard<std::mutex> lock(mutex_);
   snapshot_.reset();
   prefix_.reset();
 }
 
 // The smallest feasible budget; reads item groups and pages of entries, and nothing else.
-uint64_t Embedding::minimum_bytes() const {
+uint64_t PeelFile::minimum_bytes() const {
   const uint64_t section_bytes = header_.item_group_section_bytes();
   if (kHeaderBytes + section_bytes > reach()) throw_cut_short(source_->size());
   std::vector<uint8_t> section(section_bytes);
@@ -146,8 +146,8 @@ uint64_t Embedding::minimum_bytes() const {
   return block.held_bytes;
 }
 
-std::shared_ptr<Snapshot> Embedding::hold(const std::shared_ptr<Prefix>& prefix,
-                                          uint64_t budget_bytes, uint32_t checked_blocks) const {
+std::shared_ptr<Snapshot> PeelFile::hold(const std::shared_ptr<Prefix>& prefix,
+                                         uint64_t budget_bytes, uint32_t checked_blocks) const {
   const uint64_t fixed = kHeaderBytes + header_.item_group_section_bytes();
   const uint64_t wanted = std::min(reach(), budget_bytes);
   if (wanted < fixed) {
@@ -214,7 +214,7 @@ void Snapshot::make_table(const FileHeader& header, const uint8_t* data) {
   table_.row_ids = header.row_ids;
   table_.id_bytes = header.id_bytes;
   table_.bytes = data;
-  table_.centroids = centroids();
+  table_.levels = levels();
   if (header.row_ids == RowIds::kListed) {
     table_.listed_ids = data + kHeaderBytes + header.listed_ids_begin();
     check_listed_ids(header, table_.listed_ids, directory_);

@@ -4,6 +4,6 @@
 namespace peel {
 
 // 510 values; those of b bits start at 2^b - 2 (peel_ext/format/quantizer.py has the formula).
-const float* centroids();
+const float* levels();
 
 }  // namespace peel
