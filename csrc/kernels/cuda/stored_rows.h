@@ -187,14 +187,17 @@ struct PlanesReader {
     const int bits = static_cast<int>(found.held);
     if (bits == 0) return fill<kWidth>(0.0f);
     const uint8_t* from = table.store + found.row * table.row_bytes + d / 8;
-    unsigned bytes[kMaxBits];  // all on their way together
-    for (int bit = 0; bit < kMaxBits; ++bit) bytes[bit] = bit < bits ? from[bit * plane_bytes] : 0;
     unsigned codes = 0;  // byte i is the code of coordinate d + i
-    for (int bit = 0; bit < kMaxBits; ++bit) {
-      if (bit >= bits) continue;
-      const unsigned some = (bytes[bit] >> (d % 8)) & ((1u << kWidth) - 1);
-      // The products put bit i of four at bit 8 i, among others.
-      codes = codes << 1 | (kWidth == 1 ? some : some * 0x00204081u & 0x01010101u);
+#pragma unroll 1
+    for (int first = 0; first < bits; first += kTogether, from += kTogether * plane_bytes) {
+      unsigned bytes[kTogether];  // on their way together
+      for (int i = 0; i < kTogether; ++i) bytes[i] = first + i < bits ? from[i * plane_bytes] : 0;
+      for (int i = 0; i < kTogether; ++i) {
+        if (first + i >= bits) continue;
+        const unsigned some = (bytes[i] >> (d % 8)) & ((1u << kWidth) - 1);
+        // The products put bit i of four at bit 8 i, among others.
+        codes = codes << 1 | (kWidth == 1 ? some : some * 0x00204081u & 0x01010101u);
+      }
     }
     const uint16_t half = table.scales[found.row * table.scales_per_row];
     const float scale = __half2float(__ushort_as_half(half));
@@ -205,6 +208,7 @@ struct PlanesReader {
     }
     return values;
   }
+  static constexpr int kTogether = 4;
   StoreTable table;
   int plane_bytes;
 };
