@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 
 import peel_ext
 from peel_ext.cli.arguments import parse_budgets
-from peel_ext.cli.evaluate import summarise
 from peel_ext.config import PretrainingConfig
 from peel_ext.evaluation import PROTOCOLS, Evaluation, Measurement, evaluate_run
 from peel_ext.evaluation.curves import rival_inputs
 from peel_ext.evaluation.plan import Ship
 from peel_ext.evaluation.rivals import Rival, build_rivals
 from peel_ext.evaluation.rivals.dimensions import TrainedDimensions
+from peel_ext.evaluation.summary import summarise
 from peel_ext.metrics import paired_bootstrap
 from peel_ext.train.pipeline import TrainedRun
 from peel_ext.train.pretraining import pretrain

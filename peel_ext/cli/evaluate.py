@@ -14,7 +14,7 @@ from peel_ext.cli.requirements import require_train
 from peel_ext.errors import BudgetError
 
 if TYPE_CHECKING:
-    from peel_ext.evaluation import Evaluation, Measurement
+    from peel_ext.evaluation import Evaluation
     from peel_ext.train.pipeline import TrainedRun
 
 _PROTOCOLS = {
@@ -85,6 +85,8 @@ def run(options: argparse.Namespace) -> int:
             print(f"peel: left out: {reason}", file=sys.stderr)
     names = dict(zip(sizes, (budget.text for budget in budgets), strict=True))
     if options.json:
+        from peel_ext.evaluation.summary import summarise
+
         json.dump(summarise(trained, evaluation, names), sys.stdout, indent=2)
         print()
     else:
@@ -111,77 +113,6 @@ def _fitting(trained: TrainedRun, budgets: list[Budget]) -> tuple[list[Budget], 
     return fitting, too_small
 
 
-def summarise(trained: TrainedRun, evaluation: Evaluation, names: dict[int, str]) -> dict[str, Any]:
-    """All figures as plain values.
-
-    Args:
-        trained: the run.
-        evaluation: what was measured on it.
-        names: of the budgets, as they were asked for.
-    """
-    split = trained.folder.config["split"]
-    ceiling = evaluation.ceiling
-    methods = [ceiling, *evaluation.curve]
-
-    def lines(measurements: list[Measurement]) -> list[dict[str, Any]]:
-        return [_line(evaluation, each, names) for each in measurements]
-
-    return {
-        "protocol": evaluation.protocol,
-        "target": split["target"],
-        "split": trained.folder.stages["data"]["split"],
-        "new_user_share": split["new_user_share"],
-        "n": evaluation.n,
-        "users": len(ceiling.users.users),
-        "items": len(trained.items),
-        "groups": len(trained.centroids),
-        "seed": trained.folder.config["pretraining"]["seed"],
-        "training_seconds": round(sum(s["seconds"] for s in trained.folder.stages.values()), 1),
-        "rows": lines(methods),
-        "floor": None if evaluation.floor is None else _line(evaluation, evaluation.floor, names),
-        "others": lines(evaluation.others),
-        "rivals": lines(evaluation.rivals),
-        "choosers": evaluation.num_choosers,
-        "left_out": evaluation.left_out,
-    }
-
-
-def _line(
-    evaluation: Evaluation, measurement: Measurement, names: dict[int, str]
-) -> dict[str, Any]:
-    from peel_ext.evaluation import lead
-
-    quality, full = measurement.users.mean(), evaluation.ceiling.users.mean()
-    budget = measurement.budget_bytes
-    line: dict[str, Any] = {
-        "method": measurement.method,
-        "variant": measurement.variant,
-        "per_group": measurement.per_group,
-        "budget": "full" if budget is None else names[budget],
-        "budget_bytes": budget,
-        "max_bytes": measurement.max_bytes,
-        "mean_rows": round(measurement.mean_rows, 1),
-        "recall": quality.recall,
-        "ndcg": quality.ndcg,
-        "hit_rate": quality.hit_rate,
-        "mrr": quality.mrr,
-        "recall_share": _share(quality.recall, full.recall),
-        "ndcg_share": _share(quality.ndcg, full.ndcg),
-    }
-    if evaluation.floor is not None:
-        line["gap_recovered"] = evaluation.gap_recovered(measurement)
-    if measurement in evaluation.rivals:
-        ours = next(each for each in evaluation.curve if each.budget_bytes == budget)
-        for metric in ("recall", "ndcg"):
-            difference = lead(ours, measurement, metric)
-            line[f"{metric}_lead"] = [difference.mean, difference.low, difference.high]
-    return line
-
-
-def _share(value: float, full: float) -> float | None:
-    return value / full if full > 0 else None
-
-
 def _print_tables(trained: TrainedRun, evaluation: Evaluation, names: dict[int, str]) -> None:
     target = trained.folder.config["split"]["target"]
     print(
@@ -195,6 +126,8 @@ def _print_tables(trained: TrainedRun, evaluation: Evaluation, names: dict[int, 
 
 
 def _print_curve(evaluation: Evaluation, names: dict[int, str]) -> None:
+    from peel_ext.evaluation.summary import describe
+
     n = evaluation.n
     gap = "" if evaluation.floor is None else f" {'of the gap':>11}"
     print(f"{'budget':>8} {'bytes held':>11} {'rows':>8} {f'Recall@{n}':>10} {f'NDCG@{n}':>9} "
@@ -207,7 +140,7 @@ def _print_curve(evaluation: Evaluation, names: dict[int, str]) -> None:
         if measurement in evaluation.others and measurement.method != method:
             method = measurement.method
             print(f"{method}:")
-        line = _line(evaluation, measurement, names)
+        line = describe(evaluation, measurement, names)
         share = "-" if line["recall_share"] is None else f"{line['recall_share']:.1%}"
         name = "shipped" if measurement is evaluation.floor else line["budget"]
         text = (

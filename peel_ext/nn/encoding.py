@@ -70,10 +70,10 @@ class Rows(NamedTuple):
     def _encode(self, layout: Layout) -> tuple[Tensor, Tensor]:
         rows, refinement, slots = self.weight.detach(), self.refinement, self.refinement_slot
         if refinement is not None and slots is not None:
-            owners = refinement.new_zeros(len(refinement), dtype=torch.int64)
+            refined = refinement.new_zeros(len(refinement), dtype=torch.int64)
             group, item = (slots >= 0).nonzero(as_tuple=True)
-            owners[slots[group, item].long()] = item
-            rows = torch.cat([rows, rows[owners] + refinement])
+            refined[slots[group, item].long()] = item
+            rows = torch.cat([rows, rows[refined] + refinement])
         if self.rotation is not None:
             with torch.autocast(rows.device.type, enabled=False):
                 rows = rows @ self.rotation

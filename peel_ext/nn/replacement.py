@@ -93,10 +93,10 @@ def _tell_left_out(modules: dict[str, nn.Module]) -> Iterator[str]:
 def _tell_shared(model: nn.Module, chosen: dict[str, nn.Embedding]) -> Iterator[str]:
     """What holds the Parameters of the chosen embeddings beside them, one that is here twice once."""
     names = {id(module): name for name, module in reversed(chosen.items())}
-    owners: dict[int, list[str]] = {}
+    holders: dict[int, list[str]] = {}
     for module in {id(module): module for module in chosen.values()}.values():
-        owners.setdefault(id(module.weight), []).append(names[id(module)])
-    for shared in owners.values():
+        holders.setdefault(id(module.weight), []).append(names[id(module)])
+    for shared in holders.values():
         if len(shared) > 1:
             yield (
                 f"{', '.join(map(repr, shared))} have the same Parameter but a budget each: enter "
@@ -104,9 +104,9 @@ def _tell_shared(model: nn.Module, chosen: dict[str, nn.Embedding]) -> Iterator[
             )
     for name, parameter in model.named_parameters(remove_duplicate=False):
         holder = model.get_submodule(name.rpartition(".")[0])
-        if id(parameter) in owners and id(holder) not in names:
-            owner = owners[id(parameter)][0]
+        if id(parameter) in holders and id(holder) not in names:
+            first = holders[id(parameter)][0]
             yield (
-                f"{name!r} ({type(holder).__name__}) is the Parameter of {owner!r}, and no budget of "
-                f"{owner!r} reaches it: read {owner}.weight there instead, inside the budget"
+                f"{name!r} ({type(holder).__name__}) is the Parameter of {first!r}, and no budget of "
+                f"{first!r} reaches it: read {first}.weight there instead, inside the budget"
             )

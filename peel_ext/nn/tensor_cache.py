@@ -62,11 +62,11 @@ def derive(
     kind: Hashable,
     sources: tuple[Tensor | None, ...],
     compute: Callable[[], Any],
-    owner: dict[Hashable, _Kept] | None = None,
+    keeper: dict[Hashable, _Kept] | None = None,
 ) -> Any:
     """``compute()``, or what it gave the last time if the sources are the same and unchanged.
 
-    Without an owner a value is found, and brought up to date, where an owner has one of the same
+    Without a keeper a value is found, and brought up to date, where a keeper has one of the same
     memory; otherwise it is not kept, for the memory may be a compiler's to use again unseen. What
     is computed from inference tensors is not kept, and nothing kept is one.
 
@@ -74,7 +74,7 @@ def derive(
         kind: what is computed, and with which options.
         sources: all tensors that ``compute`` reads.
         compute: without arguments.
-        owner: keeps the value, one for each kind.
+        keeper: keeps the value, one for each kind.
     """
     now = stamp(*sources)
     where = tuple(
@@ -83,15 +83,15 @@ def derive(
     )
     kept = _LIVING.get((kind, where))
     if now is not None and kept is not None and kept.stamp == now:
-        if owner is not None:
-            owner[kind] = kept
+        if keeper is not None:
+            keeper[kind] = kept
         return kept.value
     with torch.inference_mode(False), torch.no_grad():
         value = compute()
         if now is None:
             return value
-        if owner is not None:
-            owner[kind] = _LIVING[kind, where] = _Kept(sources, now, value)
+        if keeper is not None:
+            keeper[kind] = _LIVING[kind, where] = _Kept(sources, now, value)
         elif kept is not None:
             kept.stamp, kept.value = now, value
     return value

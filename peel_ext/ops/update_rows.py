@@ -134,11 +134,11 @@ def update_rows(
 
 def _check_apart(**tensors: Tensor) -> None:
     """Raises ValueError where two tensors share memory: one would change under the other."""
-    owner: dict[int, str] = {}
+    named: dict[int, str] = {}
     for name, tensor in tensors.items():
         if tensor.numel() == 0 or tensor.is_meta:
             continue
-        other = owner.setdefault(tensor.untyped_storage()._cdata, name)
+        other = named.setdefault(tensor.untyped_storage()._cdata, name)
         if other != name:
             raise ValueError(f"{name} must not share memory with {other}")
 

@@ -150,7 +150,7 @@ class Record(NamedTuple):
             scatter = self.scatter(self.pairs.indices.long(), self.num_embeddings)
             grad_weight = self._sum(grad_rows, scatter, table)
         if needed[1] and self.num_refined is not None and self.refinement_slot is not None:
-            slots = self.refinement_slot[self.pairs.owners(), self.pairs.indices].long()
+            slots = self.refinement_slot[self.pairs.each_group(), self.pairs.indices].long()
             grad_refinement = self._sum(grad_rows, self.scatter(slots, self.num_refined), table)
         return grad_weight, grad_refinement
 

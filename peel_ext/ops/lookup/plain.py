@@ -21,7 +21,7 @@ def look_up(
     rows = F.embedding(indices, weight, options.padding_idx, scale_grad_by_freq=frequent)
     if refinement is None or refinement_slot is None:
         return rows
-    slot = refinement_slot[pairs.owners(), indices].long()  # [m]
+    slot = refinement_slot[pairs.each_group(), indices].long()  # [m]
     own = F.embedding(
         torch.where(slot < 0, refinement.shape[0], slot),
         F.pad(refinement, (0, 0, 0, 1)),  # a last row for those that have none

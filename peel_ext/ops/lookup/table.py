@@ -105,7 +105,7 @@ class Pairs(NamedTuple):
             spread = spread.reshape(-1)
         return Pairs(flat, spread.contiguous())
 
-    def owners(self) -> Tensor:
+    def each_group(self) -> Tensor:
         """The user group of every pair, integers [m]."""
         return torch.full_like(self.indices, self.group) if self.groups is None else self.groups
 
@@ -180,7 +180,7 @@ class Mask(NamedTuple):
 
     def of_pairs(self, pairs: Pairs, dim: int) -> Tensor:
         """Which values of each pair's row are held: bool [m, dim], or [m, 1] for whole rows."""
-        groups = pairs.owners()
+        groups = pairs.each_group()
         shared = self.item_group.shape[0] == 1
         which = self.item_group[torch.zeros_like(groups) if shared else groups, pairs.indices]
         which = which.long()  # [m]
