@@ -59,6 +59,13 @@ def recommend_from_files(run: TrainedRun, budgets: list[int]) -> dict[int, NDArr
     users, histories = offline.device, offline.server.exclude
     blend = blend_of(run, users.vectors, offline.before)
     shipped = run.embedding.rotate(torch.from_numpy(users.vectors)).numpy()
+    assert users.shipped is not None
+    listed, scores = users.shipped
+
+    def list_of(user: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        there = listed[user] >= 0
+        return listed[user][there], scores[user][there]
+
     lists = {budget: np.full((len(shipped), 20), -1) for budget in budgets}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "user.peel"
@@ -74,7 +81,11 @@ def recommend_from_files(run: TrainedRun, budgets: list[int]) -> dict[int, NDArr
                         assert device.nbytes <= budget
                         vector = device.continue_vector(shipped[user], known, history[known:])
                         items, _ = device.recommend(
-                            user=vector, rotated=True, n=20, exclude=history
+                            user=vector,
+                            rotated=True,
+                            n=20,
+                            exclude=history,
+                            shipped=list_of(user),
                         )
                         lists[budget][user, : len(items)] = items
     return lists

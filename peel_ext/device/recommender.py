@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from peel_ext import _core
 from peel_ext.device import _bridge
 from peel_ext.device.item_ids import ItemIds, open_item_ids
+from peel_ext.device.shipped_list import add_shipped, check_shipped
 from peel_ext.device.sources import CachedSource, FileObjectSource, HttpSource, open_url
 from peel_ext.errors import DataError, FormatError
 from peel_ext.format.appendix import ITEM_IDS, ROTATION
@@ -204,8 +205,9 @@ class DeviceRecommender:
         rotated: bool | None = None,
         n: int = 20,
         exclude: Ids | None = None,
+        shipped: tuple[Ids, ArrayLike] | None = None,
     ) -> tuple[list[int | str] | NDArray[np.int64], NDArray[np.float32]]:
-        """The best items held for a user.
+        """The best items held for a user, and those of a list that came with its vector.
 
         Args:
             history: items the user knows; they are left out. Without ``user`` its vector is learned
@@ -216,6 +218,9 @@ class DeviceRecommender:
                 To be said where the rows are rotated, for a vector does not tell.
             n: items to return, at least 1.
             exclude: further items to leave out.
+            shipped: distinct items [m] that a server ranked for the user with the full table, and
+                their scores [m]. Those that are not held compete with these scores, so that what a
+                budget has no room for is not lost. Twice n are enough: some will be left out.
 
         Returns:
             Items and scores float32, both as many as there are up to n, best first, equal scores in
@@ -225,7 +230,8 @@ class DeviceRecommender:
             DataError: an unknown id; or nothing is known of the user, and the file has no centroids.
             IndexError: a row out of range.
             ValueError: neither history nor user, n below 1, a vector of wrong shape or not finite, or
-                ``rotated`` left out where the rows are rotated.
+                ``rotated`` left out where the rows are rotated; a shipped list with an item twice, or
+                scores that are not as many or not finite.
             FormatError: a vector to rotate, and no rotation in the file.
         """
         pee = self._file.pee()
@@ -236,6 +242,11 @@ class DeviceRecommender:
         seen = np.sort(np.concatenate([known, left_out]))
         exclusions = (np.array([0, len(seen)], dtype=np.int64), seen)
         ids, scores = _bridge.score(pee, vector[None], count, exclusions)
+        if shipped is not None:
+            rows, worth = self._shipped(shipped)
+            held = _bridge.lookup(pee, rows)[2].any(axis=1)
+            missing = ~held & ~np.isin(rows, np.concatenate([seen, ids[0]]))
+            ids, scores = add_shipped(ids, scores, rows[missing][None], worth[missing][None])
         return self._found(ids[0], scores[0])
 
     def similar(
@@ -411,6 +422,15 @@ class DeviceRecommender:
                 f"{name}[{bad[0]}] is {rows[bad[0]]}, expected an id in [0, {self.num_embeddings})"
             )
         return rows
+
+    def _shipped(
+        self, shipped: tuple[Ids, ArrayLike]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Rows int64 [m], in range and distinct, and scores float32 [m] of a shipped list."""
+        if not isinstance(shipped, tuple) or len(shipped) != 2:
+            raise TypeError(f"shipped must be items and their scores, got {shipped!r}")
+        rows = self._rows("shipped", shipped[0])
+        return rows, check_shipped(rows, shipped[1])
 
     def _row(self, item: int | str) -> NDArray[np.int64]:
         """The row int64 [1], in range, of an item."""

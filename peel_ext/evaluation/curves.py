@@ -128,7 +128,7 @@ def evaluate_run(
         DataError: the run has nothing to measure this protocol on.
         ValueError: an unknown protocol.
     """
-    plan = Plan.of_run(run, protocol)
+    plan = Plan.of_run(run, protocol, n)
     for budget in budgets:  # all are checked before the first is measured
         with run.embedding.budget(budget):
             pass

@@ -61,8 +61,8 @@ class Plan:
     blend: Blend | None = None
 
     @classmethod
-    def of_run(cls, run: TrainedRun, protocol: str) -> Plan:
-        """The plan of a protocol; errors as of :func:`peel_ext.evaluation.evaluate_run`."""
+    def of_run(cls, run: TrainedRun, protocol: str, n: int = 20) -> Plan:
+        """The plan of a protocol for lists of n; errors as of :func:`peel_ext.evaluation.evaluate_run`."""
         if protocol not in PROTOCOLS:
             raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
         place = run.folder.path
@@ -101,7 +101,7 @@ class Plan:
                 lambda _, rows: fold_in(rows, *histories),
                 blend_of(run, audience.vectors, histories),
             )  # fmt: skip
-        offline = offline_users_of(run)
+        offline = offline_users_of(run, n)
         _check_targets(run, offline.server.targets[1], " of new users with a history of 2 or more")
         others = [("PEE, vector never updated", offline.stale)]
         return cls(
@@ -111,8 +111,8 @@ class Plan:
         )  # fmt: skip
 
 
-def offline_users_of(run: TrainedRun) -> OfflineUsers:
-    """The users of the offline protocol."""
+def offline_users_of(run: TrainedRun, n: int = 20) -> OfflineUsers:
+    """The users of the offline protocol, for lists of n; they are shipped twice as many items."""
     return offline_users(
         run.embedding.weight.detach().numpy(),
         (run.history_indptr, run.history_items),
@@ -120,6 +120,7 @@ def offline_users_of(run: TrainedRun) -> OfflineUsers:
         _fold_in(run),
         functools.partial(nearest_group, centroids=run.centroids),
         run.prior,
+        list_length=2 * n,
     )
 
 

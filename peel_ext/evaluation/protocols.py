@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from peel_ext.device.fold_in import RowSample, continue_vectors
-from peel_ext.evaluation.ranking import Audience, held_lists
+from peel_ext.evaluation.ranking import Audience, held_lists, rank
 from peel_ext.train.lists import Lists, take_users
 
 
@@ -90,7 +91,7 @@ class OfflineUsers:
 
     Attributes:
         server: folded in by the server with the whole history: the ceiling.
-        stale: with the vector and group of the download; with the full table this is the list
+        stale: with the vector, group and list of the download; with the full table this is the list
             shipped then, without what the user has had since: the floor.
         device: the same, but the device brings the vector up to date with the rows it holds.
         before: the histories known at download, in CSR form.
@@ -109,12 +110,14 @@ def offline_users(
     fold_in: FoldHistories,
     assign_groups: AssignGroups,
     prior: float = 0.0,
+    list_length: int = 40,
 ) -> OfflineUsers:
     """The offline protocol.
 
-    At download the server folds in the first half of a history, picks the group and ships the
-    vector. Then the device folds in the items of the second half that it holds, and continues the
-    vector with them. Users with fewer than two items in their history take no part.
+    At download the server folds in the first half of a history, picks the group, and ships the
+    vector and a list. Then the device folds in the items of the second half that it holds, and
+    continues the vector with them; items of the list that it does not hold keep their scores. Users
+    with fewer than two items in their history take no part.
 
     Args:
         items: float32 [num_items, dim], the full table.
@@ -123,6 +126,7 @@ def offline_users(
         fold_in: makes vectors of histories.
         assign_groups: says to which group a vector belongs.
         prior: the component of vectors along the axis of the prior; 0: none.
+        list_length: items of the list shipped.
     """
     taking_part = np.flatnonzero(np.diff(histories[0]) >= 2)
     histories = take_users(histories, taking_part)
@@ -130,7 +134,8 @@ def offline_users(
     before, after = halve(histories)
     server = new_users(items, histories, targets, fold_in, assign_groups)
     shipped = fold_in(items, *before)
-    stale = replace(server, vectors=shipped, groups=assign_groups(shipped))
+    lists = rank(shipped, torch.from_numpy(items), min(list_length, len(items)), before)
+    stale = replace(server, vectors=shipped, groups=assign_groups(shipped), shipped=lists)
     new_share = (np.diff(after[0]) / np.maximum(np.diff(histories[0]), 1)).astype(np.float32)
 
     def update(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from peel_ext.device import PersonalizedElasticEmbedding
 from peel_ext.device.fold_in import RowSample
+from peel_ext.device.shipped_list import add_shipped
 from peel_ext.evaluation.rivals import Rival
 from peel_ext.nn import ElasticEmbedding
 from peel_ext.ops import gathered_score
@@ -44,6 +45,8 @@ class Audience:
         exclude: items not to return, in CSR form: indptr int64 [num_users + 1], and items.
         targets: items to be found, in CSR form, distinct for each user.
         update: what the device makes of the vectors; None where it uses them as they are.
+        shipped: items int64 [num_users, k], -1 for none, that a server ranked for them with the full
+            table, and their scores float32 [num_users, k]; None: devices have no such list.
     """
 
     vectors: NDArray[np.float32]
@@ -51,6 +54,7 @@ class Audience:
     exclude: Lists
     targets: Lists
     update: DeviceUpdate | None = None
+    shipped: tuple[NDArray[np.int64], NDArray[np.float32]] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +74,7 @@ class RankedLists:
 
 def rank_full(audience: Audience, items: NDArray[np.float32], n: int) -> RankedLists:
     """Lists of the full table [num_items, dim] in float32 with the audience's vectors."""
-    indices = _rank(audience.vectors, torch.from_numpy(items), n, audience.exclude)
+    indices, _ = rank(audience.vectors, torch.from_numpy(items), n, audience.exclude)
     return RankedLists(indices, items.nbytes, float(len(items)))
 
 
@@ -180,7 +184,8 @@ def _rank_tables(
                 if audience.update is not None:
                     rows = pee.lookup(ids) if rows is None else rows
                     vectors = audience.update(ids, rows, pee.row_sample, vectors, members)
-                indices = _rank(vectors, pee, n, exclude[at])
+                ranked = rank(vectors, pee, n, exclude[at])
+                indices = _with_shipped(audience, members, ids, *ranked)
                 collector.add(members, indices, pee.nbytes, len(ids))
     return [[collector.lists() for collector in row] for row in collectors]
 
@@ -209,8 +214,9 @@ def rank_rival(
         if held.axes is not None:
             vectors = vectors @ held.axes
         exclude = held_lists(take_users(audience.exclude, members), held.ids)
-        places = _rank(vectors, torch.from_numpy(held.rows), n, exclude)
-        indices = np.where(places < 0, -1, held.ids[places])
+        places, scores = rank(vectors, torch.from_numpy(held.rows), n, exclude)
+        found = np.where(places < 0, -1, held.ids[places])
+        indices = _with_shipped(audience, members, held.ids, found, scores)
         collected.add(members, indices, held.nbytes, len(held.ids))
     return collected.lists()
 
@@ -255,18 +261,36 @@ def _groups(audience: Audience, users: NDArray[np.int64]) -> list[tuple[int, NDA
     return list(zip(found.tolist(), parts, strict=True))
 
 
-def _rank(
+def rank(
     vectors: NDArray[np.float32],
     table: torch.Tensor | PersonalizedElasticEmbedding,
     n: int,
     exclude: Lists,
-) -> NDArray[np.int64]:
-    indices, _ = gathered_score(
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The n best rows of each user, -1 for none, and their scores, -infinity for none."""
+    indices, scores = gathered_score(
         torch.from_numpy(np.ascontiguousarray(vectors)),
         table,
         n,
         exclude_indptr=torch.from_numpy(exclude[0]),
         exclude=torch.from_numpy(exclude[1]),
     )
-    lists: NDArray[np.int64] = indices.numpy()
-    return lists
+    return indices.numpy(), scores.numpy()
+
+
+def _with_shipped(
+    audience: Audience,
+    members: NDArray[np.int64],
+    held: NDArray[np.int64],
+    found: NDArray[np.int64],
+    scores: NDArray[np.float32],
+) -> NDArray[np.int64]:
+    """Lists [m, n] of some users, with what they were shipped and a table that holds some ids lacks."""
+    if audience.shipped is None:
+        return found
+    items, worth = audience.shipped[0][members], audience.shipped[1][members]
+    missing = (items >= 0) & ~np.isin(items, held)
+    indptr, seen = take_users(audience.exclude, members)
+    for at, own in enumerate(np.split(seen, indptr[1:-1])):
+        missing[at] &= ~np.isin(items[at], own)
+    return add_shipped(found, scores, np.where(missing, items, -1), worth)[0]

@@ -40,8 +40,10 @@ class Population:
     def without_some(self, share: float, max_users: int, seed: int) -> tuple[Population, Lists]:
         """Some users as if a share of their items had not happened yet, and those items.
 
-        Their vectors are folded in anew from what is left, as a new user's would be; the items'
-        vectors have seen everything.
+        Their vectors are folded in anew from what is left, as a new user's would be. The items'
+        vectors have seen everything, so these users find the items held out too easily: what learns
+        from them may not judge how good a list is. Item vectors without that knowledge would take a
+        second pretraining. The regression of row values gains nothing from them (``docs/log.md``).
         """
         left, held = hold_out(*self.lists, len(self.item_vectors), share, seed)
         users = draw_users(held, max_users, seed)

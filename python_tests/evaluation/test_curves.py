@@ -37,16 +37,25 @@ BUDGETS = [1200, 4000]
 def plain_lists(
     tables: list[np.ndarray], held: list[np.ndarray], vectors: np.ndarray,
     group_of: np.ndarray, seen: list[np.ndarray],
+    shipped: list[dict[int, float]] | None = None,
 ) -> np.ndarray:  # fmt: skip
-    """Full ranking, ten items, with NumPy alone, from the rows each group holds."""
+    """Full ranking, ten items, with NumPy alone, from the rows each group holds.
+
+    Shipped are items of each user with their scores, which they keep where they are not held.
+    """
     lists = np.full((len(vectors), 10), -1)
     for user, vector in enumerate(vectors):
         group = group_of[user]
         scores = (tables[group] @ vector)[held[group]]
-        scores[np.isin(held[group], seen[user])] = -np.inf
-        best = np.argsort(-scores, kind="stable")[:10]
+        candidates = held[group]
+        more = {} if shipped is None else shipped[user]
+        more = {item: score for item, score in more.items() if item not in candidates}
+        candidates = np.concatenate([candidates, np.array(list(more), dtype=np.int64)])
+        scores = np.concatenate([scores, list(more.values())])
+        scores[np.isin(candidates, seen[user])] = -np.inf
+        best = np.lexsort((candidates, -scores))[:10]
         best = best[np.isfinite(scores[best])]
-        lists[user, : len(best)] = held[group][best]
+        lists[user, : len(best)] = candidates[best]
     return lists
 
 
@@ -137,9 +146,15 @@ def test_the_offline_protocol_equals_a_plain_one(run: TrainedRun) -> None:
     shipped = np.stack([fold_in(items, [0, len(part)], part)[0] for part in before])
     groups = nearest_group(shipped, run.centroids)
     fresh = fold_in(items, run.history_indptr, run.history_items)
+    lists_shipped = []
+    for user, vector in enumerate(shipped):  # twice the ten of a list
+        scores = items @ vector
+        scores[before[user]] = -np.inf
+        best = np.argsort(-scores, kind="stable")[:20]
+        lists_shipped.append(dict(zip(best.tolist(), scores[best].tolist(), strict=True)))
 
     def quality(budget: int | None, vectors: np.ndarray) -> RankingQuality:
-        lists = plain_lists(*tables_of(run, budget), vectors, groups, histories)
+        lists = plain_lists(*tables_of(run, budget), vectors, groups, histories, lists_shipped)
         return rank_quality(lists, *targets)
 
     def updated(tables: list[np.ndarray], group_of: np.ndarray) -> np.ndarray:
@@ -167,7 +182,7 @@ def test_the_offline_protocol_equals_a_plain_one(run: TrainedRun) -> None:
         assert_close(found.curve[at].users.mean(), quality(budget, updated(tables, groups)))
         tables, held = tables_of(run, budget, blend)
         own = np.arange(len(histories))
-        lists = plain_lists(tables, held, updated(tables, own), own, histories)
+        lists = plain_lists(tables, held, updated(tables, own), own, histories, lists_shipped)
         blended = others(found, "PEE, blended for the user")[at]
         assert_close(blended.users.mean(), rank_quality(lists, *targets))
 
@@ -304,6 +319,30 @@ def test_a_rival_trained_to_the_same_model_is_the_full_table(
     np.testing.assert_array_equal(rival.users.recall, found.ceiling.users.recall)
     assert rival.max_bytes == items.nbytes
     assert rival.method == "smaller dimension (retrained)"
+
+
+def test_offline_all_have_the_list_of_the_download(run: TrainedRun) -> None:
+    """With the least a table can hold, a list is nearer to the one shipped."""
+    stale = Plan.of_run(run, "offline").floor
+    assert stale is not None
+    assert stale.shipped is not None
+    without = dataclasses.replace(stale, shipped=None)
+    floor = ranking.rank_full(stale, run.embedding.weight.detach().numpy(), 20).indices
+
+    def share(lists: ranking.RankedLists) -> float:
+        pairs = zip(lists.indices, floor, strict=True)
+        return float(np.mean([np.isin(own, best).mean() for own, best in pairs]))
+
+    rival = next(each for each in build_rivals(*rival_inputs(run))[0] if not each.per_group)
+    everybody = np.arange(len(stale.vectors))
+    least = max(map(run.embedding.minimum_budget_bytes, range(run.embedding.num_groups)))
+    ((ours, bare),) = ranking.rank_elastic([stale, without], run.embedding, [least], 20)
+    for listed, alone in (
+        (ours, bare),
+        (ranking.rank_rival(stale, rival, 600, 20, everybody),
+         ranking.rank_rival(without, rival, 600, 20, everybody)),
+    ):  # fmt: skip
+        assert share(alone) + 0.01 < share(listed)
 
 
 def test_offline_a_rival_gets_the_vector_of_the_download(run: TrainedRun) -> None:
