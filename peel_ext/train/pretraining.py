@@ -174,7 +174,7 @@ class _Training:
         self.order = found["order"]
         for name, parameter in self._parameters().items():
             self.optimiser.state[parameter] = {
-                "step": parameter.new_tensor(len(self.losses), dtype=torch.float32),
+                "step": parameter.new_full((), len(self.losses), dtype=torch.float32),
                 "exp_avg": found[f"{name}.exp_avg"],
                 "exp_avg_sq": found[f"{name}.exp_avg_sq"],
             }
