@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from peel_ext.config import DEVICES
 from peel_ext.ops import _launching
 
 #: Keyword arguments of what makes a tensor or a layer, whatever the defaults of torch are.
@@ -21,8 +22,10 @@ def require_device(device: str) -> None:
         device: one of :data:`peel_ext.config.DEVICES`.
 
     Raises:
-        ValueError: there is none.
+        ValueError: another one, or torch has none.
     """
+    if device not in DEVICES:
+        raise ValueError(f"device must be one of {', '.join(DEVICES)}, got {device!r}")
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError(
             f"device must be one that torch {torch.__version__} finds here, which is cpu alone, "

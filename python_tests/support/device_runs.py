@@ -5,21 +5,23 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pretend_device
 import pytest
 import torch
-from pretend_device import NAME, PretendDevice
+from pretend_device import NAME, PretendDevice, PretendTensor
 from shop_runs import interrupting_at
+from torch import Tensor
 
 import peel_ext.config
 from peel_ext.config import PipelineConfig
+from peel_ext.evaluation import Evaluation, evaluate_run
 from peel_ext.nn import state
-from peel_ext.ops import _checks, _launching
-from peel_ext.train import losses
+from peel_ext.ops import _bridge, _checks, _launching
+from peel_ext.train import losses, placement
 from peel_ext.train.checkpoint import Timer
-from peel_ext.train.pipeline import run_pipeline
+from peel_ext.train.pipeline import TrainedRun, run_pipeline
 
 
 class Account(NamedTuple):
@@ -33,10 +35,25 @@ class Account(NamedTuple):
 def begin() -> None:
     """Gives this process the device."""
     pretend_device.make_device()
-    peel_ext.config.DEVICES = ("cpu", NAME)
+    peel_ext.config.DEVICES = placement.DEVICES = ("cpu", NAME)
     _checks.DEVICES.add(NAME)
     _launching.AVAILABLE = True
     state.check_plain = lambda weight: None  # tensors of the device are plain to whom it has
+    _bridge.gathered_score = _score_packed(_bridge.gathered_score)
+
+
+def _score_packed(kernel: Any) -> Any:
+    """The kernel, which is called without torch knowing of it where the table is packed."""
+
+    def score(users: Tensor, table: Any, *args: Any) -> Any:
+        if isinstance(table, Tensor):
+            return kernel(users, table, *args)
+        assert isinstance(users, PretendTensor), "a packed table was scored on the CPU"
+        assert all(isinstance(each, PretendTensor) for each in args if isinstance(each, Tensor))
+        made = kernel(users.inner, table, *(getattr(each, "inner", each) for each in args))
+        return tuple(map(PretendTensor, made))
+
+    return score
 
 
 def train(data: Path, out: Path, config: PipelineConfig, kernels: bool = True) -> Account:
@@ -70,6 +87,17 @@ def train_on_both(data: Path, out: Path, config: PipelineConfig, stage: str, fir
                 )  # fmt: skip
             except KeyboardInterrupt:
                 assert device == first
+
+
+def evaluate(folder: Path, protocol: str, budgets: list[int]) -> tuple[Evaluation, int]:
+    """Everything that can be measured, ranked on the device, and how often lists were made elsewhere."""
+    run = TrainedRun.open(folder)
+    blends = protocol != "known"
+    with PretendDevice() as device:
+        found = evaluate_run(
+            run, protocol, budgets, with_blends=blends, with_rivals=True, device=NAME
+        )
+    return found, device.elsewhere["gathered_score"]
 
 
 def count_waits(chunk_bytes: int) -> Counter[str]:

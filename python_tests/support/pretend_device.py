@@ -55,12 +55,14 @@ class PretendDevice(TorchDispatchMode):
     Attributes:
         operations: how often each was computed there.
         waits: how often it was waited for, by the operation that needs to know its values.
+        elsewhere: how often each operation was computed on other devices.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.operations: Counter[str] = Counter()
         self.waits: Counter[str] = Counter()
+        self.elsewhere: Counter[str] = Counter()
 
     def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = _compute(op, args, kwargs or {})
@@ -69,6 +71,7 @@ class PretendDevice(TorchDispatchMode):
 
     def _count(self, name: str, args: Any, kwargs: Any) -> None:
         if not any(isinstance(each, PretendTensor) for each in tree_leaves((args, kwargs))):
+            self.elsewhere[name] += 1
             return
         self.operations[name] += 1
         leaves = name == "_to_copy" and not _is_pretended(kwargs.get("device") or NAME)

@@ -7,8 +7,6 @@ does, refuses tensors of two devices in one operation, and counts what a device 
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -59,14 +57,6 @@ CONFIGS = {
 
 
 @pytest.fixture(scope="module")
-def process() -> Iterator[ProcessPoolExecutor]:
-    """The process with the device."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context, device_runs.begin) as executor:
-        yield executor
-
-
-@pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_shop(tmp_path_factory.mktemp("shop") / "shop.csv")
 
@@ -102,9 +92,15 @@ def assert_same(got: Path, want: Path) -> None:
 
 
 def test_a_run_is_that_of_the_cpu(
-    config: PipelineConfig, process: ProcessPoolExecutor, shop: Path, on_cpu: Path, tmp_path: Path
+    config: PipelineConfig,
+    device_process: ProcessPoolExecutor,
+    shop: Path,
+    on_cpu: Path,
+    tmp_path: Path,
 ) -> None:
-    account: Account = process.submit(device_runs.train, shop, tmp_path / "run", config).result()
+    account: Account = device_process.submit(
+        device_runs.train, shop, tmp_path / "run", config
+    ).result()
 
     assert_same(tmp_path / "run", on_cpu)
     assert not account.remarks
@@ -127,36 +123,42 @@ def test_a_run_is_that_of_the_cpu(
 def test_a_run_goes_on_on_another_device(
     stage: str,
     first: str,
-    process: ProcessPoolExecutor,
+    device_process: ProcessPoolExecutor,
     shop: Path,
     whole: Path,
     tmp_path: Path,
 ) -> None:
     arguments = shop, tmp_path / "torn", CONFIGS["bilevel"], stage, first
-    process.submit(device_runs.train_on_both, *arguments).result()
+    device_process.submit(device_runs.train_on_both, *arguments).result()
     assert_same(tmp_path / "torn", whole)
 
 
 def test_without_kernels_the_cpu_ranks_and_it_is_said(
-    process: ProcessPoolExecutor, shop: Path, tmp_path: Path
+    device_process: ProcessPoolExecutor, shop: Path, tmp_path: Path
 ) -> None:
     config = CONFIGS["regression"]
-    account = process.submit(device_runs.train, shop, tmp_path, config, kernels=False).result()
+    account = device_process.submit(
+        device_runs.train, shop, tmp_path, config, kernels=False
+    ).result()
     assert [remark for remark in account.remarks if "ranked on the CPU" in remark]
     assert len(account.remarks) == 1
     assert account.operations["pretraining"]["_fused_adam_"] > 0
     assert not any(of["gathered_score"] for of in account.operations.values())
 
 
-def test_a_loss_waits_as_often_for_many_chunks_as_for_one(process: ProcessPoolExecutor) -> None:
-    one = process.submit(device_runs.count_waits, 1 << 20).result()
-    many = process.submit(device_runs.count_waits, 40 * 4 * 7).result()
+def test_a_loss_waits_as_often_for_many_chunks_as_for_one(
+    device_process: ProcessPoolExecutor,
+) -> None:
+    one = device_process.submit(device_runs.count_waits, 1 << 20).result()
+    many = device_process.submit(device_runs.count_waits, 40 * 4 * 7).result()
     assert one == many == {"_to_copy": 1}
 
 
-def test_the_pretended_device_refuses_tensors_of_others(process: ProcessPoolExecutor) -> None:
+def test_the_pretended_device_refuses_tensors_of_others(
+    device_process: ProcessPoolExecutor,
+) -> None:
     with pytest.raises(RuntimeError, match="others on cpu"):
-        process.submit(device_runs.mix_devices).result()
+        device_process.submit(device_runs.mix_devices).result()
 
 
 def test_a_device_that_is_not_there_is_told_in_one_line(
