@@ -20,6 +20,9 @@ _KINDS: dict[str, tuple[type, type, str]] = {
 }
 
 
+#: Where training may compute.
+DEVICES = ("cpu", "cuda")
+
 #: What files of interactions may be, whatever their suffix.
 FILE_FORMATS = ("parquet", "csv", "tsv", "inter", "jsonl", "lightgcn", "movielens")
 
@@ -517,9 +520,11 @@ class PipelineConfig:
     Attributes:
         layout: of the blocks, ``"planes"`` or ``"columns"``.
         columns: how the columns layout cuts; of no meaning to the other.
+        device: where to train, one of :data:`DEVICES`. What is drawn at random is the same on both,
+            results agree up to rounding; a run begun on one may go on on the other.
 
     Raises:
-        ValueError: a part that is no such settings, or another layout.
+        ValueError: a part that is no such settings, or another layout or device.
     """
 
     reading: ReadingConfig = field(default_factory=ReadingConfig)
@@ -532,6 +537,7 @@ class PipelineConfig:
     control: ControlConfig = field(default_factory=ControlConfig)
     layout: str = "planes"
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    device: str = "cpu"
 
     @classmethod
     def paper(cls) -> PipelineConfig:
@@ -558,4 +564,4 @@ class PipelineConfig:
                 raise ValueError(
                     f"{each.name} must be a {wanted.__name__}, got {getattr(self, each.name)!r}"
                 )
-        _check_choice(self, layout=("planes", "columns"))
+        _check_choice(self, layout=("planes", "columns"), device=DEVICES)

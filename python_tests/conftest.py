@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -50,6 +52,17 @@ def other_defaults(request: pytest.FixtureRequest) -> Callable[[], AbstractConte
     from torch_defaults import torch_defaults
 
     return partial(torch_defaults, request.param)
+
+
+@pytest.fixture(scope="session")
+def device_process() -> Iterator[ProcessPoolExecutor]:
+    """A process that pretends to have a device, to which it takes :mod:`device_runs`."""
+    pytest.importorskip("torch")
+    import device_runs
+
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, device_runs.begin) as executor:
+        yield executor
 
 
 @pytest.fixture

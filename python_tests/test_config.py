@@ -46,6 +46,7 @@ from peel_ext.config import (
         (TuningConfig, "temperatures", (3, (), "12", ("a",), (0.1, -1))),
         (PipelineConfig, "split", (None, {"seed": 1})),
         (PipelineConfig, "layout", ("rows", None)),
+        (PipelineConfig, "device", ("tpu", None, 0)),
         (PipelineConfig, "columns", (None, "columns")),
         (ColumnsConfig, "num_item_groups", (0, 2.5)),
         (ColumnsConfig, "block_dim", (0,)),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from peel_ext.cli.arguments import Budget, parse_budgets, parse_count
 from peel_ext.cli.narration import Narration
 from peel_ext.cli.requirements import require_train
+from peel_ext.config import DEVICES
 from peel_ext.errors import BudgetError
 
 if TYPE_CHECKING:
@@ -52,6 +53,9 @@ def add_parser(verbs: Any) -> None:
         action="store_true",
         help="measure other ways of making the table small under the same bytes too",
     )
+    parser.add_argument(
+        "--device", choices=DEVICES, default="cpu", help="where to rank (default: cpu)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--quiet", action="store_true", help="say nothing on the way")
     parser.set_defaults(run=run)
@@ -79,6 +83,7 @@ def run(options: argparse.Namespace) -> int:
             with_blends=options.blends,
             with_rivals=options.rivals,
             on_progress=lambda done, total: narration.stage("evaluate", done, total, ""),
+            device=options.device,
         )
         evaluation = dataclasses.replace(evaluation, left_out=[*too_small, *evaluation.left_out])
         for reason in evaluation.left_out:

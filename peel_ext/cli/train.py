@@ -11,7 +11,7 @@ from peel_ext.cli.arguments import parse_count, parse_path
 from peel_ext.cli.narration import Narration
 from peel_ext.cli.reading import add_reading_options, reading_of
 from peel_ext.cli.requirements import require_train
-from peel_ext.config import PipelineConfig
+from peel_ext.config import DEVICES, PipelineConfig
 from peel_ext.errors import DependencyError
 
 
@@ -71,6 +71,12 @@ def add_parser(verbs: Any) -> None:
         "--layout",
         choices=("planes", "columns"),
         help="how rows are cut into blocks (default: planes)",
+    )
+    parser.add_argument(
+        "--device",
+        choices=DEVICES,
+        default="cpu",
+        help="where to train; a run may go on on another (default: cpu)",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
@@ -186,6 +192,7 @@ def config_of(options: argparse.Namespace) -> PipelineConfig:
         control=_changed(base.control, controller=options.controller, seed=seed),
         layout=options.layout or base.layout,
         columns=base.columns,
+        device=options.device,
     )
 
 

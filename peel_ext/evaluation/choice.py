@@ -43,6 +43,7 @@ def measure_rivals(
     budgets: Sequence[int],
     n: int,
     on_pass: Callable[[], None],
+    device: str = "cpu",
 ) -> list[Measurement]:
     """One variant of every family under every budget it can be had under.
 
@@ -55,13 +56,14 @@ def measure_rivals(
         budgets: bytes.
         n: items returned.
         on_pass: called after every variant, and then after every family.
+        device: where to rank.
     """
     targets = take_users(audience.targets, choosers)
     found: dict[tuple[str, int], list[tuple[float, Rival]]] = {}
     for rival in rivals:
         for budget in budgets:
             try:
-                lists = rank_rival(audience, rival, budget, n, choosers)
+                lists = rank_rival(audience, rival, budget, n, choosers, device)
             except BudgetError:
                 continue
             recall = float(measure_users(lists.indices[choosers], *targets).recall.mean())
@@ -74,7 +76,7 @@ def measure_rivals(
             ranked = sorted(found.get((family, budget), []), key=lambda pair: -pair[0])
             finalists = [
                 Measurement.of_lists(
-                    family, audience, rank_rival(audience, rival, budget, n, everybody),
+                    family, audience, rank_rival(audience, rival, budget, n, everybody, device),
                     budget, rival.name, rival.per_group,
                 )
                 for _, rival in ranked[:_FINALISTS]

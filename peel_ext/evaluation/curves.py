@@ -19,6 +19,7 @@ from peel_ext.evaluation.rivals import Rival, build_rivals
 from peel_ext.train.exposure import measure_exposure
 from peel_ext.train.frames import require_pandas
 from peel_ext.train.pipeline import TrainedRun
+from peel_ext.train.placement import ranking_device, require_device
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +104,7 @@ def evaluate_run(
     with_rivals: bool = False,
     more_rivals: Callable[[Ship], Sequence[Rival]] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    device: str = "cpu",
 ) -> Evaluation:
     """Measures a run under each budget.
 
@@ -122,17 +124,23 @@ def evaluate_run(
             the best variant (:attr:`Evaluation.rivals`).
         more_rivals: makes further ones, such as models trained anew.
         on_progress: called with the number of passes done and in all.
+        device: where to rank, one of :data:`peel_ext.config.DEVICES`; all else is done on the CPU.
 
     Raises:
         BudgetError: a budget too small for a group; names the minimum.
         DataError: the run has nothing to measure this protocol on.
-        ValueError: an unknown protocol.
+        ValueError: an unknown protocol, or a device that is not there or has no kernels.
     """
+    require_device(device)
+    if ranking_device(device) != device:
+        raise ValueError(
+            f"device must be cpu, for this package was built without kernels for CUDA, got {device!r}"
+        )
     plan = Plan.of_run(run, protocol, n)
     for budget in budgets:  # all are checked before the first is measured
         with run.embedding.budget(budget):
             pass
-    rivals, left_out = build_rivals(*rival_inputs(run)) if with_rivals else ([], [])
+    rivals, left_out = build_rivals(*rival_inputs(run, device)) if with_rivals else ([], [])
     rivals += more_rivals(plan.ship) if more_rivals is not None else []
     passes = 1 if plan.floor is None else 2
     passes += len(budgets) if with_blends and plan.blend is not None else 0
@@ -141,17 +149,17 @@ def evaluate_run(
     table = run.embedding.weight.detach().numpy()
 
     def full(name: str, audience: Audience) -> Measurement:
-        lists = rank_full(audience, table, n)
+        lists = rank_full(audience, table, n, device)
         steps.advance()
         return Measurement.of_lists(name, audience, lists, per_group=False)
 
     ceiling = full(plan.ceiling_name, plan.ceiling)
     floor = None if plan.floor is None else full("list shipped at download", plan.floor)
-    curve, *others = _elastic_curves(run, plan, budgets, n, steps)
+    curve, *others = _elastic_curves(run, plan, budgets, n, steps, device)
     if with_blends and plan.blend is not None and len(budgets):
-        others.append(_blended_curve(run, plan, plan.blend, budgets, n, steps))
+        others.append(_blended_curve(run, plan, plan.blend, budgets, n, steps, device))
     choosers = draw_choosers(plan.device)
-    measured = measure_rivals(rivals, plan.device, choosers, budgets, n, steps.advance)
+    measured = measure_rivals(rivals, plan.device, choosers, budgets, n, steps.advance, device)
     return Evaluation(
         protocol, n, ceiling, floor, curve, [each for other in others for each in other], measured,
         len(choosers) if measured else 0, left_out,
@@ -159,13 +167,15 @@ def evaluate_run(
 
 
 def _elastic_curves(
-    run: TrainedRun, plan: Plan, budgets: Sequence[int], n: int, steps: _Steps
+    run: TrainedRun, plan: Plan, budgets: Sequence[int], n: int, steps: _Steps, device: str
 ) -> list[list[Measurement]]:
     """One measurement for each budget, of the device first and then of each other use."""
     methods = [("PEE", plan.device), *plan.others]
     audiences = [audience for _, audience in methods]
     on_users = steps.by_users(len(plan.device.vectors), len(budgets))
-    made = rank_elastic(audiences, run.embedding, budgets, n, on_users) if budgets else []
+    made = []
+    if budgets:
+        made = rank_elastic(audiences, run.embedding, budgets, n, on_users, device)
     return [
         [
             Measurement.of_lists(name, audience, row[at], budget)
@@ -176,12 +186,18 @@ def _elastic_curves(
 
 
 def _blended_curve(
-    run: TrainedRun, plan: Plan, blend: Blend, budgets: Sequence[int], n: int, steps: _Steps
+    run: TrainedRun,
+    plan: Plan,
+    blend: Blend,
+    budgets: Sequence[int],
+    n: int,
+    steps: _Steps,
+    device: str,
 ) -> list[Measurement]:
     """One measurement for each budget, of devices that hold what is worth most to their user."""
     audience = plan.device
     on_users = steps.by_users(len(audience.vectors), len(budgets))
-    made = rank_blended([audience], run.embedding, blend, budgets, n, on_users)
+    made = rank_blended([audience], run.embedding, blend, budgets, n, on_users, device)
     return [
         Measurement.of_lists(BLENDED, audience, lists, budget)
         for budget, (lists,) in zip(budgets, made, strict=True)
@@ -189,7 +205,7 @@ def _blended_curve(
 
 
 def rival_inputs(
-    run: TrainedRun,
+    run: TrainedRun, device: str = "cpu"
 ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
     """What :func:`peel_ext.evaluation.rivals.build_rivals` asks for."""
     items = run.embedding.weight.detach().numpy()
@@ -198,7 +214,7 @@ def rival_inputs(
     cells = np.bincount(owners * num_items + run.train_items, minlength=num_groups * num_items)
     exposure = measure_exposure(
         run.user_vectors, items, run.user_group, num_groups, run.train_indptr, run.train_items,
-        ExposureConfig(**run.folder.config["exposure"]),
+        ExposureConfig(**run.folder.config["exposure"]), device,
     )  # fmt: skip
     return items, cells.reshape(num_groups, num_items).astype(np.float64), exposure
 

@@ -16,6 +16,7 @@ from peel_ext.evaluation.rivals import Rival
 from peel_ext.nn import ElasticEmbedding
 from peel_ext.ops import gathered_score
 from peel_ext.train.lists import Lists, take_users
+from peel_ext.train.placement import to_array
 
 #: Users times items whose worth is in memory at once.
 _BLENDED_CELLS = 1 << 22
@@ -72,9 +73,11 @@ class RankedLists:
     mean_rows: float
 
 
-def rank_full(audience: Audience, items: NDArray[np.float32], n: int) -> RankedLists:
+def rank_full(
+    audience: Audience, items: NDArray[np.float32], n: int, device: str = "cpu"
+) -> RankedLists:
     """Lists of the full table [num_items, dim] in float32 with the audience's vectors."""
-    indices, _ = rank(audience.vectors, torch.from_numpy(items), n, audience.exclude)
+    indices, _ = rank(audience.vectors, torch.from_numpy(items), n, audience.exclude, device)
     return RankedLists(indices, items.nbytes, float(len(items)))
 
 
@@ -84,6 +87,7 @@ def rank_elastic(
     budgets: Sequence[int],
     n: int,
     on_users: Callable[[int], None] | None = None,
+    device: str = "cpu",
 ) -> list[list[RankedLists]]:
     """Lists of each user from the Personalized Elastic Embedding of its group, as a device has it.
 
@@ -95,6 +99,7 @@ def rank_elastic(
         budgets: bytes, of each group; at least one.
         n: items returned.
         on_users: told how many users are done.
+        device: where to rank.
 
     Returns:
         For every budget one of every audience.
@@ -112,7 +117,7 @@ def rank_elastic(
             if on_users is not None:
                 on_users(done)
 
-    return _rank_tables(audiences, embedding, n, tables(), len(budgets))
+    return _rank_tables(audiences, embedding, n, tables(), len(budgets), device)
 
 
 def rank_blended(
@@ -122,6 +127,7 @@ def rank_blended(
     budgets: Sequence[int],
     n: int,
     on_users: Callable[[int], None] | None = None,
+    device: str = "cpu",
 ) -> list[list[RankedLists]]:
     """Lists of each user from a Personalized Elastic Embedding of its own: a blend of groups.
 
@@ -132,6 +138,7 @@ def rank_blended(
         budgets: bytes, of each user; at least one.
         n: items returned.
         on_users: told how many users are done.
+        device: where to rank.
 
     Returns:
         For every budget one of every audience.
@@ -151,7 +158,7 @@ def rank_blended(
             if on_users is not None:
                 on_users(int(members[-1]) + 1)
 
-    return _rank_tables(audiences, embedding, n, tables(), len(budgets))
+    return _rank_tables(audiences, embedding, n, tables(), len(budgets), device)
 
 
 def _generate_all(
@@ -168,6 +175,7 @@ def _rank_tables(
     n: int,
     tables: Iterable[tuple[NDArray[np.int64], list[PersonalizedElasticEmbedding]]],
     num_budgets: int,
+    device: str,
 ) -> list[list[RankedLists]]:
     """Lists of each budget and audience; tables are the members who hold them, one a budget."""
     rotated = [
@@ -184,14 +192,19 @@ def _rank_tables(
                 if audience.update is not None:
                     rows = pee.lookup(ids) if rows is None else rows
                     vectors = audience.update(ids, rows, pee.row_sample, vectors, members)
-                ranked = rank(vectors, pee, n, exclude[at])
+                ranked = rank(vectors, pee, n, exclude[at], device)
                 indices = _with_shipped(audience, members, ids, *ranked)
                 collector.add(members, indices, pee.nbytes, len(ids))
     return [[collector.lists() for collector in row] for row in collectors]
 
 
 def rank_rival(
-    audience: Audience, rival: Rival, budget_bytes: int, n: int, users: NDArray[np.int64]
+    audience: Audience,
+    rival: Rival,
+    budget_bytes: int,
+    n: int,
+    users: NDArray[np.int64],
+    device: str = "cpu",
 ) -> RankedLists:
     """Lists from the rows that a rival holds under the same budget.
 
@@ -201,6 +214,7 @@ def rank_rival(
         budget_bytes: of each user.
         n: items returned.
         users: int64 [m], the positions of those who get a list, ascending; the others get none.
+        device: where to rank.
 
     Raises:
         BudgetError: a budget the rival cannot serve; names the minimum.
@@ -214,7 +228,7 @@ def rank_rival(
         if held.axes is not None:
             vectors = vectors @ held.axes
         exclude = held_lists(take_users(audience.exclude, members), held.ids)
-        places, scores = rank(vectors, torch.from_numpy(held.rows), n, exclude)
+        places, scores = rank(vectors, torch.from_numpy(held.rows), n, exclude, device)
         found = np.where(places < 0, -1, held.ids[places])
         indices = _with_shipped(audience, members, held.ids, found, scores)
         collected.add(members, indices, held.nbytes, len(held.ids))
@@ -266,16 +280,16 @@ def rank(
     table: torch.Tensor | PersonalizedElasticEmbedding,
     n: int,
     exclude: Lists,
+    device: str = "cpu",
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The n best rows of each user, -1 for none, and their scores, -infinity for none."""
-    indices, scores = gathered_score(
-        torch.from_numpy(np.ascontiguousarray(vectors)),
-        table,
-        n,
-        exclude_indptr=torch.from_numpy(exclude[0]),
-        exclude=torch.from_numpy(exclude[1]),
+    users, indptr, items = (
+        torch.from_numpy(array).to(device) for array in (np.ascontiguousarray(vectors), *exclude)
     )
-    return indices.numpy(), scores.numpy()
+    if isinstance(table, torch.Tensor):
+        table = table.to(device)
+    ranked = gathered_score(users, table, n, exclude_indptr=indptr, exclude=items)
+    return to_array(ranked[0]), to_array(ranked[1])
 
 
 def _with_shipped(

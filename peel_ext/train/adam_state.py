@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from peel_ext.train.placement import to_array
+
 _PARTS = ("step", "exp_avg", "exp_avg_sq")
 
 
@@ -18,9 +20,9 @@ def adam_arrays(
     """Named parameters, and by ``NAME.PART`` the moments of those that have taken a step."""
     arrays: dict[str, NDArray[Any]] = {}
     for name, parameter in parameters.items():
-        arrays[name] = parameter.detach().numpy()
+        arrays[name] = to_array(parameter)
         for part, value in optimiser.state.get(parameter, {}).items():
-            arrays[f"{name}.{part}"] = value.numpy()
+            arrays[f"{name}.{part}"] = to_array(value)
     return arrays
 
 
@@ -35,8 +37,9 @@ def restore_adam(
             parameter.copy_(torch.from_numpy(arrays[name]))
         if f"{name}.step" not in arrays:
             continue
-        step, *moments = (torch.from_numpy(arrays[f"{name}.{part}"]) for part in _PARTS)
         # Torch's own memory: sums round differently at another alignment.
-        optimiser.state[parameter] = dict(
-            zip(_PARTS, (step.clone().view(()), *map(torch.clone, moments)), strict=True)
+        step, *moments = (
+            torch.from_numpy(arrays[f"{name}.{part}"]).clone().to(parameter.device)
+            for part in _PARTS
         )
+        optimiser.state[parameter] = dict(zip(_PARTS, (step.view(()), *moments), strict=True))

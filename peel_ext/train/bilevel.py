@@ -28,7 +28,7 @@ from peel_ext.train.block_controller import BlockController
 from peel_ext.train.checkpoint import Checkpoint, Timer
 from peel_ext.train.group_problem import GroupProblem
 from peel_ext.train.lists import take_users
-from peel_ext.train.placement import FLOAT32_ON_CPU
+from peel_ext.train.placement import FLOAT32_ON_CPU, to_array
 from peel_ext.train.population import Population
 
 #: Rows of a group that take part: more than small budgets keep.
@@ -127,11 +127,11 @@ def control_blocks(
     The rows learned here serve to judge the weights: they have not seen what is held out.
 
     Args:
-        embedding: with row values set, which make the item groups.
+        embedding: with row values set, which make the item groups; computed is where its weight is.
         population: users, interactions and vectors.
         config: settings.
         on_progress: called after every step with steps done, steps in all and the held-out loss.
-        checkpoint: where to go on from and to save to.
+        checkpoint: where to go on from and to save to; it may come from another device.
     """
     earlier, held = population.without_some(config.held_out_share, config.max_users, config.seed)
     later = dataclasses.replace(earlier, lists=held)
@@ -140,7 +140,7 @@ def control_blocks(
         _make_group(embedding, earlier, later, group, shared or cut_rows(embedding, group))
         for group in range(embedding.num_groups)
     ]
-    loop = _Loop(groups, embedding.block_weights.shape[2], config)
+    loop = _Loop(groups, embedding.block_weights.shape[2], config, embedding.block_weights.device)
     saved = checkpoint.load() if checkpoint is not None else None
     if saved is not None:
         loop.restore(saved)
@@ -166,15 +166,18 @@ class _Loop:
         groups: all user groups; those without anything to learn from or be judged by take no part.
         num_layers: of a row.
         config: settings.
+        device: of the groups.
     """
 
-    def __init__(self, groups: list[_Group], num_layers: int, config: ControlConfig) -> None:
+    def __init__(
+        self, groups: list[_Group], num_layers: int, config: ControlConfig, device: torch.device
+    ) -> None:
         self.usable = [
             group for group in groups if len(group.train.users) and len(group.held.users)
         ]
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            self.controller = BlockController(num_layers, config.hidden_dim)
+            torch.default_generator.manual_seed(config.seed)  # and no device's
+            self.controller = BlockController(num_layers, config.hidden_dim).to(device)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.rows = {f"added.{at}": group.added for at, group in enumerate(self.usable)}
         self.blocks = dict(self.controller.named_parameters())
@@ -231,35 +234,43 @@ def cut_rows(embedding: ElasticEmbedding, group: int) -> Cut:
     layout, layer_of_column = embedding.layout, None
     if not layout.nested:
         count = len(sizes)
-        columns = torch.arange(embedding.embedding_dim, device="cpu")
+        columns = torch.arange(embedding.embedding_dim, device=which.device)
         layer_of_column = columns // layout.block_dim
     rows = (which < count).nonzero()[:, 0]
     turned = embedding.rotate(embedding.weight.detach()[rows])
-    pieces = torch.from_numpy(_row_pieces(layout, turned.numpy()))
-    return Cut(rows.numpy(), which[rows], count, pieces, layer_of_column)
+    pieces = torch.from_numpy(_row_pieces(layout, to_array(turned))).to(rows.device)
+    return Cut(to_array(rows), which[rows], count, pieces, layer_of_column)
 
 
 def _make_group(
     embedding: ElasticEmbedding, earlier: Population, later: Population, group: int, cut: Cut
 ) -> _Group:
+    device = cut.pieces.device
     train, held = (
-        _rotated(GroupProblem.of(each, group, cut.rows), embedding) for each in (earlier, later)
+        _rotated(GroupProblem.of(each, group, cut.rows, device), embedding)
+        for each in (earlier, later)
     )
     members = np.flatnonzero(earlier.user_group == group)
     _, items = take_users(earlier.lists, members)
     item_group = np.full(len(earlier.item_vectors), cut.num_item_groups)
-    item_group[cut.rows] = cut.item_group.numpy()
+    item_group[cut.rows] = to_array(cut.item_group)
     popularity = np.bincount(item_group[items], minlength=cut.num_item_groups + 1)[:-1]
-    learning = torch.arange(len(cut.rows), device="cpu")
+    learning = torch.arange(len(cut.rows), device=device)
     if not embedding.layout.nested:
         learning = train.targets.unique()
     return _Group(
         train,
         held,
         cut,
-        torch.from_numpy(np.log1p(popularity).astype(np.float32)),
+        torch.from_numpy(np.log1p(popularity).astype(np.float32)).to(device),
         learning,
-        torch.zeros(len(learning), embedding.embedding_dim, **FLOAT32_ON_CPU, requires_grad=True),
+        torch.zeros(
+            len(learning),
+            embedding.embedding_dim,
+            dtype=torch.float32,
+            device=device,
+            requires_grad=True,
+        ),
     )
 
 

@@ -14,7 +14,10 @@ from peel_ext.train.value_regression import RowFeatures, fit_value_regression
 
 
 def regress_row_values(
-    population: Population, exposure: ExposureConfig, config: ControlConfig
+    population: Population,
+    exposure: ExposureConfig,
+    config: ControlConfig,
+    device: str = "cpu",
 ) -> NDArray[np.float64]:
     """Row values [num_groups, num_items]: hits of held-out interactions that are to be expected.
 
@@ -22,19 +25,19 @@ def regress_row_values(
     group (:class:`peel_ext.train.value_regression.RowFeatures`), and foretells them from all.
     """
     earlier, held = population.without_some(config.held_out_share, config.max_users, config.seed)
-    features, lists = _describe(earlier, exposure)
+    features, lists = _describe(earlier, exposure, device)
     hits = _count_hits(lists[:, : config.hit_depth], held, earlier)
-    model = fit_value_regression(features, hits, config)
-    return model.values(_describe(population, exposure)[0])
+    model = fit_value_regression(features, hits, config, device)
+    return model.values(_describe(population, exposure, device)[0])
 
 
 def _describe(
-    population: Population, exposure: ExposureConfig
+    population: Population, exposure: ExposureConfig, device: str
 ) -> tuple[RowFeatures, NDArray[np.int64]]:
     """The features of the rows, and the lists [num_users, depth] of unseen items."""
     num_groups, num_items = len(population.centroids), len(population.item_vectors)
     lists = rank_unseen(
-        population.user_vectors, population.item_vectors, population.lists, exposure.depth
+        population.user_vectors, population.item_vectors, population.lists, exposure.depth, device
     )
     groups = population.user_group
     features = RowFeatures(

@@ -18,6 +18,7 @@ def measure_exposure(
     indptr: NDArray[np.int64],
     item_rows: NDArray[np.int64],
     config: ExposureConfig,
+    device: str = "cpu",
 ) -> NDArray[np.float64]:
     """Row values for :meth:`peel_ext.nn.ElasticEmbedding.set_row_values`.
 
@@ -34,6 +35,7 @@ def measure_exposure(
         indptr: [num_users + 1], training interactions in CSR form.
         item_rows: ascending for each user.
         config: the constants of the formula.
+        device: where to rank (:func:`peel_ext.train.held_out.rank_unseen`).
 
     Returns:
         float64 [num_groups, num_items].
@@ -43,7 +45,7 @@ def measure_exposure(
         user_group, num_groups, config.max_scores // max(num_items, 1), config.seed
     )
     seen = take_users((indptr, item_rows), users)
-    lists = rank_unseen(user_vectors[users], item_vectors, seen, config.depth)
+    lists = rank_unseen(user_vectors[users], item_vectors, seen, config.depth, device)
     values = sum_exposure(lists, user_group[users], num_groups, num_items, config)
     sizes, drawn = (
         np.bincount(groups, minlength=num_groups) for groups in (user_group, user_group[users])

@@ -13,10 +13,8 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from peel_ext.train.lists import take_users
+from peel_ext.train.placement import limit_chunk
 from peel_ext.train.population import Population
-
-#: Upper limit of one matrix of scores; a chunk of users has a few of that size at once.
-_CHUNK_BYTES = 16 * 2**20
 
 
 class GroupProblem:
@@ -25,12 +23,14 @@ class GroupProblem:
     The scores of all users with all rows are never in memory at once, forward or backward.
 
     Args:
-        users: [num_users, dim], those with at least one such interaction.
-        indptr: int64 [num_users + 1], where each user's targets begin: CSR form.
+        users: [num_users, dim], those with at least one such interaction; where they are, everything
+            is computed.
+        indptr: int64 [num_users + 1] on the CPU, where each user's targets begin: CSR form.
         targets: int64 [indptr[-1]], rows; a user's share its loss equally.
         weights: [num_users], the root of the number of a user's targets, of sum 1.
         temperature: of the softmax.
-        chunk_bytes: upper limit of one matrix of scores, of at least one user.
+        chunk_bytes: upper limit of one matrix of scores, of at least one user; None: what suits the
+            device.
     """
 
     def __init__(
@@ -40,17 +40,25 @@ class GroupProblem:
         targets: Tensor,
         weights: Tensor,
         temperature: float,
-        chunk_bytes: int = _CHUNK_BYTES,
+        chunk_bytes: int | None = None,
     ) -> None:
         self.users, self.weights, self.temperature = users, weights, temperature
-        self.indptr, self.targets, self.chunk_bytes = indptr, targets, chunk_bytes
+        self.indptr, self.targets = indptr, targets
+        self.chunk_bytes = limit_chunk(users.device) if chunk_bytes is None else chunk_bytes
         counts = indptr.diff()
-        self._owner = torch.repeat_interleave(counts)
-        self._share = (1 / counts.double()).to(weights.dtype)[self._owner]
+        owner = torch.repeat_interleave(counts)
+        self._share = (1 / counts.double()).to(weights.dtype)[owner].to(users.device)
+        self._owner = owner.to(users.device)
 
     @classmethod
-    def of(cls, population: Population, group: int, rows: NDArray[np.int64]) -> GroupProblem:
-        """The problem of one group over rows int64 [num_rows]."""
+    def of(
+        cls,
+        population: Population,
+        group: int,
+        rows: NDArray[np.int64],
+        device: torch.device | str = "cpu",
+    ) -> GroupProblem:
+        """The problem of one group over rows int64 [num_rows], on a device."""
         members = np.flatnonzero(population.user_group == group)
         indptr, items = take_users(population.lists, members)
         place = np.full(len(population.item_vectors), -1)
@@ -62,10 +70,10 @@ class GroupProblem:
         weights = torch.from_numpy(np.sqrt(counts[kept]).astype(np.float32))
         # Torch's own memory: matrix products round differently at another alignment.
         return cls(
-            torch.from_numpy(population.user_vectors[members[kept]]).clone(),
+            torch.from_numpy(population.user_vectors[members[kept]]).clone().to(device),
             torch.from_numpy(np.concatenate([[0], np.cumsum(counts[kept])])),
-            torch.from_numpy(targets[targets >= 0]),
-            weights / weights.sum(),
+            torch.from_numpy(targets[targets >= 0]).to(device),
+            (weights / weights.sum()).to(device),
             population.temperature,
         )
 

@@ -13,6 +13,7 @@ from peel_ext.data.splits import carve
 from peel_ext.metrics import RankingQuality, rank_quality
 from peel_ext.ops import gathered_score
 from peel_ext.train.lists import Lists
+from peel_ext.train.placement import ranking_device, to_array
 
 
 def hold_out(
@@ -105,13 +106,25 @@ def rank_unseen(
     item_vectors: NDArray[np.float32],
     seen: Lists,
     depth: int,
+    device: str = "cpu",
 ) -> NDArray[np.int64]:
-    """The best items each user has not seen, int64 [num_users, min(depth, num_items)]; -1 for none."""
-    indices, _ = gathered_score(
-        torch.from_numpy(user_vectors),
-        torch.from_numpy(item_vectors),
-        min(depth, len(item_vectors)),
-        exclude_indptr=torch.from_numpy(seen[0]),
-        exclude=torch.from_numpy(seen[1]),
+    """The best items each user has not seen.
+
+    Args:
+        user_vectors: [num_users, dim].
+        item_vectors: [num_items, dim].
+        seen: items not to return, in CSR form.
+        depth: length of the lists, where there are so many items.
+        device: where to rank; where there are no kernels for it, the CPU does.
+
+    Returns:
+        int64 [num_users, min(depth, num_items)], best first, -1 for none.
+    """
+    users, items, indptr, exclude = (
+        torch.from_numpy(array).to(ranking_device(device))
+        for array in (user_vectors, item_vectors, *seen)
     )
-    return np.asarray(indices.numpy())
+    indices, _ = gathered_score(
+        users, items, min(depth, len(item_vectors)), exclude_indptr=indptr, exclude=exclude
+    )
+    return to_array(indices)

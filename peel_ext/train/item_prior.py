@@ -118,6 +118,7 @@ def choose_prior(
     start: Sequence[float],
     *,
     fixed: bool = False,
+    device: str = "cpu",
 ) -> tuple[list[float], float]:
     """The weights of the features whose prior ranks held-out interactions best.
 
@@ -132,6 +133,7 @@ def choose_prior(
         held: what is to be found, in CSR form.
         start: weights to begin with.
         fixed: whether to keep to them, and measure alone.
+        device: where to rank (:func:`peel_ext.train.held_out.rank_unseen`).
 
     Returns:
         The weights [num_features], and NDCG at a depth of 100 with them.
@@ -140,7 +142,7 @@ def choose_prior(
 
     def judge(weights: Sequence[float]) -> float:
         rows = _widen(items, weigh_features(features, weights))
-        return rank_quality(rank_unseen(vectors, rows, seen, _DEPTH), *held).ndcg
+        return rank_quality(rank_unseen(vectors, rows, seen, _DEPTH, device), *held).ndcg
 
     weights = [float(each) for each in start]
     weights += [0.0] * (len(features) - len(weights))

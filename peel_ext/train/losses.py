@@ -6,14 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-#: Small enough for the scores of a chunk to stay near the caches, large enough for the matrix
-#: products to run at full speed.
-_CHUNK_BYTES = 16 * 2**20
+from peel_ext.train.placement import limit_chunk, to_array
 
 
 def full_softmax_loss(
@@ -26,7 +26,7 @@ def full_softmax_loss(
     *,
     negative_weights: Tensor | None = None,
     positive_weights: Tensor | None = None,
-    chunk_bytes: int = _CHUNK_BYTES,
+    chunk_bytes: int | None = None,
 ) -> Tensor:
     """Weighted mean over users of the cross-entropy of each positive among all negatives.
 
@@ -43,7 +43,7 @@ def full_softmax_loss(
     differentiable it is not.
 
     Args:
-        users: [num_users, dim], float32 or float64.
+        users: [num_users, dim], float32 or float64; all tensors are on its device.
         items: [num_items, dim], same dtype.
         indptr: int64 [num_users + 1], from 0 and ascending.
         positives: int64 [indptr[-1]], user u's are ``positives[indptr[u] : indptr[u + 1]]``; one
@@ -53,7 +53,7 @@ def full_softmax_loss(
         negative_weights: [num_items], same dtype, above 0; None for ones.
         positive_weights: [indptr[-1]], same dtype, above 0, of each positive in its user's mean; None
             for equal ones.
-        chunk_bytes: upper limit of one score matrix.
+        chunk_bytes: upper limit of one score matrix; None: what suits the device.
 
     Returns:
         The loss, a scalar.
@@ -62,13 +62,15 @@ def full_softmax_loss(
         ValueError: shapes that do not fit, a temperature or negative weight not above 0, or a user
             without positives.
     """
-    _check(
+    starts = _check(
         users, items, indptr, positives, temperature, weights, negative_weights, positive_weights
     )
+    if chunk_bytes is None:
+        chunk_bytes = limit_chunk(items.device)
     chunk = max(1, chunk_bytes // (max(1, len(items)) * items.element_size()))
     return _softmax_loss(
-        users, items, indptr, positives, temperature, weights, negative_weights, positive_weights,
-        chunk, None,
+        users, items, indptr, starts, positives, temperature, weights, negative_weights,
+        positive_weights, chunk, None,
     )  # fmt: skip
 
 
@@ -115,7 +117,7 @@ def sampled_softmax_loss(
     Raises:
         ValueError: as there, or fewer than one negative.
     """
-    _check(
+    starts = _check(
         users, items, indptr, positives, temperature, weights, negative_weights, positive_weights
     )
     if num_negatives < 1:
@@ -125,8 +127,8 @@ def sampled_softmax_loss(
         return draw_candidates(chunk_positives, len(items), num_negatives, generator)
 
     return _softmax_loss(
-        users, items, indptr, positives, temperature, weights, negative_weights, positive_weights,
-        chunk_users, draw,
+        users, items, indptr, starts, positives, temperature, weights, negative_weights,
+        positive_weights, chunk_users, draw,
     )  # fmt: skip
 
 
@@ -139,7 +141,7 @@ def draw_candidates(
         positives: int64 [num_positives].
         num_items: items to draw from.
         num_negatives: how many to draw.
-        generator: of the draws.
+        generator: of the draws, on whatever device.
 
     Returns:
         Ascending ids int64 [num_candidates], and float32 [num_candidates]: how many items each
@@ -149,8 +151,8 @@ def draw_candidates(
         drawn = torch.arange(num_items, device=positives.device)
     else:
         drawn = torch.randint(
-            num_items, (num_negatives,), generator=generator, device=positives.device
-        )
+            num_items, (num_negatives,), generator=generator, device=generator.device
+        ).to(positives.device)
     candidates = torch.unique(torch.cat([positives, drawn]))
     is_positive = torch.isin(candidates, positives)
     num_positives = int(is_positive.sum())
@@ -170,7 +172,8 @@ def _check(
     weights: Tensor | None,
     negative_weights: Tensor | None,
     positive_weights: Tensor | None,
-) -> None:
+) -> NDArray[np.int64]:
+    """The values of indptr, for which the device is waited for once; raises ValueError."""
     if users.ndim != 2 or items.ndim != 2 or users.shape[1] != items.shape[1]:
         raise ValueError(
             f"users and items must be matrices of equal width, got {tuple(users.shape)} and "
@@ -178,12 +181,13 @@ def _check(
         )
     if indptr.shape != (len(users) + 1,):
         raise ValueError(f"indptr must have shape ({len(users) + 1},), got {tuple(indptr.shape)}")
-    if int(indptr[0]) != 0 or positives.shape != (int(indptr[-1]),):
+    starts = to_array(indptr)
+    if starts[0] != 0 or positives.shape != (starts[-1],):
         raise ValueError(
-            f"indptr runs from {int(indptr[0])} to {int(indptr[-1])}, but there are "
+            f"indptr runs from {starts[0]} to {starts[-1]}, but there are "
             f"{positives.numel()} positives"
         )
-    if bool((indptr.diff() < 1).any()):
+    if (np.diff(starts) < 1).any():
         raise ValueError("every user must have at least one positive item")
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, got {temperature}")
@@ -202,6 +206,7 @@ def _check(
         )
     if positive_weights is not None and not bool((positive_weights > 0).all()):
         raise ValueError("positive_weights must be above 0")
+    return starts
 
 
 @dataclass(frozen=True)
@@ -217,14 +222,14 @@ class _Targets:
         cls,
         start: int,
         stop: int,
+        own: slice,
         indptr: Tensor,
         positives: Tensor,
         weights: Tensor | None,
         dtype: torch.dtype,
     ) -> _Targets:
         counts = indptr[start : stop + 1].diff()
-        rows = torch.repeat_interleave(counts)
-        own = slice(int(indptr[start]), int(indptr[stop]))
+        rows = torch.repeat_interleave(counts, output_size=own.stop - own.start)
         if weights is None:
             return cls(rows, positives[own], counts.to(dtype).reciprocal()[rows])
         sums = weights.new_zeros(stop - start).index_add_(0, rows, weights[own])
@@ -235,6 +240,7 @@ def _softmax_loss(
     users: Tensor,
     items: Tensor,
     indptr: Tensor,
+    starts: NDArray[np.int64],
     positives: Tensor,
     temperature: float,
     weights: Tensor | None,
@@ -250,8 +256,9 @@ def _softmax_loss(
         negative_weights = items.new_ones(len(items))
     shares, offsets = weights / weights.sum(), negative_weights.log()
     loss: Tensor = _SoftmaxLoss.apply(
-        users, items, indptr, positives, temperature, shares, offsets, positive_weights, chunk, draw
-    )
+        users, items, indptr, starts, positives, temperature, shares, offsets, positive_weights,
+        chunk, draw,
+    )  # fmt: skip
     return loss
 
 
@@ -264,6 +271,7 @@ class _SoftmaxLoss(torch.autograd.Function):
         users: Tensor,
         items: Tensor,
         indptr: Tensor,
+        starts: NDArray[np.int64],
         positives: Tensor,
         temperature: float,
         weights: Tensor,
@@ -280,8 +288,9 @@ class _SoftmaxLoss(torch.autograd.Function):
         user_gradient, item_gradient = torch.empty_like(users), torch.zeros_like(items)
         for start in range(0, len(users), chunk):
             stop = min(start + chunk, len(users))
+            own = slice(int(starts[start]), int(starts[stop]))
             targets = _Targets.of_users(
-                start, stop, indptr, positives, positive_weights, users.dtype
+                start, stop, own, indptr, positives, positive_weights, users.dtype
             )
             rows, row_offsets, candidates = items, offsets, None
             if draw is not None:
@@ -315,7 +324,7 @@ class _SoftmaxLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         user_gradient, item_gradient = ctx.saved_tensors  # type: ignore[attr-defined]
-        return gradient * user_gradient, gradient * item_gradient, *(None,) * 8
+        return gradient * user_gradient, gradient * item_gradient, *(None,) * 9
 
 
 def _score_chunk(

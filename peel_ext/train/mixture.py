@@ -56,7 +56,11 @@ class Mixture:
 
 
 def choose_mixture(
-    population: Population, exposure: ExposureConfig, config: ControlConfig, layout: PlanesLayout
+    population: Population,
+    exposure: ExposureConfig,
+    config: ControlConfig,
+    layout: PlanesLayout,
+    device: str = "cpu",
 ) -> tuple[NDArray[np.float64], Mixture]:
     """Row values [num_groups, num_items] of the mixture that serves users best, and that mixture.
 
@@ -67,12 +71,13 @@ def choose_mixture(
         exposure: what rows are worth to a group by itself.
         config: its seed, and the most users whose lists are looked at.
         layout: the blocks that budgets take.
+        device: where to rank (:func:`peel_ext.train.held_out.rank_unseen`).
     """
     own = measure_exposure(
         population.user_vectors, population.item_vectors, population.user_group,
-        len(population.centroids), *population.lists, exposure,
+        len(population.centroids), *population.lists, exposure, device,
     )  # fmt: skip
-    trial = Trial(population, own, exposure, config, layout)
+    trial = Trial(population, own, exposure, config, layout, device)
     best = Mixture()
     kept = start = trial.keep(best)
     for temperature in _TEMPERATURES:
@@ -126,6 +131,7 @@ class Trial:
         exposure: its constants.
         config: its seed and ``max_users``.
         layout: the blocks that budgets take.
+        device: where to rank.
     """
 
     def __init__(
@@ -135,6 +141,7 @@ class Trial:
         exposure: ExposureConfig,
         config: ControlConfig,
         layout: PlanesLayout,
+        device: str = "cpu",
     ) -> None:
         self._population, self._own, self._layout = population, own, layout
         items = population.item_vectors
@@ -158,7 +165,7 @@ class Trial:
         vectors = population.user_vectors[users]
         rotation = fit_rotation(torch.from_numpy(items), keep_mean=population.prior > 0).numpy()
         known, new = (
-            _RankedUsers.of(each, population, history, rotation, layout)
+            _RankedUsers.of(each, population, history, rotation, layout, device)
             for each in (vectors, folded)
         )
         self._member_of = everybody[users]
@@ -166,7 +173,7 @@ class Trial:
             np.bincount(everybody, minlength=num_groups)
             / np.maximum(np.bincount(everybody[measured], minlength=num_groups), 1)
         )  # fmt: skip
-        lists = rank_unseen(vectors, items, history, exposure.depth)
+        lists = rank_unseen(vectors, items, history, exposure.depth, device)
         given = _exposure_in(new.rows, lists, exposure) * stands_for[self._member_of, None]
         self._parts = [
             (known, self._member_of, np.zeros(given.shape)),
@@ -235,10 +242,11 @@ class _RankedUsers:
         seen: Lists,
         rotation: NDArray[np.float32],
         layout: PlanesLayout,
+        device: str,
     ) -> _RankedUsers:
         """The lists of users with vectors [num_users, dim] who have seen some items."""
         items = population.item_vectors
-        found = rank_unseen(vectors, items, seen, _DEPTH)
+        found = rank_unseen(vectors, items, seen, _DEPTH, device)
         rows = np.maximum(found, 0)
         store, scales = layout.encode(np.ascontiguousarray(items @ rotation))
         turned = vectors @ rotation

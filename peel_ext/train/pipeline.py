@@ -25,6 +25,7 @@ from peel_ext.data.item_names import read_item_names
 from peel_ext.data.readers import warn
 from peel_ext.errors import DataError, TrainingWarning
 from peel_ext.threads import check_environment
+from peel_ext.train.placement import ranking_device, require_device
 from peel_ext.train.run_folder import RunFolder, fingerprint
 from peel_ext.train.stages import DEPENDS, Made, Stages
 from peel_ext.train.trained_run import TrainedRun as TrainedRun
@@ -130,7 +131,7 @@ def run_pipeline(
     """Trains on interactions, and saves every stage in a run folder.
 
     A stage that the folder has finished is not repeated, and one that was interrupted goes on from
-    its last checkpoint: the result is the same, bit for bit, as without the interruption.
+    its last checkpoint: on the CPU the result is the same, bit for bit, as without the interruption.
 
     Args:
         data: a data file, several, or a folder, maybe with train, valid and test files; a frame
@@ -144,8 +145,9 @@ def run_pipeline(
             it may be given again later, when the run is finished.
         redo: drop the stages that other settings or data make invalid instead of refusing.
         on_loss: told the stage, the step and the loss of every step of training.
-        on_remark: told what of the data is not used, and of a loss that did not fall, a line each;
-            None warns, with a ``DataWarning`` or ``TrainingWarning``.
+        on_remark: told what of the data is not used, of a loss that did not fall, and of what the CPU
+            does in place of the device, a line each; None warns, with a ``DataWarning`` or
+            ``TrainingWarning``.
 
     Returns:
         The trained run.
@@ -155,15 +157,21 @@ def run_pipeline(
         RunError: the folder cannot be written, or holds stages of other settings or data, or another
             process trains there.
         TypeError: data of another kind.
-        ValueError: an environment variable of this package that is out of range.
+        ValueError: a device that torch does not find, or an environment variable of this package that
+            is out of range.
     """
     config = PipelineConfig() if config is None else config
     if not isinstance(config, PipelineConfig):
         raise TypeError(f"config must be a PipelineConfig, got {type(config).__name__}")
     check_environment()
+    require_device(config.device)
     RunFolder(out).check_writable()
     progress("data", 0, 0, _name(data))
-    on_data = on_remark or warn
+    on_data, on_doubt = on_remark or warn, on_remark or _warn_of_training
+    if ranking_device(config.device) != config.device:
+        on_doubt(
+            "lists of items are ranked on the CPU: this package was built without kernels for CUDA"
+        )
     given = _read(data, config.reading, on_data)
     if given.test is not None and config.split.method != "random":
         on_data(
@@ -199,7 +207,6 @@ def run_pipeline(
     with RunFolder(out).lock():
         folder = RunFolder(out)  # as it is now that no other process trains there
         folder.begin(settings, _fingerprint(split, ids), DEPENDS, redo=redo)
-        on_doubt = on_remark or _warn_of_training
         stages = Stages(folder, config, split, facts, ids, vectors, on_step, on_doubt)
         for name in DEPENDS:
             _run_stage(folder, name, getattr(stages, name), progress)

@@ -20,6 +20,7 @@ from peel_ext.nn import ElasticEmbedding
 from peel_ext.train.checkpoint import Checkpoint, Timer
 from peel_ext.train.item_prior import describe_items, give_prior, weigh_features
 from peel_ext.train.losses import full_softmax_loss, sampled_softmax_loss
+from peel_ext.train.placement import to_array
 from peel_ext.train.svd import truncated_svd
 
 #: Of the softmax where no temperature was given or chosen.
@@ -57,6 +58,7 @@ def pretrain(
     prior: NDArray[np.float32] | None = None,
     on_progress: Callable[[int, int, float], None] | None = None,
     checkpoint: Checkpoint | None = None,
+    device: str = "cpu",
 ) -> PretrainedVectors:
     """Learns vectors whose plain dot product ranks the items for each user.
 
@@ -66,8 +68,9 @@ def pretrain(
     interactions and is trained with Adam on a softmax of the cosines, of each interaction among all
     items the user has not had (:func:`peel_ext.train.losses.full_softmax_loss`), or among a sample of
     them where users times items are too many (:func:`peel_ext.train.losses.sampled_softmax_loss`).
-    Two runs with one seed and one number of threads give the same bits, also when one of them was
-    interrupted and went on from its checkpoint. The global random state is neither read nor changed.
+    On the CPU two runs with one seed and one number of threads give the same bits, also when one of
+    them was interrupted and went on from its checkpoint. What is drawn is the same on every device.
+    The global random state is neither read nor changed.
 
     Args:
         indptr: [num_users + 1], interactions in CSR form.
@@ -80,15 +83,17 @@ def pretrain(
             popularity (:func:`left_out_weight`).
         on_progress: called after every step with the steps done, the steps in all and the loss of
             the step, in nats.
-        checkpoint: where to go on from and to save to.
+        checkpoint: where to go on from and to save to; it may come from another device.
+        device: where to compute.
 
     Raises:
         DataError: the interactions are not in CSR form, or an item is out of range.
         PeelError: the loss is no longer a finite number.
     """
-    positions = torch.from_numpy(np.ascontiguousarray(indptr, dtype=np.int64))
-    items = torch.from_numpy(np.ascontiguousarray(item_rows, dtype=np.int64))
-    training = _Training(positions, items, num_items, config, _scaled(weights, config))
+    positions = torch.from_numpy(np.ascontiguousarray(indptr, dtype=np.int64)).to(device)
+    items = torch.from_numpy(np.ascontiguousarray(item_rows, dtype=np.int64)).to(device)
+    scaled = None if weights is None else _scaled(weights, config).to(device)
+    training = _Training(positions, items, num_items, config, scaled)
     saved = checkpoint.load() if checkpoint is not None else None
     if saved is None:
         training.start()
@@ -97,10 +102,10 @@ def pretrain(
     training.run(on_progress, checkpoint)
     losses = np.array(training.losses, dtype=np.float64)
     if prior is None:
-        features = describe_items(items.numpy(), num_items)
+        features = describe_items(item_rows, num_items)
         prior = weigh_features(features, [left_out_weight(config)])
     users, rows, component = give_prior(
-        *_tastes(training.model, positions), prior, np.bincount(items, minlength=num_items)
+        *_tastes(training.model, positions), prior, np.bincount(item_rows, minlength=num_items)
     )
     return PretrainedVectors(users, rows, losses, component)
 
@@ -158,15 +163,18 @@ class _Training:
 
     def restore(self, state: dict[str, NDArray[Any]]) -> None:
         """The model, the optimiser and the draws as :meth:`state` had them."""
+        self.generator.set_state(torch.from_numpy(state["generator"]).clone())
         # Torch's own memory: matrix products round differently at another alignment.
-        found = {name: torch.from_numpy(array).clone() for name, array in state.items()}
+        found = {
+            name: torch.from_numpy(array).clone().to(self.indptr.device)
+            for name, array in state.items()
+        }
         self._build(found["users"], found["items"])
         self.losses = state["losses"].tolist()
         self.order = found["order"]
-        self.generator.set_state(found["generator"])
         for name, parameter in self._parameters().items():
             self.optimiser.state[parameter] = {
-                "step": parameter.new_tensor(len(self.losses), dtype=torch.float32),
+                "step": parameter.new_full((), len(self.losses), dtype=torch.float32),
                 "exp_avg": found[f"{name}.exp_avg"],
                 "exp_avg_sq": found[f"{name}.exp_avg_sq"],
             }
@@ -176,10 +184,10 @@ class _Training:
         tensors = {"order": self.order, "generator": self.generator.get_state()}
         for name, parameter in self._parameters().items():
             moments = self.optimiser.state[parameter]
-            tensors[name] = parameter.detach()
+            tensors[name] = parameter
             tensors |= {f"{name}.{part}": moments[part] for part in ("exp_avg", "exp_avg_sq")}
         losses = np.array(self.losses, dtype=np.float64)
-        return {name: tensor.numpy() for name, tensor in tensors.items()} | {"losses": losses}
+        return {name: to_array(tensor) for name, tensor in tensors.items()} | {"losses": losses}
 
     def run(
         self,
@@ -219,19 +227,20 @@ class _Training:
         at = done % self.steps_per_epoch
         if at == 0:  # every user once in each epoch, in random order
             shuffled = torch.randperm(len(self.active), generator=self.generator, device="cpu")
-            self.order = self.active[shuffled]
+            self.order = self.active[shuffled.to(self.active.device)]
         loss = self._batch_loss(self.order.tensor_split(self.steps_per_epoch)[at])
-        if not math.isfinite(loss.item()):
+        value = loss.item()
+        if not math.isfinite(value):
             raise PeelError(
                 f"pretraining diverged: the loss of step {done + 1} of {self.num_steps} is "
-                f"{loss.item()}; try a lower learning rate or a higher temperature"
+                f"{value}; try a lower learning rate or a higher temperature"
             )
         fall = (1 - self.config.final_learning_rate_share) * done / self.num_steps
         self.optimiser.param_groups[0]["lr"] = self.config.learning_rate * (1 - fall)
         self.optimiser.zero_grad()
         loss.backward()
         self.optimiser.step()
-        return loss.item()
+        return value
 
     def _batch_loss(self, batch: Tensor) -> Tensor:
         users, items = self.model()
@@ -275,15 +284,13 @@ def _started(vectors: Tensor, scale: float, generator: torch.Generator) -> Tenso
     """
     size = vectors.square().mean().sqrt().clamp(min=torch.finfo(vectors.dtype).tiny)
     noise = torch.randn(
-        vectors.shape, generator=generator, dtype=vectors.dtype, device=vectors.device
-    )
+        vectors.shape, generator=generator, dtype=vectors.dtype, device=generator.device
+    ).to(vectors.device)
     # The SVD comes column by column; rows are what training reads, and what a checkpoint restores.
     return (scale * (vectors / size + 0.01 * noise)).contiguous()
 
 
-def _scaled(weights: NDArray[np.float64] | None, config: PretrainingConfig) -> Tensor | None:
-    if weights is None:
-        return None
+def _scaled(weights: NDArray[np.float64], config: PretrainingConfig) -> Tensor:
     scaled = np.log1p(weights) if config.weight_scale == "log" else weights
     return torch.from_numpy(scaled.astype(np.float32))
 
@@ -306,4 +313,4 @@ def _tastes(model: nn.Module, indptr: Tensor) -> tuple[NDArray[np.float32], NDAr
     with torch.no_grad():
         users, items = (vectors.detach() for vectors in model())
     users = F.normalize(users) * (indptr.diff() > 0)[:, None]
-    return users.numpy(), F.normalize(items).numpy()
+    return to_array(users), to_array(F.normalize(items))

@@ -17,6 +17,7 @@ from peel_ext.format import Layout
 from peel_ext.train.adam_state import adam_arrays, restore_adam
 from peel_ext.train.checkpoint import Checkpoint, Timer
 from peel_ext.train.group_problem import GroupProblem
+from peel_ext.train.placement import to_array
 from peel_ext.train.population import Population
 
 
@@ -28,6 +29,7 @@ def refine_tables(
     *,
     on_progress: Callable[[int, int, float], None] | None = None,
     checkpoint: Checkpoint | None = None,
+    device: str = "cpu",
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """What is added to the rows worth most to each group, learned on the group's interactions.
 
@@ -41,7 +43,8 @@ def refine_tables(
         layout: of the blocks.
         config: settings.
         on_progress: called after every step with steps done, steps in all and the group's loss.
-        checkpoint: where to go on from and to save to.
+        checkpoint: where to go on from and to save to; it may come from another device.
+        device: where to compute.
 
     Returns:
         rows int64 [num_groups, num_refined] and additions float32 [num_groups, num_refined, dim].
@@ -56,10 +59,10 @@ def refine_tables(
         additions[:first] = saved["additions"]
     timer, total = Timer(), num_groups * config.steps
     for group in range(first, num_groups):
-        problem = GroupProblem.of(population, group, rows[group])
+        problem = GroupProblem.of(population, group, rows[group], device)
         if len(problem.users) == 0:
             continue
-        table = torch.from_numpy(population.item_vectors[rows[group]])
+        table = torch.from_numpy(population.item_vectors[rows[group]]).to(device)
         refinement = _GroupRefinement(problem, table, layout, config)
         if saved is not None and group == first:
             refinement.restore(saved)
@@ -72,7 +75,7 @@ def refine_tables(
                 timer.saved(began)
             if on_progress is not None:
                 on_progress(done, total, loss)
-        additions[group] = refinement.added.detach().numpy()
+        additions[group] = to_array(refinement.added)
     return rows, additions
 
 

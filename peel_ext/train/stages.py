@@ -25,6 +25,7 @@ from peel_ext.train.item_prior import describe_items, measure_recency, weigh_fea
 from peel_ext.train.layout import layout_of
 from peel_ext.train.lists import Lists
 from peel_ext.train.mixture import choose_mixture
+from peel_ext.train.placement import to_array
 from peel_ext.train.population import Population
 from peel_ext.train.pretraining import DEFAULT_TEMPERATURE, pretrain
 from peel_ext.train.refinement import refine_tables
@@ -92,6 +93,7 @@ class Stages:
             validation=self._validation(),
             on_progress=self._steps("tuning"),
             checkpoint=self.folder.checkpoint("tuning"),
+            device=self.config.device,
         )
         prior = [round(weight, 4) for weight in tuned.prior]
         facts = {"temperature": tuned.temperature, "embedding_dim": tuned.embedding_dim}
@@ -117,6 +119,7 @@ class Stages:
             prior=weigh_features(features, tuned["prior"]),
             on_progress=self._steps("pretraining"),
             checkpoint=self.folder.checkpoint("pretraining"),
+            device=self.config.device,
         )
         doubt = doubt_losses(made.losses, self.config.pretraining)
         if doubt is not None:
@@ -152,19 +155,23 @@ class Stages:
             self.config.refinement,
             on_progress=self._steps("refinement"),
             checkpoint=self.folder.checkpoint("refinement"),
+            device=self.config.device,
         )
         return {"rows": rows, "additions": additions}, {"rows_per_group": rows.shape[1]}
 
     def block_weights(self) -> Made:
         """The item table and the worth of its blocks to every group: an embedding's state."""
         population, control = self._population(), self.config.control
+        device = self.config.device
         chosen: dict[str, Any] = {}
         if control.controller == "regression":
-            values = regress_row_values(population, self.config.exposure, control)
+            values = regress_row_values(population, self.config.exposure, control, device)
         elif control.controller == "mixture":
             layout = layout_of(self.folder.config)
             yardstick = layout if isinstance(layout, PlanesLayout) else PlanesLayout()
-            values, mixture = choose_mixture(population, self.config.exposure, control, yardstick)
+            values, mixture = choose_mixture(
+                population, self.config.exposure, control, yardstick, device
+            )
             chosen = {
                 "neighbours": mixture.share, "neighbour_temperature": mixture.temperature,
             }  # fmt: skip
@@ -172,7 +179,7 @@ class Stages:
             values = self._exposure(population)
         embedding = ElasticEmbedding.from_pretrained(
             # Torch's own memory: matrix products round differently at another alignment.
-            torch.from_numpy(population.item_vectors).clone(),
+            torch.from_numpy(population.item_vectors).clone().to(device),
             num_groups=len(population.centroids),
             layout=layout_of(self.folder.config),
         )
@@ -190,7 +197,7 @@ class Stages:
                 on_progress=self._steps("block_weights"),
                 checkpoint=self.folder.checkpoint("block_weights"),
             )
-        state = {name: tensor.numpy() for name, tensor in embedding.state_dict().items()}
+        state = {name: to_array(tensor) for name, tensor in embedding.state_dict().items()}
         return state, {"blocks_per_group": embedding.block_weights[0].numel(), **chosen}
 
     def _population(self) -> Population:
@@ -213,6 +220,7 @@ class Stages:
             len(population.centroids),
             *population.lists,
             self.config.exposure,
+            self.config.device,
         )
 
     def _training_data(self) -> TrainingData:
@@ -249,4 +257,7 @@ def _add_refinement(
     assert table is not None
     with torch.no_grad():
         for group, own in enumerate(rows):
-            table[slots[group, torch.from_numpy(own)].long()] = torch.from_numpy(additions[group])
+            at, added = (
+                torch.from_numpy(part).to(table.device) for part in (own, additions[group])
+            )
+            table[slots[group, at].long()] = added

@@ -22,7 +22,7 @@ def truncated_svd(
         matrix: sparse or dense [rows, columns].
         transposed: its transpose.
         dim: how many singular vectors.
-        generator: of the random start.
+        generator: of the random start, on whatever device.
 
     Returns:
         [rows, dim] and [columns, dim]; columns beyond the rank are 0.
@@ -30,8 +30,8 @@ def truncated_svd(
     num_rows, num_columns = matrix.shape
     rank = min(dim + _OVERSAMPLING, num_rows, num_columns)
     start = torch.randn(
-        num_columns, rank, generator=generator, dtype=matrix.dtype, device=matrix.device
-    )
+        num_columns, rank, generator=generator, dtype=matrix.dtype, device=generator.device
+    ).to(matrix.device)
     basis = matrix @ start  # [rows, rank]
     for _ in range(_ROUNDS):
         basis = _orthonormal(matrix @ _orthonormal(transposed @ basis))

@@ -51,6 +51,7 @@ def choose_settings(
     validation: Lists | None = None,
     on_progress: Callable[[int, int, float], None] | None = None,
     checkpoint: Checkpoint | None = None,
+    device: str = "cpu",
 ) -> Tuned:
     """The temperature, the dimensions and the prior by which held-out interactions rank best.
 
@@ -69,6 +70,7 @@ def choose_settings(
             of the others out.
         on_progress: as of :func:`peel_ext.train.pretraining.pretrain`, over all trainings there may be.
         checkpoint: where the qualities of finished trainings are kept, and the state of one under way.
+        device: where to train and to rank.
 
     Returns:
         What was chosen, of equals the first; where there is nothing to choose by, the only candidate
@@ -91,7 +93,7 @@ def choose_settings(
         dims = (pretraining.embedding_dim,)
     if given is not None and len(temperatures) == len(dims) == 1:
         return Tuned(temperatures[0], dims[0], given, np.zeros(0))
-    judge = _Judge.of(data, tuning, method, validation)
+    judge = _Judge.of(data, tuning, method, validation, device)
     if len(judge.users) == 0:
         only = temperatures[0] if len(temperatures) == 1 else DEFAULT_TEMPERATURE
         settings = dataclasses.replace(pretraining, temperature=only)
@@ -188,10 +190,16 @@ class _Judge:
     held: Lists
     users: NDArray[np.int64]  # those whose lists are made
     features: NDArray[np.float32]  # of the items, by what is left
+    device: str
 
     @classmethod
     def of(
-        cls, data: TrainingData, tuning: TuningConfig, method: str, validation: Lists | None
+        cls,
+        data: TrainingData,
+        tuning: TuningConfig,
+        method: str,
+        validation: Lists | None,
+        device: str,
     ) -> _Judge:
         left, held = data, validation
         if held is None:
@@ -206,7 +214,7 @@ class _Judge:
         )  # fmt: skip
         recency = None if left.timestamps is None else measure_recency(left.timestamps)
         features = describe_items(left.lists[1], left.num_items, recency)
-        return cls(left, held, users, features)
+        return cls(left, held, users, features, device)
 
     def train(
         self,
@@ -223,6 +231,7 @@ class _Judge:
             weights=self.left.weights,
             on_progress=on_progress,
             checkpoint=checkpoint,
+            device=self.device,
         )
         return choose_prior(
             part_tastes(vectors.users[self.users]),
@@ -232,6 +241,7 @@ class _Judge:
             take_users(self.held, self.users),
             start if settings.prior is None else settings.prior,
             fixed=settings.prior is not None,
+            device=self.device,
         )
 
 

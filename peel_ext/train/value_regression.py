@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from peel_ext.config import ControlConfig
-from peel_ext.train.placement import FLOAT32_ON_CPU
+from peel_ext.train.placement import FLOAT32_ON_CPU, to_array
 
 #: The features of a row in a group, see :meth:`RowFeatures.of_group`.
 NUM_FEATURES = 9
@@ -106,13 +106,13 @@ class ValueRegression(nn.Module):
         values = np.empty((num_groups, num_items))
         with torch.no_grad():
             for group in range(num_groups):
-                rates = self(torch.from_numpy(features.of_group(group)))
-                values[group] = rates.double().clamp(-50, 50).exp().numpy()
+                rates = self(torch.from_numpy(features.of_group(group)).to(self.mean.device))
+                values[group] = to_array(rates.double().clamp(-50, 50).exp())
         return values
 
 
 def fit_value_regression(
-    features: RowFeatures, hits: NDArray[np.float32], config: ControlConfig
+    features: RowFeatures, hits: NDArray[np.float32], config: ControlConfig, device: str = "cpu"
 ) -> ValueRegression:
     """Poisson regression of the hits of each row in each group, per user of the group.
 
@@ -123,12 +123,13 @@ def fit_value_regression(
         features: with the held-out interactions out of sight.
         hits: [num_groups, num_items], held-out interactions the full model ranked near the top.
         config: settings.
+        device: where to compute, and where the regression will be.
     """
     generator = torch.Generator().manual_seed(config.seed)
-    rows, targets, weights = _sample(features, hits, generator)
+    rows, targets, weights = (part.to(device) for part in _sample(features, hits, generator))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        model = ValueRegression(config.hidden_dim)
+        torch.default_generator.manual_seed(config.seed)  # and no device's
+        model = ValueRegression(config.hidden_dim).to(device)
     if len(rows) == 0:
         return model
     model.mean.copy_(rows.mean(dim=0))
@@ -140,7 +141,7 @@ def fit_value_regression(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
     size = min(config.batch_size, len(rows))
     for _ in range(config.steps):
-        batch = torch.randint(len(rows), (size,), generator=generator, device="cpu")
+        batch = torch.randint(len(rows), (size,), generator=generator, device="cpu").to(device)
         rates = model(rows[batch])
         losses = rates.exp() - targets[batch] * rates
         optimiser.zero_grad()
