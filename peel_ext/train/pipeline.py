@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import time
 import warnings
@@ -27,7 +28,7 @@ from peel_ext.errors import DataError, TrainingWarning
 from peel_ext.threads import check_environment
 from peel_ext.train.placement import ranking_device, require_device
 from peel_ext.train.run_folder import RunFolder, fingerprint
-from peel_ext.train.stages import DEPENDS, Made, Stages
+from peel_ext.train.stages import STAGES, Made, Stages
 from peel_ext.train.trained_run import TrainedRun as TrainedRun
 from peel_ext.train.vectors import VectorPair, check_vectors
 
@@ -206,10 +207,11 @@ def run_pipeline(
 
     with RunFolder(out).lock():
         folder = RunFolder(out)  # as it is now that no other process trains there
-        folder.begin(settings, _fingerprint(split, ids), DEPENDS, redo=redo)
+        sections = {stage.name: stage.sections for stage in STAGES}
+        folder.begin(settings, _fingerprint(split, ids), sections, redo=redo)
         stages = Stages(folder, config, split, facts, ids, vectors, on_step, on_doubt)
-        for name in DEPENDS:
-            _run_stage(folder, name, getattr(stages, name), progress)
+        for stage in STAGES:
+            _run_stage(folder, stage.name, functools.partial(stage.make, stages), progress)
         if names is not None:
             folder.add_document("item_names.json", names)
     return TrainedRun.open(out)

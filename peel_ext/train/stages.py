@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,16 +32,6 @@ from peel_ext.train.refinement import refine_tables
 from peel_ext.train.run_folder import RunFolder
 from peel_ext.train.tuning import choose_settings
 from peel_ext.train.vectors import VectorPair
-
-#: The stages in order, and the sections of the settings each reads beside those before it.
-DEPENDS = {
-    "data": ("split",),
-    "tuning": ("tuning", "pretraining", "vectors"),
-    "pretraining": (),
-    "clustering": ("clustering",),
-    "refinement": ("refinement", "exposure", "layout", "columns"),
-    "block_weights": ("control",),
-}
 
 Made = tuple[dict[str, NDArray[Any]], dict[str, Any]]
 
@@ -244,6 +234,25 @@ class Stages:
 
     def _steps(self, stage: str) -> Callable[[int, int, float], None]:
         return lambda done, total, loss: self.on_step(stage, done, total, loss)
+
+
+class Stage(NamedTuple):
+    """One stage of a run."""
+
+    name: str
+    make: Callable[[Stages], Made]
+    sections: tuple[str, ...]  # of the settings, that it reads beside those before it
+
+
+#: In the order in which they run.
+STAGES = (
+    Stage("data", Stages.data, ("split",)),
+    Stage("tuning", Stages.tuning, ("tuning", "pretraining", "vectors")),
+    Stage("pretraining", Stages.pretraining, ()),
+    Stage("clustering", Stages.clustering, ("clustering",)),
+    Stage("refinement", Stages.refinement, ("refinement", "exposure", "layout", "columns")),
+    Stage("block_weights", Stages.block_weights, ("control",)),
+)
 
 
 def _add_refinement(
