@@ -521,7 +521,7 @@ class PipelineConfig:
         layout: of the blocks, ``"planes"`` or ``"columns"``.
         columns: how the columns layout cuts; of no meaning to the other.
         device: where to train, one of :data:`DEVICES`. What is drawn at random is the same on both,
-            results agree up to rounding; a run begun on one may go on on the other.
+            sums are rounded otherwise; a run begun on one may go on on the other.
 
     Raises:
         ValueError: a part that is no such settings, or another layout or device.

@@ -174,3 +174,14 @@ def test_a_device_that_is_not_there_is_told_in_one_line(
     assert told[0].startswith("peel: device must be")
     assert told[0].endswith("got 'cuda'")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("controller", ["regression", "bilevel"])
+def test_devices_are_not_seeded(
+    controller: str, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(seed: int) -> None:
+        pytest.fail("the global random state of devices was changed")
+
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", refuse)
+    run_pipeline(shop, tmp_path, CONFIGS[controller])
