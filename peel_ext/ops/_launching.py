@@ -159,7 +159,7 @@ def launch(
 
 
 def check_device(device: torch.device | str | None = None) -> None:
-    """Waits for a CUDA device and raises what kernels found wrong on it.
+    """Waits for a CUDA device and raises what kernels found wrong on it; without one does nothing.
 
     Args:
         device: None for the current one.
@@ -169,8 +169,8 @@ def check_device(device: torch.device | str | None = None) -> None:
         ValueError: weights were NaN.
     """
     where = torch.device("cuda" if device is None else device)
-    if where.type != "cuda":
-        return
+    if where.type != "cuda" or not torch.cuda.is_initialized():
+        return  # nothing was started
     if where.index is None:
         where = torch.device("cuda", torch.cuda.current_device())
     torch.cuda.synchronize(where)

@@ -66,6 +66,10 @@ class PretendDevice:
         _launching.launch("kernel", HERE, (5,), 20, 3)
 
 
+def test_without_a_device_nothing_has_gone_wrong_on_one() -> None:
+    assert ops.check_device() is None
+
+
 @pytest.fixture
 def pretend(monkeypatch: pytest.MonkeyPatch) -> PretendDevice:
     return PretendDevice(monkeypatch)
