@@ -20,7 +20,7 @@ over_shim = pytest.mark.skipif(
 HERE = torch.device("cpu")
 
 
-class PretendDevice:
+class LaunchRecorder:
     """torch.cuda and the native module as far as a launch asks them; notes what is done in order."""
 
     on_host = False
@@ -33,7 +33,8 @@ class PretendDevice:
         monkeypatch.setattr(_launching, "_of_device", {})
         monkeypatch.setattr(torch.cuda, "device", self.guard)
         monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: self.capturing)
-        monkeypatch.setattr(torch.cuda, "synchronize", lambda device: self.done.append("wait"))
+        for module, waits in ((torch.cuda, "synchronize"), (_launching, "check_device")):
+            monkeypatch.setattr(module, waits, lambda device: self.done.append("wait"))
         monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=77))
         made = _launching._Offenders.__init__
 
@@ -71,50 +72,56 @@ def test_without_a_device_nothing_has_gone_wrong_on_one() -> None:
 
 
 @pytest.fixture
-def pretend(monkeypatch: pytest.MonkeyPatch) -> PretendDevice:
-    return PretendDevice(monkeypatch)
+def recorder(monkeypatch: pytest.MonkeyPatch) -> LaunchRecorder:
+    return LaunchRecorder(monkeypatch)
 
 
-def test_a_launch_is_for_the_device_of_its_tensors_and_waits_for_nothing(pretend) -> None:
-    pretend.launch()
-    assert pretend.done == ["ask", "start"]
+def test_a_launch_is_for_the_device_of_its_tensors_and_waits_for_nothing(recorder) -> None:
+    recorder.launch()
+    assert recorder.done == ["ask", "start"]
 
 
-def test_words_are_cleared_when_no_kernel_writes_them_any_more(pretend) -> None:
-    pretend.launch()
+def test_a_launch_that_blocks_is_waited_for(recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_LAUNCH_BLOCKING", "1")
+    recorder.launch()
+    assert recorder.done == ["ask", "start", "wait"]
+
+
+def test_words_are_cleared_when_no_kernel_writes_them_any_more(recorder) -> None:
+    recorder.launch()
     note(_launching._of_device[HERE], 0, 0, 4, 44)
     with pytest.raises(IndexError, match="44 at flat position 4"):
-        pretend.launch()
-    assert pretend.done == ["ask", "start", "wait"]
-    pretend.launch()
+        recorder.launch()
+    assert recorder.done == ["ask", "start", "wait"]
+    recorder.launch()
 
 
 def test_a_capture_tells_nothing_waits_for_nothing_and_has_words_of_its_own(
-    pretend, monkeypatch: pytest.MonkeyPatch
+    recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pretend.launch()
+    recorder.launch()
     words = _launching._of_device[HERE]
     note(words, 0, 0, 4, 44)
-    pretend.capturing = True
+    recorder.capturing = True
     monkeypatch.setenv("CUDA_LAUNCH_BLOCKING", "1")
     for _ in range(3):
-        pretend.launch()
-    assert "wait" not in pretend.done
+        recorder.launch()
+    assert "wait" not in recorder.done
     assert [limits == (20, 3) for limits in words._limits].count(True) == 4
     assert words._limits[_launching._RING : _launching._RING + 3] == [(20, 3)] * 3
-    pretend.capturing = False
+    recorder.capturing = False
     with pytest.raises(IndexError, match="44 at flat position 4"):
-        pretend.launch()
+        recorder.launch()
 
 
-def test_the_first_call_cannot_be_captured(pretend) -> None:
-    pretend.capturing = True
+def test_the_first_call_cannot_be_captured(recorder) -> None:
+    recorder.capturing = True
     with pytest.raises(RuntimeError, match="the first call on cpu cannot be captured"):
-        pretend.launch()
-    assert pretend.done == []
+        recorder.launch()
+    assert recorder.done == []
 
 
-def test_threads_that_come_first_at_once_share_words(pretend) -> None:
+def test_threads_that_come_first_at_once_share_words(recorder) -> None:
     words = _launching._Offenders(HERE)
     made = _launching._Offenders
 
