@@ -3,7 +3,8 @@
 #
 #   bench/gpu.sh [build] [check] [measure] [sanitize]      all four unless some are named
 #
-# PYTHON names the Python with torch. Rows of timings go to the file ROWS.
+# PYTHON names the Python with torch. Rows of timings go to the file ROWS; COMMIT names what is measured
+# where there is no repository, and PEEL_DATA the folder with Gowalla, which is trained then.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python="${PYTHON:-python3}"
@@ -31,7 +32,7 @@ check() {
 }
 
 measure() {
-  "$python" bench/gpu/kernels.py build/gpu/libpeel_cuda_bench.so --append "$rows"
+  PYTHONPATH=build/gpu/site:bench "$python" bench/gpu/kernels.py --append "$rows"
 }
 
 # Every access and every barrier of the native tests: minutes.

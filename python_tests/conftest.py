@@ -7,11 +7,15 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:  # the device side is tested without it
+    import torch
 
 # Before any library reads them, and for the processes that tests start. Tests run beside each other,
 # one a core, so each computes with one thread; the native core with two, that two are tried everywhere.
@@ -43,6 +47,41 @@ def generator(seed: int):
     """A torch generator of that seed."""
     torch = pytest.importorskip("torch")
     return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def device() -> torch.device:
+    """Where kernels are launched: a GPU, or under the shim the CPU."""
+    torch = pytest.importorskip("torch")
+    from peel_ext.ops import _launching
+
+    if os.environ.get("PEEL_TEST_SHIM") == "1":
+        return torch.device("cpu")
+    if not torch.cuda.is_available() or not _launching.AVAILABLE:
+        pytest.skip("needs a CUDA device and a build with PEEL_CUDA, or PEEL_TEST_SHIM=1")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+@pytest.fixture
+def gpu(device: torch.device) -> torch.device:
+    """The same for what the shim has not: streams, graphs, memory of its own."""
+    if device.type != "cuda":
+        pytest.skip("needs a CUDA device")
+    return device
+
+
+@pytest.fixture
+def on_cpu() -> Callable[[], AbstractContextManager[None]]:
+    """Makes a context in which tensors on the CPU go to its own kernels, under the shim, too."""
+    from peel_ext.ops import _launching
+
+    @contextmanager
+    def called() -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_launching, "is_device", lambda tensor: tensor.is_cuda)
+            yield
+
+    return called
 
 
 @pytest.fixture(params=["float64", "float16", "bfloat16", "set_default_device", "torch.device"])

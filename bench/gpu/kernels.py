@@ -1,314 +1,237 @@
-"""Times the CUDA kernels beside torch's, in one run on one card; answers are compared first.
+"""Times what users call on a GPU beside torch and FBGEMM, in one run on one card.
 
-    python bench/gpu/kernels.py build/gpu/libpeel_cuda_bench.so [--small] [--append FILE]
+    python bench/gpu/kernels.py [--small] [--append FILE]
 
-Prints a line per case and, with ``--append``, adds it as JSON: microseconds, also of a captured CUDA
-graph, the peer's, and the share of the streaming limit, which is what a copy reaches. Needs torch and
-a GPU, not peel_ext.
+Answers are compared first. Prints a line per case, with what was wanted in brackets, and with
+``--append`` adds it as JSON: microseconds, also of a captured CUDA graph, those of peers, and the share
+of the streaming limit, which is what a copy of 4 GiB reaches. With PEEL_DATA it trains on Gowalla, too.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
+import dataclasses
+import gc
+import importlib
+import importlib.util
 import json
-import statistics
-from collections.abc import Callable
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import gpu_timing
 import torch
 import torch.nn.functional as F
+from gpu_timing import DEVICE, LIMIT, ROTATION, Case, Run
 from torch import Tensor
 
+from peel_ext import ElasticEmbedding, PlanesLayout, config, ops
+from peel_ext.optim import RowwiseAdagrad
+
 DIM = 64
-ROTATION = 4  # inputs in turn, so that no call finds its own in the cache
-REPEATS = 20
-
-
-class Launch(ctypes.Structure):
-    """As csrc/kernels/cuda/kernels.h has it."""
-
-    _fields_ = [
-        ("stream", ctypes.c_void_p),
-        ("workspace", ctypes.c_void_p),
-        ("workspace_bytes", ctypes.c_int64),
-        ("offenders", ctypes.c_void_p),
-    ]
-
-
-class Kernels:
-    """The functions of library.cpp, on tensors."""
-
-    def __init__(self, path: Path) -> None:
-        self.library = ctypes.CDLL(str(path.resolve()))
-        self.offenders = torch.full((5,), -1, dtype=torch.int64, device="cuda")  # no bit is zero
-        self.workspace = torch.empty(1, dtype=torch.uint8, device="cuda")
-
-    def __call__(self, name: str, *arguments: Tensor | int | float | bool) -> None:
-        function = getattr(self.library, name)
-        function.restype = ctypes.c_int64
-        values = [native(argument) for argument in arguments]
-        call = Launch(torch.cuda.current_stream().cuda_stream, 0, 0, self.offenders.data_ptr())
-        needed = function(*values, ctypes.byref(call))
-        if needed > self.workspace.numel():
-            self.workspace = torch.empty(needed, dtype=torch.uint8, device="cuda")
-        call.workspace, call.workspace_bytes = self.workspace.data_ptr(), self.workspace.numel()
-        function(*values, ctypes.byref(call))
-
-    def check_offenders(self) -> None:
-        found = self.offenders.tolist()
-        if any(word != -1 for word in found):
-            raise RuntimeError(f"offenders must be none, got {found}")
-
-
-def native(argument: Tensor | int | float | bool) -> Any:
-    if isinstance(argument, Tensor):
-        return ctypes.c_void_p(argument.data_ptr())
-    if isinstance(argument, bool):
-        return ctypes.c_bool(argument)
-    return ctypes.c_int64(argument) if isinstance(argument, int) else ctypes.c_float(argument)
-
-
-def microseconds(run: Callable[[int], object]) -> float:
-    """The median time of ``run(turn)`` on the device, where turns follow each other."""
-    times = []
-    for _ in range(REPEATS + 3):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        for turn in range(ROTATION):
-            run(turn)
-        end.record()
-        end.synchronize()
-        times.append(1000 * begin.elapsed_time(end) / ROTATION)
-    return statistics.median(times[3:])
-
-
-def captured(run: Callable[[int], object]) -> Callable[[int], object]:
-    """``run`` as CUDA graphs: replaying them leaves out what calling costs the host."""
-    graphs = [torch.cuda.CUDAGraph() for _ in range(ROTATION)]
-    for turn, graph in enumerate(graphs):
-        run(turn)  # makes the workspace, which no capture can
-        with torch.cuda.graph(graph):
-            run(turn)
-    return lambda turn: graphs[turn].replay()
-
-
-def copy_bytes_per_microsecond() -> float:
-    """The streaming limit: bytes read and written by a copy of 4 GiB."""
-    source = torch.empty(1 << 32, dtype=torch.uint8, device="cuda").random_()
-    target = torch.empty_like(source)
-    return 2 * source.numel() / microseconds(lambda _: target.copy_(source))
+EVERYTHING = 1 << 50  # a budget that keeps all blocks
+FOUR_BITS = PlanesLayout((2, 1, 1))
+FOUR_BITS_BYTES = DIM // 2 + 2  # of a row with its scale
+GOWALLA_SECONDS = 60
 
 
 def normal(*shape: int) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float32, device="cuda")
+    return torch.randn(*shape, dtype=torch.float32, device=DEVICE)
 
 
 def indices_below(rows: int, count: int) -> list[Tensor]:
-    return [torch.randint(rows, (count,), device="cuda") for _ in range(ROTATION)]
+    return [torch.randint(rows, (count,), device=DEVICE) for _ in range(ROTATION)]
 
 
-def lookup(kernels: Kernels, small: bool) -> dict[str, Any]:
+def fbgemm() -> ModuleType | None:
+    try:
+        return importlib.import_module("peers.fbgemm")
+    except (ImportError, OSError) as problem:
+        print(f"FBGEMM is no contender: {problem}")
+        return None
+
+
+def lookups(small: bool) -> Iterator[Case]:
     rows, count = (10_000, 1 << 10) if small else (1_000_000, 1 << 20)
     weight, indices = normal(rows, DIM), indices_below(rows, count)
-    out = torch.empty(count, DIM, dtype=torch.float32, device="cuda")
+    peers: dict[str, Run] = {"F.embedding": lambda turn: F.embedding(indices[turn], weight)}
+    assert torch.equal(ops.grouped_lookup(weight, indices[0]), F.embedding(indices[0], weight))
+    if theirs := fbgemm():
+        batched = theirs.embedding(weight, count)
+        assert torch.equal(batched(indices[0]), F.embedding(indices[0], weight))
+        peers["FBGEMM"] = lambda turn: batched(indices[turn])
+    yield Case(
+        "grouped_lookup", f"{count} of {rows} rows of float32",
+        lambda turn: ops.grouped_lookup(weight, indices[turn]), count * (8 + 2 * 4 * DIM), peers,
+        {LIMIT: 0.7, "F.embedding": 1.0},
+    )  # fmt: skip
 
-    def run(turn: int) -> None:
-        kernels("peel_lookup_dense", weight, rows, DIM, indices[turn], count, out)
-
-    run(0)
-    assert torch.equal(out, F.embedding(indices[0], weight))
-    return {
-        "case": f"lookup of {count} rows of fp32",
-        "ours": microseconds(run),
-        "captured": microseconds(captured(run)),
-        "peer": "F.embedding",
-        "theirs": microseconds(lambda turn: F.embedding(indices[turn], weight)),
-        "bytes": count * (8 + 2 * 4 * DIM),
-    }
-
-
-def lookup_planes(kernels: Kernels, small: bool) -> dict[str, Any]:
-    rows, count = (10_000, 1 << 10) if small else (1_000_000, 1 << 20)
-    indices, row_bytes = indices_below(rows, count), 4 * DIM // 8
-    weight = normal(rows, DIM)
-    store = torch.randint(256, (rows, row_bytes), dtype=torch.uint8, device="cuda")
-    scales = torch.rand(rows, dtype=torch.float16, device="cuda") + 1
-    item_group = torch.zeros(rows, dtype=torch.int32, device="cuda")
-    held = torch.tensor([0b111], dtype=torch.int64, device="cuda")
-    levels = normal(510)
-    out = torch.empty(count, DIM, dtype=torch.float32, device="cuda")
-
-    def run(turn: int) -> None:
-        tensors = (store, scales, item_group, held, levels)
-        kernels("peel_lookup_planes", *tensors, rows, DIM, indices[turn], count, out)
-
-    run(0)
-    codes = torch.zeros(rows, DIM, dtype=torch.int64, device="cuda")
-    bits = torch.arange(8, device="cuda")
-    for plane in store.view(rows, 4, DIM // 8).unbind(1):  # the most significant first
-        codes = 2 * codes + ((plane[:, :, None] >> bits) & 1).view(rows, DIM)
-    decoded = levels[2**4 - 2 + codes] * scales.float()[:, None]
-    assert torch.equal(out, decoded[indices[0]])
-    return {
-        "case": f"lookup of {count} rows in planes of 4 bits",
-        "ours": microseconds(run),
-        "captured": microseconds(captured(run)),
-        "peer": "F.embedding of fp32",
-        "theirs": microseconds(lambda turn: F.embedding(indices[turn], weight)),
-        "bytes": count * (8 + 4 + 2 + row_bytes + 4 * DIM),
-    }
+    module = ElasticEmbedding.from_pretrained(weight, layout=FOUR_BITS)
+    pee = module.generate(0, EVERYTHING)
+    with torch.no_grad(), module.budget(EVERYTHING):
+        some = indices[0][:10_000]
+        assert torch.equal(module(some).cpu(), torch.from_numpy(pee.lookup(some.cpu().numpy())))
+        # Item groups and codes are read, values written; what is held fits the cache.
+        yield Case(
+            "grouped_lookup", f"{count} of {rows} rows of planes, 4 bits",
+            lambda turn: module(indices[turn]), count * (8 + 4 + FOUR_BITS_BYTES + 4 * DIM),
+            {"F.embedding": peers["F.embedding"]}, {"F.embedding": 2.0},
+        )  # fmt: skip
 
 
-def training_step(kernels: Kernels, small: bool) -> dict[str, Any]:
+def training_steps(small: bool) -> Iterator[Case]:
     rows, count = (10_000, 1 << 10) if small else (1_000_000, 1 << 20)
     indices, upstream = indices_below(rows, count), normal(count, DIM)
-    weight, sums = normal(rows, DIM), torch.zeros(rows, dtype=torch.float32, device="cuda")
-    out = torch.empty(count, DIM, dtype=torch.float32, device="cuda")
-    before = weight.clone()
+    start, learning_rate, eps = normal(rows, DIM), 0.1, 1e-8
 
-    def run(turn: int) -> None:
-        kernels("peel_lookup_dense", weight, rows, DIM, indices[turn], count, out)
-        kernels("peel_adagrad", weight, rows, DIM, indices[turn], count, upstream, sums, 0.1, 1e-8)
+    def stepper(embedding: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Run:
+        def step(turn: int) -> None:
+            optimizer.zero_grad()
+            embedding(indices[turn]).backward(upstream)
+            optimizer.step()
 
-    run(0)
-    gradient = torch.zeros_like(before).index_add_(0, indices[0], upstream)
-    mean = gradient.square().mean(1, keepdim=True)
-    want = before - 0.1 * gradient / (mean.sqrt() + 1e-8)
-    torch.testing.assert_close(weight, want, rtol=1e-4, atol=1e-4)
+        return step
 
-    theirs = torch.nn.Embedding(rows, DIM, sparse=True, device="cuda", dtype=torch.float32)
-    optimizer = torch.optim.Adagrad(theirs.parameters(), lr=0.1)
+    ours = ElasticEmbedding.from_pretrained(start.clone(), freeze=False, sparse=True)
+    step = stepper(ours, RowwiseAdagrad(ours.parameters(), lr=learning_rate, eps=eps))
+    step(0)
+    gradient = torch.zeros_like(start).index_add_(0, indices[0], upstream)
+    root = gradient.square().mean(1, keepdim=True).sqrt()
+    want = start - learning_rate * gradient / (root + eps)
+    torch.testing.assert_close(ours.weight.detach(), want, rtol=1e-4, atol=1e-4)
+    plain = torch.nn.Embedding.from_pretrained(start.clone(), freeze=False, sparse=True)
+    adagrad = torch.optim.Adagrad(plain.parameters(), lr=learning_rate, eps=eps)
+    peers = {"torch Adagrad of a sum a value": stepper(plain, adagrad)}
+    if theirs := fbgemm():
+        batched, weight = theirs.training_step(start, count, learning_rate, eps)
+        batched((indices[0], upstream))
+        torch.testing.assert_close(weight.detach(), want, rtol=1e-4, atol=1e-4)
+        peers["FBGEMM"] = lambda turn: batched((indices[turn], upstream))
+    # Rows are read and written twice, looked up and stepped; gradients and sums are read, too.
+    yield Case(
+        "update_rows", f"forward, backward, rowwise Adagrad, {count} of {rows} rows", step,
+        count * (2 * 8 + 5 * 4 * DIM + 2 * 4), peers, {"FBGEMM": 2.0},
+    )  # fmt: skip
 
-    def step(turn: int) -> None:
-        optimizer.zero_grad()
-        theirs(indices[turn]).backward(upstream)
-        optimizer.step()
 
-    return {
-        "case": f"forward, backward and rowwise Adagrad of {count} rows",
-        "ours": microseconds(run),
-        "captured": microseconds(captured(run)),
-        "peer": "sparse nn.Embedding, Adagrad of one sum a value",
-        "theirs": microseconds(step),
-        # Rows read twice and written twice, gradients read.
-        "bytes": count * (2 * 8 + 5 * 4 * DIM + 2 * 4),
-    }
-
-
-def topk(kernels: Kernels, small: bool) -> dict[str, Any]:
+def selections(small: bool) -> Iterator[Case]:
     n = 1 << 16 if small else 1 << 26
     k = n // 10
     weights = [normal(n) for _ in range(ROTATION)]
-    out = torch.empty(k, dtype=torch.int64, device="cuda")
-
-    def run(turn: int) -> None:
-        kernels("peel_topk", weights[turn], n, k, True, out)
-
-    run(0)
-    assert torch.equal(weights[0][out], torch.topk(weights[0], k).values)
-    return {
-        "case": f"largest {k} of {n} weights",
-        "ours": microseconds(run),
-        "captured": microseconds(captured(run)),
-        "peer": "torch.topk",
-        "theirs": microseconds(lambda turn: torch.topk(weights[turn], k)),
-        "bytes": 4 * n + 8 * k,
+    want = torch.topk(weights[0], k).values
+    peers: dict[str, Run] = {
+        "torch.topk": lambda turn: torch.topk(weights[turn], k),
+        "torch.topk, unsorted": lambda turn: torch.topk(weights[turn], k, sorted=False),
     }
 
+    def ours(in_order: bool) -> Run:
+        return lambda turn: ops.topk_blocks(weights[turn], k, sorted=in_order)
 
-def score_many_users(kernels: Kernels, small: bool) -> dict[str, Any]:
+    for in_order, name in ((False, "any order"), (True, "in order")):
+        chosen = weights[0][ops.topk_blocks(weights[0], k, sorted=in_order)]
+        assert torch.equal(chosen if in_order else chosen.sort(descending=True).values, want)
+        case = f"{k} of {n}, {name}"
+        yield Case("topk_blocks", case, ours(in_order), 4 * n + 8 * k, peers, {"torch.topk": 5.0})
+
+
+def scores_of_many_users(small: bool) -> Iterator[Case]:
     rows, num_users, n = (10_000, 256, 20) if small else (1_000_000, 4096, 20)
-    weight, users = normal(rows, DIM), [normal(num_users, DIM) for _ in range(ROTATION)]
-    scores = torch.empty(num_users, n, dtype=torch.float32, device="cuda")
-    indices = torch.empty(num_users, n, dtype=torch.int64, device="cuda")
-
-    def run(turn: int) -> None:
-        tensors = (scores, indices)
-        kernels("peel_score_dense", weight, rows, DIM, users[turn], num_users, n, *tensors)
-
-    run(0)
-    want = torch.topk(users[0] @ weight.T, n).values
-    torch.testing.assert_close(scores, want, rtol=1e-4, atol=1e-4)
-    own = torch.einsum("und,ud->un", weight[indices], users[0])
+    table, users = normal(rows, DIM), [normal(num_users, DIM) for _ in range(ROTATION)]
+    ops.gathered_score(users[0], table, n)
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    indices, scores = ops.gathered_score(users[0], table, n)
+    memory = torch.cuda.max_memory_allocated() - before
+    few = min(256, num_users)
+    want = torch.topk(users[0][:few] @ table.T, n).values
+    torch.testing.assert_close(scores[:few], want, rtol=1e-4, atol=1e-4)
+    own = torch.einsum("und,ud->un", table[indices], users[0])
     torch.testing.assert_close(own, scores, rtol=1e-4, atol=1e-4)
-    return {
-        "case": f"{n} best of {rows} rows for {num_users} users",
-        "ours": microseconds(run),
-        "captured": microseconds(captured(run)),
-        "peer": "torch matmul and topk",
-        "theirs": microseconds(lambda turn: torch.topk(users[turn] @ weight.T, n)),
-        "bytes": 4 * DIM * (rows + num_users) + 12 * num_users * n,
-    }
+    yield Case(
+        "gathered_score", f"{n} of {rows} rows for {num_users} users",
+        lambda turn: ops.gathered_score(users[turn], table, n),
+        4 * DIM * (rows + num_users) + 12 * num_users * n,
+        {"torch matmul and topk": lambda turn: torch.topk(users[turn] @ table.T, n)},
+        {"torch matmul and topk": 3.0}, {"memory_bytes": memory},
+    )  # fmt: skip
 
 
-def score_one_user(kernels: Kernels, small: bool) -> dict[str, Any]:
-    """Rows of 4 bits, held in item groups of 4,000 rows."""
-    group_rows, num_groups, n = 4_000, 3 if small else 2_500, 20
-    rows = group_rows * num_groups
-    offsets, scales_at = (ctypes.c_uint32 * 3)(), ctypes.c_int64()
-    kernels.library.peel_packed_bytes.restype = ctypes.c_int64
-    group_bytes = kernels.library.peel_packed_bytes(
-        ctypes.c_int64(group_rows), ctypes.c_int64(DIM), offsets, ctypes.byref(scales_at)
-    )
-    bytes_ = torch.randint(256, (num_groups, group_bytes), dtype=torch.uint8, device="cuda")
-    scales = torch.rand(num_groups, group_rows, dtype=torch.float16, device="cuda") + 1
-    bytes_[:, scales_at.value : scales_at.value + 2 * group_rows] = scales.view(torch.uint8)
-    groups = torch.arange(num_groups, device="cuda")
-    of_group = torch.tensor(list(offsets), device="cuda") + group_bytes // 64 * groups[:, None]
-    block_offsets = of_group.flatten().to(torch.int32)
-    # (layers as 64 bits, first_block, row_end)
-    entries = [torch.full_like(groups, 0b111), torch.zeros_like(groups), 3 * groups]
-    entries.append(group_rows * (groups + 1))
-    directory = torch.stack(entries, dim=1).to(torch.int32)
-    levels, users = normal(510), normal(ROTATION, DIM)
-    scores = torch.empty(1, n, dtype=torch.float32, device="cuda")
-    indices = torch.empty(1, n, dtype=torch.int64, device="cuda")
-
-    def run(turn: int) -> None:
-        table = (directory, block_offsets, num_groups, rows, DIM, bytes_, levels)
-        kernels("peel_score_planes", *table, users[turn], 1, n, scores, indices)
-
-    run(0)
-    assert bool((scores.diff() <= 0).all())
-    assert indices.unique().numel() == n
-    return {
-        "case": f"{n} best of {rows} rows of 4 bits for 1 user",
-        "ours": microseconds(run),
-        "captured": microseconds(captured(run)),
-        "peer": None,
-        "theirs": None,
-        "bytes": bytes_.numel(),
-    }
+def scores_of_one_user(small: bool) -> Iterator[Case]:
+    rows, n = (10_000, 20) if small else (10_000_000, 20)
+    table, users = normal(rows, DIM), [normal(1, DIM) for _ in range(ROTATION)]
+    pee = ElasticEmbedding.from_pretrained(table, layout=FOUR_BITS).generate(0, EVERYTHING)
+    got = ops.gathered_score(users[0], pee, n)[1]
+    want = torch.from_numpy(pee.score(users[0].cpu().numpy(), n)[1])
+    torch.testing.assert_close(got.cpu(), want, rtol=1e-4, atol=1e-4)
+    yield Case(
+        "gathered_score", f"{n} of {rows} rows of planes, 4 bits, for 1 user",
+        lambda turn: ops.gathered_score(users[turn], pee, n), rows * FOUR_BITS_BYTES,
+        {"torch matmul and topk of float32": lambda turn: torch.topk(users[turn] @ table.T, n)},
+        {LIMIT: 0.7},
+    )  # fmt: skip
 
 
-CASES = [lookup, lookup_planes, training_step, topk, score_many_users, score_one_user]
+CASES = [lookups, training_steps, selections, scores_of_many_users, scores_of_one_user]
+
+
+def train_gowalla() -> dict[str, Any] | None:
+    """All stages as a user would run them, or a line that says why not."""
+    folder = os.environ.get("PEEL_DATA")
+    missing = [name for name in ("pyarrow", "sklearn", "safetensors", "rich")
+               if importlib.util.find_spec(name) is None]  # fmt: skip
+    if "device" not in {part.name for part in dataclasses.fields(config.PipelineConfig)}:
+        problem = "peel train has no --device"
+    elif missing:
+        problem = f"{' and '.join(missing)} cannot be imported"
+    elif not folder or not (Path(folder) / "gowalla").is_dir():
+        problem = f"PEEL_DATA must name a folder with gowalla, got {folder!r}"
+    else:
+        with tempfile.TemporaryDirectory() as run:
+            command = ["from peel_ext.cli.main import main; raise SystemExit(main())", "train"]
+            command += [str(Path(folder) / "gowalla" / "train.parquet"), "--out", f"{run}/run"]
+            begin = time.perf_counter()
+            subprocess.run([sys.executable, "-c", *command, "--device", "cuda"], check=True)
+            seconds = time.perf_counter() - begin
+        print(f"peel train, Gowalla, all stages: {seconds:.0f} s [{GOWALLA_SECONDS}]")
+        return {"case": "Gowalla, all stages", "seconds": seconds, "target": GOWALLA_SECONDS}
+    print(f"Gowalla is not trained: {problem}")
+    return None
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("library", type=Path)
-    parser.add_argument("--small", action="store_true", help="sizes for compute-sanitizer")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--small", action="store_true", help="sizes that show that all of it works")
     parser.add_argument("--append", type=Path, help="file that gets a JSON line per case")
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    kernels = Kernels(arguments.library)
-    limit = copy_bytes_per_microsecond()
-    card = torch.cuda.get_device_name()
-    print(f"{card}, torch {torch.__version__}, a copy moves {limit / 1e6:.2f} TB/s")
-    for case in CASES:
-        row = case(kernels, arguments.small)
-        kernels.check_offenders()
-        row["share_of_limit"] = row["bytes"] / limit / row["ours"]
-        ratio = f"{row['theirs'] / row['ours']:.2f}x {row['peer']}" if row["peer"] else "no peer"
-        times = f"{row['ours']:.0f} us, {row['captured']:.0f} as a graph"
-        print(f"{row['case']}: {times}, {ratio}, {row['share_of_limit']:.2f} of a copy")
+    about = gpu_timing.circumstances()
+    limit = gpu_timing.copy_bytes_per_microsecond(1 << 24 if arguments.small else 1 << 32)
+    about["copy_bytes_per_us"] = limit
+    print(f"{about['card']}, driver {about['driver']}: a copy moves {limit / 1e6:.2f} TB/s")
 
+    def add(row: dict[str, Any]) -> None:
         if arguments.append:
-            row |= {"card": card, "torch": torch.__version__, "copy_bytes_per_us": limit}
             with arguments.append.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+                file.write(json.dumps(row | about) + "\n")
+
+    for cases in CASES:
+        for case in cases(arguments.small):
+            row = gpu_timing.row_of(case, limit)
+            ops.check_device()
+            print(gpu_timing.text_of(row))
+            add(row)
+            del case, row  # with the inputs: the next ones need the memory
+        gc.collect()
+        torch.cuda.empty_cache()
+    if not arguments.small and (trained := train_gowalla()):
+        add(trained)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""FBGEMM on the CPU: table-batched embeddings, for training and quantised for inference."""
+"""FBGEMM: table-batched embeddings, for training where the weight is and quantised on the CPU."""
 
 from __future__ import annotations
 
@@ -26,8 +26,11 @@ _QUANTIZED = {8: SparseType.INT8, 4: SparseType.INT4, 2: SparseType.INT2}
 def _trained_table(
     weight: Tensor, learning_rate: float, eps: float
 ) -> tuple[torch.nn.Module, Tensor]:
+    where = EmbeddingLocation.HOST, ComputeDevice.CPU
+    if weight.is_cuda:
+        where = EmbeddingLocation.DEVICE, ComputeDevice.CUDA
     module = SplitTableBatchedEmbeddingBagsCodegen(
-        [(*weight.shape, EmbeddingLocation.HOST, ComputeDevice.CPU)],
+        [(*weight.shape, *where)],
         optimizer=EmbOptimType.EXACT_ROWWISE_ADAGRAD,
         learning_rate=learning_rate,
         eps=eps,
@@ -42,7 +45,7 @@ def _trained_table(
 def embedding(weight: Tensor, count: int) -> Callable[[Tensor], Tensor]:
     """Rows float32 [count, dim] of indices [count]."""
     module, _ = _trained_table(weight, 0.0, 1e-8)
-    offsets = torch.arange(count + 1)
+    offsets = torch.arange(count + 1, device=weight.device)
 
     def run(indices: Tensor) -> Tensor:
         with torch.no_grad():
@@ -57,7 +60,7 @@ def training_step(
 ) -> tuple[Callable[[tuple[Tensor, Tensor]], Tensor], Tensor]:
     """Forward, backward and fused rowwise Adagrad, and the weight that it changes."""
     module, own = _trained_table(weight, learning_rate, eps)
-    offsets = torch.arange(count + 1)
+    offsets = torch.arange(count + 1, device=weight.device)
 
     def run(batch: tuple[Tensor, Tensor]) -> Tensor:
         indices, grad = batch

@@ -13,8 +13,8 @@ _FLOAT16_MAX = 65504.0
 def encode_on_device(rows: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
     """Store and scales of rows float32 [n, dim], as ``layout.encode`` gives them.
 
-    The root mean square of a row is summed in another order than on the CPU, so that a scale may
-    differ in its last bit.
+    The root mean square of a row in planes is summed in another order than on the CPU, so that its
+    scale may differ in the last bit.
 
     Raises:
         ValueError: a row that is not finite, or out of the range of its scale.
@@ -50,7 +50,8 @@ def _encode_columns(rows: Tensor, layout: ColumnsLayout) -> tuple[Tensor, Tensor
         return values.view(torch.uint8), rows.new_zeros(num_rows, 0, dtype=torch.float16)
     blocks = torch.nn.functional.pad(rows, (0, -dim % layout.block_dim))
     blocks = blocks.unflatten(1, (-1, layout.block_dim))  # [n, layers, block_dim]
-    scales = (blocks.abs().amax(dim=2) / 127).half()
+    # By a tensor: by a number torch multiplies with its reciprocal on a device, which rounds twice.
+    scales = (blocks.abs().amax(dim=2) / blocks.new_full((), 127.0)).half()
     _check(rows, scales, scales.isfinite().all(dim=1))
     divisor = scales.float()[:, :, None]
     codes = (blocks / torch.where(divisor == 0, torch.inf, divisor)).round().clamp(-127, 127)

@@ -194,8 +194,8 @@ class ElasticEmbedding(nn.Embedding):
 
         Training goes on inside it: rows are encoded anew when they change, and gradients go
         straight through to the blocks held. A change is what torch counts as one; after an edit
-        through ``weight.data``, ``weight.numpy()`` or another process, say so with
-        ``torch.autograd.graph.increment_version``. Contexts nest. Like ``torch.no_grad``, a budget
+        through ``weight.data``, ``weight.numpy()``, a replayed CUDA graph or another process, say so
+        with ``torch.autograd.graph.increment_version``. Contexts nest. Like ``torch.no_grad``, a budget
         is that of the thread that enters it, and of the task in asyncio; other threads do not see
         it.
 

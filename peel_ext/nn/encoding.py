@@ -149,10 +149,12 @@ class BudgetedBlocks(NamedTuple):
         return rows, Mask(geometry_of(self.layout), self.item_group, held)
 
 
-# ---- the registered ops ----
+# ---- the registered ops: neither can be captured in a CUDA graph, for they look at what they read
+
+_UNSAFE = (torch.Tag.cudagraph_unsafe,)
 
 
-@torch.library.custom_op("peel_ext::held_blocks", mutates_args=())
+@torch.library.custom_op("peel_ext::held_blocks", mutates_args=(), tags=_UNSAFE)
 def _held_blocks_op(
     block_weights: Tensor, item_group: Tensor, layout: str, dim: int, budget_bytes: int
 ) -> Tensor:
@@ -165,7 +167,7 @@ def _(block_weights: Tensor, *_: Any) -> Tensor:
     return block_weights.new_empty(block_weights.shape[:2], dtype=torch.int64)
 
 
-@torch.library.custom_op("peel_ext::budgeted_lookup", mutates_args=())
+@torch.library.custom_op("peel_ext::budgeted_lookup", mutates_args=(), tags=_UNSAFE)
 def _budgeted_lookup_op(
     weight: Tensor,
     num_groups: int,

@@ -68,13 +68,18 @@ def derive(
 
     Without a keeper a value is found, and brought up to date, where a keeper has one of the same
     memory; otherwise it is not kept, for the memory may be a compiler's to use again unseen. What
-    is computed from inference tensors is not kept, and nothing kept is one.
+    is computed from inference tensors is not kept, and nothing kept is one. What is kept of tensors
+    on a CUDA device is waited for, and so is all that still reads what it takes the place of: no
+    stream has to know on which other one it was made.
 
     Args:
         kind: what is computed, and with which options.
         sources: all tensors that ``compute`` reads.
         compute: without arguments.
         keeper: keeps the value, one for each kind.
+
+    Raises:
+        RuntimeError: something has to be computed while a CUDA graph is captured, which cannot wait.
     """
     now = stamp(*sources)
     where = tuple(
@@ -86,10 +91,19 @@ def derive(
         if keeper is not None:
             keeper[kind] = kept
         return kept.value
+    devices = {source.device for source in sources if source is not None and source.is_cuda}
+    if devices and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            "blocks cannot be made while a CUDA graph is captured: look up under the budget once "
+            "before, and again after each change of the table"
+        )
     with torch.inference_mode(False), torch.no_grad():
         value = compute()
         if now is None:
             return value
+        if keeper is not None or kept is not None:
+            for device in devices:
+                torch.cuda.synchronize(device)
         if keeper is not None:
             keeper[kind] = _LIVING[kind, where] = _Kept(sources, now, value)
         elif kept is not None:

@@ -238,6 +238,8 @@ def grouped_lookup_backward(
     targets: Tensor,
     num_targets: int,
     mean_duplicates: bool,
+    num_embeddings: int,
+    num_groups: int,
 ) -> Tensor:
     """Gradient float32 [num_targets, dim] of contiguous grad_rows [m, dim], targets int64 [m]."""
     indices, groups, group = pairs
@@ -257,7 +259,7 @@ def grouped_lookup_backward(
         grad.data_ptr(),
     )
     if device is not None:
-        _launching.launch("grouped_lookup_backward", device, args)
+        _launching.launch("grouped_lookup_backward", device, args, num_embeddings, num_groups)
         return grad
     result = _core.grouped_lookup_backward(*args)
     if result[0]:
@@ -294,7 +296,7 @@ def gathered_score(
             table.score(*tail)
         else:
             assert isinstance(table, _launching.PackedTable)
-            _launching.launch("packed_score", device, (table.native, *tail))
+            _launching.launch("packed_score", device, (table.use(), *tail))
         return indices, scores
     num_candidates = 0 if candidates is None else candidates.shape[0]
     # An empty list has no address, and none at all means every row.

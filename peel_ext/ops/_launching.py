@@ -7,9 +7,12 @@ sees, and nobody waits for them: a mistake is an error of the next call on that 
 
 from __future__ import annotations
 
+import itertools
 import os
-from typing import Any, NamedTuple
+import threading
+from typing import Any, NamedTuple, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,27 +59,35 @@ class _Offenders:
         )  # fmt: skip
         self._array = self._words.numpy()
         self._limits: list[tuple[int, int]] = [(0, 0)] * len(self._words)
-        self._calls = self._captured = 0
+        # Threads count together: a backward runs in another one than its forward.
+        self._calls, self._captured = itertools.count(), itertools.count()
+        self._telling = threading.Lock()
 
-    def take(self, rows: int, groups: int) -> int:
+    def take(self, rows: int, groups: int, captured: bool = False) -> int:
         """The address of the words for the next call, in which values are below these."""
-        if not _cuda.on_host and torch.cuda.is_current_stream_capturing():
-            slot = _RING + min(self._captured, _CAPTURED - 1)
-            self._captured += 1
-        else:
-            slot = self._calls % _RING
-            self._calls += 1
+        last = _CAPTURED - 1
+        slot = _RING + min(next(self._captured), last) if captured else next(self._calls) % _RING
         self._limits[slot] = rows, groups
         return self._words.data_ptr() + slot * _NUM_WORDS * 8
 
     def check(self) -> None:
         """Raises what was noted since the last time; IndexError or ValueError."""
-        if (self._array == _NONE).all():
+        # At every call: this is the quickest way to see that all bits are set.
+        if np.bitwise_and.reduce(self._array, axis=None) == _NONE:
             return
-        slot, kind = (self._array != _NONE).nonzero()
+        with self._telling:
+            # A kernel on its way would note its mistake again in words that were cleared under it.
+            if not _cuda.on_host:
+                torch.cuda.synchronize(self._device)
+            noted = self._array != _NONE
+            if noted.any():  # else another thread has told
+                self._raise(noted)
+
+    def _raise(self, noted: np.ndarray) -> NoReturn:
+        slot, kind = noted.nonzero()
         word, what = int(self._array[slot[0], kind[0]]), int(kind[0])
         rows, groups = self._limits[int(slot[0])]
-        self._array[:] = _NONE
+        self._array[noted] = _NONE  # no others: kernels of other threads may have noted more
         position, low = word >> 32 & 0xFFFFFFFF, word & 0xFFFFFFFF
         value = low - (1 << 32) if low >> 31 else low
         row, column = divmod(position, max(1, rows))
@@ -91,15 +102,17 @@ _of_device: dict[torch.device, _Offenders] = {}
 
 
 def _offenders(device: torch.device) -> _Offenders:
-    if device not in _of_device:
-        _of_device[device] = _Offenders(device)
-    return _of_device[device]
+    made = _of_device.get(device)
+    # Of two threads that make words at once both use the same: kernels write to them later.
+    return made or _of_device.setdefault(device, _Offenders(device))
 
 
 def launch(
     kernel: str, device: torch.device, args: tuple[Any, ...], rows: int = 0, groups: int = 0
 ) -> None:
     """Starts a kernel on the current stream of a device.
+
+    While a CUDA graph is captured nothing is told, because that could not wait for the device.
 
     Args:
         kernel: name in the native module.
@@ -111,27 +124,42 @@ def launch(
     Raises:
         IndexError: an earlier call had an index or group out of range.
         ValueError: an earlier call had NaN weights.
+        RuntimeError: the first call on this device is captured in a CUDA graph.
     """
-    offenders = _offenders(device)
-    offenders.check()
-    num_bytes = getattr(_cuda, f"{kernel}_workspace")(*args)
+    needed, start = getattr(_cuda, f"{kernel}_workspace"), getattr(_cuda, kernel)
     if _cuda.on_host:
+        offenders = _offenders(device)
+        offenders.check()
+        num_bytes = needed(*args)
         memory = torch.empty(num_bytes + 256, dtype=torch.uint8, device="cpu")
         begin = (memory.data_ptr() + 255) // 256 * 256
-        getattr(_cuda, kernel)(*args, 0, begin, num_bytes, offenders.take(rows, groups))
+        start(*args, 0, begin, num_bytes, offenders.take(rows, groups))
         offenders.check()
         return
+    # First of all: in a forked process this is torch's error, where the words cannot be read; and
+    # how much workspace a kernel needs depends on the current device.
     with torch.cuda.device(device):
-        stream = torch.cuda.current_stream().cuda_stream
+        captured = torch.cuda.is_current_stream_capturing()
+        if captured and device not in _of_device:
+            # Words of a capture's own memory would be given to others with its graph.
+            raise RuntimeError(
+                f"the first call on {device} cannot be captured in a CUDA graph: make one before"
+            )
+        offenders = _offenders(device)
+        if not captured:
+            offenders.check()
+        num_bytes = needed(*args)
+        # Its memory goes, when it is freed below, to later work of this stream or graph alone, and so
+        # does that of temporaries of the caller: nothing has to be kept until the kernel has run.
         memory = torch.empty(num_bytes, dtype=torch.uint8, device=device)
-        words = offenders.take(rows, groups)
-        getattr(_cuda, kernel)(*args, stream, memory.data_ptr(), num_bytes, words)
-    if os.environ.get("CUDA_LAUNCH_BLOCKING") == "1":
+        stream = torch.cuda.current_stream().cuda_stream
+        start(*args, stream, memory.data_ptr(), num_bytes, offenders.take(rows, groups, captured))
+    if not captured and os.environ.get("CUDA_LAUNCH_BLOCKING") == "1":
         check_device(device)
 
 
 def check_device(device: torch.device | str | None = None) -> None:
-    """Waits for a CUDA device and raises what kernels found wrong on it.
+    """Waits for a CUDA device and raises what kernels found wrong on it; without one does nothing.
 
     Args:
         device: None for the current one.
@@ -141,8 +169,8 @@ def check_device(device: torch.device | str | None = None) -> None:
         ValueError: weights were NaN.
     """
     where = torch.device("cuda" if device is None else device)
-    if where.type != "cuda":
-        return
+    if where.type != "cuda" or not torch.cuda.is_initialized():
+        return  # nothing was started
     if where.index is None:
         where = torch.device("cuda", torch.cuda.current_device())
     torch.cuda.synchronize(where)
@@ -156,9 +184,16 @@ class PackedTable(NamedTuple):
     native: Any
     memory: tuple[Tensor, ...]
 
+    def use(self) -> Any:
+        """What kernels of the current stream take; the memory stays until they have run."""
+        if self.memory[0].is_cuda:  # made on whichever stream was the first to need it
+            for part in self.memory:
+                part.record_stream(torch.cuda.current_stream(part.device))
+        return self.native
+
 
 def packed_table(pee: _core.Pee, device: torch.device) -> PackedTable:
-    """Copies what is held now."""
+    """Copies what is held now; every stream may read the copy, because copying it is waited for."""
     geometry, sizes, *parts = pee.parts()
     levels = torch.tensor(_core.levels(), dtype=torch.float32, device="cpu")
     memory = (*(_copied(part, device) for part in parts), levels.to(device))

@@ -8,6 +8,7 @@ import io
 import numpy as np
 import pytest
 import torch
+from elastic_modules import LAYOUTS, make
 from torch import nn
 
 from peel_ext import ColumnsLayout, ElasticEmbedding, PlanesLayout, reference
@@ -16,34 +17,6 @@ from peel_ext.format import Layout, unpack_embedding
 from peel_ext.format.quantizer import level_table
 from peel_ext.nn.encoding import Rows, held_blocks
 from peel_ext.ops.lookup import BlockStore
-
-LAYOUTS: dict[str, Layout | str] = {
-    "planes": "planes",
-    "planes-small": PlanesLayout((1, 2, 1), rows_per_block=8),
-    "columns": "columns",
-    "columns-int8": ColumnsLayout(4, "int8", 6),
-    "columns-float16": ColumnsLayout(5, "float16", 6, keep_one_block=True),
-}
-
-
-def make(
-    layout: Layout | str, generator: torch.Generator, rows: int = 150, dim: int = 16, groups: int = 3,
-    rotated: bool = False, refined: bool = True,
-) -> ElasticEmbedding:  # fmt: skip
-    weight = torch.randn(rows, dim, generator=generator)
-    module = ElasticEmbedding.from_pretrained(
-        weight, freeze=False, num_groups=groups, layout=layout
-    )
-    if refined:
-        module.refine_rows(1, torch.tensor([3, 9, 140]))
-        module.refine_rows(2, torch.tensor([3]))
-        with torch.no_grad():
-            module.refinement.copy_(torch.randn(4, dim, generator=generator))
-    if rotated:
-        module.fit_rotation()
-    module.set_row_values(torch.rand(groups, rows, generator=generator))
-    return module
-
 
 # ---- in the place of nn.Embedding ----
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -229,3 +230,46 @@ def test_values_live_as_long_as_their_owner() -> None:
     del cache
     gc.collect()
     assert derive("a", (source,), compute) == 8
+
+
+class OnDevice:
+    """A tensor that says it is on a CUDA device."""
+
+    is_cuda, device = True, "cuda:0"
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
+
+    def detach(self) -> OnDevice:
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tensor, name)
+
+
+def test_what_is_kept_of_a_device_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: done.append(f"wait {device}"))
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    source: Any = OnDevice(torch.ones(3))
+
+    def compute() -> int:
+        done.append("compute")
+        return 5
+
+    cache = TensorCache()
+    for _ in range(2):
+        assert cache.derive("kind", (source, None), compute) == 5
+    assert done == ["compute", "wait cuda:0"]
+    source.add_(1)
+    assert cache.derive("kind", (source, None), compute) == 5
+    assert done == ["compute", "wait cuda:0"] * 2
+    assert derive("other", (source, None), compute) == 5  # for the stream that asks alone
+    assert done == [*["compute", "wait cuda:0"] * 2, "compute"]
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert cache.derive("kind", (source, None), compute) == 5
+    source.add_(1)
+    with pytest.raises(RuntimeError, match="cannot be made while a CUDA graph is captured"):
+        cache.derive("kind", (source, None), compute)
+    assert done[-1] == "compute"
+    assert len(done) == 5

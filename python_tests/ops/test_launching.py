@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from peel_ext import ops
 from peel_ext.ops import _launching
 
-pytestmark = pytest.mark.skipif(
+over_shim = pytest.mark.skipif(
     not _launching.AVAILABLE or not _launching._cuda.on_host,
     reason="needs a build with PEEL_CUDA_SHIM",
 )
@@ -16,11 +20,126 @@ pytestmark = pytest.mark.skipif(
 HERE = torch.device("cpu")
 
 
+class LaunchRecorder:
+    """torch.cuda and the native module as far as a launch asks them; notes what is done in order."""
+
+    on_host = False
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.done: list[str] = []
+        self.capturing = False
+        self.current = 0
+        monkeypatch.setattr(_launching, "_cuda", self)
+        monkeypatch.setattr(_launching, "_of_device", {})
+        monkeypatch.setattr(torch.cuda, "device", self.guard)
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: self.capturing)
+        for module, waits in ((torch.cuda, "synchronize"), (_launching, "check_device")):
+            monkeypatch.setattr(module, waits, lambda device: self.done.append("wait"))
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=77))
+        made = _launching._Offenders.__init__
+
+        def make(offenders: _launching._Offenders, device: torch.device) -> None:
+            monkeypatch.setattr(self, "on_host", True)  # no memory is pinned where CUDA is not
+            made(offenders, device)
+            monkeypatch.setattr(self, "on_host", False)
+
+        monkeypatch.setattr(_launching._Offenders, "__init__", make)
+
+    @contextmanager
+    def guard(self, device: torch.device) -> Iterator[None]:
+        before, self.current = self.current, 1
+        yield
+        self.current = before
+
+    def kernel_workspace(self, *args: int) -> int:
+        assert self.current == 1
+        self.done.append("ask")
+        return 512
+
+    def kernel(self, *args: int) -> None:
+        assert self.current == 1
+        stream, memory, num_bytes, _ = args[-4:]
+        assert (stream, num_bytes) == (77, 512)
+        assert memory != 0
+        self.done.append("start")
+
+    def launch(self) -> None:
+        _launching.launch("kernel", HERE, (5,), 20, 3)
+
+
+def test_without_a_device_nothing_has_gone_wrong_on_one() -> None:
+    assert ops.check_device() is None
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> LaunchRecorder:
+    return LaunchRecorder(monkeypatch)
+
+
+def test_a_launch_is_for_the_device_of_its_tensors_and_waits_for_nothing(recorder) -> None:
+    recorder.launch()
+    assert recorder.done == ["ask", "start"]
+
+
+def test_a_launch_that_blocks_is_waited_for(recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_LAUNCH_BLOCKING", "1")
+    recorder.launch()
+    assert recorder.done == ["ask", "start", "wait"]
+
+
+def test_words_are_cleared_when_no_kernel_writes_them_any_more(recorder) -> None:
+    recorder.launch()
+    note(_launching._of_device[HERE], 0, 0, 4, 44)
+    with pytest.raises(IndexError, match="44 at flat position 4"):
+        recorder.launch()
+    assert recorder.done == ["ask", "start", "wait"]
+    recorder.launch()
+
+
+def test_a_capture_tells_nothing_waits_for_nothing_and_has_words_of_its_own(
+    recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder.launch()
+    words = _launching._of_device[HERE]
+    note(words, 0, 0, 4, 44)
+    recorder.capturing = True
+    monkeypatch.setenv("CUDA_LAUNCH_BLOCKING", "1")
+    for _ in range(3):
+        recorder.launch()
+    assert "wait" not in recorder.done
+    assert [limits == (20, 3) for limits in words._limits].count(True) == 4
+    assert words._limits[_launching._RING : _launching._RING + 3] == [(20, 3)] * 3
+    recorder.capturing = False
+    with pytest.raises(IndexError, match="44 at flat position 4"):
+        recorder.launch()
+
+
+def test_the_first_call_cannot_be_captured(recorder) -> None:
+    recorder.capturing = True
+    with pytest.raises(RuntimeError, match="the first call on cpu cannot be captured"):
+        recorder.launch()
+    assert recorder.done == []
+
+
+def test_threads_that_come_first_at_once_share_words(recorder) -> None:
+    words = _launching._Offenders(HERE)
+    made = _launching._Offenders
+
+    def interrupted(device: torch.device) -> _launching._Offenders:
+        _launching._of_device[device] = words  # of another thread
+        return made(device)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_launching, "_Offenders", interrupted)
+        assert _launching._offenders(HERE) is words
+
+
 def note(offenders: _launching._Offenders, call: int, kind: int, position: int, value: int) -> None:
     """What a kernel does that finds a mistake."""
     offenders._array[call, kind] = position << 32 | value & 0xFFFFFFFF
 
 
+@over_shim
 @pytest.mark.parametrize(
     ("kind", "position", "value", "error", "text"),
     [
@@ -48,6 +167,7 @@ def test_a_mistake_is_told_once(
     offenders.check()
 
 
+@over_shim
 def test_words_are_used_again_only_after_many_calls() -> None:
     offenders = _launching._Offenders(HERE)
     first = [offenders.take(1, 1) for _ in range(_launching._RING)]
@@ -55,17 +175,19 @@ def test_words_are_used_again_only_after_many_calls() -> None:
     assert offenders.take(1, 1) == first[0]
 
 
+@over_shim
 def test_a_later_call_tells_of_an_earlier_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_launching, "is_device", lambda tensor: True)
     table = torch.arange(40.0).reshape(10, 4)
     offenders = _launching._offenders(HERE)
     assert torch.equal(ops.grouped_lookup(table, torch.tensor([3])), table[3:4])
-    note(offenders, offenders._calls % _launching._RING - 1, 0, 0, 44)
+    note(offenders, offenders._limits.index((10, 1)), 0, 0, 44)
     with pytest.raises(IndexError, match=r"indices contain 44 at flat position 0, .* \[0, 10\)"):
         ops.topk_blocks(table, 2)
     assert ops.topk_blocks(table, 2).shape == (10, 2)
 
 
+@over_shim
 def test_rows_of_offending_pairs_are_nan_and_the_others_right(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -79,13 +79,15 @@ class Scatter(NamedTuple):
         Raises:
             TypeError: another dtype.
             ValueError: shapes that do not go together.
-            IndexError: a target out of range.
+            IndexError: a target out of range; on a CUDA device, for which this would wait, it takes
+                no part instead.
         """
         check_tensor("targets", self.targets, (torch.int64,), 1)
         check_shape("targets", self.targets, tuple(self.pairs.indices.shape))
         check_int("num_targets", self.num_targets, 0)
         targets = self.targets.contiguous()
-        least, most = (int(end) for end in targets.aminmax()) if len(targets) else (-1, -1)
+        looked_at = targets.is_cpu and len(targets) > 0
+        least, most = (int(end) for end in targets.aminmax()) if looked_at else (-1, -1)
         if least < -1 or most >= self.num_targets:
             bad = least if least < -1 else most
             raise IndexError(f"targets contain {bad}, expected values in [-1, {self.num_targets})")
@@ -150,7 +152,8 @@ class Record(NamedTuple):
             scatter = self.scatter(self.pairs.indices.long(), self.num_embeddings)
             grad_weight = self._sum(grad_rows, scatter, table)
         if needed[1] and self.num_refined is not None and self.refinement_slot is not None:
-            slots = self.refinement_slot[self.pairs.each_group(), self.pairs.indices].long()
+            pairs = self.pairs.clamped(self.num_embeddings, self.num_groups)
+            slots = self.refinement_slot[pairs.each_group(), pairs.indices].long()
             grad_refinement = self._sum(grad_rows, self.scatter(slots, self.num_refined), table)
         return grad_weight, grad_refinement
 
@@ -168,7 +171,7 @@ def sum_rows(grad_rows: Tensor, scatter: Scatter, table: Table | None = None) ->
     if table is not None and not (torch.is_grad_enabled() or is_traced(grad_rows)):
         return _bridge.grouped_lookup_backward(
             table.native(), scatter.pairs, grad_rows, scatter.targets, scatter.num_targets,
-            scatter.mean_duplicates,
+            scatter.mean_duplicates, scatter.num_embeddings, scatter.num_groups,
         )  # fmt: skip
     grad: Tensor = _backward_op(grad_rows, *scatter.flat())
     return grad
@@ -245,8 +248,9 @@ def _backward(
         like=grad_rows,
     )  # fmt: skip
     return _bridge.grouped_lookup_backward(
-        native, scatter.pairs, grad_rows.contiguous(), scatter.targets, num_targets, mean_duplicates
-    )
+        native, scatter.pairs, grad_rows.contiguous(), scatter.targets, num_targets,
+        mean_duplicates, num_embeddings, num_groups,
+    )  # fmt: skip
 
 
 _backward_op = torch.library.custom_op(

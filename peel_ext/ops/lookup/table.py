@@ -109,6 +109,18 @@ class Pairs(NamedTuple):
         """The user group of every pair, integers [m]."""
         return torch.full_like(self.indices, self.group) if self.groups is None else self.groups
 
+    def clamped(self, num_embeddings: int, num_groups: int) -> Pairs:
+        """The pairs as torch may index by them; on the CPU a lookup has refused all others.
+
+        On a CUDA device a kernel of ours notes a pair out of range and goes on, where one of
+        torch's would end all work of the process on the device.
+        """
+        if self.indices.is_cpu:
+            return self
+        indices = self.indices.clamp(0, num_embeddings - 1)
+        groups = None if self.groups is None else self.groups.clamp(0, num_groups - 1)
+        return Pairs(indices, groups, max(0, min(self.group, num_groups - 1)))
+
     def check(self, grad_rows: Tensor | None = None) -> Pairs:
         """The pairs as a kernel takes them, whatever a registered op was called with.
 
@@ -180,6 +192,7 @@ class Mask(NamedTuple):
 
     def of_pairs(self, pairs: Pairs, dim: int) -> Tensor:
         """Which values of each pair's row are held: bool [m, dim], or [m, 1] for whole rows."""
+        pairs = pairs.clamped(self.item_group.shape[1], self.held.shape[0])
         groups = pairs.each_group()
         shared = self.item_group.shape[0] == 1
         which = self.item_group[torch.zeros_like(groups) if shared else groups, pairs.indices]
