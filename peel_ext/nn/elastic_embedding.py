@@ -178,7 +178,8 @@ class ElasticEmbedding(nn.Embedding):
 
     def _begin(self) -> None:
         self._cache = TensorCache()
-        self._table: tuple[object, Table] | None = None
+        # What was looked up in last, for which sources, which are kept so that no other has their id.
+        self._table: tuple[object, Table, tuple[Tensor | None, ...]] | None = None
         self._views = Views()
 
     # ---- budgets and groups ----
@@ -249,7 +250,8 @@ class ElasticEmbedding(nn.Embedding):
             )
         weight = self._parameter("weight")
         # Not through forward, which hooks may have replaced by what reads the weight.
-        return self._look_up(torch.arange(weight.shape[0], device=weight.device), groups)
+        rows = torch.arange(weight.shape[0], device=weight.device)
+        return self._look_up(rows, groups, max_norm=None)
 
     @property
     def weight(self) -> Tensor:
@@ -394,18 +396,24 @@ class ElasticEmbedding(nn.Embedding):
                 away from the CPU, groups are not looked at where they change nothing.
             ValueError: groups missing under a budget, or of the wrong shape.
         """
-        return self._look_up(input, groups)
+        return self._look_up(input, groups, self.max_norm)
 
-    def _look_up(self, input: Tensor, groups: Tensor | int | None) -> Tensor:
+    def _look_up(
+        self, input: Tensor, groups: Tensor | int | None, max_norm: float | None
+    ) -> Tensor:
+        """See :meth:`forward`; a norm is kept of what is looked up, not of what is read."""
         budget_bytes, in_force = self._views.get()
         if groups is None:
             groups = in_force
         weight = self._parameter("weight")
+        refined = groups is not None and self._parameters["refinement"] is not None
+        if max_norm is not None and (budget_bytes is not None or refined):
+            with torch.no_grad():
+                torch.embedding_renorm_(weight, input.reshape(-1), max_norm, self.norm_type)
         if budget_bytes is not None:
             return self._lookup_under_budget(weight, input, groups, budget_bytes)
         if groups is not None:
-            if self._parameters["refinement"] is not None:
-                self._renormalize(weight, input)
+            if refined:
                 return lookup(self._full_table(weight), input, groups, self._options())
             # All have the same rows, but a mistake is a mistake.
             check_groups(groups, input, self.num_groups)
@@ -415,13 +423,14 @@ class ElasticEmbedding(nn.Embedding):
             and type(input) is Tensor
             and input.numel() >= _KERNEL_INDICES
             and input.dtype in (torch.int64, torch.int32)
-            and self.max_norm is None
+            and max_norm is None
             and has_kernels(weight)
+            and weight.stride(1) == 1  # columns apart would be copied, and edits not seen
         ):
             return lookup(self._full_table(weight), input, 0, self._options())
         return F.embedding(
-            input, weight, self.padding_idx, self.max_norm, self.norm_type,
-            self.scale_grad_by_freq, self.sparse,
+            input, weight, self.padding_idx, max_norm, self.norm_type, self.scale_grad_by_freq,
+            self.sparse,
         )  # fmt: skip
 
     def _lookup_under_budget(
@@ -433,7 +442,6 @@ class ElasticEmbedding(nn.Embedding):
                     f"groups must be given under a budget when there are {self.num_groups}, got None"
                 )
             groups = 0
-        self._renormalize(weight, input)
         if not is_traced(weight, input):
             return lookup(self._current_table(weight, budget_bytes), input, groups, self._options())
         if not torch.compiler.is_compiling():
@@ -453,10 +461,12 @@ class ElasticEmbedding(nn.Embedding):
         sources: tuple[Tensor | None, ...] = (weight, refinement, buffers["refinement_slot"])
         if budget_bytes is not None:
             sources += (buffers["rotation"], buffers["block_weights"], buffers["item_group"])
-        # Gradients go to the Parameter itself, so that the same memory is not enough.
-        now = budget_bytes, id(weight), weight.shape, stamp(*sources)
-        if self._table is not None and self._table[0] == now and now[-1] is not None:
-            return self._table[1]
+        # Gradients go to the Parameters themselves, so that the same memory is not enough.
+        shapes = weight.shape, weight.stride(), None if refinement is None else refinement.shape
+        now = budget_bytes, shapes, *map(id, sources), stamp(*sources)
+        kept = self._table
+        if kept is not None and kept[0] == now and now[-1] is not None:
+            return kept[1]
         blocks = None
         with torch.inference_mode(False):
             if budget_bytes is not None:
@@ -464,7 +474,7 @@ class ElasticEmbedding(nn.Embedding):
                 blocks = self._blocks(weight, budget_bytes).store(self._cache)
             slots = self.refinement_slot
             table = Table(weight, refinement, slots, blocks, self.num_groups)
-        self._table = None if now[-1] is None else (now, table)
+        self._table = None if now[-1] is None else (now, table, sources)
         return table
 
     def _rows(self) -> Rows:
@@ -486,13 +496,9 @@ class ElasticEmbedding(nn.Embedding):
     def _options(self) -> Options:
         return Options(self.padding_idx, self.scale_grad_by_freq, self.sparse)
 
-    def _renormalize(self, weight: Tensor, input: Tensor) -> None:
-        if self.max_norm is not None:
-            with torch.no_grad():
-                torch.embedding_renorm_(weight, input.reshape(-1), self.max_norm, self.norm_type)
-
     # ---- the table ----
 
+    @torch.inference_mode(False)
     def refine_rows(self, group: int, indices: Tensor) -> None:
         """Gives rows of a user group a refinement of their own, zero at first, added to ``weight``.
 
@@ -510,6 +516,7 @@ class ElasticEmbedding(nn.Embedding):
         check_group(group, self.num_groups)
         refine_rows(self, group, indices)
 
+    @torch.inference_mode(False)
     def fit_rotation(self, seed: int = 0, *, keep_mean: bool = False) -> None:
         """Fits the rotation in which the planes layout encodes rows to the current ``weight``.
 
@@ -535,6 +542,7 @@ class ElasticEmbedding(nn.Embedding):
 
     # ---- the worth of blocks ----
 
+    @torch.inference_mode(False)
     def set_row_values(self, values: Tensor) -> None:
         """Sets ``block_weights`` from what each row is worth to each user group.
 
@@ -558,6 +566,7 @@ class ElasticEmbedding(nn.Embedding):
             )
         self._weigh(values)
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def blend(self, shares: Tensor, row_values: Tensor | None = None) -> Self:
         """A module over the same rows for users between groups, who have a share of every group.
@@ -599,6 +608,7 @@ class ElasticEmbedding(nn.Embedding):
             made.refinement = nn.Parameter(self.refinement.detach(), requires_grad=False)
         return made
 
+    @torch.inference_mode(False)
     def set_item_groups(self, item_group: Tensor) -> None:
         """Sets which item group each row belongs to, in the columns layout, for all user groups.
 
@@ -632,18 +642,23 @@ class ElasticEmbedding(nn.Embedding):
         groups, num_item_groups, _ = self.block_weights.shape
         which = self.item_group.long().expand(groups, -1)
         worth = values.new_zeros(groups, num_item_groups).scatter_add_(1, which, values)
-        self.block_weights.copy_(
-            worth[:, :, None] * torch.from_numpy(self._gains()).to(worth.device)
+        weights = worth[:, :, None] * torch.from_numpy(self._gains()).to(worth.device
+        if self.block_weights.is_inference():  # of a module that was made so
+            self.block_weights = weights.float()
+        else:
+            self.block_weights.copy_(weights)
         )
 
     def _gains(self) -> NDArray[np.float64]:
         """What each layer makes of a row's value [num_layers]."""
         weight = self._parameter("weight")
         state.check_plain(weight)
+        if self.layout.nested:  # gains of bits, whatever the rows are
+            return self.layout.layer_gains(np.zeros((0, self.embedding_dim), np.float32))
         rows = weight.detach().float()
         if not rows.is_cpu:  # one row of the same energy is all that has to come here
             rows = rows.double().square().sum(dim=0, keepdim=True).sqrt().float().cpu()
-        return self.layout.layer_gains(rows.numpy())
+        return self.layout.layer_gains(rows.clone().numpy())
 
     def block_costs(self) -> Tensor:
         """Bytes of every block, int64 [num_item_groups, num_layers]."""

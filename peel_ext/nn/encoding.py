@@ -68,7 +68,8 @@ class Rows(NamedTuple):
         return both
 
     def _encode(self, layout: Layout) -> tuple[Tensor, Tensor]:
-        rows, refinement, slots = self.weight.detach(), self.refinement, self.refinement_slot
+        weight = rows = self.weight.detach()
+        refinement, slots = self.refinement, self.refinement_slot
         if refinement is not None and slots is not None:
             refined = refinement.new_zeros(len(refinement), dtype=torch.int64)
             group, item = (slots >= 0).nonzero(as_tuple=True)
@@ -79,7 +80,8 @@ class Rows(NamedTuple):
                 rows = rows @ self.rotation
         if not rows.is_cpu:
             return encode_on_device(rows, layout)
-        store, scales = layout.encode(rows.numpy())
+        # A Parameter whose own memory NumPy has seen can never be resized again.
+        store, scales = layout.encode((rows if rows is not weight else rows.clone()).numpy())
         return torch.from_numpy(store), torch.from_numpy(scales)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -30,8 +30,9 @@ class ReadOnlyTensor(Tensor):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         in_place = name in _WRITERS or (name.endswith("_") and not name.endswith("__"))
-        written = (args[:1] or tuple(kwargs.values())) if in_place else _outputs(kwargs)
-        if any(isinstance(tensor, cls) for tensor in written):
+        in_place = in_place or kwargs.get("inplace") is True
+        written = (args[:1] or tuple(kwargs.values())) if in_place else (kwargs.get("out"),)
+        if any(isinstance(tensor, cls) for tensor in _flattened(written)):
             raise RuntimeError(
                 f"{name} would edit the weight of an ElasticEmbedding inside budget() or "
                 "use_groups(), where it is a table computed from the Parameter: leave the context, "
@@ -39,20 +40,31 @@ class ReadOnlyTensor(Tensor):
             )
         with torch._C.DisableTorchFunctionSubclass():
             result = func(*args, **kwargs)
-        if isinstance(result, Tensor) and not isinstance(result, cls) and args:
-            source = args[0]
-            if isinstance(source, cls) and _same_memory(source, result):
-                return result.as_subclass(cls)
+            source = args[0] if args else None
+            if not isinstance(source, cls) or torch.compiler.is_compiling():
+                return result
+            if isinstance(result, Tensor):
+                return _protected(source, result)
+            if type(result) in (tuple, list):
+                return type(result)(_protected(source, each) for each in result)
+            return result
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """The rows, read-only as well."""
+        return iter(self.unbind())
+
+
+def _flattened(values: tuple[Any, ...]) -> Iterator[Any]:
+    for value in values:
+        yield from value if isinstance(value, tuple | list) else (value,)
+
+
+def _protected(source: Tensor, result: Any) -> Any:
+    """What came of a table: read-only if it is in the same memory."""
+    if not isinstance(result, Tensor) or isinstance(result, ReadOnlyTensor):
         return result
-
-
-def _outputs(kwargs: dict[str, Any]) -> tuple[Any, ...]:
-    out = kwargs.get("out")
-    return out if isinstance(out, tuple) else (out,)
-
-
-def _same_memory(one: Tensor, other: Tensor) -> bool:
-    with torch._C.DisableTorchFunctionSubclass():
-        if one.layout != torch.strided or other.layout != torch.strided:
-            return False
-        return one.untyped_storage()._cdata == other.untyped_storage()._cdata
+    try:
+        is_view = source.untyped_storage()._cdata == result.untyped_storage()._cdata
+    except (NotImplementedError, RuntimeError):  # wrappers of transforms, and other layouts
+        return result
+    return result.as_subclass(ReadOnlyTensor) if is_view else result

@@ -136,6 +136,13 @@ def fit_to_load(module: Any, state_dict: dict[str, Any], prefix: str) -> dict[st
     Raises:
         RuntimeError: state of another geometry, as torch does for mismatched sizes.
     """
+    blocks = ("block_weights", "item_group")
+    if sum(prefix + name in state_dict for name in blocks) == 1:
+        # The other one was that of a fresh module, which this one need not be.
+        even = even_blocks(
+            module.layout, module.num_groups, module.num_embeddings, module.embedding_dim
+        )
+        state_dict = {**{prefix + name: even[name] for name in blocks}, **state_dict}
     for name, dtype in OPTIONAL_STATE.items():
         own, value = getattr(module, name), state_dict.get(prefix + name)
         if value is None:

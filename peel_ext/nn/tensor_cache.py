@@ -8,6 +8,7 @@ from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 
 class _Kept:
@@ -42,6 +43,31 @@ def stamp(*tensors: Tensor | None) -> object | None:
         return None
 
 
+#: Values of one cache: masks are those of a budget, of which there may be many.
+_MOST = 16
+
+
+def _tell_of_fused_step(optimizer: Optimizer, *_: Any) -> None:
+    """Counts the changes that torch's fused optimisers make, which torch does not count."""
+    fused = [group for group in optimizer.param_groups if group.get("fused")]
+    if not fused or not _LIVING:
+        return
+    read = {
+        source.data_ptr()
+        for kept in list(_LIVING.values())
+        for source in kept.sources
+        if source is not None
+    }
+    for group in fused:
+        changed = [each for each in group["params"] if each.grad is not None]
+        torch.autograd.graph.increment_version(
+            [each for each in changed if not each.is_meta and each.data_ptr() in read]
+        )
+
+
+register_optimizer_step_post_hook(_tell_of_fused_step)
+
+
 class TensorCache:
     """Values computed from tensors, one of each kind; they live as long as it does."""
 
@@ -54,8 +80,11 @@ class TensorCache:
     def derive(
         self, kind: Hashable, sources: tuple[Tensor | None, ...], compute: Callable[[], Any]
     ) -> Any:
-        """See :func:`derive`; the value is kept here."""
-        return derive(kind, sources, compute, self._values)
+        """See :func:`derive`; the value is kept here, beside a few others."""
+        value = derive(kind, sources, compute, self._values)
+        while len(self._values) > _MOST:
+            self._values.pop(next(iter(self._values)))
+        return value
 
 
 def derive(

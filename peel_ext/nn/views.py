@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import NamedTuple
 
@@ -30,7 +30,8 @@ class Views:
     """The view of a module in every context: every thread and every task of asyncio has its own.
 
     torch.compile can guard what a thread has, but not what a context has. Compiled code therefore
-    sees what was last entered or left in its thread.
+    sees what was last entered or left in its thread. What ends elsewhere than it began, as a
+    generator may, changes nothing there.
 
     Args:
         view: where nothing was entered.
@@ -50,7 +51,7 @@ class Views:
     @contextmanager
     def enter(self, view: View) -> Iterator[None]:
         """Puts a view in force, until the context ends."""
-        before, guarded = self.get(), self._of_thread.view
+        guarded = self._of_thread.view
         if torch.compiler.is_compiling():
             self._of_thread.view = view
             try:
@@ -63,11 +64,10 @@ class Views:
         try:
             yield
         finally:
-            self._of_thread.view = guarded
-            try:
+            # A token is of the context it was made in, and no other may be changed.
+            with suppress(ValueError):
                 self._of_context.reset(token)
-            except ValueError:  # a generator that is closed from another context than it began in
-                self._of_context.set(before)
+                self._of_thread.view = _guardable(self._of_context.get())
 
 
 def _guardable(view: View) -> View:

@@ -9,7 +9,6 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from peel_ext import _core
 from peel_ext.device import PersonalizedElasticEmbedding
 from peel_ext.device.exclusion import check_exclusions
 from peel_ext.ops import _bridge, _launching
@@ -21,6 +20,8 @@ from peel_ext.ops._checks import (
     rows_with_unit_stride,
 )
 
+_Lists = tuple[Tensor | None, Tensor | None, Tensor | None]
+
 
 def _score(
     users: Tensor,
@@ -30,11 +31,13 @@ def _score(
     exclude_indptr: Tensor | None,
     exclude: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    native: Tensor | _core.Pee = rows_with_unit_stride(table)
-    if table.dtype == torch.uint8:
-        native = _core.PeelFile.open_buffer(table.numpy()).pee()
-    users = rows_with_unit_stride(users)
-    return _bridge.gathered_score(users, native, n, candidates, exclude_indptr, exclude)
+    # A saved program calls the registered op with whatever it is given.
+    check_tensor("table", table, (torch.float32,), 2)
+    num_embeddings, dim = table.shape
+    lists = _check(users, n, num_embeddings, dim, candidates, exclude_indptr, exclude)
+    return _bridge.gathered_score(
+        rows_with_unit_stride(users), rows_with_unit_stride(table), n, *lists
+    )
 
 
 _score_op = torch.library.custom_op("peel_ext::gathered_score", _score, mutates_args=())
@@ -81,21 +84,39 @@ def gathered_score(
         IndexError: a candidate or excluded index out of range. On a CUDA device users and what is
             excluded are not looked at, and a candidate out of range is told by a later call.
     """
-    check_tensor("users", users, (torch.float32,), 2)
-    users = users.detach()
-    check_int("n", n, 1)
     if isinstance(table, PersonalizedElasticEmbedding):
-        num_embeddings, dim = table.num_embeddings, table.embedding_dim
         if candidates is not None:
             raise ValueError("candidates cannot be combined with a PersonalizedElasticEmbedding")
-    else:
-        check_tensor("table", table, (torch.float32,), 2)
-        table = table.detach()
-        num_embeddings, dim = table.shape
+        num_embeddings, dim = table.num_embeddings, table.embedding_dim
+        _, *lists = _check(users, n, num_embeddings, dim, None, exclude_indptr, exclude)
+        packed: Any = table._pee
+        if _launching.is_device(users):
+            packed = _packed_on(table, users.device)
+        vectors = rows_with_unit_stride(users.detach())
+        return _bridge.gathered_score(vectors, packed, n, None, *lists)
+    score = _score_op if is_traced(users) else _score
+    check_tensor("users", users, (torch.float32,), 2)
+    check_tensor("table", table, (torch.float32,), 2)
+    check_shape("users", users, (-1, table.shape[1]))
+    check_int("n", n, 1)
+    return score(users.detach(), table.detach(), n, candidates, exclude_indptr, exclude)
+
+
+def _check(
+    users: Tensor,
+    n: int,
+    num_embeddings: int,
+    dim: int,
+    candidates: Tensor | None,
+    exclude_indptr: Tensor | None,
+    exclude: Tensor | None,
+) -> _Lists:
+    """Candidates and exclusions as the kernel takes them: ascending and in range."""
+    check_tensor("users", users, (torch.float32,), 2)
+    check_int("n", n, 1)
     check_shape("users", users, (-1, dim))
-    traced = is_traced(users)
     # A finite sum has finite terms only, and is quicker to have than a look at each of them.
-    if not traced and users.is_cpu and not math.isfinite(float(users.sum())):
+    if users.is_cpu and not math.isfinite(float(users.sum())):
         odd = (~torch.isfinite(users).all(dim=1)).nonzero()
         if len(odd):
             user = int(odd[0])
@@ -111,27 +132,15 @@ def gathered_score(
             )
     if (exclude_indptr is None) != (exclude is None):
         raise ValueError("exclude and exclude_indptr must be given together")
-    if exclude is not None and exclude_indptr is not None:
-        check_tensor("exclude", exclude, (torch.int64,), 1)
-        check_tensor("exclude_indptr", exclude_indptr, (torch.int64,), 1)
-        if exclude.is_cpu:
-            lists = check_exclusions(
-                exclude_indptr.numpy(), exclude.numpy(), len(users), num_embeddings
-            )
-            exclude_indptr, exclude = (torch.from_numpy(part) for part in lists)
-        else:
-            check_shape("exclude_indptr", exclude_indptr, (len(users) + 1,))
-            exclude_indptr, exclude = _sorted_exclusions(exclude_indptr, exclude, num_embeddings)
-    if isinstance(table, PersonalizedElasticEmbedding):
-        packed: Any = table._pee
-        if _launching.is_device(users):
-            packed = _packed_on(table, users.device)
-        return _bridge.gathered_score(
-            rows_with_unit_stride(users), packed, n, None, exclude_indptr, exclude
-        )
-    if traced:
-        return _score_op(users, table, n, candidates, exclude_indptr, exclude)
-    return _score(users, table, n, candidates, exclude_indptr, exclude)
+    if exclude is None or exclude_indptr is None:
+        return candidates, None, None
+    check_tensor("exclude", exclude, (torch.int64,), 1)
+    check_tensor("exclude_indptr", exclude_indptr, (torch.int64,), 1)
+    if not exclude.is_cpu:
+        check_shape("exclude_indptr", exclude_indptr, (len(users) + 1,))
+        return candidates, *_sorted_exclusions(exclude_indptr, exclude, num_embeddings)
+    lists = check_exclusions(exclude_indptr.numpy(), exclude.numpy(), len(users), num_embeddings)
+    return candidates, torch.from_numpy(lists[0]), torch.from_numpy(lists[1])
 
 
 def _sorted_exclusions(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from peel_ext.ops._checks import check_tensor
+from peel_ext.ops._checks import check_int, check_tensor
 from peel_ext.ops.lookup import BlockStore, Options, Table, lookup
 
 
@@ -39,7 +39,7 @@ def grouped_lookup(
         refinement_slot: int32 [num_groups, num_embeddings], rows of refinement or -1.
         blocks: encoded rows and which layers each user group holds.
         num_groups: number of user groups.
-        padding_idx: this index gets no gradient.
+        padding_idx: this index gets no gradient; negative: from the end.
         scale_grad_by_freq: divide a row's gradient by its occurrences.
         sparse: make the gradients sparse tensors of the rows that took part, uncoalesced unless
             parts of rows are dropped or scaled.
@@ -53,6 +53,9 @@ def grouped_lookup(
         IndexError: an index or group out of range.
     """
     check_tensor("weight", weight, (torch.float32,), 2, anywhere=True)
+    if padding_idx is not None:
+        rows = weight.shape[0]
+        padding_idx = check_int("padding_idx", padding_idx, -rows, rows - 1) % rows
     table = Table(weight, refinement, refinement_slot, blocks, num_groups)
     options = Options(padding_idx, scale_grad_by_freq, sparse)
     return lookup(table, indices, groups, options)

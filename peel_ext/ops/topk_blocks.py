@@ -28,7 +28,19 @@ def _select(
     return _bridge.topk_blocks(rows_with_unit_stride(weights), k, costs, budget_bytes, in_order)
 
 
-_select_op = torch.library.custom_op("peel_ext::topk_blocks", _select, mutates_args=())
+def _select_checked(
+    weights: Tensor,
+    k: int | None,
+    costs: Tensor | None,
+    budget_bytes: Tensor | None,
+    in_order: bool,
+) -> Tensor:
+    # A saved program calls the registered op with whatever it is given.
+    k, costs, budgets = _check(weights, k, costs, budget_bytes)
+    return _select(weights, k, costs, budgets, in_order)
+
+
+_select_op = torch.library.custom_op("peel_ext::topk_blocks", _select_checked, mutates_args=())
 
 
 @_select_op.register_fake
@@ -75,20 +87,25 @@ def topk_blocks(
         return topk_blocks(weights[None], k, costs=costs, budget_bytes=budget_bytes, sorted=sorted)[
             0
         ]
+    k, costs, budgets = _check(weights, k, costs, budget_bytes)
+    if is_traced(weights):
+        return _select_op(weights, k, costs, budgets, sorted)
+    return _select(weights.detach(), k, costs, budgets, sorted)
+
+
+def _check(
+    weights: Tensor, k: int | None, costs: Tensor | None, budget_bytes: Tensor | int | None
+) -> tuple[int | None, Tensor | None, Tensor | None]:
+    """k, or costs and budgets, as the kernel takes them."""
     check_tensor("weights", weights, (torch.float32, torch.float64), 2)
     n = weights.shape[1]
     if n > _MAX_WEIGHTS:
         raise ValueError(f"weights must have fewer than 2^32 columns, got {n}")
-    budgets = None
-    if k is not None:
-        if costs is not None or budget_bytes is not None:
-            raise ValueError("k cannot be combined with costs and budget_bytes, got both")
-        check_int("k", k, 0, n)
-    else:
-        costs, budgets = _check_budget(weights, costs, budget_bytes)
-    if is_traced(weights):
-        return _select_op(weights, k, costs, budgets, sorted)
-    return _select(weights.detach(), k, costs, budgets, sorted)
+    if k is None:
+        return None, *_check_budget(weights, costs, budget_bytes)
+    if costs is not None or budget_bytes is not None:
+        raise ValueError("k cannot be combined with costs and budget_bytes, got both")
+    return check_int("k", k, 0, n), None, None
 
 
 def _check_budget(

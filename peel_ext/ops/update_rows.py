@@ -38,9 +38,31 @@ def _update(
     )  # fmt: skip
 
 
+def _update_checked(
+    weight: Tensor,
+    indices: Tensor,
+    gradients: Tensor,
+    first: Tensor,
+    second: Tensor | None,
+    rule: int,
+    step_size: float,
+    rate1: float,
+    rate2: float,
+    eps: float,
+) -> None:
+    # A saved program calls the registered op with whatever it is given.
+    names = {number: name for name, number in _RULES.items()}
+    if rule not in names:
+        raise ValueError(f"rule must be one of {sorted(names)}, got {rule}")
+    state = [first] if second is None else [first, second]
+    _check(weight, indices, gradients, state, names[rule])
+    rows = indices.to(torch.int64).contiguous()
+    _update(weight, rows, gradients, first, second, rule, step_size, rate1, rate2, eps)
+
+
 _update_op = torch.library.custom_op(
     "peel_ext::update_rows",
-    _update,
+    _update_checked,
     mutates_args=("weight", "first", "second"),
 )
 
@@ -88,22 +110,7 @@ def update_rows(
         ValueError: a wrong shape, rule or number.
         IndexError: an index out of range; nothing was written then.
     """
-    if rule not in _RULES:
-        raise ValueError(f"rule must be 'rowwise_adagrad' or 'adam', got {rule!r}")
-    check_tensor("weight", weight, (torch.float32,), 2)
-    rows, dim = weight.shape
-    if (dim > 1 and weight.stride(1) != 1) or (rows > 1 and weight.stride(0) < dim):
-        raise ValueError(
-            "weight must have adjacent columns and rows apart to be stepped in place, got strides "
-            f"{weight.stride()}"
-        )
-    check_tensor("indices", indices, (torch.int32, torch.int64), 1)
-    check_tensor("gradients", gradients, (torch.float32,), 2)
-    check_shape("gradients", gradients, (len(indices), weight.shape[1]))
-    first, second = _check_state(rule, state, weight)
-    _check_apart(
-        weight=weight, gradients=gradients, **{f"state[{i}]": t for i, t in enumerate(state)}
-    )
+    first, second = _check(weight, indices, gradients, state, rule)
     for name, value in (("learning_rate", learning_rate), ("eps", eps)):
         if not 0 <= value < math.inf:
             raise ValueError(f"{name} must be finite and at least 0, got {value}")
@@ -130,6 +137,29 @@ def update_rows(
     if not traced:
         for changed in (weight, *state):
             torch.autograd.graph.increment_version(changed)
+
+
+def _check(
+    weight: Tensor, indices: Tensor, gradients: Tensor, state: Sequence[Tensor], rule: str
+) -> tuple[Tensor, Tensor | None]:
+    """The state, if everything fits and lies apart in memory."""
+    if rule not in _RULES:
+        raise ValueError(f"rule must be 'rowwise_adagrad' or 'adam', got {rule!r}")
+    check_tensor("weight", weight, (torch.float32,), 2)
+    rows, dim = weight.shape
+    if (dim > 1 and weight.stride(1) != 1) or (rows > 1 and weight.stride(0) < dim):
+        raise ValueError(
+            "weight must have adjacent columns and rows apart to be stepped in place, got strides "
+            f"{weight.stride()}"
+        )
+    check_tensor("indices", indices, (torch.int32, torch.int64), 1)
+    check_tensor("gradients", gradients, (torch.float32,), 2)
+    check_shape("gradients", gradients, (len(indices), weight.shape[1]))
+    first, second = _check_state(rule, state, weight)
+    _check_apart(
+        weight=weight, gradients=gradients, **{f"state[{i}]": t for i, t in enumerate(state)}
+    )
+    return first, second
 
 
 def _check_apart(**tensors: Tensor) -> None:

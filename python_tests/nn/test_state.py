@@ -169,3 +169,13 @@ def test_a_fresh_module_keeps_its_first_rows(layout, generator) -> None:
     for budget in (4000, 9000, 30_000, 10**6):
         held = np.sort(module.generate(1, budget).row_ids)
         assert held.tolist() == list(range(len(held)))
+
+
+def test_blocks_of_two_modules_are_not_mixed(generator) -> None:
+    source, target = make(False, generator), make(True, generator)
+    source.block_weights[1, 2] += 1
+    state = {name: value for name, value in source.state_dict().items() if name != "weight"}
+    assert set(state) == {"block_weights"}
+    target.load_state_dict(state, strict=False)
+    assert torch.equal(target.block_weights, source.block_weights)
+    assert torch.equal(target.item_group, source.item_group)

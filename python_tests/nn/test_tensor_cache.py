@@ -81,6 +81,14 @@ def write_in_inference_mode(module: ElasticEmbedding) -> None:
     module.weight[3].add_(1)
 
 
+def turn(module: ElasticEmbedding) -> None:
+    """The same memory, read the other way."""
+    if module.rotation is None:
+        write_in_place(module)
+    else:
+        module.rotation = module.rotation.T
+
+
 CHANGES: dict[str, Callable[[ElasticEmbedding], object]] = {
     "in place": write_in_place,
     "in inference mode": write_in_inference_mode,
@@ -89,6 +97,10 @@ CHANGES: dict[str, Callable[[ElasticEmbedding], object]] = {
     "foreach Adagrad": lambda m: optimizer_step(
         m, torch.optim.Adagrad(m.parameters(), lr=0.1, foreach=True)
     ),
+    "fused Adam": lambda m: optimizer_step(m, torch.optim.Adam(m.parameters(), 0.1, fused=True)),
+    "fused SGD": lambda m: optimizer_step(m, torch.optim.SGD(m.parameters(), 0.1, fused=True)),
+    "another refinement": lambda m: setattr(m, "refinement", nn.Parameter(m.refinement * 2)),
+    "the rotation turned": lambda m: turn(m),
     "RowwiseAdagrad": lambda m: optimizer_step(m, RowwiseAdagrad(m.parameters(), lr=0.1)),
     "new Parameter": lambda m: setattr(m, "weight", nn.Parameter(m.weight.detach() * 2)),
     "other memory": replace_data,
@@ -273,3 +285,52 @@ def test_what_is_kept_of_a_device_is_waited_for(monkeypatch: pytest.MonkeyPatch)
         cache.derive("kind", (source, None), compute)
     assert done[-1] == "compute"
     assert len(done) == 5
+
+
+def test_gradients_go_to_the_parameters_of_now(generator) -> None:
+    module = make(LAYOUTS[0], generator, sparse=False)
+    for budget in (None, BUDGET):
+        old = module.refinement
+
+        def call(module=module, budget=budget) -> Tensor:
+            if budget is None:
+                return module(EVERY, 1)
+            with module.budget(budget):
+                return module(EVERY, 1)
+
+        call().sum().backward()
+        old.grad = None
+        module.refinement = nn.Parameter(old.detach())  # the same memory
+        call().sum().backward()
+        assert old.grad is None
+        assert module.refinement.grad.abs().sum() > 0
+        module.refinement = nn.Parameter(old.detach()[:1])
+        with pytest.raises((IndexError, ValueError)):
+            call()
+        module.refinement = old
+
+
+def test_values_of_many_budgets_do_not_pile_up(generator) -> None:
+    module = make(LAYOUTS[0], generator)
+    for budget in range(600, 700):
+        with module.budget(budget):
+            module(EVERY, 1)
+    assert len(module._cache) <= 16
+
+
+def test_columns_that_lie_apart_are_seen_as_they_are(generator) -> None:
+    module = ElasticEmbedding(100, 8)
+    module.weight = nn.Parameter(torch.randn(8, 100, generator=generator).t())
+    many = torch.arange(20_000) % 100
+    module(many)
+    module.weight.data.mul_(2)
+    assert torch.equal(module(many), nn.functional.embedding(many, module.weight))
+
+
+def test_memory_of_the_weight_can_still_be_resized(generator) -> None:
+    """As what shards parameters does between calls."""
+    module = ElasticEmbedding(100, 8, num_groups=2)
+    module.set_row_values(torch.rand(2, 100, generator=generator))
+    with module.budget(10_000):
+        module(torch.arange(3), 1)
+    assert module.weight.untyped_storage().resizable()

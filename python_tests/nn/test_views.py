@@ -91,6 +91,40 @@ def test_a_context_may_end_in_another_context_than_it_began_in(generator) -> Non
     assert module.budget_bytes is None
 
 
+def test_a_generator_that_ends_elsewhere_leaves_budgets_alone(generator) -> None:
+    module = make(generator)
+
+    def begin():
+        with module.budget(900):
+            yield
+
+    opened = begin()
+    thread = threading.Thread(target=next, args=(opened,))
+    thread.start()
+    thread.join()
+    with module.budget(1500):
+        opened.close()
+        assert module.budget_bytes == 1500
+    assert module.budget_bytes is None
+
+
+def test_compiled_code_is_free_once_all_tasks_have_ended(generator) -> None:
+    module = make(generator)
+    torch.compiler.reset()
+    compiled = torch.compile(module, backend="eager")
+
+    async def run(budget: int, wait: float) -> None:
+        await asyncio.sleep(wait)
+        with module.budget(budget), module.use_groups(1):
+            await asyncio.sleep(0.02)
+
+    async def run_all() -> None:
+        await asyncio.gather(run(900, 0), run(1500, 0.01))
+
+    asyncio.run(run_all())
+    assert torch.equal(compiled(EVERY, 1), module(EVERY, 1))
+
+
 def test_a_copy_is_in_no_context(generator) -> None:
     module = make(generator)
     with module.budget(BUDGET), module.use_groups(1):
@@ -112,6 +146,30 @@ def test_a_replica_for_another_thread_sees_what_is_in_force(generator) -> None:
     thread.join()
     assert torch.equal(seen[0], want)
     assert not torch.equal(module(EVERY), want)
+
+
+def test_reading_the_weight_renormalises_nothing(generator) -> None:
+    rows = 5 * torch.randn(ROWS, DIM, generator=generator)
+    module = ElasticEmbedding.from_pretrained(rows.clone(), max_norm=1.0)
+    with module.budget(10**6):
+        assert module.weight.norm(dim=1).max() > 1
+    assert torch.equal(module.weight, rows)
+    with module.budget(10**6):
+        module(EVERY[:3])
+    assert (module.weight[:3].norm(dim=1) < 1.001).all()
+    assert torch.equal(module.weight[3:], rows[3:])
+
+
+def test_the_table_may_be_given_to_what_is_compiled(generator) -> None:
+    module = make(generator)
+    hidden = torch.randn(5, DIM, generator=generator)
+    torch.compiler.reset()
+    multiply = torch.compile(lambda hidden, weight: hidden @ weight.T, backend="eager")
+    with module.budget(BUDGET), module.use_groups(1):
+        with torch.no_grad():
+            assert torch.equal(multiply(hidden, module.weight), hidden @ module.table().T)
+        gradient = torch.func.grad(lambda hidden: (hidden @ module.weight.T).sum())(hidden)
+        assert torch.allclose(gradient, module.table().sum(dim=0).expand(5, -1))
 
 
 # ---- training beside inference ----
@@ -136,6 +194,19 @@ def test_what_inference_mode_computed_serves_training(layout, generator) -> None
             module.weight.add_(0.01)
 
 
+def test_values_set_in_inference_mode_serve_training(generator) -> None:
+    module = ElasticEmbedding.from_pretrained(
+        torch.randn(ROWS, DIM, generator=generator), freeze=False, num_groups=GROUPS
+    )
+    with torch.inference_mode():
+        module.set_row_values(torch.rand(GROUPS, ROWS, generator=generator))
+        module.refine_rows(1, torch.tensor([3]))
+        module.fit_rotation()
+    with module.budget(10**5):
+        module(EVERY, 1).sum().backward()
+    assert module.refinement.grad.abs().sum() > 0
+
+
 # ---- edits ----
 
 EDITS: dict[str, Callable[[Tensor], object]] = {
@@ -148,6 +219,11 @@ EDITS: dict[str, Callable[[Tensor], object]] = {
     "an output": lambda weight: torch.add(torch.ones_like(weight), 1, out=weight),
     "frozen": lambda weight: weight.requires_grad_(False),
     "a setter": lambda weight: setattr(weight, "requires_grad", False),
+    "one of its rows": lambda weight: weight.unbind()[0].add_(1),
+    "a row of a loop": lambda weight: [row.zero_() for row in weight],
+    "a part": lambda weight: weight.split(7)[1].fill_(3),
+    "foreach": lambda weight: torch._foreach_add_([weight], 1),
+    "a function in place": lambda weight: nn.functional.relu(weight, inplace=True),
 }
 
 

@@ -130,6 +130,52 @@ def test_another_shape_is_an_error_of_gradients() -> None:
         gradient(targets=torch.tensor([0, -2, 1]))
 
 
+HOSTILE: dict[str, Callable[[], object]] = {
+    "more than there are": lambda: REGISTERED.topk_blocks(WEIGHT, 10**6, None, None, True),
+    "short costs": lambda: REGISTERED.topk_blocks(
+        WEIGHT, None, torch.ones(1, 2, dtype=torch.int64), torch.ones(10, dtype=torch.int64), True
+    ),
+    "short budgets": lambda: REGISTERED.topk_blocks(
+        WEIGHT, None, torch.ones(1, 4, dtype=torch.int64), torch.ones(1, dtype=torch.int64), True
+    ),
+    "a far candidate": lambda: REGISTERED.gathered_score(
+        WEIGHT, WEIGHT, 2, torch.tensor([10**9]), None, None
+    ),
+    "no rows asked for": lambda: REGISTERED.gathered_score(WEIGHT, WEIGHT, 0, None, None, None),
+    "another width": lambda: REGISTERED.gathered_score(WEIGHT[:, :2], WEIGHT, 2, None, None, None),
+    "wild lists": lambda: REGISTERED.gathered_score(
+        WEIGHT, WEIGHT, 2, None, torch.arange(11) * 10**6, torch.tensor([1])
+    ),
+    "half a list": lambda: REGISTERED.gathered_score(
+        WEIGHT, WEIGHT, 2, None, torch.zeros(11, dtype=torch.int64), None
+    ),
+    "short state": lambda: REGISTERED.update_rows(
+        WEIGHT.clone(), INDICES, WEIGHT[:3].clone(), torch.zeros(1), None, 0, 0.1, 0.1, 0.1, 0.1
+    ),
+    "half a state": lambda: REGISTERED.update_rows(
+        WEIGHT.clone(), INDICES, WEIGHT[:3].clone(), torch.zeros(10, 4), None, 1, 0.1, 0.1, 0.1, 0.1
+    ),
+    "few gradients": lambda: REGISTERED.update_rows(
+        WEIGHT.clone(), INDICES, WEIGHT[:2].clone(), torch.zeros(10), None, 0, 0.1, 0.1, 0.1, 0.1
+    ),
+    "no such rule": lambda: REGISTERED.update_rows(
+        WEIGHT.clone(), INDICES, WEIGHT[:3].clone(), torch.zeros(10), None, 7, 0.1, 0.1, 0.1, 0.1
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("call", HOSTILE)
+def test_the_registered_ops_refuse_what_does_not_fit(call: str) -> None:
+    with pytest.raises((ValueError, IndexError, TypeError)):
+        HOSTILE[call]()
+
+
+def test_the_registered_score_takes_candidates_in_any_order() -> None:
+    given = torch.tensor([5, 3, 5])
+    found, _ = REGISTERED.gathered_score(WEIGHT[1:2], WEIGHT, 3, given, None, None)
+    assert found.tolist() == [[5, 3, -1]]
+
+
 def test_memory_elsewhere_is_an_error() -> None:
     elsewhere = INDICES.to("meta")
     with pytest.raises(ValueError, match="values must be on the CPU, got meta"):

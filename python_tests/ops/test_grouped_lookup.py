@@ -297,3 +297,18 @@ def test_registered_ops_take_strided_pairs(generator) -> None:
     grad = torch.ops.peel_ext.grouped_lookup_backward(rows, *scatter.flat())
     assert torch.equal(grad[5], torch.full((10,), 3.0))
     assert grad.sum() == 30
+
+
+def test_groups_are_not_cut_to_the_width_of_indices() -> None:
+    weight, table = make_table(None, torch.Generator().manual_seed(0))
+    groups = torch.full((5,), 2**32 + 1)
+    with pytest.raises(IndexError, match="groups contain 4294967297"):
+        ops.grouped_lookup(weight, I5.int(), groups, **table)
+
+
+def test_padding_may_be_counted_from_the_end() -> None:
+    weight = torch.rand(5, 3, requires_grad=True)
+    ops.grouped_lookup(weight, I5, padding_idx=-1).sum().backward()
+    assert weight.grad.sum(dim=1).tolist() == [3, 3, 3, 3, 0]
+    with pytest.raises(ValueError, match="padding_idx must be between -5 and 4, got 5"):
+        ops.grouped_lookup(weight, I5, padding_idx=5)

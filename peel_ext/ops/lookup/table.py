@@ -97,7 +97,9 @@ class Pairs(NamedTuple):
         each = groups.shape == indices.shape
         if not each or groups.dtype not in _INDEX:
             _check_groups_fit(groups, indices)
-        spread = groups if groups.dtype == indices.dtype else groups.to(indices.dtype)
+        spread = groups
+        if groups.dtype != indices.dtype:  # the wider one, so that no group becomes another
+            flat, spread = flat.long(), groups.long()
         if not each:
             trailing = (1,) * (indices.ndim - groups.ndim)
             spread = spread.reshape(groups.shape + trailing).expand(indices.shape)
