@@ -642,12 +642,11 @@ class ElasticEmbedding(nn.Embedding):
         groups, num_item_groups, _ = self.block_weights.shape
         which = self.item_group.long().expand(groups, -1)
         worth = values.new_zeros(groups, num_item_groups).scatter_add_(1, which, values)
-        weights = worth[:, :, None] * torch.from_numpy(self._gains()).to(worth.device
+        weights = worth[:, :, None] * torch.from_numpy(self._gains()).to(worth.device)
         if self.block_weights.is_inference():  # of a module that was made so
             self.block_weights = weights.float()
         else:
             self.block_weights.copy_(weights)
-        )
 
     def _gains(self) -> NDArray[np.float64]:
         """What each layer makes of a row's value [num_layers]."""

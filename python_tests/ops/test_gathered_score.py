@@ -169,9 +169,6 @@ def test_opcheck() -> None:
     op = torch.ops.peel_ext.gathered_score.default
     torch.library.opcheck(op, (U, T, 2, None, None, None))
     torch.library.opcheck(op, (U, T, 9, torch.tensor([0, 3]), P, torch.tensor([0, 1])))
-    pee = make_packed(PlanesLayout(), torch.Generator().manual_seed(0))
-    buffer = torch.from_numpy(pee.buffer.copy())
-    torch.library.opcheck(op, (torch.rand(2, 20), buffer, 3, None, None, None))
 
 
 BOUNDED = [PlanesLayout((bits,)) for bits in (2, 4, 6, 8)]
