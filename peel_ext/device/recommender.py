@@ -286,7 +286,7 @@ class DeviceRecommender:
             raise DataError(f"item {text!r} is not known: items of this file are integers")
         return int(text)
 
-    def score(
+    def score_items(
         self,
         ids: Ids,
         *,

@@ -56,7 +56,7 @@ def test_every_id_is_that_of_its_row(names: list, tmp_path: Path) -> None:
         items, _ = named.recommend(user=user, n=ROWS)
         assert items == [names[row] for row in rows]
         assert np.array_equal(
-            named.score(names, user=user), plain.score(np.arange(ROWS), user=user)
+            named.score_items(names, user=user), plain.score_items(np.arange(ROWS), user=user)
         )
         unknown = ["nobody", "", "ü", 5.0, None] if isinstance(names[0], str) else ["1", 601, -301]
         for item in unknown:

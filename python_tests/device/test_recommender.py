@@ -105,7 +105,7 @@ def test_answers_are_those_of_the_plain_reader(layout: Layout, seed: int, tmp_pa
             assert isinstance(items, np.ndarray)
             assert items.tolist() == allowed[order].tolist()
             assert np.allclose(scores, want[order], rtol=1e-5, atol=1e-6)
-            got = recommender.score(np.arange(ROWS), user=user)
+            got = recommender.score_items(np.arange(ROWS), user=user)
             assert np.allclose(got, rows @ user, rtol=1e-5, atol=1e-6)
 
 
@@ -219,7 +219,7 @@ def test_items_go_by_their_ids(names: list, tmp_path: Path) -> None:
         assert items == [names[row] for row in rows]
         assert np.array_equal(scores, same)
         assert np.array_equal(
-            named.score([names[1]], history=[names[3]]), plain.score([1], history=[3])
+            named.score_items([names[1]], history=[names[3]]), plain.score_items([1], history=[3])
         )
         with pytest.raises(DataError, match="item 'nobody' is not known"):
             named.recommend(["nobody"])
@@ -360,7 +360,9 @@ def test_a_vector_of_the_models_space_is_rotated_on_the_device(seed: int, tmp_pa
         again = recommender.recommend(user=turned, rotated=True, n=20)
         assert np.array_equal(again[0], items)
         assert np.array_equal(again[1], scores)
-        assert np.allclose(recommender.score(items, user=user, rotated=False), scores, atol=1e-4)
+        assert np.allclose(
+            recommender.score_items(items, user=user, rotated=False), scores, atol=1e-4
+        )
         both = recommender.rotate(np.stack([user, user])[None])
         assert both.shape == (1, 2, DIM)
         assert np.allclose(both[0, 1], turned, atol=1e-6)
@@ -381,7 +383,7 @@ def test_a_vector_that_may_be_of_either_space_is_refused(seed: int, tmp_path: Pa
             with pytest.raises(
                 ValueError, match="rotated must be given with user, because the rows"
             ):
-                recommender.score([1], user=user)
+                recommender.score_items([1], user=user)
             assert len(recommender.recommend(user=user, rotated=True)[0]) == 20
     with DeviceRecommender.open(tmp_path / "without.peel") as recommender:
         assert recommender.rotated
@@ -714,7 +716,7 @@ def test_a_closed_recommender_says_so(path: Path) -> None:
     recommender.close()
     for call in (
         lambda: recommender.recommend([1]),
-        lambda: recommender.score([1], history=[1]),
+        lambda: recommender.score_items([1], history=[1]),
         lambda: recommender.resize(5_000),
         lambda: recommender.nbytes,
         lambda: recommender.fold_in([1]),
@@ -749,7 +751,7 @@ def test_a_closed_recommender_says_so(path: Path) -> None:
             ValueError,
             "user must be finite, user[0] is nan",
         ),
-        (lambda r: r.score([601], history=[1]), IndexError, "ids[0] is 601"),
+        (lambda r: r.score_items([601], history=[1]), IndexError, "ids[0] is 601"),
         (lambda r: r.continue_vector(np.ones(DIM), -1, [1]), ValueError, "known_count must be"),
         (lambda r: r.resize(100), BudgetError, "budget_bytes is 100, but this file needs at least"),
         (lambda r: r.resize(-1), BudgetError, "budget_bytes is 0"),
