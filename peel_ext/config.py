@@ -452,7 +452,8 @@ class ColumnsConfig(_Checked):
     Attributes:
         num_item_groups: contiguous runs of rows that are kept or dropped together, one for each row at
             most.
-        block_dim: adjacent columns of a block, at most those of a row and at least 1/64 of them.
+        block_dim: adjacent columns of a block, at most those of a row and at least 1/64 of them. 8 stands
+            for what fits, where rows have fewer than 8 or more than 512 values.
         value_type: ``"float32"``, ``"float16"`` or ``"int8"``.
 
     Raises:

@@ -336,11 +336,13 @@ def resolve_layout(layout: Layout | str, dim: int | None = None) -> Layout:
     if layout == "planes":
         return PlanesLayout()
     if layout == "columns":
-        block_dim = ColumnsLayout.block_dim
-        if dim is not None:
-            block_dim = min(dim, max(block_dim, -(-dim // MAX_LAYERS)))
-        return ColumnsLayout(block_dim)
+        return ColumnsLayout() if dim is None else ColumnsLayout(fitting_block_dim(dim))
     raise ValueError(f"layout must be 'planes' or 'columns', got {layout!r}")
+
+
+def fitting_block_dim(dim: int) -> int:
+    """Columns of a block for rows of ``dim`` values: 8, or what is nearest to it that fits."""
+    return min(dim, max(ColumnsLayout.block_dim, -(-dim // MAX_LAYERS)))
 
 
 def _aligned(num_bytes: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -141,7 +141,7 @@ class Stages:
         rows, additions = refine_tables(
             population,
             self._exposure(population),
-            layout_of(self.folder.config),
+            layout_of(self.folder.config, population.item_vectors.shape[1]),
             self.config.refinement,
             on_progress=self._steps("refinement"),
             checkpoint=self.folder.checkpoint("refinement"),
@@ -157,7 +157,7 @@ class Stages:
         if control.controller == "regression":
             values = regress_row_values(population, self.config.exposure, control, device)
         elif control.controller == "mixture":
-            layout = layout_of(self.folder.config)
+            layout = layout_of(self.folder.config, population.item_vectors.shape[1])
             yardstick = layout if isinstance(layout, PlanesLayout) else PlanesLayout()
             values, mixture = choose_mixture(
                 population, self.config.exposure, control, yardstick, device
@@ -171,7 +171,7 @@ class Stages:
             # Torch's own memory: matrix products round differently at another alignment.
             torch.from_numpy(population.item_vectors).clone().to(device),
             num_groups=len(population.centroids),
-            layout=layout_of(self.folder.config),
+            layout=layout_of(self.folder.config, population.item_vectors.shape[1]),
         )
         if embedding.layout.nested:
             embedding.fit_rotation(keep_mean=self._prior() > 0)

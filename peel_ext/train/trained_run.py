@@ -135,7 +135,7 @@ class TrainedRun:
         embedding = ElasticEmbedding.from_pretrained(
             torch.from_numpy(state["weight"]),
             num_groups=len(self.centroids),
-            layout=layout_of(self.folder.config),
+            layout=layout_of(self.folder.config, state["weight"].shape[1]),
         )
         embedding.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
         return embedding

@@ -234,6 +234,22 @@ def test_columns_layout_runs_too(data_file: Path, tmp_path: Path) -> None:
     assert run.embedding.generate(0, 4000).nbytes <= 4000
 
 
+@pytest.mark.parametrize("dim", [5, 768])
+def test_columns_of_vectors_of_any_width(
+    dim: int, data_file: Path, tmp_path: Path, seed: int
+) -> None:
+    parts = run_pipeline(data_file, tmp_path / "first", SMALL)
+    rng = np.random.default_rng(seed)
+    users, items = (
+        rng.normal(size=(len(each), dim)).astype(np.float32)
+        for each in (parts.user_vectors, parts.item_vectors)
+    )
+    config = dataclasses.replace(SMALL, layout="columns")
+    run = run_pipeline(data_file, tmp_path / "run", config, vectors=VectorPair(users, items))
+    assert run.embedding.layout.block_dim == {5: 5, 768: 12}[dim]
+    assert run.embedding.generate(0, 10**7).row_ids.tolist() == list(range(len(items)))
+
+
 def test_the_settings_of_the_paper_refine_all_rows(data_file: Path, tmp_path: Path) -> None:
     paper = PipelineConfig.paper()
     quick = dataclasses.replace(

@@ -10,7 +10,7 @@ from peel_ext.errors import BudgetError
 from peel_ext.evaluation.rivals.encodings import value_kind
 from peel_ext.evaluation.rivals.rival import HeldRows
 from peel_ext.format import ColumnsLayout
-from peel_ext.format.layout import page_padding_bytes
+from peel_ext.format.layout import fitting_block_dim, page_padding_bytes
 from peel_ext.nn import ElasticEmbedding
 from peel_ext.nn.selection import select_blocks
 
@@ -53,7 +53,7 @@ class ColumnBlocks:
         self._axes = np.linalg.eigh(moment)[1][:, ::-1].astype(np.float32)
         order = np.argsort(-popularity, kind="stable")
         layout = ColumnsLayout(
-            block_dim=min(8, items.shape[1]),
+            block_dim=fitting_block_dim(items.shape[1]),
             value_type="float32" if bits == 32 else "int8",
             num_item_groups=min(num_item_groups, len(items)),
         )
