@@ -203,7 +203,7 @@ class ElasticEmbedding(nn.Embedding):
         Raises:
             BudgetError: too few bytes for one of the user groups; names the minimum.
             TypeError: not an integer, or a weight that is not one float32 tensor.
-            ValueError: a weight that is not on the CPU, or not finite.
+            ValueError: a weight that is not finite, or where there are no kernels.
         """
         limit = _check_budget(budget_bytes)
         weight = self._parameter("weight")
@@ -447,7 +447,7 @@ class ElasticEmbedding(nn.Embedding):
         if not torch.compiler.is_compiling():
             state.check_plain(weight)
         table = Table(weight, self.refinement, self.refinement_slot, num_groups=self.num_groups)
-        return lookup(table, input, groups, self._options(), self._blocks(weight, budget_bytes))
+        return lookup(table, input, groups, self._options(), self._blocks(budget_bytes))
 
     def _full_table(self, weight: Tensor) -> Table:
         if is_traced(weight):
@@ -471,9 +471,8 @@ class ElasticEmbedding(nn.Embedding):
         with torch.inference_mode(False):
             if budget_bytes is not None:
                 self._check_blocks()
-                blocks = self._blocks(weight, budget_bytes).store(self._cache)
-            slots = self.refinement_slot
-            table = Table(weight, refinement, slots, blocks, self.num_groups)
+                blocks = self._blocks(budget_bytes).store(self._cache)
+            table = Table(weight, refinement, self.refinement_slot, blocks, self.num_groups)
         self._table = None if now[-1] is None else (now, table, sources)
         return table
 
@@ -481,11 +480,11 @@ class ElasticEmbedding(nn.Embedding):
         weight = self._parameter("weight")
         return Rows(weight, self.refinement, self.refinement_slot, self.rotation)
 
-    def _blocks(self, weight: Tensor, budget_bytes: int) -> BudgetedBlocks:
-        rows = Rows(weight, self.refinement, self.refinement_slot, self.rotation)
-        return BudgetedBlocks(
-            rows, self.block_weights, self.item_group, self.layout, self._layout_text, budget_bytes
-        )
+    def _blocks(self, budget_bytes: int) -> BudgetedBlocks:
+        rows, parts = self._rows(), (self.block_weights, self.item_group)
+        if rows.weight.is_meta:  # where shapes are all there is
+            parts = (parts[0].to("meta"), parts[1].to("meta"))
+        return BudgetedBlocks(rows, *parts, self.layout, self._layout_text, budget_bytes)
 
     def _check_blocks(self) -> None:
         """Raises unless there are blocks for the rows there are, and cuts them where none were set."""
@@ -514,6 +513,7 @@ class ElasticEmbedding(nn.Embedding):
             ValueError: a weight on the meta device.
         """
         check_group(group, self.num_groups)
+        self._check_blocks()
         refine_rows(self, group, indices)
 
     @torch.inference_mode(False)
@@ -555,6 +555,7 @@ class ElasticEmbedding(nn.Embedding):
         Raises:
             ValueError: a wrong shape or value.
         """
+        self._check_blocks()
         shape = (self.num_groups, self.num_embeddings)
         values = check_worth("values", values, shape).to(self.block_weights.device)
         if self.layout.nested:
@@ -621,6 +622,7 @@ class ElasticEmbedding(nn.Embedding):
         """
         if self.layout.nested:
             raise ValueError("item groups of the planes layout follow from set_row_values")
+        self._check_blocks()
         num_item_groups = self.block_weights.shape[1]
         if tuple(item_group.shape) != (self.num_embeddings,):
             raise ValueError(

@@ -5,13 +5,20 @@ Functions over the module, whose methods of ``nn.Module`` call them.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from torch._subclasses.functional_tensor import FunctionalTensor
+
+try:
+    from torch.distributed.tensor import DTensor
+except ImportError:  # a torch without torch.distributed has none
+    DTensor = ()  # type: ignore[assignment, misc]
 
 from peel_ext.format import Layout
 from peel_ext.nn.selection import even_block_weights
@@ -29,6 +36,13 @@ OPTIONAL_STATE = {
 BUFFERS = ("block_weights", "item_group", "rotation", "refinement_slot")
 
 
+@lru_cache(maxsize=32)
+def _even_weights(layout: Layout, num_embeddings: int, dim: int) -> NDArray[np.float32]:
+    # Values are looked at on the way, of which fake tensors have none.
+    with unset_fake_temporarily():
+        return even_block_weights(layout, num_embeddings, dim).numpy()
+
+
 def even_blocks(
     layout: Layout, num_groups: int, num_embeddings: int, dim: int
 ) -> dict[str, Tensor]:
@@ -36,7 +50,7 @@ def even_blocks(
     sizes = layout.item_group_sizes(num_embeddings)
     weights = torch.zeros(len(sizes), 0, dtype=torch.float32, device="cpu")
     if dim > 0:
-        weights = even_block_weights(layout, num_embeddings, dim)
+        weights = torch.from_numpy(_even_weights(layout, num_embeddings, dim))
     item_group = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
     return {
         "block_weights": weights.repeat(num_groups, 1, 1),
@@ -68,8 +82,11 @@ def _set_blocks(module: Any) -> list[str]:
 
 
 def _equal(own: Tensor, fresh: Tensor) -> bool:
-    """Whether both are the same; what is on the meta device was never set."""
-    return own.is_meta or (own.shape == fresh.shape and torch.equal(own, fresh.to(own.device)))
+    """Whether both are the same, as far as can be told; what is on the meta device was never set."""
+    if own.is_meta or own.shape != fresh.shape or isinstance(own, FakeTensor):
+        return own.is_meta or own.shape == fresh.shape
+    whole: Tensor = own.full_tensor() if isinstance(own, DTensor) else own
+    return torch.equal(whole, fresh.to(whole.device))
 
 
 def check_plain(weight: Tensor) -> None:

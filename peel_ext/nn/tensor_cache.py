@@ -52,9 +52,11 @@ def _tell_of_fused_step(optimizer: Optimizer, *_: Any) -> None:
     fused = [group for group in optimizer.param_groups if group.get("fused")]
     if not fused or not _LIVING:
         return
+    living = [reference() for reference in _LIVING.valuerefs()]  # at once: other threads add to it
     read = {
         source.data_ptr()
-        for kept in list(_LIVING.values())
+        for kept in living
+        if kept is not None
         for source in kept.sources
         if source is not None
     }
@@ -80,8 +82,10 @@ class TensorCache:
     def derive(
         self, kind: Hashable, sources: tuple[Tensor | None, ...], compute: Callable[[], Any]
     ) -> Any:
-        """See :func:`derive`; the value is kept here, beside a few others."""
+        """See :func:`derive`; the value is kept here, beside those asked for last."""
         value = derive(kind, sources, compute, self._values)
+        if kind in self._values:
+            self._values[kind] = self._values.pop(kind)
         while len(self._values) > _MOST:
             self._values.pop(next(iter(self._values)))
         return value

@@ -51,8 +51,8 @@ class Views:
     @contextmanager
     def enter(self, view: View) -> Iterator[None]:
         """Puts a view in force, until the context ends."""
-        guarded = self._of_thread.view
         if torch.compiler.is_compiling():
+            guarded = self._of_thread.view
             self._of_thread.view = view
             try:
                 yield

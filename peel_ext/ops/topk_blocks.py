@@ -25,22 +25,12 @@ def _select(
     budget_bytes: Tensor | None,
     in_order: bool,
 ) -> Tensor:
-    return _bridge.topk_blocks(rows_with_unit_stride(weights), k, costs, budget_bytes, in_order)
-
-
-def _select_checked(
-    weights: Tensor,
-    k: int | None,
-    costs: Tensor | None,
-    budget_bytes: Tensor | None,
-    in_order: bool,
-) -> Tensor:
     # A saved program calls the registered op with whatever it is given.
-    k, costs, budgets = _check(weights, k, costs, budget_bytes)
-    return _select(weights, k, costs, budgets, in_order)
+    checked = _check(weights, k, costs, budget_bytes)
+    return _bridge.topk_blocks(rows_with_unit_stride(weights), *checked, in_order)
 
 
-_select_op = torch.library.custom_op("peel_ext::topk_blocks", _select_checked, mutates_args=())
+_select_op = torch.library.custom_op("peel_ext::topk_blocks", _select, mutates_args=())
 
 
 @_select_op.register_fake
@@ -90,7 +80,8 @@ def topk_blocks(
     k, costs, budgets = _check(weights, k, costs, budget_bytes)
     if is_traced(weights):
         return _select_op(weights, k, costs, budgets, sorted)
-    return _select(weights.detach(), k, costs, budgets, sorted)
+    rows = rows_with_unit_stride(weights.detach())
+    return _bridge.topk_blocks(rows, k, costs, budgets, sorted)
 
 
 def _check(
@@ -119,7 +110,9 @@ def _check_budget(
         costs = costs[None]
     check_tensor("costs", costs, (torch.int64,), 2)
     check_shape("costs", costs, (1 if costs.shape[0] == 1 else num_groups, n))
-    if costs.is_cpu and costs.numel() and int(costs.min()) < 1:
+    # Values are not looked at where tracing would have to be broken off, or a device waited for.
+    looked_at = costs.is_cpu and not is_traced(weights, costs)
+    if looked_at and costs.numel() and int(costs.min()) < 1:
         raise ValueError(f"costs must be at least 1, got {int(costs.min())}")
     if isinstance(budget_bytes, Tensor):
         check_tensor("budget_bytes", budget_bytes, (torch.int64,), 1)
@@ -128,6 +121,6 @@ def _check_budget(
     else:
         check_int("budget_bytes", budget_bytes, 0, (1 << 63) - 1)
         budgets = torch.full((num_groups,), budget_bytes, dtype=torch.int64, device=weights.device)
-    if budgets.is_cpu and budgets.numel() and int(budgets.min()) < 0:
+    if looked_at and budgets.numel() and int(budgets.min()) < 0:
         raise ValueError(f"budget_bytes must be at least 0, got {int(budgets.min())}")
     return costs.contiguous(), budgets

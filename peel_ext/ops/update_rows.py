@@ -32,24 +32,6 @@ def _update(
     rate2: float,
     eps: float,
 ) -> None:
-    _bridge.update_rows(
-        rule, weight, indices, rows_with_unit_stride(gradients), first, second, step_size,
-        (rate1, rate2), eps,
-    )  # fmt: skip
-
-
-def _update_checked(
-    weight: Tensor,
-    indices: Tensor,
-    gradients: Tensor,
-    first: Tensor,
-    second: Tensor | None,
-    rule: int,
-    step_size: float,
-    rate1: float,
-    rate2: float,
-    eps: float,
-) -> None:
     # A saved program calls the registered op with whatever it is given.
     names = {number: name for name, number in _RULES.items()}
     if rule not in names:
@@ -57,12 +39,14 @@ def _update_checked(
     state = [first] if second is None else [first, second]
     _check(weight, indices, gradients, state, names[rule])
     rows = indices.to(torch.int64).contiguous()
-    _update(weight, rows, gradients, first, second, rule, step_size, rate1, rate2, eps)
+    steps = rows_with_unit_stride(gradients)
+    rates = (rate1, rate2)
+    _bridge.update_rows(rule, weight, rows, steps, first, second, step_size, rates, eps)
 
 
 _update_op = torch.library.custom_op(
     "peel_ext::update_rows",
-    _update_checked,
+    _update,
     mutates_args=("weight", "first", "second"),
 )
 
@@ -120,23 +104,15 @@ def update_rows(
         if not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"betas must be in [0, 1), got {betas}")
         step_size *= math.sqrt(1 - betas[1] ** step) / (1 - betas[0] ** step)
-    traced = is_traced(weight, indices, gradients, *state)
-    update = _update_op if traced else _update
-    update(
-        weight.detach(),
-        indices.to(torch.int64).contiguous(),
-        gradients.detach(),
-        first,
-        second,
-        _RULES[rule],
-        step_size,
-        1 - betas[0],
-        1 - betas[1],
-        eps,
-    )
-    if not traced:
-        for changed in (weight, *state):
-            torch.autograd.graph.increment_version(changed)
+    number, rates = _RULES[rule], (1 - betas[0], 1 - betas[1])
+    rows, gradients = indices.to(torch.int64).contiguous(), gradients.detach()
+    if is_traced(weight, indices, gradients, *state):
+        _update_op(weight.detach(), rows, gradients, first, second, number, step_size, *rates, eps)
+        return
+    steps = rows_with_unit_stride(gradients)
+    _bridge.update_rows(number, weight.detach(), rows, steps, first, second, step_size, rates, eps)
+    for changed in (weight, *state):
+        torch.autograd.graph.increment_version(changed)
 
 
 def _check(

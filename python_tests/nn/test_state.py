@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from peel_ext import ColumnsLayout, ElasticEmbedding, PlanesLayout
 
@@ -117,6 +121,66 @@ def test_resized_rows_are_cut_anew_or_refused(rows: int, generator) -> None:
     ):
         with pytest.raises(ValueError, match="block_weights, item_group, refinement_slot were set"):
             call()
+
+
+@pytest.mark.parametrize("layout", ["planes", "columns"])
+@pytest.mark.parametrize("rows", [ROWS + 25, ROWS - 25])
+def test_values_may_be_set_for_resized_rows(layout: str, rows: int, generator) -> None:
+    for change in ("values", "refinement", "item groups"):
+        module = ElasticEmbedding(ROWS, DIM, num_groups=GROUPS, layout=layout)
+        module.weight = nn.Parameter(torch.randn(rows, DIM, generator=generator))
+        module.num_embeddings = rows
+        if change == "values":
+            module.set_row_values(torch.rand(GROUPS, rows, generator=generator))
+        elif change == "refinement":
+            module.refine_rows(1, torch.tensor([rows - 1]))
+        elif layout == "columns":
+            module.set_item_groups(torch.zeros(rows, dtype=torch.int64))
+        held = module.generate(1, 10**6)
+        assert sorted(held.row_ids.tolist()) == list(range(rows))
+
+
+def test_a_module_of_fake_tensors() -> None:
+    with FakeTensorMode():
+        module = ElasticEmbedding(ROWS, DIM, num_groups=GROUPS)
+        assert list(module.state_dict()) == ["weight"]
+        assert module(torch.zeros(3, dtype=torch.int64)).shape == (3, DIM)
+
+
+def test_a_budget_over_the_meta_device_has_shapes() -> None:
+    module = ElasticEmbedding(ROWS, DIM, device="meta")
+    with module.budget(BUDGET):
+        assert module(torch.zeros(2, 3, dtype=torch.int64, device="meta")).shape == (2, 3, DIM)
+
+
+def test_a_table_that_is_sharded_has_a_state_dict(tmp_path: Path) -> None:
+    code = f"""
+import torch, torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Replicate
+from torch.distributed.tensor.parallel import RowwiseParallel, parallelize_module
+from peel_ext import ElasticEmbedding
+dist.init_process_group("gloo", init_method="file://{tmp_path}/store", rank=0, world_size=1)
+for is_set in (False, True):
+    model = nn.Sequential(ElasticEmbedding(60, 12, num_groups=3))
+    if is_set:
+        model[0].set_row_values(torch.rand(3, 60))
+    want = set(model.state_dict())
+    how = RowwiseParallel(input_layouts=Replicate(), output_layouts=Replicate())
+    model = parallelize_module(model, init_device_mesh("cpu", (1,)), {{"0": how}})
+    assert set(model.state_dict()) == want, model.state_dict().keys()
+    model.load_state_dict(model.state_dict())
+    try:
+        with model[0].budget(1500), model[0].use_groups(1):
+            model(torch.arange(3))
+    except TypeError as error:
+        assert "full_tensor" in str(error)
+    else:
+        raise SystemExit("a budget was not refused")
+dist.destroy_process_group()
+"""
+    subprocess.run([sys.executable, "-P", "-W", "ignore", "-c", code], check=True)
 
 
 def test_edited_weights_of_blocks_are_saved(generator) -> None:

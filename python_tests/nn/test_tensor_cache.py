@@ -318,6 +318,18 @@ def test_values_of_many_budgets_do_not_pile_up(generator) -> None:
     assert len(module._cache) <= 16
 
 
+def test_what_every_budget_needs_is_not_made_again(generator, monkeypatch) -> None:
+    module, made = make(LAYOUTS[0], generator), []
+    encode = PlanesLayout.encode
+    monkeypatch.setattr(
+        PlanesLayout, "encode", lambda self, rows: made.append(1) or encode(self, rows)
+    )
+    for budget in range(600, 700):
+        with module.budget(budget):
+            module(EVERY, 1)
+    assert len(made) == 1
+
+
 def test_columns_that_lie_apart_are_seen_as_they_are(generator) -> None:
     module = ElasticEmbedding(100, 8)
     module.weight = nn.Parameter(torch.randn(8, 100, generator=generator).t())
