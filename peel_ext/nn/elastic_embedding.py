@@ -406,20 +406,22 @@ class ElasticEmbedding(nn.Embedding):
         if groups is None:
             groups = in_force
         weight = self._parameter("weight")
+        traced = is_traced(weight, input)
         refined = groups is not None and self._parameters["refinement"] is not None
         if max_norm is not None and (budget_bytes is not None or refined):
             with torch.no_grad():
                 torch.embedding_renorm_(weight, input.reshape(-1), max_norm, self.norm_type)
         if budget_bytes is not None:
-            return self._lookup_under_budget(weight, input, groups, budget_bytes)
+            return self._lookup_under_budget(weight, input, groups, budget_bytes, traced)
         if groups is not None:
             if refined:
-                return lookup(self._full_table(weight), input, groups, self._options())
+                table = self._full_table(weight, traced)
+                return lookup(table, input, groups, self._options(), traced=traced)
             # All have the same rows, but a mistake is a mistake.
             check_groups(groups, input, self.num_groups)
-        # Asked first: a graph must not depend on the number of indices.
+        # A graph must not depend on the number of indices.
         if (
-            not is_traced(weight, input)
+            not traced
             and type(input) is Tensor
             and input.numel() >= _KERNEL_INDICES
             and input.dtype in (torch.int64, torch.int32)
@@ -427,30 +429,33 @@ class ElasticEmbedding(nn.Embedding):
             and has_kernels(weight)
             and weight.stride(1) == 1  # columns apart would be copied, and edits not seen
         ):
-            return lookup(self._full_table(weight), input, 0, self._options())
+            return lookup(self._current_table(weight), input, 0, self._options(), traced=False)
         return F.embedding(
             input, weight, self.padding_idx, max_norm, self.norm_type, self.scale_grad_by_freq,
             self.sparse,
         )  # fmt: skip
 
     def _lookup_under_budget(
-        self, weight: Tensor, input: Tensor, groups: Tensor | int | None, budget_bytes: int
-    ) -> Tensor:
+        self, weight: Tensor, input: Tensor, groups: Tensor | int | None, budget_bytes: int,
+        traced: bool,
+    ) -> Tensor:  # fmt: skip
         if groups is None:
             if self.num_groups > 1:
                 raise ValueError(
                     f"groups must be given under a budget when there are {self.num_groups}, got None"
                 )
             groups = 0
-        if not is_traced(weight, input):
-            return lookup(self._current_table(weight, budget_bytes), input, groups, self._options())
+        if not traced:
+            table = self._current_table(weight, budget_bytes)
+            return lookup(table, input, groups, self._options(), traced=False)
         if not torch.compiler.is_compiling():
             state.check_plain(weight)
         table = Table(weight, self.refinement, self.refinement_slot, num_groups=self.num_groups)
-        return lookup(table, input, groups, self._options(), self._blocks(budget_bytes))
+        blocks = self._blocks(budget_bytes)
+        return lookup(table, input, groups, self._options(), blocks, traced=True)
 
-    def _full_table(self, weight: Tensor) -> Table:
-        if is_traced(weight):
+    def _full_table(self, weight: Tensor, traced: bool) -> Table:
+        if traced:
             refinement, slots = self._parameters["refinement"], self._buffers["refinement_slot"]
             return Table(weight, refinement, slots, num_groups=self.num_groups)
         return self._current_table(weight)
@@ -462,7 +467,7 @@ class ElasticEmbedding(nn.Embedding):
         if budget_bytes is not None:
             sources += (buffers["rotation"], buffers["block_weights"], buffers["item_group"])
         # Gradients go to the Parameters themselves, so that the same memory is not enough.
-        shapes = weight.shape, weight.stride(), None if refinement is None else refinement.shape
+        shapes = weight.shape, None if refinement is None else refinement.shape
         now = budget_bytes, shapes, *map(id, sources), stamp(*sources)
         kept = self._table
         if kept is not None and kept[0] == now and now[-1] is not None:

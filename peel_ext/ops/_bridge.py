@@ -212,7 +212,8 @@ def grouped_lookup(
     """Rows float32 [m, dim] of pairs."""
     indices, groups, group = pairs
     device = _device_of(indices)
-    rows = _FLOAT32S.new_empty(indices.shape[0], dim, device=indices.device)
+    like = _FLOAT32S if device is None else _FLOAT32S.to(device)  # to name the CPU takes its time
+    rows = like.new_empty(indices.shape[0], dim)
     args = (
         table,
         indices.shape[0],

@@ -110,9 +110,12 @@ def is_traced(*tensors: Tensor | None) -> bool:
         # A meta tensor has a shape and no memory, which only the registered fake kernels can bear.
         if (kind is not Tensor and kind is not Parameter) or tensor.is_meta:
             return True
-        if _is_batched(tensor):  # by is_grads_batched
-            return True
     return False
+
+
+def is_traced_gradient(gradient: Tensor) -> bool:
+    """The same of a gradient, which may also be a batch of gradients (``is_grads_batched``)."""
+    return is_traced(gradient) or _is_batched(gradient)
 
 
 def is_transformed() -> bool:

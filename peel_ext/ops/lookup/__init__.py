@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from peel_ext.ops._checks import DEVICES, is_traced
-from peel_ext.ops.lookup import eager, plain, traced
+from peel_ext.ops.lookup import eager, plain
 from peel_ext.ops.lookup.eager import gather
 from peel_ext.ops.lookup.table import (
     BlockStore,
@@ -19,6 +19,7 @@ from peel_ext.ops.lookup.table import (
     geometry_of,
 )
 from peel_ext.ops.lookup.traced import Encoder, register_shapes
+from peel_ext.ops.lookup.traced import look_up as through_dispatcher
 
 __all__ = [
     "DEVICES", "BlockStore", "Encoder", "Mask", "Options", "Pairs", "Table", "check_group",
@@ -33,7 +34,7 @@ def has_kernels(weight: Tensor) -> bool:
 
 def lookup(
     table: Table, indices: Tensor, groups: Tensor | int, options: Options,
-    encoder: Encoder | None = None,
+    encoder: Encoder | None = None, traced: bool | None = None,
 ) -> Tensor:  # fmt: skip
     """Rows [*indices.shape, dim] of a table; gradients go to its weight and refinement.
 
@@ -44,6 +45,8 @@ def lookup(
             ``indices`` or of its leading dimensions.
         options: of ``nn.Embedding``.
         encoder: makes the blocks of a table that has none, where calls are traced.
+        traced: what :func:`is_traced` says of the weight and the indices, where the caller had to ask;
+            None: it is asked here.
 
     Raises:
         TypeError: not integers.
@@ -55,8 +58,8 @@ def lookup(
         check_groups(groups, indices, table.num_groups)
         dense = (table.weight, table.refinement, table.refinement_slot)
         rows = plain.look_up(*dense, pairs, options)
-    elif is_traced(table.weight, indices):
-        rows = traced.look_up(table, pairs, options, encoder)
+    elif is_traced(table.weight, indices) if traced is None else traced:
+        rows = through_dispatcher(table, pairs, options, encoder)
     else:
         rows = eager.look_up(table, pairs, options)
     return rows if indices.ndim == 1 else rows.view(*indices.shape, table.weight.shape[1])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from peel_ext.ops import _bridge
-from peel_ext.ops._checks import check_int, check_shape, check_tensor, is_traced
+from peel_ext.ops._checks import check_int, check_shape, check_tensor, is_traced_gradient
 from peel_ext.ops.lookup.table import Mask, Options, Pairs, Table
 
 
@@ -160,7 +160,7 @@ class Record(NamedTuple):
     def _sum(self, grad_rows: Tensor, scatter: Scatter, table: Table | None) -> Tensor:
         if not self.options.sparse:
             return sum_rows(grad_rows, scatter, table)
-        if is_traced(grad_rows):
+        if is_traced_gradient(grad_rows):
             return _traced_sparse(grad_rows, scatter)
         return _sparse(grad_rows, scatter, table)
 
@@ -168,7 +168,7 @@ class Record(NamedTuple):
 def sum_rows(grad_rows: Tensor, scatter: Scatter, table: Table | None = None) -> Tensor:
     """The dense gradient float32 [num_targets, dim]."""
     # The dispatcher is needed only where the gradient itself is to be differentiated.
-    if table is not None and not (torch.is_grad_enabled() or is_traced(grad_rows)):
+    if table is not None and not (torch.is_grad_enabled() or is_traced_gradient(grad_rows)):
         return _bridge.grouped_lookup_backward(
             table.native(), scatter.pairs, grad_rows, scatter.targets, scatter.num_targets,
             scatter.mean_duplicates, scatter.num_embeddings, scatter.num_groups,
