@@ -71,6 +71,11 @@ struct StoreTable {
   const float* rotation = nullptr;  // [dim, dim] or null: decoded row x becomes rotation * x
 };
 
+// Where the levels of codes of `bits` bits begin.
+PEEL_HD inline const float* levels_of(const float* levels, int bits) {
+  return levels + (int64_t{1} << bits) - 2;
+}
+
 // One item group of a Personalized Elastic Embedding.
 struct DirectoryEntry {
   uint64_t layers = 0;       // mask of the layers held

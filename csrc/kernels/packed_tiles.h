@@ -50,7 +50,7 @@ struct LoadedTile {
 struct PlaneRow {
   const uint8_t* planes[kMaxBits];
   int bits;
-  float scale;
+  const uint8_t* scale;  // fp16
   int64_t lane;
   int64_t item_group;
   const uint8_t* base;  // of the item group

@@ -8,7 +8,8 @@
 //   reach, above, equal          comparisons of kLanes values, as bits
 //   pack_values, pack_positions  the picked ones of kLanes, moved to the front
 // included inside the anonymous namespace of its translation unit (vectors.h). A set that brings
-// only lookup16 defines PEEL_PORTABLE_STEPS; one with products of bytes, PEEL_INT8_PRODUCTS.
+// only lookup16 defines PEEL_PORTABLE_STEPS; one with products of bytes, PEEL_INT8_PRODUCTS; one
+// that decodes a row in planes itself, PEEL_PLANES_ROW.
 
 #ifdef PEEL_PORTABLE_STEPS
 #include "simd/portable_steps.h"

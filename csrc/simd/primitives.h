@@ -40,18 +40,26 @@ struct Int8User {
   float step;
 };
 
+// A row in planes to be decoded: its planes lie one after another, whole bytes each, the most
+// significant bits first.
+struct PlanesRow {
+  const uint8_t* planes;
+  const uint8_t* scale;  // fp16
+  float* out;
+};
+
 struct Primitives {
   const char* name;
   int max_code;  // of a coordinate in an Int8User
 
-  // ---- one row ----
+  // ---- rows ----
+  // Those that take rows `next`, as many, or null, ask for them meanwhile.
 
-  // out[d] = levels[code(d)] * scale for d < dim, where code(d) has `bits` bits, the most
-  // significant from planes[0]. `levels` is the entry of `bits` in the table of all widths
-  // (Geometry in core/table.h). The product is rounded once, so every instruction set agrees bit
-  // for bit.
-  void (*decode_planes)(const uint8_t* const* planes, int bits, const float* levels, float scale,
-                        float* out, int64_t dim);
+  // rows[r].out[d] = levels[code(d)] * scale for d < dim, where code(d) has `bits` bits, 1 to 8.
+  // `levels` is the entry of `bits` in the table of all widths (Geometry in core/table.h). The
+  // product is rounded once, so every instruction set agrees bit for bit.
+  void (*decode_planes)(const PlanesRow* rows, const PlanesRow* next, int64_t count, int bits,
+                        const float* levels, int64_t dim);
   // out[i] = float(values[i]) * scale, rounded once.
   void (*decode_int8)(const int8_t* values, float scale, float* out, int64_t count);
   // out[i] = float(values[i]); exact.
@@ -62,8 +70,7 @@ struct Primitives {
 
   // ---- tiles ----
 
-  // tile[d, r] = rows[r][d] for r < count; lanes from count on are zero. Meanwhile asks for the
-  // rows `next`, as many, unless it is null.
+  // tile[d, r] = rows[r][d] for r < count; lanes from count on are zero. `next` as above.
   void (*transpose_tile)(const float* const* rows, const float* const* next, int64_t count,
                          int64_t dim, float* tile);
   // tile[d, r] = levels[code(d, r)] * scales[r], as decode_planes; planes[b] is a tile of bytes.

@@ -1,36 +1,64 @@
-// The primitives on one row. Included by body.h.
+// The primitives on rows. Included by body.h.
+
+static inline float scale_of(const PlanesRow& row) {
+  uint16_t half;
+  __builtin_memcpy(&half, row.scale, sizeof(half));
+  return half_to_float(half);
+}
+
+#ifndef PEEL_PLANES_ROW
+template <int kBits>
+using RowLevels = LevelTable<kBits>;
 
 template <int kBits>
-static inline void decode_planes_of(const uint8_t* const* planes, const float* levels, float scale,
-                                    float* out, int64_t dim) {
-  const LevelTable<kBits> table(levels);
+static inline void decode_planes_row(const RowLevels<kBits>& table, const PlanesRow& row,
+                                     float scale, int64_t dim) {
+  const int64_t plane_bytes = (dim + 7) / 8;
   const Vector scales = broadcast(scale);
   for (int64_t first = 0; first < dim; first += 32) {
     const int64_t count = dim - first < 32 ? dim - first : 32;
+    const auto bytes = static_cast<size_t>((count + 7) / 8);
     uint32_t words[kBits] = {};
     for (int bit = 0; bit < kBits; ++bit) {
+      const uint8_t* from = row.planes + bit * plane_bytes + first / 8;
       if (count == 32) {
-        __builtin_memcpy(&words[bit], planes[bit] + first / 8, 4);
+        __builtin_memcpy(&words[bit], from, 4);
       } else {
-        __builtin_memcpy(&words[bit], planes[bit] + first / 8,
-                         static_cast<size_t>((count + 7) / 8));
+        __builtin_memcpy(&words[bit], from, bytes);
       }
     }
     uint8_t codes[32];
     store_bytes(codes, expand<kBits>(words));
     float tail[32];
-    float* to = count == 32 ? out + first : tail;
+    float* to = count == 32 ? row.out + first : tail;
     for (int64_t lane = 0; lane < 32; lane += kLanes) {
       store(to + lane, table.at(codes + lane) * scales);
     }
-    if (count < 32) __builtin_memcpy(out + first, tail, static_cast<size_t>(count) * sizeof(float));
+    if (count < 32) {
+      __builtin_memcpy(row.out + first, tail, static_cast<size_t>(count) * sizeof(float));
+    }
+  }
+}
+#endif
+
+template <int kBits>
+static inline void decode_planes_of(const PlanesRow* rows, const PlanesRow* next, int64_t count,
+                                    const float* levels, int64_t dim) {
+  const RowLevels<kBits> table(levels);
+  for (int64_t r = 0; r < count; ++r) {
+    if (next) {
+      const int64_t bytes = kBits * ((dim + 7) / 8);
+      for (int64_t at = 0; at < bytes; at += 128) __builtin_prefetch(next[r].planes + at);
+      __builtin_prefetch(next[r].scale);
+    }
+    decode_planes_row(table, rows[r], scale_of(rows[r]), dim);
   }
 }
 
-static void decode_planes(const uint8_t* const* planes, int bits, const float* levels, float scale,
-                          float* out, int64_t dim) {
+static void decode_planes(const PlanesRow* rows, const PlanesRow* next, int64_t count, int bits,
+                          const float* levels, int64_t dim) {
   with_bits(bits, [&](auto width) {
-    decode_planes_of<decltype(width)::value>(planes, levels, scale, out, dim);
+    decode_planes_of<decltype(width)::value>(rows, next, count, levels, dim);
   });
 }
 

@@ -21,18 +21,28 @@ std::vector<float> noise(std::mt19937_64& random, size_t count) {
 
 void decodes_alike(std::mt19937_64& random, const Primitives& isa, int64_t dim) {
   const std::vector<float> levels = noise(random, 256);
-  std::vector<uint8_t> bytes(8 * static_cast<size_t>((dim + 7) / 8));
+  std::vector<uint8_t> bytes(8 * static_cast<size_t>((dim + 7) / 8) + 2);
   for (auto& byte : bytes) byte = static_cast<uint8_t>(random());
   for (int bits = 1; bits <= 8; ++bits) {
-    const uint8_t* planes[8];
-    for (int b = 0; b < bits; ++b) planes[b] = bytes.data() + b * ((dim + 7) / 8);
-    std::vector<float> out(dim);
-    isa.decode_planes(planes, bits, levels.data(), 0.37f, out.data(), dim);
-    for (int64_t d = 0; d < dim; ++d) {
-      int code = 0;
-      for (int b = 0; b < bits; ++b) code = code << 1 | (planes[b][d / 8] >> (d % 8) & 1);
-      CHECK(out[d] == levels[code] * 0.37f);
+    // Rows that overlap: each begins a byte after the one before. None ends before the bytes do.
+    const int64_t plane_bytes = (dim + 7) / 8;
+    const uint16_t scales[3] = {0x3555, 0xb801, 0x0001};
+    std::vector<float> out(3 * dim + 1, 7.0f);
+    peel::simd::PlanesRow rows[3];
+    for (int r = 0; r < 3; ++r) {
+      rows[r] = {bytes.data() + r + (8 - bits) * plane_bytes,
+                 reinterpret_cast<const uint8_t*>(scales + r), out.data() + r * dim};
     }
+    isa.decode_planes(rows, random() % 2 ? rows : nullptr, 3, bits, levels.data(), dim);
+    for (int64_t i = 0; i < 3 * dim; ++i) {
+      const int64_t r = i / dim, d = i % dim;
+      int code = 0;
+      for (int b = 0; b < bits; ++b) {
+        code = code << 1 | (rows[r].planes[b * plane_bytes + d / 8] >> (d % 8) & 1);
+      }
+      CHECK(out[i] == levels[code] * peel::half_to_float(scales[r]));
+    }
+    CHECK(out[3 * dim] == 7.0f);
   }
   std::vector<int8_t> small(dim);
   std::vector<uint16_t> halves(dim);

@@ -7,16 +7,18 @@
 
 #include "core/executor.h"
 #include "core/out_of_range.h"
+#include "kernels/cpu/planes_lookup.h"
 #include "kernels/cpu/prefetch.h"
 #include "kernels/cpu/row_decoder.h"
 #include "kernels/cpu/row_runs.h"
+#include "kernels/cpu/stored_rows.h"
 #include "simd/primitives.h"
 
 namespace peel {
 namespace {
 
 constexpr int64_t kGrain = 256;  // pairs below which a second thread costs more than it saves
-constexpr int64_t kAhead = 8;    // pairs whose rows are asked for ahead of use
+constexpr int64_t kAhead = 32;   // pairs whose rows are asked for ahead of use
 
 template <typename Index>
 LookupResult check(const LookupPairs<Index>& pairs, int64_t num_embeddings, int64_t num_groups) {
@@ -29,10 +31,6 @@ LookupResult check(const LookupPairs<Index>& pairs, int64_t num_embeddings, int6
     return {LookupStatus::kBadGroup, 0};
   }
   return {};
-}
-
-const int32_t* item_group_of(const StoreTable& table, int64_t index, int64_t group) {
-  return table.item_group + group * table.item_group_stride + index;
 }
 
 // Values of refinement_slot and item_group are the caller's data too.
@@ -60,10 +58,6 @@ LookupResult check(const StoreTable& table, const LookupPairs<Index>& pairs) {
   return checked.status == LookupStatus::kOk ? check_table(table, pairs) : checked;
 }
 
-int64_t refined_row(const StoreTable& table, int64_t index, int64_t group) {
-  return table.refinement_slot ? table.refinement_slot[group * table.num_embeddings + index] : -1;
-}
-
 uint64_t held_layers(const StoreTable& table, int64_t index, int64_t group) {
   const int64_t c = *item_group_of(table, index, group);
   return c < 0 ? 0 : static_cast<uint64_t>(table.held[group * table.num_item_groups + c]);
@@ -87,31 +81,6 @@ void dense_row(const StoreTable& table, int64_t index, int64_t group, float* out
   for (int64_t d = 0; d < table.geometry.dim; ++d) out[d] = row[d] + refinement[d];
 }
 
-// Where the encoded row of a pair lies, and which of its layers are held.
-struct StoredRow {
-  const uint8_t* pieces;
-  const uint8_t* scales;
-  uint64_t held;
-};
-
-// Finds the row; false when the table names a refined row or an item group that it does not have.
-PEEL_ALWAYS_INLINE bool find_stored_row(const StoreTable& table, int64_t index, int64_t group,
-                                        StoredRow& found) {
-  const int64_t slot = refined_row(table, index, group);
-  const int64_t c = *item_group_of(table, index, group);
-  if (slot >= table.num_refined || c >= table.num_item_groups) return false;
-  const int64_t row = slot < 0 ? index : table.num_embeddings + slot;
-  found.pieces = table.store + row * table.row_bytes;
-  found.scales = reinterpret_cast<const uint8_t*>(table.scales + row * table.scales_per_row);
-  found.held = c < 0 ? 0 : static_cast<uint64_t>(table.held[group * table.num_item_groups + c]);
-  return true;
-}
-
-PEEL_ALWAYS_INLINE void prefetch_stored_row(const StoreTable& table, const StoredRow& row) {
-  prefetch(row.pieces, table.row_bytes);
-  prefetch(row.scales, table.scales_per_row * 2);
-}
-
 void decode_stored_row(const simd::Primitives& isa, const StoreTable& table, const StoredRow& row,
                        float* out) {
   const Geometry& geometry = table.geometry;
@@ -119,10 +88,7 @@ void decode_stored_row(const simd::Primitives& isa, const StoreTable& table, con
   const uint8_t* scale = row.scales;
   const uint64_t held = row.held;
   if (geometry.layout == Layout::kPlanes) {  // all planes of a row lie one after another
-    const uint8_t* planes[kMaxBits];
-    const int bits = geometry.bits_of(held);
-    for (int bit = 0; bit < bits; ++bit) planes[bit] = piece + bit * geometry.plane_bytes();
-    decode_planes_row(isa, geometry, table.levels, planes, bits, scale, out);
+    decode_planes_row(isa, geometry, table.levels, piece, geometry.bits_of(held), scale, out);
     return;
   }
   const uint64_t all = ~uint64_t{0} >> (kMaxLayers - geometry.num_layers);
@@ -249,24 +215,26 @@ LookupResult grouped_lookup(const StoreTable& table, const LookupPairs<Index>& p
   const int64_t dim = table.geometry.dim;
   const std::vector<float> rotation = transposed(table.rotation, dim);
   parallel_for(pairs.count, kGrain, [&](int64_t begin, int64_t end) {
-    const auto each_dense = [&](auto&& row) { for_dense_rows(table, pairs, begin, end, out, row); };
     const auto each_stored = [&](auto&& row) {
       if (!for_stored_rows(table, pairs, begin, end, out, row)) found = false;
     };
     if (dense && !table.refinement_slot) {
       const auto bytes = static_cast<size_t>(dim) * sizeof(float);
-      each_dense([&](int64_t index, int64_t, float* to) {
+      for_dense_rows(table, pairs, begin, end, out, [&](int64_t index, int64_t, float* to) {
         std::memcpy(to, table.weight + index * table.weight_stride, bytes);
       });
     } else if (dense) {
-      each_dense(
-          [&](int64_t index, int64_t group, float* to) { dense_row(table, index, group, to); });
+      for_dense_rows(table, pairs, begin, end, out, [&](int64_t index, int64_t group, float* to) {
+        dense_row(table, index, group, to);
+      });
     } else if (table.rotation) {
       std::vector<float> unrotated(static_cast<size_t>(dim));
       each_stored([&](const StoredRow& row, float* to) {
         decode_stored_row(isa, table, row, unrotated.data());
         isa.rotate(unrotated.data(), rotation.data(), to, dim);
       });
+    } else if (table.geometry.layout == Layout::kPlanes) {
+      if (!PlanesLookup<Index>(isa, table, pairs, out).run(begin, end)) found = false;
     } else {
       each_stored([&](const StoredRow& row, float* to) { decode_stored_row(isa, table, row, to); });
     }

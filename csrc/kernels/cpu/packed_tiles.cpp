@@ -220,8 +220,10 @@ void PackedTiles::Reader::dot_in_place(const float* users, int64_t num_users, in
 }
 
 PlaneRow PackedTiles::Reader::row(int64_t r) const {
-  PlaneRow row{{},         bits_,          scales_[r], r, tiles_.groups_[here_.group].index,
-               here_.base, here_.first + r};
+  const int64_t at = here_.first + r;
+  PlaneRow row{
+      {},         bits_, here_.bytes.row_scales + 2 * at, r, tiles_.groups_[here_.group].index,
+      here_.base, at};
   std::copy(planes_, planes_ + bits_, row.planes);
   return row;
 }
@@ -229,9 +231,8 @@ PlaneRow PackedTiles::Reader::row(int64_t r) const {
 const LoadedTile& PackedTiles::Reader::load() {
   if (geometry_.layout == Layout::kPlanes) {
     if (bits_ > 0) {
-      tiles_.isa_.decode_planes_tile(planes_, bits_,
-                                     tiles_.table_.levels + (int64_t{1} << bits_) - 2, scales_,
-                                     values_.data(), geometry_.dim);
+      tiles_.isa_.decode_planes_tile(planes_, bits_, levels_of(tiles_.table_.levels, bits_),
+                                     scales_, values_.data(), geometry_.dim);
     }
     return loaded_;
   }

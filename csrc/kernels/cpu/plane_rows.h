@@ -22,11 +22,11 @@ class PlaneRows {
   int64_t id(int64_t r) const;
 
  private:
-  void decode(const PlaneRow& row, float* values);
+  void decode();
 
   const PackedTiles& tiles_;
   std::vector<PlaneRow> rows_;
-  std::vector<uint8_t> bytes_;  // the planes of one row
+  std::vector<uint8_t> bytes_;  // the planes of the rows
   std::vector<float> decoded_;  // [kTileRows, dim]
   TileValues values_;
 };

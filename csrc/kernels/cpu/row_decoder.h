@@ -9,13 +9,13 @@
 
 namespace peel {
 
-// Writes the row whose first `bits` planes and fp16 scale are given; zeros for no bits.
+// Writes the row whose first `bits` planes lie from `planes` on; zeros for no bits.
 inline void decode_planes_row(const simd::Primitives& isa, const Geometry& geometry,
-                              const float* levels, const uint8_t* const* planes, int bits,
+                              const float* levels, const uint8_t* planes, int bits,
                               const uint8_t* scale, float* out) {
   if (bits > 0) {
-    isa.decode_planes(planes, bits, levels + (int64_t{1} << bits) - 2, read_half(scale), out,
-                      geometry.dim);
+    const simd::PlanesRow row = {planes, scale, out};
+    isa.decode_planes(&row, nullptr, 1, bits, levels_of(levels, bits), geometry.dim);
   } else {
     std::memset(out, 0, static_cast<size_t>(geometry.dim) * sizeof(float));
   }
@@ -26,14 +26,9 @@ inline void decode_planes_row(const simd::Primitives& isa, const Geometry& geome
 inline void decode_row(const simd::Primitives& isa, const Geometry& geometry, const float* levels,
                        const RowPieces& row, float* out) {
   if (geometry.layout == Layout::kPlanes) {
-    const uint8_t* planes[kMaxBits];
-    int bits = 0;
-    for (int32_t layer = 0; layer < geometry.num_layers && ((row.held >> layer) & 1u); ++layer) {
-      for (int32_t bit = 0; bit < geometry.layer_bits[layer]; ++bit) {
-        planes[bits++] = row.pieces[layer] + bit * geometry.plane_bytes();
-      }
-    }
-    decode_planes_row(isa, geometry, levels, planes, bits, row.scales[0], out);
+    // The planes of the layers held lie one after another.
+    decode_planes_row(isa, geometry, levels, row.pieces[0], geometry.bits_of(row.held),
+                      row.scales[0], out);
     return;
   }
   for (int32_t layer = 0; layer < geometry.num_layers; ++layer) {

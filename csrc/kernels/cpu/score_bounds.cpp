@@ -50,7 +50,7 @@ ScoreBounds::ScoreBounds(const PackedTiles& tiles, const float* users, int64_t n
 
 ScoreBounds::Bound ScoreBounds::make_bound(const PackedTable& table, const float* user, int bits) {
   // The least and the largest level among the codes that begin alike.
-  const float* levels = table.levels + (int64_t{1} << bits) - 2;
+  const float* levels = levels_of(table.levels, bits);
   const int known = std::min(bits, simd::kBoundBits);
   float least[kCodes], largest[kCodes], size = 0;
   for (int code = 0; code < 1 << known; ++code) {
