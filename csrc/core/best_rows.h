@@ -17,9 +17,7 @@ class BestRows {
       heap_.push_back({score, id});
       std::push_heap(heap_.begin(), heap_.end(), better);
     } else if (better({score, id}, heap_.front())) {
-      std::pop_heap(heap_.begin(), heap_.end(), better);
-      heap_.back() = {score, id};
-      std::push_heap(heap_.begin(), heap_.end(), better);
+      replace_worst({score, id});
     }
   }
   // Scores below this cannot enter.
@@ -46,6 +44,18 @@ class BestRows {
   };
   static bool better(const Scored& a, const Scored& b) {
     return a.score > b.score || (a.score == b.score && a.id < b.id);
+  }
+
+  // In one pass from the top down, half the work of taking one out and putting one in.
+  void replace_worst(const Scored& row) {
+    size_t at = 0;
+    for (size_t child = 1; child < heap_.size(); child = 2 * at + 1) {
+      if (child + 1 < heap_.size() && better(heap_[child], heap_[child + 1])) ++child;
+      if (better(heap_[child], row)) break;
+      heap_[at] = heap_[child];
+      at = child;
+    }
+    heap_[at] = row;
   }
 
   size_t n_;

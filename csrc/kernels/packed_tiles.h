@@ -82,6 +82,7 @@ class PackedTiles {
     // In planes: bits of a code here, and which rows' scores may reach a threshold, as
     // simd::Primitives::bound_tile has it.
     int bits() const { return bits_; }
+    bool rows_apart() const { return bits_ > 0; }  // whether `row` may be asked for
     uint32_t bound(const uint8_t* steps, float step, float base, float threshold) const;
     // In columns of int8 values, as simd::Primitives::bound_int8_tile has it.
     uint32_t bound_int8(const simd::Int8User& user, float threshold) const;

@@ -89,6 +89,16 @@ static inline void transpose_square(const float* const* rows, int64_t column, fl
   }
 }
 
+static inline Vector sum_rows(const Vector* sums) {
+  __m256 fours[2];  // lane 4 k + r: part k of the sum of row 4 i + r
+  for (int i = 0; i < 2; ++i) {
+    fours[i] = _mm256_hadd_ps(_mm256_hadd_ps(sums[4 * i], sums[4 * i + 1]),
+                              _mm256_hadd_ps(sums[4 * i + 2], sums[4 * i + 3]));
+  }
+  return _mm256_add_ps(_mm256_permute2f128_ps(fours[0], fours[1], 0x20),
+                       _mm256_permute2f128_ps(fours[0], fours[1], 0x31));
+}
+
 static inline uint32_t reach(const float* values, float threshold) {
   const __m256 not_below =
       _mm256_cmp_ps(_mm256_loadu_ps(values), _mm256_set1_ps(threshold), _CMP_NLT_UQ);

@@ -4,7 +4,7 @@
 //   expand<bits>(words)          32 codes from 4 bytes of each plane
 //   widen_halves, widen_int8     to float, exactly
 //   widen_int8_shorts, widen_shorts   to 16 and to 32 bits, without PEEL_INT8_PRODUCTS
-//   transpose_square
+//   transpose_square, sum_rows   of kLanes rows
 //   reach, above, equal          comparisons of kLanes values, as bits
 //   pack_values, pack_positions  the picked ones of kLanes, moved to the front
 // included inside the anonymous namespace of its translation unit (vectors.h). A set that brings
@@ -47,8 +47,8 @@ constexpr uint32_t kLaneMask = (1u << kLanes) - 1;
 #include "simd/selection_body.h"
 // clang-format on
 
-#define PEEL_PRIMITIVES(name)                                                           \
-  {name,          kMaxCode,       decode_planes,      decode_int8,      decode_float16, \
-   rotate,        transpose_tile, decode_planes_tile, decode_int8_tile, dot_tile,       \
-   dot_int8_tile, bound_tile,     pack_codes,         bound_int8_tile,  reach_tile,     \
-   share_tile,    sum_tile,       collect_between,    collect_from}
+#define PEEL_PRIMITIVES(name)                                                            \
+  {name,          kMaxCode,       decode_planes,      decode_int8,      decode_float16,  \
+   rotate,        transpose_tile, decode_planes_tile, decode_int8_tile, dot_tile,        \
+   dot_int8_tile, bound_rows,     bound_tile,         pack_codes,       bound_int8_tile, \
+   reach_tile,    share_tile,     sum_tile,           collect_between,  collect_from}

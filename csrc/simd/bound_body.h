@@ -1,5 +1,60 @@
 // The primitives that bound the scores of tiles; after tile_body.h. Included by body.h.
 
+// The last coordinates of a row, zeros behind them.
+static inline Vector load_some(const float* from, int64_t count) {
+  float values[kLanes] = {};
+  __builtin_memcpy(values, from, static_cast<size_t>(count) * sizeof(float));
+  return load(values);
+}
+
+// Of kLanes rows.
+static inline uint32_t bound_some(const float* user, const float* const* rows, int64_t dim,
+                                  float slack, float least, float threshold) {
+  const Vector slacks = broadcast(slack);
+  Vector sums[kLanes];
+#pragma GCC unroll 16
+  for (int64_t r = 0; r < kLanes; ++r) sums[r] = Vector{};
+  int64_t d = 0;
+  for (; d + kLanes <= dim; d += kLanes) {
+    const Vector x = load(user + d);
+#pragma GCC unroll 16
+    for (int64_t r = 0; r < kLanes; ++r) {
+      const Vector row = load(rows[r] + d);
+      sums[r] = PEEL_FMA(row, PEEL_FMA(row, slacks, x), sums[r]);
+    }
+  }
+  if (d < dim) {
+    const Vector x = load_some(user + d, dim - d);
+    for (int64_t r = 0; r < kLanes; ++r) {
+      const Vector row = load_some(rows[r] + d, dim - d);
+      sums[r] = PEEL_FMA(row, PEEL_FMA(row, slacks, x), sums[r]);
+    }
+  }
+  float bounds[kLanes];
+  store(bounds, sum_rows(sums) + least);
+  return reach(bounds, threshold);
+}
+
+static uint32_t bound_rows(const float* user, const float* const* rows, const float* const* next,
+                           int64_t count, int64_t dim, float slack, float least, float threshold) {
+  uint32_t mask = 0;
+  for (int64_t r = 0; r < count; r += kLanes) {
+    const float* last[kLanes];
+    const float* const* some = rows + r;
+    if (count - r < kLanes) {  // the last one again
+      for (int64_t lane = 0; lane < kLanes; ++lane) {
+        last[lane] = rows[r + lane < count ? r + lane : count - 1];
+      }
+      some = last;
+    }
+    for (int64_t lane = 0; next && lane < kLanes && r + lane < count; ++lane) {
+      for (int64_t d = 0; d < dim; d += kLine) __builtin_prefetch(next[r + lane] + d);
+    }
+    mask |= bound_some(user, some, dim, slack, least, threshold) << r;
+  }
+  return count == kTileRows ? mask : mask & ((1u << count) - 1);
+}
+
 // The sums of all steps, two rows a word: even rows in `even`, odd ones in `odd`.
 template <int kBits>
 static inline void sum_steps(const uint8_t* const* planes, int64_t plane_bytes,

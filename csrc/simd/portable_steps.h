@@ -54,6 +54,17 @@ static inline void transpose_square(const float* const* rows, int64_t column, fl
   }
 }
 
+// Lane r: the sum of the lanes of sums[r].
+static inline Vector sum_rows(const Vector* sums) {
+  Vector result;
+  for (int64_t r = 0; r < kLanes; ++r) {
+    float sum = 0;
+    for (int64_t lane = 0; lane < kLanes; ++lane) sum += sums[r][lane];
+    result[r] = sum;
+  }
+  return result;
+}
+
 // Bit i: not (values[i] < threshold).
 static inline uint32_t reach(const float* values, float threshold) {
   uint32_t mask = 0;

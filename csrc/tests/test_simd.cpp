@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <vector>
 
@@ -69,6 +70,39 @@ void rotates_alike(std::mt19937_64& random, const Primitives& isa, int64_t dim) 
     }
     CHECK(out[j] == sum);
   }
+}
+
+// No row that reaches the threshold is missed, whatever the order of the sum.
+void bounds_rows(std::mt19937_64& random, const Primitives& isa, int64_t dim, int64_t count) {
+  const std::vector<float> user = noise(random, dim), table = noise(random, count * dim);
+  const float* rows[kTileRows];
+  std::vector<double> bounds(count);
+  const float slack = 0.01f, least = 0.25f;
+  for (int64_t r = 0; r < count; ++r) {
+    rows[r] = table.data() + r * dim;
+    double sum = least;
+    for (int64_t d = 0; d < dim; ++d) {
+      const double x = rows[r][d];
+      sum += x * (user[d] + slack * x);
+    }
+    bounds[r] = sum;
+  }
+  for (const float threshold : {-1e30f, 0.0f, static_cast<float>(bounds[0]), 1e30f}) {
+    const uint32_t mask = isa.bound_rows(user.data(), rows, random() % 2 ? rows : nullptr, count,
+                                         dim, slack, least, threshold);
+    for (int64_t r = 0; r < kTileRows; ++r) {
+      const bool set = mask >> r & 1u;
+      if (r >= count) {
+        CHECK(!set);
+      } else if (std::fabs(bounds[r] - threshold) > 1e-3) {
+        CHECK(set == (bounds[r] > threshold));
+      }
+    }
+  }
+  std::vector<float> odd(table.begin(), table.begin() + dim);
+  odd[dim / 2] = std::numeric_limits<float>::quiet_NaN();
+  rows[count - 1] = odd.data();
+  CHECK(isa.bound_rows(user.data(), rows, nullptr, count, dim, slack, least, 1e30f) >> (count - 1));
 }
 
 void scores_alike(std::mt19937_64& random, const Primitives& isa, int64_t dim, int64_t rows) {
@@ -306,7 +340,10 @@ int main() {
       decodes_tiles_alike(random, **set, dim);
       for (const int64_t width : {1, 8, 11, 300}) scores_int8_alike(random, **set, dim, width);
       sums_alike(random, **set, dim);
-      for (const int64_t rows : {1, 5, 8, 16, 31, 32}) scores_alike(random, **set, dim, rows);
+      for (const int64_t rows : {1, 5, 8, 16, 31, 32}) {
+        scores_alike(random, **set, dim, rows);
+        bounds_rows(random, **set, dim, rows);
+      }
     }
   }
   CHECK(sets >= 1 && std::strcmp(peel::simd::available()[sets - 1]->name, "portable") == 0);

@@ -92,14 +92,15 @@ def gathered_score(
         packed: Any = table._pee
         if _launching.is_device(users):
             packed = _packed_on(table, users.device)
-        vectors = rows_with_unit_stride(users.detach())
+        vectors = rows_with_unit_stride(users)
         return _bridge.gathered_score(vectors, packed, n, None, *lists)
-    score = _score_op if is_traced(users) else _score
+    if not is_traced(users):
+        return _score(users, table, n, candidates, exclude_indptr, exclude)
     check_tensor("users", users, (torch.float32,), 2)
     check_tensor("table", table, (torch.float32,), 2)
     check_shape("users", users, (-1, table.shape[1]))
     check_int("n", n, 1)
-    return score(users.detach(), table.detach(), n, candidates, exclude_indptr, exclude)
+    return _score_op(users.detach(), table.detach(), n, candidates, exclude_indptr, exclude)
 
 
 def _check(
@@ -116,7 +117,7 @@ def _check(
     check_int("n", n, 1)
     check_shape("users", users, (-1, dim))
     # A finite sum has finite terms only, and is quicker to have than a look at each of them.
-    if users.is_cpu and not math.isfinite(float(users.sum())):
+    if users.is_cpu and not math.isfinite(users.detach().sum().item()):
         odd = (~torch.isfinite(users).all(dim=1)).nonzero()
         if len(odd):
             user = int(odd[0])

@@ -190,6 +190,29 @@ def test_bounds_hold_at_every_magnitude(size: float, layout, generator) -> None:
         assert torch.equal(some[1], together[1][first:last])
 
 
+@pytest.mark.parametrize("dim", [1, 7, 60, 64])
+@pytest.mark.parametrize("rows", [1e-44, 1e-30, 1e-9, 1.0, 1e9, 1e30])
+@pytest.mark.parametrize("size", [1e-44, 1e-30, 1e-11, 1.0, 1e11, 1e30])
+def test_bounds_of_dense_rows_hold_at_every_magnitude(
+    size: float, rows: float, dim: int, generator
+) -> None:
+    """Rows of all norms, those of the first too, that cancel, overflow or are no numbers."""
+    weight = torch.randn(999, dim, generator=generator) * rows
+    weight[::7] *= 10.0 ** torch.randint(-12, 12, (143, 1), generator=generator)
+    weight[5::11] = torch.randn(dim, generator=generator) * rows  # ties, on the edge of the list
+    weight[500:600, 0] = torch.tensor([1e38, -1e38]).repeat(50)
+    weight[600:700:9, -1] = torch.inf
+    weight[700:800:9, -1] = torch.nan
+    users = torch.randn(3, dim, generator=generator) * size
+    candidates = torch.randperm(999, generator=generator)[:700]
+    for some in (None, candidates):
+        together = ops.gathered_score(users, weight, 10, candidates=some)
+        for u in range(3):  # one user alone is scored with bounds
+            alone = ops.gathered_score(users[u : u + 1], weight, 10, candidates=some)
+            assert torch.equal(alone[0][0], together[0][u])
+            assert torch.equal(alone[1][0], together[1][u])
+
+
 @pytest.mark.parametrize("layout", [PlanesLayout(), ColumnsLayout(8, "float32", 40)], ids=str)
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
 def test_few_users_equal_many_in_a_table_of_several_widths(share, layout, generator) -> None:

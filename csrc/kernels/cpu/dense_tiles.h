@@ -18,6 +18,9 @@ class DenseTiles {
   }
   int64_t dim() const { return rows_.dim; }
   int64_t count() const { return (total_ + simd::kTileRows - 1) / simd::kTileRows; }
+  const simd::Primitives& isa() const { return isa_; }
+  int64_t id(int64_t r) const { return rows_.candidates ? rows_.candidates[r] : r; }
+  const float* row(int64_t r) const { return rows_.weight + id(r) * rows_.weight_stride; }
 
   // Reads tiles in ascending order, for one thread.
   class Reader {
@@ -29,14 +32,26 @@ class DenseTiles {
       count_ = std::min(simd::kTileRows, tiles_.total_ - first_);
     }
     int64_t count() const { return count_; }  // rows of the tile
+    int64_t id(int64_t r) const { return tiles_.id(first_ + r); }
+    int64_t row(int64_t r) const { return first_ + r; }  // to be scored among others later
+    static bool rows_apart() { return true; }
+    static void prefetch_ahead() {}  // bounding asks for the next tile
+    // Rows of the tile as simd::Primitives::bound_rows has them. Asks for the next tile, unless
+    // rows lie one after another: what is read in order comes by itself.
+    uint32_t bound(const float* user, float slack, float least, float threshold) const {
+      const float* rows[simd::kTileRows];
+      const float* next[simd::kTileRows];
+      find(first_, rows);
+      find(first_ + simd::kTileRows, next);
+      return tiles_.isa_.bound_rows(user, rows, next, count_, tiles_.dim(), slack, least,
+                                    threshold);
+    }
     // scores[u, r] of the tile's rows; of lanes beyond them anything.
     void dot(const float* users, int64_t num_users, int64_t user_stride, float* scores) {
       const float* rows[simd::kTileRows];
       const float* next[simd::kTileRows];
-      for (int64_t r = 0; r < count_; ++r) {
-        rows[r] = tiles_.row(first_ + r);
-        next[r] = tiles_.row(std::min(first_ + simd::kTileRows + r, tiles_.total_ - 1));
-      }
+      find(first_, rows);
+      find(first_ + simd::kTileRows, next);
       // The next tile is on its way while this one is worked on, some rows for some of the work:
       // asked for at once, more lines than a core can wait for hold up everything behind them. For
       // few users the work is to transpose, for many to multiply.
@@ -54,12 +69,17 @@ class DenseTiles {
                              scores + first * simd::kTileRows);
       }
     }
-    int64_t id(int64_t r) const {
-      return tiles_.rows_.candidates ? tiles_.rows_.candidates[first_ + r] : first_ + r;
-    }
 
    private:
     static constexpr int64_t kUsersAShare = 8;
+
+    // As many rows as the tile has, from one on; the last one again where there are fewer.
+    void find(int64_t first, const float** rows) const {
+      for (int64_t r = 0; r < count_; ++r) {
+        rows[r] = tiles_.row(std::min(first + r, tiles_.total_ - 1));
+      }
+    }
+
     const DenseTiles& tiles_;
     TileValues values_;
     int64_t first_ = 0;
@@ -67,14 +87,35 @@ class DenseTiles {
   };
 
  private:
-  const float* row(int64_t r) const {
-    const int64_t id = rows_.candidates ? rows_.candidates[r] : r;
-    return rows_.weight + id * rows_.weight_stride;
-  }
-
   const DenseRows& rows_;
   const simd::Primitives& isa_;
   int64_t total_ = 0;
+};
+
+// Rows that lie here and there, scored together, as plane_rows.h has those in planes.
+class SomeDenseRows {
+ public:
+  explicit SomeDenseRows(const DenseTiles& tiles)
+      : tiles_(tiles), values_(simd::kTileRows * tiles.dim()) {}
+  bool full() const { return count_ == simd::kTileRows; }
+  void add(int64_t row) { rows_[count_++] = row; }
+  void clear() { count_ = 0; }
+
+  int64_t count() const { return count_; }
+  void dot(const float* users, int64_t num_users, int64_t user_stride, float* scores) {
+    const float* from[simd::kTileRows];
+    for (int64_t r = 0; r < count_; ++r) from[r] = tiles_.row(rows_[r]);
+    tiles_.isa().transpose_tile(from, nullptr, count_, tiles_.dim(), values_.data());
+    tiles_.isa().dot_tile(users, num_users, user_stride, values_.data(), tiles_.dim(), false,
+                          scores);
+  }
+  int64_t id(int64_t r) const { return tiles_.id(rows_[r]); }
+
+ private:
+  const DenseTiles& tiles_;
+  TileValues values_;
+  int64_t rows_[simd::kTileRows];
+  int64_t count_ = 0;
 };
 
 }  // namespace peel

@@ -6,6 +6,7 @@
 
 #include "core/best_rows.h"
 #include "core/executor.h"
+#include "kernels/cpu/dense_bounds.h"
 #include "kernels/cpu/dense_tiles.h"
 #include "kernels/cpu/plane_rows.h"
 #include "kernels/cpu/score_bounds.h"
@@ -18,7 +19,7 @@ namespace {
 using simd::kTileRows;
 
 constexpr int64_t kUsers = 256;      // scored against one decoded tile: decoding is shared by these
-constexpr int kFewRows = 8;          // of a tile in planes: more are decoded with the whole tile
+constexpr int kFewRows = 8;          // of a tile: more are scored with the whole tile
 constexpr int64_t kTilesAPart = 32;  // tiles below which a second thread costs more than it saves
 
 bool excluded(const ScoreArgs& args, int64_t user, int64_t id) {
@@ -27,18 +28,26 @@ bool excluded(const ScoreArgs& args, int64_t user, int64_t id) {
                             args.exclude + args.exclude_indptr[user + 1], id);
 }
 
-// Dense rows have no bits to bound a score by.
-struct NoBounds {};
-NoBounds bounds_of(const DenseTiles&, const float*, int64_t, int64_t) { return {}; }
-
-ScoreBounds bounds_of(const PackedTiles& tiles, const float* users, int64_t num_users,
-                      int64_t user_stride) {
-  return ScoreBounds(tiles, users, num_users, user_stride);
-}
+// What goes with each kind of tiles: bounds of their scores, and rows scored apart from their tile.
+template <typename Tiles>
+struct Parts;
+template <>
+struct Parts<DenseTiles> {
+  using Bounds = DenseBounds;
+  using SomeRows = SomeDenseRows;
+};
+template <>
+struct Parts<PackedTiles> {
+  using Bounds = ScoreBounds;
+  using SomeRows = PlaneRows;
+};
 
 // Scores the users [first, first + best.size()) against one tile after another.
 template <typename Tiles>
 class TileScorer {
+  using Bounds = typename Parts<Tiles>::Bounds;
+  using SomeRows = typename Parts<Tiles>::SomeRows;
+
  public:
   TileScorer(const Tiles& tiles, const simd::Primitives& isa, const ScoreArgs& args, int64_t first,
              std::vector<BestRows>& best)
@@ -54,22 +63,15 @@ class TileScorer {
     for (const BestRows& user : best) thresholds_.push_back(user.threshold());
   }
 
-  void run(const NoBounds&, int64_t begin, int64_t end) {
-    for (int64_t tile = begin; tile < end; ++tile) {
-      reader_.enter(tile);
-      offer_all(reader_);
-    }
-  }
-
-  void run(const ScoreBounds& bounds, int64_t begin, int64_t end) {
-    std::optional<PlaneRows> some;
+  void run(const Bounds& bounds, int64_t begin, int64_t end) {
+    std::optional<SomeRows> some;
     for (int64_t tile = begin; tile < end; ++tile) {
       reader_.enter(tile);
       reader_.prefetch_ahead();
       uint32_t rows = bounds.may_reach(reader_, thresholds_, kFewRows);
       if (rows == 0) continue;
       const bool few = __builtin_popcount(rows) <= kFewRows && reader_.count() == kTileRows;
-      if (!few || reader_.bits() == 0) {  // columns have no bits
+      if (!few || !reader_.rows_apart()) {
         offer_all(reader_);
         continue;
       }
@@ -83,7 +85,7 @@ class TileScorer {
   }
 
  private:
-  void offer_some(PlaneRows& rows) {
+  void offer_some(SomeRows& rows) {
     if (rows.count() > 0) offer_all(rows);
     rows.clear();
   }
@@ -143,8 +145,8 @@ void score(const Tiles& tiles, const simd::Primitives& isa, const ScoreArgs& arg
       const int64_t chunk = job / parts;
       const int64_t part = job % parts;
       std::vector<BestRows> own(static_cast<size_t>(users_of(chunk)), BestRows(args.n));
-      const auto bounds = bounds_of(tiles, args.users + chunk * kUsers * args.user_stride,
-                                    users_of(chunk), args.user_stride);
+      const typename Parts<Tiles>::Bounds bounds(
+          tiles, args.users + chunk * kUsers * args.user_stride, users_of(chunk), args.user_stride);
       TileScorer<Tiles>(tiles, isa, args, chunk * kUsers, own)
           .run(bounds, tiles.count() * part / parts, tiles.count() * (part + 1) / parts);
       if (parts > 1) {
