@@ -199,11 +199,13 @@ def test_bounds_of_dense_rows_hold_at_every_magnitude(
     """Rows of all norms, those of the first too, that cancel, overflow or are no numbers."""
     weight = torch.randn(999, dim, generator=generator) * rows
     weight[::7] *= 10.0 ** torch.randint(-12, 12, (143, 1), generator=generator)
-    weight[5::11] = torch.randn(dim, generator=generator) * rows  # ties, on the edge of the list
+    liked = torch.randn(dim, generator=generator)
+    alike = 1 + 1e-7 * torch.randn(len(weight[5::11]), dim, generator=generator)
+    weight[5::11] = 4 * rows * liked * alike  # the best ones: their scores differ by roundings
     weight[500:600, 0] = torch.tensor([1e38, -1e38]).repeat(50)
     weight[600:700:9, -1] = torch.inf
     weight[700:800:9, -1] = torch.nan
-    users = torch.randn(3, dim, generator=generator) * size
+    users = (liked + 0.1 * torch.randn(3, dim, generator=generator)) * size
     candidates = torch.randperm(999, generator=generator)[:700]
     for some in (None, candidates):
         together = ops.gathered_score(users, weight, 10, candidates=some)
