@@ -12,7 +12,7 @@
 namespace peel {
 namespace {
 
-constexpr int64_t kLargestValues = 4096;  // weights from which sampling beats plain selection
+constexpr int64_t kShared = 4096;  // weights of a group from which threads share its work
 
 struct Candidate {
   double key;
@@ -52,9 +52,7 @@ int64_t select_group(const TopkBlocks<Weight>& args, int64_t group) {
   const int64_t width = by_budget ? args.n : args.k;
   int64_t* out = args.indices + group * width;
   if constexpr (std::is_same_v<Weight, float>) {
-    if (!by_budget && args.n >= kLargestValues) {
-      return largest_values(weights, args.n, args.k, args.sorted, out);
-    }
+    if (!by_budget) return largest_values(weights, args.n, args.k, args.sorted, out);
   }
   const int64_t* costs = by_budget ? args.costs + group * args.cost_stride : nullptr;
   std::vector<Candidate> candidates(static_cast<size_t>(args.n));
@@ -101,7 +99,7 @@ int64_t topk_blocks(const TopkBlocks<Weight>& args) {
     }
   };
   // Many groups are shared out whole; each of a few large ones shares out its own work.
-  if (args.num_groups < num_threads() && args.n >= kLargestValues) {
+  if (args.num_groups < num_threads() && args.n >= kShared) {
     run(0, args.num_groups);
   } else {
     parallel_for(args.num_groups, std::max<int64_t>(1, 16384 / std::max<int64_t>(args.n, 1)), run);
