@@ -107,6 +107,25 @@ def measure_users(
     )
 
 
+def mean_interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    """The ends of the 95% interval of the mean of a metric over users, by the normal approximation.
+
+    It tells of other users drawn alike, not of other trainings. Two methods on the same users are
+    compared by :func:`paired_bootstrap`.
+
+    Args:
+        values: [m], of every user.
+
+    Raises:
+        ValueError: fewer than two users.
+    """
+    if len(values) < 2:
+        raise ValueError(f"values must have at least 2 users, got {len(values)}")
+    mean = float(values.mean())
+    half = 1.96 * float(values.std(ddof=1)) / len(values) ** 0.5
+    return mean - half, mean + half
+
+
 def _hits(
     indices: NDArray[np.int64], owners: NDArray[np.int64], targets: NDArray[np.int64]
 ) -> NDArray[np.bool_]:

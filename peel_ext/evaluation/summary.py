@@ -6,6 +6,7 @@ from typing import Any
 
 from peel_ext.evaluation.curves import Evaluation
 from peel_ext.evaluation.measurement import Measurement, lead
+from peel_ext.metrics import mean_interval
 from peel_ext.train.trained_run import TrainedRun
 
 
@@ -67,6 +68,9 @@ def describe(
         "recall_share": _share(quality.recall, full.recall),
         "ndcg_share": _share(quality.ndcg, full.ndcg),
     }
+    for metric in ("recall", "ndcg"):
+        values = getattr(measurement.users, metric)
+        line[f"{metric}_interval"] = list(mean_interval(values)) if len(values) > 1 else None
     if evaluation.floor is not None:
         line["gap_recovered"] = evaluation.gap_recovered(measurement)
     if measurement in evaluation.rivals:
