@@ -74,14 +74,18 @@ def split_bytes(
     if not layout.nested:
         fixed_ids = num_embeddings * id_bytes(num_embeddings) if listed else 0
         fixed += 4 + len(sizes) * (4 + DIRECTORY_ITEM_GROUP_BYTES)
-    parts = [
-        np.concatenate([[start], start + np.cumsum(each)]).astype(np.int64)
-        for start, each in (
-            (0, rows * pieces[layer]), (fixed_ids, ids), (0, scales), (fixed, directory),
-        )
-    ]  # fmt: skip
+    parts = (
+        _running_sum(0, rows * pieces[layer]),
+        _running_sum(fixed_ids, ids),
+        _running_sum(0, scales),
+        _running_sum(fixed, directory),
+    )
     costs = layout.block_costs(sizes, dim, num_embeddings).reshape(-1)[order]
     pages = [page_padding_bytes(count) for count in range(len(order) + 1)]
     overhead = layout.overhead_bytes(len(sizes), num_embeddings, listed)
-    total = overhead + np.concatenate([[0], np.cumsum(costs)]) + pages
-    return ByteParts(*parts, np.asarray(total - np.sum(parts, axis=0), dtype=np.int64))
+    padding = _running_sum(overhead, costs) + np.array(pages) - np.sum(parts, axis=0)
+    return ByteParts(*parts, padding)
+
+
+def _running_sum(start: int, each: NDArray[np.int64]) -> NDArray[np.int64]:
+    return start + np.concatenate([[0], np.cumsum(each)]).astype(np.int64)

@@ -148,4 +148,4 @@ def test_a_terminal_is_told_what_to_do_next(run: Path, capsys, monkeypatch) -> N
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     assert "next:" not in call(capsys, *arguments, "--quiet")[2]
     told = call(capsys, *arguments)[2]
-    assert told.splitlines()[-1] == f"next: peel report {run} --out report.html"
+    assert told.endswith(f"next: peel report {run} --out report.html\n")
