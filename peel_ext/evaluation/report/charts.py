@@ -29,6 +29,12 @@ def _data(rows: list[dict[str, Any]]) -> alt.InlineData:
     return alt.InlineData(values=rows)
 
 
+def _round_numbers(values: list[int]) -> list[int]:
+    """The 1, 2 and 5 times powers of ten around some values, for a logarithmic axis."""
+    every = [digit * 10**power for power in range(13) for digit in (1, 2, 5)]
+    return [each for each in every if min(values) / 2 < each < max(values) * 2]
+
+
 def draw_quality(summary: dict[str, Any], metric: str) -> Drawn:
     """Quality over bytes held: a line for every method, with 95% intervals over users.
 
@@ -53,7 +59,11 @@ def draw_quality(summary: dict[str, Any], metric: str) -> Drawn:
     base = alt.Chart(_data(rows)).encode(
         x=alt.X("bytes:Q")
         .scale(type="log", nice=False, padding=12)
-        .axis(title="bytes a device holds", labelExpr=_BYTES, tickCount=6),
+        .axis(
+            title="bytes a device holds",
+            labelExpr=_BYTES,
+            values=_round_numbers([row["bytes"] for row in rows]),
+        ),
         color=alt.Color("method:N", sort=methods).scale(domain=methods).legend(title=None),
         opacity=faint,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +59,16 @@ def render_page(report: Report) -> str:
         },
         charts=charts,
         data=data,
-        # A script ends at the first of these, wherever it stands.
-        library=vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace(
-            "</script", "<\\/script"
-        ),
+        library=_library(),
     )
     return page.encode("utf-8", "replace").decode("utf-8")  # ids may hold lone surrogates
+
+
+@functools.cache
+def _library() -> str:
+    """The library that draws charts in a page, as a script."""
+    code: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    return code.replace("</script", "<\\/script")  # a script ends at the first, wherever it stands
 
 
 def _picture_data(pictures: BlockPictures, report: Report) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def theme(
         },
         "legend": {
             "labelColor": ink, "titleColor": ink, "labelFontSize": 12, "titleFontSize": 12,
-            "titleFontWeight": "normal", "orient": "bottom", "labelLimit": 260,
+            "titleFontWeight": "normal", "orient": "bottom", "labelLimit": 260, "columns": 2,
         },
         "title": {
             "color": ink, "fontSize": 14, "anchor": "start", "fontWeight": 600, "subtitleColor": ink,
