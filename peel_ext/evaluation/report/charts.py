@@ -24,6 +24,9 @@ HELD = "held"
 _BYTES = "datum.value < 1e3 ? datum.value + ' B' : datum.value < 1e6 ? " \
     "format(datum.value / 1e3, '~r') + ' kB' : format(datum.value / 1e6, '~r') + ' MB'"  # fmt: skip
 
+#: What stands in brackets goes to a line of its own.
+_TWO_LINES = "split(replace(datum.label, ' (', '\\n('), '\\n')"
+
 
 def _data(rows: list[dict[str, Any]]) -> alt.InlineData:
     return alt.InlineData(values=rows)
@@ -116,7 +119,7 @@ def draw_leads(summary: dict[str, Any], metric: str) -> Drawn:
     budgets = [row["budget"] for row in summary["rows"][1:]]
     base = alt.Chart(_data(rows)).encode(
         y=alt.Y("rival:N", sort=list(dict.fromkeys(row["rival"] for row in rows))).axis(
-            title=None
+            title=None, labelExpr=_TWO_LINES
         ),
         yOffset=alt.YOffset("budget:N", sort=budgets),
         color=alt.Color("budget:O", sort=budgets).scale(domain=budgets).legend(

@@ -37,7 +37,7 @@ from peel_ext.train.trained_run import TrainedRun
 #: Cells of all pictures together, and pictures, at most: a page has to stay small.
 _CELLS, _PICTURES = 10_240, 8
 
-_TOPICS, _TOPIC_ITEMS = 12, 6
+_TOPICS, _TOPIC_ITEMS = 11, 6
 _EXAMPLES, _EXAMPLE_ITEMS, _EXAMPLE_HISTORY = 4, 10, 8
 
 #: Budgets of lists and bytes where none was measured, as shares of the full table.

@@ -24,6 +24,7 @@ def theme(
         "background": "transparent",
         "font": _FONT,
         "view": {"stroke": None},
+        "mark": {"color": category[0]},
         "range": {"category": category, "heatmap": heatmap, "ordinal": {"scheme": ramp}},
         "axis": {
             "labelColor": ink, "titleColor": ink, "domainColor": faint, "tickColor": faint,

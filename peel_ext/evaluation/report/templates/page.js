@@ -9,7 +9,7 @@
   async function draw(id, spec) {
     const theme = dark.matches ? data.themes.night : data.themes.day;
     const legend = { ...theme.legend, columns: narrow.matches ? 1 : 2 };
-    const axis = { ...theme.axis, labelLimit: narrow.matches ? 110 : 220 };
+    const axis = { ...theme.axis, labelLimit: narrow.matches ? 130 : 220 };
     const config = { ...theme, axis, legend };
     const sized = { height: narrow.matches ? 240 : 300, width: "container", ...spec };
     views[id]?.finalize();
