@@ -163,7 +163,9 @@ def run(options: argparse.Namespace) -> int:
     if options.test_share > 0:
         suggest(f"peel evaluate {folder} --rivals", options.quiet)
     else:
-        suggest(f"peel export {folder} --out {shlex.quote(options.out)}/devices", options.quiet)
+        suggest(
+            f"peel export {folder} --out {shlex.quote(options.out + '/devices')}", options.quiet
+        )
     return 0
 
 

@@ -123,7 +123,7 @@ def draw_leads(summary: dict[str, Any], metric: str) -> Drawn:
         ),
         yOffset=alt.YOffset("budget:N", sort=budgets),
         color=alt.Color("budget:O", sort=budgets).scale(domain=budgets).legend(
-            title="budget", columns=6
+            title="budget", columns=3
         ),
     )  # fmt: skip
     title = f"PEE minus the rival, {METRICS[metric]}@{summary['n']}"
