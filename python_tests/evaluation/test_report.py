@@ -60,6 +60,17 @@ def test_a_run_that_was_not_measured(report: Report) -> None:
     assert 'id="blocks"' in page
 
 
+def test_no_budget_with_room_for_a_block(folder: Path, monkeypatch) -> None:
+    monkeypatch.setattr("peel_ext.evaluation.report.contents._SHARES", (0.01, 0.001))
+    report = read_report(folder)
+    assert report.budgets == {}
+    assert any("no block fits under 1%, 0.1%" in line for line in report.missing)
+    assert [len(example.lists) for example in report.examples] == [1, 1, 1]
+    page = render_page(report)
+    assert 'id="bytes"' not in page
+    assert 'id="blocks"' in page
+
+
 def test_the_numbers_are_those_that_were_measured(folder: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(folder, tmp_path / "run"))
     summary = keep_evaluations(copy, "known")["known"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import altair as alt
@@ -191,7 +192,9 @@ def draw_blocks(pictures: BlockPictures, group: GroupBlocks, held: int) -> Drawn
     """
     nested = pictures.layout.nested
     layers = pictures.layers
-    cells = [{**cell, "layer": layers[int(cell["y"])]} for cell in group.cells(pictures.layout)]
+    drawn = group.cells(pictures.layout)
+    cells = [{**cell, "layer": layers[int(cell["y"])]} for cell in drawn]
+    least = min(math.floor(min(cell["power"] for cell in drawn)), -1)
     rows = alt.X("x:Q").scale(type="log" if nested else "linear", nice=False)
     return (
         alt.Chart(_data(cells))
@@ -208,11 +211,11 @@ def draw_blocks(pictures: BlockPictures, group: GroupBlocks, held: int) -> Drawn
                 title="bits of a value" if nested else "columns", grid=False
             ),
             color=alt.Color("power:Q")
-            .scale(domain=[-4, 0], range="heatmap")
+            .scale(domain=[least, 0], range="heatmap")
             .legend(
                 title="worth per byte, of the largest",
-                labelExpr="format(pow(10, datum.value), '~%')",
-                values=[-4, -3, -2, -1, 0],
+                labelExpr="format(pow(10, datum.value), '.2~p')",
+                values=list(range(least, 1)) if least < -1 else [-1, -0.5, 0],
                 gradientLength=180,
             ),
             opacity=alt.condition(f"datum.place < {HELD}", alt.value(1), alt.value(0.22)),

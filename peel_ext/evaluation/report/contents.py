@@ -240,6 +240,11 @@ def _read_blocks(report: Report, run: TrainedRun) -> None:
         for budget in sorted(names, reverse=True)
         if all(each.count(budget) > 0 for each in groups)
     }
+    if not report.budgets:
+        report.missing.append(
+            f"Bytes and lists under a budget: no block fits under {', '.join(names.values())}; "
+            "evaluate the run under larger budgets."
+        )
     layout = layout_of(run.folder.config, embedding.embedding_dim)
     report.blocks = BlockPictures(
         layout,
