@@ -53,6 +53,9 @@ def test_a_run_that_was_not_measured(report: Report) -> None:
     assert [line for line in report.missing if line.startswith("Quality: not measured yet")]
     assert [line for line in report.missing if line.startswith("Names of items")]
     assert len(report.missing) == 2
+    assert report.versions["peel_ext"] == report.version
+    assert set(report.versions) == {"peel_ext", "python", "torch", "numpy"}
+    assert all(stage.seconds is not None for stage in report.stages)
     assert list(report.budgets.values()) == ["10%", "5%"]  # the others have no room for a block
     page = render_page(report)
     assert "peel evaluate" in page

@@ -46,17 +46,7 @@ def draw_quality(summary: dict[str, Any], metric: str) -> Drawn:
         summary: of an evaluation, :func:`peel_ext.evaluation.summary.summarise`.
         metric: a key of :data:`METRICS`.
     """
-    full, *curve = summary["rows"]
-    rows = []
-    for row in (*curve, *summary["others"], *summary["rivals"]):
-        low, high = row[f"{metric}_interval"] or (None, None)
-        rows.append(
-            {
-                "method": row["method"], "variant": row["variant"], "budget": row["budget"],
-                "bytes": row["max_bytes"], "value": row[metric], "low": low, "high": high,
-                "ours": row["method"].startswith("PEE"),
-            }
-        )  # fmt: skip
+    rows = _quality_rows(summary, metric)
     methods = list(dict.fromkeys(row["method"] for row in rows))
     chosen = alt.selection_point(name="chosen", fields=["method"], bind="legend")
     faint = alt.condition(chosen, alt.value(1), alt.value(0.12))
@@ -95,7 +85,7 @@ def draw_quality(summary: dict[str, Any], metric: str) -> Drawn:
         .encode(y=value, tooltip=tooltip, shape=alt.Shape("method:N", sort=methods).legend(None))
         .add_params(chosen),
     ]
-    ends = [full] if summary["floor"] is None else [full, summary["floor"]]
+    ends = [summary["rows"][0], *([] if summary["floor"] is None else [summary["floor"]])]
     for row in ends:
         layers.append(
             alt.Chart(_data([{"value": row[metric]}]))
@@ -104,6 +94,21 @@ def draw_quality(summary: dict[str, Any], metric: str) -> Drawn:
         )
     told = ", ".join(f"{row['method']} {row[metric]:.4f}" for row in ends)
     return alt.layer(*layers).properties(title=alt.Title(title, subtitle=f"dashed: {told}"))
+
+
+def _quality_rows(summary: dict[str, Any], metric: str) -> list[dict[str, Any]]:
+    """What is plotted of every method under every budget."""
+    rows = []
+    for row in (*summary["rows"][1:], *summary["others"], *summary["rivals"]):
+        low, high = row[f"{metric}_interval"] or (None, None)
+        rows.append(
+            {
+                "method": row["method"], "variant": row["variant"], "budget": row["budget"],
+                "bytes": row["max_bytes"], "value": row[metric], "low": low, "high": high,
+                "ours": row["method"].startswith("PEE"),
+            }
+        )  # fmt: skip
+    return rows
 
 
 def draw_leads(summary: dict[str, Any], metric: str) -> Drawn:

@@ -65,13 +65,8 @@ def rank_examples(
         n: items of a list.
         num_history: training items told of.
     """
-    counts = np.diff(run.train_indptr)
     popularity = np.bincount(run.train_items, minlength=len(run.item_vectors))
-    users = []
-    for group in groups:
-        members = np.flatnonzero(run.user_group == group)
-        ranked = members[np.argsort(counts[members], kind="stable")]
-        users.append(int(ranked[len(ranked) // 2]))
+    users = [_median_user(run, group) for group in groups]
     positions = np.array(users, dtype=np.int64)
     seen = take_users((run.train_indptr, run.train_items), positions)
     found = [
@@ -103,3 +98,10 @@ def rank_examples(
             )
         )
     return examples
+
+
+def _median_user(run: TrainedRun, group: int) -> int:
+    """The user of a group who has the median number of training interactions."""
+    members = np.flatnonzero(run.user_group == group)
+    ranked = members[np.argsort(np.diff(run.train_indptr)[members], kind="stable")]
+    return int(ranked[len(ranked) // 2])
