@@ -26,6 +26,9 @@ demo: build/.package
 	for budget in 10% 2.5% 1%; do \
 	  $(BIN)/peel recommend $(RUN)/devices/group-0.peel -n 5 --budget $$budget --history "$$known" || exit 1; \
 	done
+	@$(BIN)/peel report $(RUN) --out $(RUN)/report.html > /dev/null
+	@echo
+	@echo "Something to look at: $(abspath $(RUN))/report.html"
 
 # Installing keeps one core busy, and the native tests need none of it but the tools.
 test: build/.tools
@@ -130,7 +133,7 @@ build/.tools: build/.venv requirements-dev.txt
 build/.package: build/.venv constraints.txt $(SOURCES)
 	rm -rf build/release
 	$(BIN)/pip install --quiet --force-reinstall --no-deps -Cbuild-dir=build/release .
-	$(BIN)/pip install --quiet -c constraints.txt 'peel_ext[train,rivals]'
+	$(BIN)/pip install --quiet -c constraints.txt 'peel_ext[train,rivals,report]'
 	touch $@
 
 # What tests and benchmarks need beside it.

@@ -107,6 +107,25 @@ def measure_users(
     )
 
 
+def mean_interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    """The ends of the 95% interval of the mean of a metric over users, by the normal approximation.
+
+    It tells of other users drawn alike, not of other trainings. Two methods on the same users are
+    compared by :func:`paired_bootstrap`.
+
+    Args:
+        values: [m], of every user.
+
+    Raises:
+        ValueError: fewer than two users.
+    """
+    if len(values) < 2:
+        raise ValueError(f"values must have at least 2 users, got {len(values)}")
+    mean = float(values.mean())
+    half = 1.96 * float(values.std(ddof=1)) / len(values) ** 0.5
+    return mean - half, mean + half
+
+
 def _hits(
     indices: NDArray[np.int64], owners: NDArray[np.int64], targets: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
@@ -171,17 +190,44 @@ def paired_bootstrap(
             "first and second must be vectors of the same, not zero, length, got shapes "
             f"{first.shape} and {second.shape}"
         )
+    differences = np.asarray(first - second, dtype=np.float64)[:, None]
+    return bootstrap_means(differences, level=level, num_samples=num_samples, seed=seed)[0]
+
+
+def bootstrap_means(
+    values: NDArray[np.float64],
+    *,
+    level: float = 0.95,
+    num_samples: int = 2000,
+    seed: int = 0,
+) -> list[Difference]:
+    """The same of the means of several columns, with the same users drawn for all of them.
+
+    Args:
+        values: [m, k], m at least 1: k differences of every user.
+        level: of the interval, in (0, 1).
+        num_samples: bootstrap samples.
+        seed: of the draws.
+
+    Raises:
+        ValueError: no users, or a level or number out of range.
+    """
+    if values.ndim != 2 or len(values) == 0:
+        raise ValueError(f"values must be a matrix of at least one row, got shape {values.shape}")
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, got {level}")
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
-    differences = np.asarray(first - second, dtype=np.float64)
     rng = np.random.default_rng(seed)
-    size = len(differences)
+    size = len(values)
     step = max(1, _CHUNK_VALUES // size)
-    means = [
-        differences[rng.integers(size, size=(min(step, num_samples - start), size))].mean(axis=1)
-        for start in range(0, num_samples, step)
+    means = []
+    for start in range(0, num_samples, step):
+        drawn = rng.integers(size, size=(min(step, num_samples - start), size))
+        times = np.array([np.bincount(each, minlength=size) for each in drawn], dtype=np.float64)
+        means.append(times @ values / size)
+    ends = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return [
+        Difference(float(mean), float(low), float(high))
+        for mean, low, high in zip(values.mean(axis=0), *ends, strict=True)
     ]
-    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
-    return Difference(float(differences.mean()), float(low), float(high))

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from peel_ext.metrics import measure_users, paired_bootstrap, rank_quality
+from peel_ext.metrics import mean_interval, measure_users, paired_bootstrap, rank_quality
 
 METRICS = ("recall", "ndcg", "hit_rate", "mrr")
 
@@ -158,3 +158,14 @@ def test_the_bootstrap_is_paired_and_seeded() -> None:
 def test_a_bootstrap_that_makes_no_sense(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         paired_bootstrap(**({"first": np.zeros(2), "second": np.zeros(2)} | arguments))
+
+
+def test_the_interval_of_a_mean_covers_it_as_often_as_it_says(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    covered = 0
+    for _ in range(400):
+        low, high = mean_interval(rng.gamma(2.0, 1.0, size=200))
+        covered += low < 2.0 < high
+    assert 0.9 <= covered / 400 <= 0.985
+    with pytest.raises(ValueError, match="at least 2 users, got 1"):
+        mean_interval(np.ones(1))

@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
 from peel_ext.cli.arguments import Budget, parse_budgets, parse_count
-from peel_ext.cli.narration import Narration
+from peel_ext.cli.narration import Narration, suggest
 from peel_ext.cli.requirements import require_train
 from peel_ext.config import DEVICES
-from peel_ext.errors import BudgetError
+from peel_ext.errors import BudgetError, RunError
 
 if TYPE_CHECKING:
     from peel_ext.evaluation import Evaluation
@@ -65,6 +66,8 @@ def run(options: argparse.Namespace) -> int:
     """Runs the verb."""
     require_train()
     from peel_ext.evaluation import BLENDED_PROTOCOLS, evaluate_run
+    from peel_ext.evaluation.record import keep_evaluation
+    from peel_ext.evaluation.summary import summarise
     from peel_ext.train.pipeline import TrainedRun
 
     if options.blends and options.protocol not in BLENDED_PROTOCOLS:
@@ -89,13 +92,18 @@ def run(options: argparse.Namespace) -> int:
         for reason in evaluation.left_out:
             print(f"peel: left out: {reason}", file=sys.stderr)
     names = dict(zip(sizes, (budget.text for budget in budgets), strict=True))
+    summary = summarise(trained, evaluation, names)
     if options.json:
-        from peel_ext.evaluation.summary import summarise
-
-        json.dump(summarise(trained, evaluation, names), sys.stdout, indent=2)
+        json.dump(summary, sys.stdout, indent=2)
         print()
     else:
         _print_tables(trained, evaluation, names)
+    try:
+        keep_evaluation(trained, summary)
+    except RunError as error:
+        print(f"peel: note: not kept for 'peel report': {error}", file=sys.stderr)
+    else:
+        suggest(f"peel report {shlex.quote(options.folder)} --out report.html", options.quiet)
     return 0
 
 

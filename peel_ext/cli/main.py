@@ -51,14 +51,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     # Not at the top: imports take a while, in which an interruption should be told in one line, too.
-    from peel_ext.cli import doctor, evaluate, export, inspect, recommend, similar, train, vectors
+    from peel_ext.cli import (
+        doctor,
+        evaluate,
+        export,
+        inspect,
+        recommend,
+        report,
+        similar,
+        train,
+        vectors,
+    )
 
     parser = argparse.ArgumentParser(
         prog="peel", description="Personalized Elastic Embeddings: train once, serve every budget."
     )
     parser.add_argument("--version", action="version", version=f"peel_ext {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    for verb in (train, evaluate, export, inspect, recommend, similar, vectors, doctor):
+    for verb in (train, evaluate, report, export, inspect, recommend, similar, vectors, doctor):
         verb.add_parser(verbs)
     return parser
 

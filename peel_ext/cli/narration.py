@@ -10,7 +10,13 @@ from peel_ext.train.narration import Narration
 if TYPE_CHECKING:
     from peel_ext.train.trained_run import TrainedRun
 
-__all__ = ["Narration", "note_target_kept"]
+__all__ = ["Narration", "note_target_kept", "suggest"]
+
+
+def suggest(command: str, quiet: bool = False) -> None:
+    """Says on a terminal what to do next; programs and files are not told."""
+    if sys.stderr.isatty() and not quiet:
+        print(f"next: {command}", file=sys.stderr)
 
 
 def note_target_kept(trained: TrainedRun) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import shlex
 from typing import Any
 
 from peel_ext.cli.arguments import parse_count, parse_path
-from peel_ext.cli.narration import Narration
+from peel_ext.cli.narration import Narration, suggest
 from peel_ext.cli.reading import add_reading_options, reading_of
 from peel_ext.cli.requirements import require_train
 from peel_ext.config import DEVICES, PipelineConfig
@@ -158,6 +159,13 @@ def run(options: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             raise KeyboardInterrupt("the same command goes on from what is finished") from None
     print(options.out)
+    folder = shlex.quote(options.out)
+    if options.test_share > 0:
+        suggest(f"peel evaluate {folder} --rivals", options.quiet)
+    else:
+        suggest(
+            f"peel export {folder} --out {shlex.quote(options.out + '/devices')}", options.quiet
+        )
     return 0
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from typing import Any
 
+import numpy as np
+
 from peel_ext.evaluation.curves import Evaluation
-from peel_ext.evaluation.measurement import Measurement, lead
+from peel_ext.evaluation.measurement import Measurement
+from peel_ext.metrics import bootstrap_means, mean_interval
 from peel_ext.train.trained_run import TrainedRun
+
+_METRICS = ("recall", "ndcg")
 
 
 def summarise(trained: TrainedRun, evaluation: Evaluation, names: dict[int, str]) -> dict[str, Any]:
@@ -40,7 +46,10 @@ def summarise(trained: TrainedRun, evaluation: Evaluation, names: dict[int, str]
         if evaluation.floor is None
         else describe(evaluation, evaluation.floor, names),
         "others": lines(evaluation.others),
-        "rivals": lines(evaluation.rivals),
+        "rivals": [
+            {**line, **leads}
+            for line, leads in zip(lines(evaluation.rivals), _leads(evaluation), strict=True)
+        ],
         "choosers": evaluation.num_choosers,
         "left_out": evaluation.left_out,
     }
@@ -67,14 +76,29 @@ def describe(
         "recall_share": _share(quality.recall, full.recall),
         "ndcg_share": _share(quality.ndcg, full.ndcg),
     }
+    for metric in _METRICS:
+        values = getattr(measurement.users, metric)
+        line[f"{metric}_interval"] = list(mean_interval(values)) if len(values) > 1 else None
     if evaluation.floor is not None:
         line["gap_recovered"] = evaluation.gap_recovered(measurement)
-    if measurement in evaluation.rivals:
-        ours = next(each for each in evaluation.curve if each.budget_bytes == budget)
-        for metric in ("recall", "ndcg"):
-            difference = lead(ours, measurement, metric)
-            line[f"{metric}_lead"] = [difference.mean, difference.low, difference.high]
     return line
+
+
+def _leads(evaluation: Evaluation) -> list[dict[str, list[float]]]:
+    """Of every rival how far it is behind under its budget, with the 95% interval."""
+    ours = {each.budget_bytes: each.users for each in evaluation.curve}
+    columns = [
+        getattr(ours[rival.budget_bytes], metric) - getattr(rival.users, metric)
+        for rival in evaluation.rivals
+        for metric in _METRICS
+    ]
+    if not columns:
+        return []
+    found = iter(bootstrap_means(np.stack(columns, axis=1)))
+    return [
+        {f"{metric}_lead": list(astuple(next(found))) for metric in _METRICS}
+        for _ in evaluation.rivals
+    ]
 
 
 def _share(value: float, full: float) -> float | None:

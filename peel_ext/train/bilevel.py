@@ -115,7 +115,7 @@ def control_blocks(
     *,
     on_progress: Callable[[int, int, float], None] | None = None,
     checkpoint: Checkpoint | None = None,
-) -> None:
+) -> NDArray[np.float64]:
     """Multiplies the embedding's block weights by what the controller has learned.
 
     What it learns alone, as in the paper, says how much of a block the scores want, which is not how
@@ -132,6 +132,9 @@ def control_blocks(
         config: settings.
         on_progress: called after every step with steps done, steps in all and the held-out loss.
         checkpoint: where to go on from and to save to; it may come from another device.
+
+    Returns:
+        The held-out loss of every step, float64 [num_steps], in nats.
     """
     earlier, held = population.without_some(config.held_out_share, config.max_users, config.seed)
     later = dataclasses.replace(earlier, lists=held)
@@ -146,17 +149,18 @@ def control_blocks(
         loop.restore(saved)
     timer, total = Timer(), config.steps if loop.usable else 0
     while loop.num_steps < total:
-        loss = loop.take_step()
+        loop.losses.append(loop.take_step())
         if checkpoint is not None and timer.is_due() and loop.num_steps < total:
             began = time.monotonic()
             checkpoint.save(loop.state())
             timer.saved(began)
         if on_progress is not None:
-            on_progress(loop.num_steps, total, loss)
+            on_progress(loop.num_steps, total, loop.losses[-1])
     with torch.no_grad():
         for at, group in enumerate(groups):
             weights = group.weights(loop.controller)
             embedding.block_weights[at, : len(weights)] *= weights
+    return np.array(loop.losses, dtype=np.float64)
 
 
 class _Loop:
@@ -186,12 +190,17 @@ class _Loop:
         self.for_blocks = torch.optim.Adam(
             self.blocks.values(), lr=config.learning_rate, fused=True
         )
-        self.num_steps = 0
+        self.losses: list[float] = []
+
+    @property
+    def num_steps(self) -> int:
+        """Steps taken."""
+        return len(self.losses)
 
     def state(self) -> dict[str, NDArray[Any]]:
         """All that the next step depends on."""
         return {
-            "num_steps": np.array([self.num_steps]),
+            "losses": np.array(self.losses, dtype=np.float64),
             "generator": self.generator.get_state().numpy(),
             **adam_arrays(self.for_rows, self.rows),
             **adam_arrays(self.for_blocks, self.blocks),
@@ -199,7 +208,7 @@ class _Loop:
 
     def restore(self, state: dict[str, NDArray[Any]]) -> None:
         """The rows, the controller and the draws as :meth:`state` had them."""
-        self.num_steps = int(state["num_steps"].item())
+        self.losses = state["losses"].tolist()
         self.generator.set_state(torch.from_numpy(state["generator"]).clone())
         restore_adam(self.for_rows, self.rows, state)
         restore_adam(self.for_blocks, self.blocks, state)
@@ -213,7 +222,6 @@ class _Loop:
             self.for_blocks,
             (group.held.loss(group.table(group.weights(self.controller))) for group in turn),
         )
-        self.num_steps += 1
         return judged / len(turn)
 
 

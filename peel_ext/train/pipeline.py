@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import platform
 import time
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+import peel_ext
 from peel_ext.config import PipelineConfig, ReadingConfig, SplitConfig
 from peel_ext.data import (
     GivenParts,
@@ -230,9 +233,19 @@ def _run_stage(folder: RunFolder, name: str, make: Callable[[], Made], progress:
     began = time.perf_counter()
     tensors, facts = make()
     seconds = round(time.perf_counter() - began, 2)
-    folder.finish(name, tensors, {**facts, "seconds": seconds})
+    folder.finish(name, tensors, {**facts, "seconds": seconds, "versions": _versions()})
     remark = ", ".join(f"{key} {value}" for key, value in facts.items())
     progress(name, 1, 1, f"{remark}, {seconds:.1f} s" if remark else f"{seconds:.1f} s")
+
+
+def _versions() -> dict[str, str]:
+    """Of what a stage is computed with."""
+    return {
+        "peel_ext": peel_ext.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
 
 
 def _fingerprint(split: dict[str, NDArray[Any]], ids: dict[str, IdMap]) -> str:

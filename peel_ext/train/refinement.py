@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,20 @@ from peel_ext.train.placement import to_array
 from peel_ext.train.population import Population
 
 
+class RefinedTables(NamedTuple):
+    """Rows of each group's own.
+
+    Attributes:
+        rows: int64 [num_groups, num_refined], those that are refined.
+        additions: float32 [num_groups, num_refined, dim], what is added to them.
+        losses: float64 [num_groups, steps], in nats; NaN for groups without interactions.
+    """
+
+    rows: NDArray[np.int64]
+    additions: NDArray[np.float32]
+    losses: NDArray[np.float64]
+
+
 def refine_tables(
     population: Population,
     row_values: NDArray[np.float64],
@@ -30,7 +44,7 @@ def refine_tables(
     on_progress: Callable[[int, int, float], None] | None = None,
     checkpoint: Checkpoint | None = None,
     device: str = "cpu",
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+) -> RefinedTables:
     """What is added to the rows worth most to each group, learned on the group's interactions.
 
     The loss is the cross-entropy of the group's interactions under a softmax over the refined rows,
@@ -45,17 +59,16 @@ def refine_tables(
         on_progress: called after every step with steps done, steps in all and the group's loss.
         checkpoint: where to go on from and to save to; it may come from another device.
         device: where to compute.
-
-    Returns:
-        rows int64 [num_groups, num_refined] and additions float32 [num_groups, num_refined, dim].
     """
     num_groups, num_items = row_values.shape
     count = min(config.rows_per_group or num_items, num_items)
     rows = np.argsort(-row_values, axis=1, kind="stable")[:, :count]
     additions = np.zeros((num_groups, count, population.item_vectors.shape[1]), dtype=np.float32)
+    losses = np.full((num_groups, config.steps), np.nan)
     saved = checkpoint.load() if checkpoint is not None else None
     first = 0 if saved is None else len(saved["additions"])
     if saved is not None:
+        losses[:] = saved["losses"]
         additions[:first] = saved["additions"]
     timer, total = Timer(), num_groups * config.steps
     for group in range(first, num_groups):
@@ -68,15 +81,17 @@ def refine_tables(
             refinement.restore(saved)
         while refinement.num_steps < config.steps:
             loss = refinement.take_step()
+            losses[group, refinement.num_steps - 1] = loss
             done = group * config.steps + refinement.num_steps
             if checkpoint is not None and timer.is_due() and done < total:
                 began = time.monotonic()
-                checkpoint.save({"additions": additions[:group], **refinement.state()})
+                state = {"additions": additions[:group], "losses": losses}
+                checkpoint.save({**state, **refinement.state()})
                 timer.saved(began)
             if on_progress is not None:
                 on_progress(done, total, loss)
         additions[group] = to_array(refinement.added)
-    return rows, additions
+    return RefinedTables(rows, additions, losses)
 
 
 def diversity_penalty(table: Tensor, layout: Layout) -> Tensor:

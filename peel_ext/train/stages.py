@@ -138,7 +138,7 @@ class Stages:
         if self.config.refinement.steps == 0:
             return {}, {"steps": 0}
         population = self._population()
-        rows, additions = refine_tables(
+        made = refine_tables(
             population,
             self._exposure(population),
             layout_of(self.folder.config, population.item_vectors.shape[1]),
@@ -147,10 +147,13 @@ class Stages:
             checkpoint=self.folder.checkpoint("refinement"),
             device=self.config.device,
         )
-        return {"rows": rows, "additions": additions}, {"rows_per_group": rows.shape[1]}
+        return dict(made._asdict()), {"rows_per_group": made.rows.shape[1]}
 
     def block_weights(self) -> Made:
-        """The item table and the worth of its blocks to every group: an embedding's state."""
+        """The item table and the worth of its blocks to every group: an embedding's state.
+
+        With the losses of a controller that has some.
+        """
         population, control = self._population(), self.config.control
         device = self.config.device
         chosen: dict[str, Any] = {}
@@ -179,8 +182,9 @@ class Stages:
         if refined:
             _add_refinement(embedding, refined["rows"], refined["additions"])
         embedding.set_row_values(torch.from_numpy(values))
+        losses = None
         if control.controller == "bilevel":
-            control_blocks(
+            losses = control_blocks(
                 embedding,
                 population,
                 control,
@@ -188,6 +192,8 @@ class Stages:
                 checkpoint=self.folder.checkpoint("block_weights"),
             )
         state = {name: to_array(tensor) for name, tensor in embedding.state_dict().items()}
+        if losses is not None:
+            state["losses"] = losses
         return state, {"blocks_per_group": embedding.block_weights[0].numel(), **chosen}
 
     def _population(self) -> Population:

@@ -132,6 +132,7 @@ class TrainedRun:
         from peel_ext.nn import ElasticEmbedding
 
         state = self.folder.load("block_weights")
+        state.pop("losses", None)  # of the controller
         embedding = ElasticEmbedding.from_pretrained(
             torch.from_numpy(state["weight"]),
             num_groups=len(self.centroids),

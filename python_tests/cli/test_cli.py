@@ -429,3 +429,22 @@ def test_a_closed_pipe_is_no_error() -> None:
     )
     finished = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=False)
     assert "Traceback" not in finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "next_step"),
+    [
+        ((), "peel evaluate '{}' --rivals"),
+        (("--test-share", "0"), "peel export '{}' --out '{}/devices'"),
+    ],
+)
+def test_training_on_a_terminal_ends_with_what_to_do_next(
+    options: tuple[str, ...], next_step: str, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setattr("peel_ext.train.pipeline.run_pipeline", lambda *_, **__: None)
+    out = tmp_path / "a run"
+    arguments = ("train", "synthetic", "--out", str(out), *options)
+    assert "next:" not in call(capsys, *arguments)[2]
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    assert "next:" not in call(capsys, *arguments, "--quiet")[2]
+    assert call(capsys, *arguments)[2] == f"next: {next_step.format(out, out)}\n"

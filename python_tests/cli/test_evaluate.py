@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from peel_ext.cli.main import main
+from peel_ext.errors import RunError
+from peel_ext.train.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -99,3 +102,50 @@ def test_what_a_run_cannot_be_asked(run: Path, capsys) -> None:
     code, printed, told = call(capsys, "evaluate", run, "--protocol", "time")
     assert (code, printed) == (1, "")
     assert told.splitlines()[-1].endswith("train with --split time")
+
+
+def test_the_last_evaluation_of_a_protocol_is_kept(run: Path, tmp_path: Path, capsys) -> None:
+    from peel_ext.evaluation.record import kept_evaluations
+
+    copy = shutil.copytree(run, tmp_path / "run")
+    for budget in ("4KiB", "2KiB"):
+        arguments = ("evaluate", copy, "--budgets", budget, "--json")
+        summary = json.loads(call(capsys, *arguments)[1])
+    kept = next(
+        each for each in kept_evaluations(RunFolder(copy)) if each.summary["protocol"] == "known"
+    )
+    assert kept.summary == summary
+    assert kept.is_current
+    for row in summary["rows"]:
+        low, high = row["recall_interval"]
+        assert low < row["recall"] < high
+    folder = RunFolder(copy)
+    facts = {**folder.stages["block_weights"]}
+    tensors = folder.load("block_weights")
+    tensors["block_weights"] = tensors["block_weights"] * 2
+    folder.finish("block_weights", tensors, facts)
+    assert not any(each.is_current for each in kept_evaluations(RunFolder(copy)))
+
+
+def test_an_evaluation_that_cannot_be_kept_is_printed_all_the_same(
+    run: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: RunFolder, name: str, value: object) -> None:
+        raise RunError(f"{name}: cannot be written: Read-only file system")
+
+    monkeypatch.setattr(RunFolder, "add_document", refuse)
+    code, printed, told = call(capsys, "evaluate", run, "--budgets", "2KiB", "--json")
+    assert code == 0
+    assert json.loads(printed)["protocol"] == "known"
+    assert (
+        "peel: note: not kept for 'peel report': evaluation-known.json: cannot be written" in told
+    )
+
+
+def test_a_terminal_is_told_what_to_do_next(run: Path, capsys, monkeypatch) -> None:
+    arguments = ("evaluate", run, "--budgets", "2KiB")
+    assert "next:" not in call(capsys, *arguments)[2]
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    assert "next:" not in call(capsys, *arguments, "--quiet")[2]
+    told = call(capsys, *arguments)[2]
+    assert told.endswith(f"next: peel report {run} --out report.html\n")

@@ -82,9 +82,10 @@ def test_users_lie_in_memory_of_torch(population: Population) -> None:
 
 def test_refined_rows_fit_their_group_better(population: Population) -> None:
     values = values_of(population)
-    rows, additions = refine_tables(population, values, PlanesLayout(), CONFIG)
+    rows, additions, losses = refine_tables(population, values, PlanesLayout(), CONFIG)
     assert rows.shape == (3, 40)
     assert additions.shape == (3, 40, 16)
+    assert (losses[:, -1] < losses[:, 0] - 0.01).all()
     for group in range(3):
         assert values[group, rows[group]].min() >= np.delete(values[group], rows[group]).max()
         problem = GroupProblem.of(population, group, rows[group])
@@ -111,7 +112,7 @@ def test_diversity_makes_parts_differ(population: Population, layout) -> None:
     penalties = []
     for diversity in (0.0, 10.0):
         config = dataclasses.replace(CONFIG, diversity=diversity)
-        rows, additions = refine_tables(population, values, layout, config)
+        rows, additions, _ = refine_tables(population, values, layout, config)
         table = population.item_vectors[rows[0]] + additions[0]
         penalties.append(float(diversity_penalty(torch.from_numpy(table), layout)))
     assert penalties[1] < 0.9 * penalties[0]
@@ -131,15 +132,16 @@ def test_penalties_of_known_tables() -> None:
 
 def test_groups_without_users_stay_global(population: Population) -> None:
     alone = dataclasses.replace(population, user_group=np.zeros_like(population.user_group))
-    _, additions = refine_tables(alone, values_of(population), PlanesLayout(), CONFIG)
+    _, additions, losses = refine_tables(alone, values_of(population), PlanesLayout(), CONFIG)
     assert additions[0].any()
     assert not additions[1:].any()
+    assert np.isnan(losses[1:]).all()
 
 
 def test_progress_and_small_catalogues(population: Population) -> None:
     reports: list[tuple[int, int]] = []
     config = dataclasses.replace(CONFIG, steps=1, rows_per_group=10_000)
-    rows, _ = refine_tables(
+    rows, *_ = refine_tables(
         population,
         values_of(population),
         PlanesLayout(),
