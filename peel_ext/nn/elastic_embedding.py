@@ -307,6 +307,14 @@ class ElasticEmbedding(nn.Embedding):
             IndexError: a group out of range.
             BudgetError: too few bytes; names the minimum.
         """
+        table, num_blocks = self.held_table(group, budget_bytes)
+        return PersonalizedElasticEmbedding(pack_prefix(table, num_blocks))
+
+    def held_table(self, group: int, budget_bytes: int) -> tuple[GroupTable, int]:
+        """The encoded table of a user group, and how many of its blocks, in their order, fit a budget.
+
+        Args and errors are those of :meth:`generate`.
+        """
         check_group(group, self.num_groups)
         limit = _check_budget(budget_bytes)
         self._check_blocks()
@@ -314,7 +322,7 @@ class ElasticEmbedding(nn.Embedding):
         held = held_blocks(weights, self.item_group, self.layout, self.embedding_dim, limit)[0]
         # The mask of 64 layers is negative as a signed integer.
         num_blocks = sum((mask & (1 << 64) - 1).bit_count() for mask in held.tolist())
-        return PersonalizedElasticEmbedding(pack_prefix(self._group_table(group), num_blocks))
+        return self._group_table(group), num_blocks
 
     def export(
         self,
