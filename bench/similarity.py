@@ -134,7 +134,7 @@ def rival_specs(n: int, dim: int, limit: float, *, all_bytes: bool) -> Iterator[
         for width in (dim, dim * 3 // 4, dim // 2, dim // 3, dim // 4, dim // 6, dim // 8)
         if width
     ]
-    for bits in (8, 6, 4):
+    for bits in (8, 4):
         fits = [
             (parts, n * math.ceil(parts * bits / 8) + learned * 2**bits * dim)
             for parts in divisors(dim)
@@ -159,7 +159,7 @@ def rival_specs(n: int, dim: int, limit: float, *, all_bytes: bool) -> Iterator[
             if nbytes <= limit:
                 yield kind if width == dim else f"PCA{width},{kind}", nbytes
                 break
-    for bits in (1, 2, 3, 4, 6, 8):
+    for bits in (1, 2, 4, 8):
         for width in widths:
             for before in ("", "RR") if width == dim else ("PCAR",):
                 turned = learned * dim * (width + 1) if before else 0
@@ -177,7 +177,9 @@ def measure_rival(spec: str, vectors: Array, queries: Array, exact: NDArray[np.i
     index = faiss.index_factory(vectors.shape[1], spec, faiss.METRIC_INNER_PRODUCT)
     if spec.startswith("OPQ"):
         matrix = faiss.downcast_VectorTransform(index.chain.at(0))
-        matrix.niter, matrix.max_train_points = 10, 20_000
+        matrix.niter, matrix.max_train_points = 5, 20_000
+    if spec.startswith("PQ"):  # in two or three dimensions k-means is slow, and soon done
+        index.pq.cp.niter = 4 if index.pq.dsub < 4 else 10
     index.train(vectors)
     index.add(vectors)
     return recall(index.search(queries, DEPTH)[1], exact)

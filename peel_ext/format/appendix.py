@@ -32,7 +32,8 @@ class Section:
     """One section behind the blocks.
 
     Attributes:
-        kind: ``GROUP_CENTROIDS``, ``ITEM_IDS``, ``ROTATION``, ``ROW_MEAN``, or one this version does not know.
+        kind: ``GROUP_CENTROIDS``, ``ITEM_IDS``, ``ROTATION``, ``ROW_MEAN``, or one this version does
+            not know.
         count: of centroids, ids or rows of the rotation.
         width: values of each; 1 where ids are integers, 0 where they are text.
         payload: its bytes.

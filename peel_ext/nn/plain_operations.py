@@ -122,6 +122,7 @@ class _Places(nn.Module):
 
     words: Tensor  # uint8 [num_words, 8]
     counts: Tensor  # int32 [num_words], rows held before each word
+    bits_of_byte: Tensor  # uint8 [256, 8]
 
     def __init__(self, held: NDArray[np.int64], num_rows: int) -> None:
         super().__init__()
@@ -150,6 +151,7 @@ class _PlanesDecoder(nn.Module):
 
     levels: Tensor  # float32 [512, 1]: a code of b bits with a one before it stands for the value
     scales: Tensor  # float16 [rows with the first layer, 1]
+    bits_of_byte: Tensor  # uint8 [256, 8]
 
     def __init__(self, table: GroupTable, held: list[NDArray[np.int64]]) -> None:
         super().__init__()
@@ -259,7 +261,7 @@ class _Scales(nn.Module):
     def forward(self, packed: Tensor, places: Tensor) -> Tensor:
         """Values float32 [m, width] of int8 ones."""
         scales = _gather(self.scales, places).float()
-        if torch.onnx.is_in_onnx_export() and not torch.jit.is_tracing():
+        if torch.onnx.is_in_onnx_export() and torch.compiler.is_exporting():
             # The same product, as ONNX has it of its own.
             values: Tensor = torch.onnx.ops.symbolic(
                 "DequantizeLinear", (packed, scales[:, 0]), {"axis": 0},

@@ -30,7 +30,7 @@ _MAX_SCORES = 1 << 27
 
 #: Queries by which layers are weighed and the rotation is chosen, the length of their lists, and the
 #: recall a rotation has to gain to be worth its bytes.
-_TRIAL_QUERIES, _TRIAL_DEPTH, _LEAST_GAIN = 256, 10, 0.01
+_TRIAL_QUERIES, _TRIAL_DEPTH, _LEAST_GAIN = 256, 10, 0.02
 
 #: Bits at which the rotation is chosen.
 _TRIAL_BITS = 2
@@ -70,7 +70,8 @@ def fill_table(embedding: ElasticEmbedding, vectors: Tensor, queries: Tensor | N
     like, own = _sample(vectors, count)
     # A vector that asks for its like finds itself, which tells nothing.
     lists, values = _expose(like, vectors, own)
-    asked, place = like, own[:_TRIAL_QUERIES]
+    asked = like
+    place: Tensor | None = own[:_TRIAL_QUERIES]
     if queries is not None:
         asked, place = _sample(queries, count)[0], None
         lists, shown = _expose(asked, vectors, None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import warnings
 from pathlib import Path
 
 import pytest
@@ -118,19 +117,19 @@ def test_holds_torch_operations_alone(layout, generator) -> None:
     assert all(str(target).startswith("aten.") for target in called), called
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, about its older exporter
 def test_an_export_to_onnx_under_a_budget_says_what_to_do(generator, tmp_path: Path) -> None:
     embedding = make(PlanesLayout(), generator)
     with (
         embedding.budget(20_000),
         embedding.use_groups(GROUP),
-        warnings.catch_warnings(),
         pytest.raises(RuntimeError, match=r"plain_module\(embedding, group, 20000\)"),
     ):
-        warnings.simplefilter("ignore")  # of torch, about its older exporter
         torch.onnx.export(embedding, (torch.arange(6),), tmp_path / "x.onnx", dynamo=False)
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of what torch imports
 @pytest.mark.parametrize("layout", [LAYOUTS["planes"], LAYOUTS["int8"]], ids=["planes", "int8"])
 def test_onnxruntime_gives_the_same_bits(layout, generator, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
@@ -139,12 +138,9 @@ def test_onnxruntime_gives_the_same_bits(layout, generator, tmp_path: Path) -> N
     module = plain_module(embedding, GROUP, 20_000).eval()
     any_size = {"input": dict.fromkeys(range(2), torch.export.Dim.DYNAMIC)}
     path = tmp_path / "plain.onnx"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what torch imports
-        program = torch.onnx.export(
-            module, (torch.arange(6).view(2, 3),), dynamo=True, dynamic_shapes=any_size,
-            verbose=False,
-        )  # fmt: skip
+    program = torch.onnx.export(
+        module, (torch.arange(6).view(2, 3),), dynamo=True, dynamic_shapes=any_size, verbose=False
+    )
     assert program is not None
     program.save(path)
     kinds = {node.op_type for node in program.model.graph}
@@ -158,14 +154,13 @@ def test_onnxruntime_gives_the_same_bits(layout, generator, tmp_path: Path) -> N
     with (
         embedding.budget(20_000),
         embedding.use_groups(GROUP),
-        warnings.catch_warnings(),
         pytest.raises(torch.onnx.OnnxExporterError, match=r"plain_module\(embedding, group, 20000"),
     ):
-        warnings.simplefilter("ignore")
         torch.onnx.export(embedding, (torch.arange(6),), dynamo=True, verbose=False)
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of what torch and executorch import
 @pytest.mark.parametrize("name", ["planes", "float16", "int8"])
 def test_executorch_gives_the_same_bits(name, generator, tmp_path: Path) -> None:
     exir = pytest.importorskip("executorch.exir", reason="executorch is not installed")
@@ -173,9 +168,7 @@ def test_executorch_gives_the_same_bits(name, generator, tmp_path: Path) -> None
     embedding = make(LAYOUTS[name], generator)
     indices = torch.randint(0, ROWS, (5, 8), generator=generator)
     path = tmp_path / "plain.pte"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what torch copies
-        exported = torch.export.export(plain_module(embedding, GROUP, 20_000).eval(), (indices,))
-        path.write_bytes(exir.to_edge(exported).to_executorch().buffer)
+    exported = torch.export.export(plain_module(embedding, GROUP, 20_000).eval(), (indices,))
+    path.write_bytes(exir.to_edge(exported).to_executorch().buffer)
     (rows,) = runtime.load_program(path).load_method("forward").execute([indices])
     assert torch.equal(rows, look_up(embedding, indices, 20_000))
