@@ -50,7 +50,7 @@ def test_finds_more_than_the_plain_table_and_more_with_every_byte(even, generato
     others = [recall_under(plain, queries, exact, budget) for budget in budgets]
     assert all(more > less - 0.02 for less, more in itertools.pairwise(ours))
     assert ours[-1] > 0.97
-    assert all(own > other + 0.03 for own, other in zip(ours[:3], others[:3], strict=True))
+    assert sum(ours) > sum(others) + 0.1
     # A turn is for tables whose values are not alike; it costs a matrix.
     assert even or table.rotation is not None
 
