@@ -1,6 +1,6 @@
 """``peel export``: one ``.peel`` file a user group, every budget in each; or one for a single user,
 who gets what the nearest groups and its own list say (``user.peel``), with its vector in the space of
-the file (``user.npy``).
+the file (``user.npy``). Of vectors of any model, one file for similarity search (``items.peel``).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from peel_ext.cli.arguments import parse_ids, parse_path
 from peel_ext.cli.narration import Narration, note_target_kept
 from peel_ext.cli.requirements import require_train
 from peel_ext.cli.users import find_user
+from peel_ext.cli.vector_table import add_vector_options, check_vector_options, export_vectors
 from peel_ext.config import BlendConfig, ExposureConfig
 from peel_ext.format.file import write_atomically
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 def add_parser(verbs: Any) -> None:
     """Adds the verb."""
     parser = verbs.add_parser("export", help="write files for devices", description=__doc__)
-    parser.add_argument("folder", help="run folder of 'peel train'")
+    parser.add_argument("folder", nargs="?", help="run folder of 'peel train'")
     parser.add_argument(
         "--out", type=parse_path, required=True, help="folder of the files, made if need be"
     )
@@ -42,6 +43,7 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument(
         "--no-item-ids", action="store_true", help="let devices tell items by row, to save bytes"
     )
+    add_vector_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--quiet", action="store_true", help="say nothing on the way")
     parser.set_defaults(run=run)
@@ -49,6 +51,11 @@ def add_parser(verbs: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Runs the verb."""
+    check_vector_options(options)
+    out = Path(options.out)
+    if options.item_embeddings is not None:
+        _make_folder(out)
+        return export_vectors(options)
     require_train()
     import torch
 
@@ -56,13 +63,9 @@ def run(options: argparse.Namespace) -> int:
 
     trained = TrainedRun.open(options.folder)
     num_groups = len(trained.centroids)
-    if options.group is not None and options.group >= num_groups:
+    if options.group not in (None, "all") and options.group >= num_groups:
         raise IndexError(f"--group must be in [0, {num_groups}), got {options.group}")
-    out = Path(options.out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"--out {out} cannot be made: {error.strerror}") from None
+    _make_folder(out)
     shared: dict[str, Any] = {
         "fold_in": trained.fold_in_settings,
         "centroids": trained.embedding.rotate(torch.from_numpy(trained.centroids)).numpy(),
@@ -71,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
         else trained.items.to_ids(range(len(trained.items))),
     }
     single = options.user is not None or options.history is not None
-    groups = range(num_groups) if options.group is None else [options.group]
+    groups = range(num_groups) if options.group in (None, "all") else [options.group]
     files = []
     with Narration(options.quiet) as narration:
         if single:
@@ -94,6 +97,13 @@ def run(options: argparse.Namespace) -> int:
         for file in files:
             print(file["path"])
     return 0
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--out {out} cannot be made: {error.strerror}") from None
 
 
 def _note_others(out: Path, written: set[str], num_groups: int) -> None:
@@ -138,10 +148,10 @@ def _export_for_user(
     }  # fmt: skip
 
 
-def _parse_groups(text: str) -> int | None:
-    """Reads a user group, or None from ``all``."""
+def _parse_groups(text: str) -> int | str:
+    """Reads a user group, or ``all``."""
     if text == "all":
-        return None
+        return text
     if not text.isascii() or not text.isdigit():
         raise argparse.ArgumentTypeError(f"{text!r} is no user group and not 'all'")
     return int(text)

@@ -19,7 +19,7 @@ from peel_ext.device.item_ids import ItemIds, open_item_ids
 from peel_ext.device.shipped_list import add_shipped, check_shipped
 from peel_ext.device.sources import CachedSource, FileObjectSource, HttpSource, open_url
 from peel_ext.errors import DataError, FormatError
-from peel_ext.format.appendix import ITEM_IDS, ROTATION
+from peel_ext.format.appendix import ITEM_IDS, ROTATION, ROW_MEAN
 
 Ids = Sequence[int | str] | NDArray[np.integer]
 
@@ -302,6 +302,32 @@ class DeviceRecommender:
         known = None if history is None else self._rows("history", history)
         vector = self._user(pee, user, rotated, known)
         return _bridge.score_items(pee, vector, self._rows("ids", ids))
+
+    def mean_score(self, user: ArrayLike, *, rotated: bool | None = None) -> float:
+        """What every score is less than the inner product of a vector and what the table is of.
+
+        The mean is subtracted from the rows of a table of vectors
+        (:meth:`peel_ext.nn.ElasticEmbedding.from_vectors`): the order of the rows is the same, and a
+        score plus this number is the inner product, or for a query of length 1 the cosine. 0 where
+        nothing was subtracted. Read from the file at each call.
+
+        Args:
+            user: [embedding_dim], the query.
+            rotated: as in :meth:`recommend`.
+
+        Raises:
+            FormatError: a damaged file; a vector to rotate, and no rotation in the file.
+            SourceError: it cannot be read.
+            ValueError: a vector of wrong shape or not finite, or ``rotated`` left out.
+        """
+        pee = self._file.pee()
+        count, width, payload = self._file.section(ROW_MEAN)
+        if count == 0:
+            return 0.0
+        if (count, width, len(payload)) != (1, pee.dim, 4 * pee.dim):
+            raise FormatError("not a valid .peel file: the row mean does not fit the table")
+        vector = self._user(pee, user, rotated, None)
+        return float(vector.astype(np.float64) @ np.frombuffer(payload, "<f4"))
 
     # ---- vectors of users ----
 

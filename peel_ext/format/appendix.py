@@ -1,4 +1,4 @@
-"""What lies behind the blocks of a ``.peel`` file: centroids, ids of the items, the rotation."""
+"""What lies behind the blocks of a ``.peel`` file: centroids, ids of the items, the rotation, the mean."""
 
 from __future__ import annotations
 
@@ -15,8 +15,13 @@ from peel_ext.errors import FormatError
 from peel_ext.format.header import Header, header_checksum
 from peel_ext.format.layout import ALIGNMENT, padded
 
-GROUP_CENTROIDS, ITEM_IDS, ROTATION = 1, 2, 3
-NAMES = {GROUP_CENTROIDS: "group centroids", ITEM_IDS: "item ids", ROTATION: "rotation"}
+GROUP_CENTROIDS, ITEM_IDS, ROTATION, ROW_MEAN = 1, 2, 3, 4
+NAMES = {
+    GROUP_CENTROIDS: "group centroids",
+    ITEM_IDS: "item ids",
+    ROTATION: "rotation",
+    ROW_MEAN: "row mean",
+}
 
 #: Checksum, kind, bytes of the payload, count, width.
 _SECTION = struct.Struct("<IIQQI36x")
@@ -27,7 +32,8 @@ class Section:
     """One section behind the blocks.
 
     Attributes:
-        kind: ``GROUP_CENTROIDS``, ``ITEM_IDS``, ``ROTATION``, or one this version does not know.
+        kind: ``GROUP_CENTROIDS``, ``ITEM_IDS``, ``ROTATION``, ``ROW_MEAN``, or one this version does
+            not know.
         count: of centroids, ids or rows of the rotation.
         width: values of each; 1 where ids are integers, 0 where they are text.
         payload: its bytes.
@@ -78,6 +84,18 @@ def rotation_section(rotation: ArrayLike, dim: int) -> Section:
             f"rotation must be finite and have shape ({dim}, {dim}), got {values.shape}"
         )
     return Section(ROTATION, dim, dim, values.tobytes())
+
+
+def row_mean_section(row_mean: ArrayLike, dim: int) -> Section:
+    """The section of a mean float32 [dim], in the space of the rows, which they are less of.
+
+    Raises:
+        ValueError: a wrong shape, or values that are not finite.
+    """
+    values = np.ascontiguousarray(row_mean, dtype="<f4")
+    if values.shape != (dim,) or not np.isfinite(values).all():
+        raise ValueError(f"row_mean must be finite and have shape ({dim},), got {values.shape}")
+    return Section(ROW_MEAN, 1, dim, values.tobytes())
 
 
 def item_id_section(ids: Sequence[int | str] | NDArray[Any], num_embeddings: int) -> Section:

@@ -17,6 +17,7 @@ from peel_ext.format.appendix import (
     item_id_section,
     pack_section,
     rotation_section,
+    row_mean_section,
 )
 from peel_ext.format.header import FoldInSettings, header_checksum
 from peel_ext.format.writer import GroupTable, pack_prefix
@@ -30,6 +31,7 @@ def write_file(
     centroids: ArrayLike | None = None,
     item_ids: Sequence[int | str] | NDArray[Any] | None = None,
     rotation: ArrayLike | None = None,
+    row_mean: ArrayLike | None = None,
 ) -> None:
     """Writes the ``.peel`` file of a user group; at any moment the old or the new one is there.
 
@@ -42,6 +44,7 @@ def write_file(
         item_ids: [num_embeddings], by which a device tells items; None: they are known by row.
         rotation: [dim, dim], that of the rows, by which a device rotates vectors of the model's space;
             None: it cannot, and vectors must come rotated.
+        row_mean: [dim], in the space of the rows, what was subtracted from all of them; None: nothing.
 
     Raises:
         ValueError: arguments that do not fit the table.
@@ -58,6 +61,8 @@ def write_file(
         if not table.rotated:
             raise ValueError("rotation is for a table whose rows are rotated, got one that is not")
         sections.append(rotation_section(rotation, table.dim))
+    if row_mean is not None:
+        sections.append(row_mean_section(row_mean, table.dim))
     checksum = header_checksum(table.header)
     behind = b"".join(pack_section(section, checksum) for section in sections)
     write_atomically(Path(path), pack_prefix(table).tobytes() + behind)

@@ -66,11 +66,14 @@ class PlanesLayout:
     """Layer l is the next ``layer_bits[l]`` bits of every value of its rows.
 
     A layer needs the layers below it. Item groups are runs of rows in descending value for the
-    user group, ``rows_per_block`` long (None: 32 rows first, growing to 256 with rank).
+    user group, ``rows_per_block`` long (None: 32 rows first, growing to 256 with rank). A row's scale
+    is its root mean square times ``spread``: with more than 1, rows of few bits are less drawn towards
+    zero than rows of many, with which they compete.
     """
 
     layer_bits: tuple[int, ...] = (2, 1, 1, 2, 2)
     rows_per_block: int | None = None
+    spread: float = 1.0
 
     name = "planes"
     code = 2
@@ -87,6 +90,8 @@ class PlanesLayout:
             raise ValueError(f"layer_bits must sum to 1..8, got {self.layer_bits}")
         if self.rows_per_block is not None:
             _check_int("rows_per_block", self.rows_per_block, 1)
+        if not 1.0 <= self.spread <= 2.0:
+            raise ValueError(f"spread must be between 1 and 2, got {self.spread}")
 
     def num_layers(self, dim: int) -> int:
         """Layers of a row."""
@@ -153,7 +158,7 @@ class PlanesLayout:
         Raises:
             ValueError: a row out of the range of its scale, or none that is not too small.
         """
-        codes, scales = quantizer.encode_rows(rows)
+        codes, scales = quantizer.encode_rows(rows, self.spread)
         return quantizer.pack_planes(codes, self.layer_bits), scales[:, None]
 
     def decode(

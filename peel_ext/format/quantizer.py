@@ -70,18 +70,23 @@ def distortion(bits: int) -> float:
 
 
 def encode_rows(
-    rows: NDArray[np.float32],
+    rows: NDArray[np.float32], spread: float = 1.0
 ) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
     """Codes uint8 [n, dim] and scales float16 [n] of float32 rows [n, dim].
+
+    Args:
+        rows: to encode.
+        spread: times a row's root mean square is its scale.
 
     Raises:
         ValueError: a row is not finite, its scale exceeds float16 (65504), or all are too small.
     """
     scale32 = np.sqrt(np.mean(np.square(rows, dtype=np.float32), axis=1, dtype=np.float32))
+    scale32 *= np.float32(spread)
     if not np.all(scale32 <= np.finfo(np.float16).max):
         bad = int(np.flatnonzero(~(scale32 <= np.finfo(np.float16).max))[0])
         raise ValueError(
-            f"row {bad} cannot be quantised: its root mean square is {scale32[bad]}, "
+            f"row {bad} cannot be quantised: its scale is {scale32[bad]}, "
             "expected a finite value of at most 65504"
         )
     scales = scale32.astype(np.float16)

@@ -26,7 +26,7 @@ def encode_on_device(rows: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
 
 def _encode_planes(rows: Tensor, layout: PlanesLayout) -> tuple[Tensor, Tensor]:
     dim = rows.shape[1]
-    root = rows.double().square().mean(dim=1).sqrt().float()
+    root = rows.double().square().mean(dim=1).sqrt().float() * layout.spread
     scales = root.half()
     _check(rows, scales[:, None], root <= _FLOAT16_MAX)
     divisor = scales.float()

@@ -25,6 +25,7 @@ from peel_ext.format import (
 )
 from peel_ext.nn import rotation as rotations
 from peel_ext.nn import selection, state
+from peel_ext.nn import vectors as vector_tables
 from peel_ext.nn.blending import blend_blocks, check_worth
 from peel_ext.nn.encoding import BudgetedBlocks, Rows, held_blocks, layout_text
 from peel_ext.nn.read_only import ReadOnlyTensor
@@ -73,6 +74,7 @@ class ElasticEmbedding(nn.Embedding):
         block_weights: buffer float32 [num_groups, num_item_groups, num_layers].
         item_group: buffer int32 [num_groups or 1, num_embeddings], the item group of each row.
         rotation: buffer float32 [embedding_dim, embedding_dim] or None; see :meth:`fit_rotation`.
+        row_mean: buffer float32 [embedding_dim] or None; see :meth:`from_vectors`.
 
     Raises:
         ValueError: an argument out of range.
@@ -82,6 +84,7 @@ class ElasticEmbedding(nn.Embedding):
     block_weights: Tensor
     item_group: Tensor
     rotation: Tensor | None
+    row_mean: Tensor | None
     refinement: nn.Parameter | None
     refinement_slot: Tensor | None
 
@@ -162,6 +165,43 @@ class ElasticEmbedding(nn.Embedding):
             sparse, embeddings, freeze, num_groups=num_groups, layout=layout,
         )  # fmt: skip
 
+    @classmethod
+    def from_vectors(
+        cls, vectors: Tensor, queries: Tensor | None = None, *, metric: str = "ip"
+    ) -> Self:
+        """A table of any model's vectors in which the best rows for a query are searched.
+
+        There are no users: one user group. Rows are the vectors less their mean (``row_mean``), which
+        leaves the order of the rows for every query as it is and their scores less by one number,
+        ``query @ row_mean``. They are rotated where that finds more; layers are worth what they add
+        to the recall of sample queries, and rows what they are worth in the lists of those.
+
+        Args:
+            vectors: real numbers [n, dim], of words, sentences, items or anything else; copied.
+            queries: [m, dim] like those that will be asked; some thousands are enough. None: the
+                vectors ask for each other.
+            metric: ``"ip"``, the inner product, or ``"cosine"``, for which the vectors are brought to
+                length 1. What a query's length is matters to neither's order.
+
+        Raises:
+            TypeError: not tensors of real numbers.
+            ValueError: a wrong shape or metric, or values that are not finite.
+        """
+        if metric not in vector_tables.METRICS:
+            raise ValueError(
+                f"metric must be one of {', '.join(vector_tables.METRICS)}, got {metric!r}"
+            )
+        rows = vector_tables.check_vectors("vectors", vectors)
+        if queries is not None:
+            queries = vector_tables.check_vectors("queries", queries, rows.shape[1]).to(rows.device)
+        if metric == "cosine":
+            rows = vector_tables.normalised(rows)
+        mean = rows.mean(dim=0, dtype=torch.float64).float()
+        made = cls.from_pretrained(rows - mean, layout=vector_tables.LAYOUT)
+        made.row_mean = mean
+        vector_tables.fill_table(made, rows, queries)
+        return made
+
     def _cut(self, num_groups: int, layout: Layout) -> None:
         """All that this class adds to an ``nn.Embedding``."""
         self.num_groups = num_groups
@@ -174,6 +214,7 @@ class ElasticEmbedding(nn.Embedding):
         # that are not None.
         self.register_buffer("rotation", None)
         self.register_buffer("refinement_slot", None)
+        self.register_buffer("row_mean", None)
         self.register_parameter("refinement", None)
 
     def _begin(self) -> None:
@@ -307,6 +348,14 @@ class ElasticEmbedding(nn.Embedding):
             IndexError: a group out of range.
             BudgetError: too few bytes; names the minimum.
         """
+        table, num_blocks = self.held_table(group, budget_bytes)
+        return PersonalizedElasticEmbedding(pack_prefix(table, num_blocks))
+
+    def held_table(self, group: int, budget_bytes: int) -> tuple[GroupTable, int]:
+        """The encoded table of a user group, and how many of its blocks, in their order, fit a budget.
+
+        Args and errors are those of :meth:`generate`.
+        """
         check_group(group, self.num_groups)
         limit = _check_budget(budget_bytes)
         self._check_blocks()
@@ -314,7 +363,7 @@ class ElasticEmbedding(nn.Embedding):
         held = held_blocks(weights, self.item_group, self.layout, self.embedding_dim, limit)[0]
         # The mask of 64 layers is negative as a signed integer.
         num_blocks = sum((mask & (1 << 64) - 1).bit_count() for mask in held.tolist())
-        return PersonalizedElasticEmbedding(pack_prefix(self._group_table(group), num_blocks))
+        return self._group_table(group), num_blocks
 
     def export(
         self,
@@ -324,7 +373,7 @@ class ElasticEmbedding(nn.Embedding):
         fold_in: FoldInSettings | None = None,
         centroids: ArrayLike | None = None,
         item_ids: Sequence[int | str] | np.ndarray | None = None,
-        keep_rotation: bool = False,
+        keep_rotation: bool | None = None,
     ) -> None:
         """Writes the ``.peel`` file of a user group: every budget in one file.
 
@@ -336,6 +385,7 @@ class ElasticEmbedding(nn.Embedding):
             item_ids: [num_embeddings], by which a device tells items; None: they are known by row.
             keep_rotation: whether the file carries the rotation, if there is one, so that a device
                 can rotate vectors of this module's space; the file says in any case that there is.
+                None: where the table is one of :meth:`from_vectors`.
 
         Raises:
             IndexError: a group out of range.
@@ -343,18 +393,27 @@ class ElasticEmbedding(nn.Embedding):
             OSError: the file cannot be written.
         """
         table = self._group_table(group)
-        rotation = None
+        rotation = row_mean = None
+        if keep_rotation is None:
+            keep_rotation = self.row_mean is not None
         if keep_rotation and self.rotation is not None:
             rotation = self.rotation.cpu().numpy()
+        if self.row_mean is not None:
+            row_mean = self.rotate(self.row_mean).cpu().numpy()
         write_file(
-            path, table, fold_in=fold_in, centroids=centroids, item_ids=item_ids, rotation=rotation
-        )
+            path, table, fold_in=fold_in, centroids=centroids, item_ids=item_ids, rotation=rotation,
+            row_mean=row_mean,
+        )  # fmt: skip
+
+    def encoded_rows(self) -> tuple[Tensor, Tensor]:
+        """All rows as blocks have them: store uint8 [n, row_bytes] and scales float16 [n, scales]."""
+        return self._rows().encoded(self.layout, self._cache)
 
     def _group_table(self, group: int) -> GroupTable:
         """The rows of a user group, and the order in which budgets take their blocks."""
         check_group(group, self.num_groups)
         costs = self.block_costs()
-        store, scales = self._rows().encoded(self.layout, self._cache)
+        store, scales = self.encoded_rows()
         if self.refinement_slot is not None:
             slot = self.refinement_slot[group].long()
             own = torch.arange(self.num_embeddings, device=slot.device)
@@ -606,7 +665,7 @@ class ElasticEmbedding(nn.Embedding):
         made.block_weights, made.item_group = blend_blocks(
             self.block_weights, self.item_group, shares, row_values, self.layout, self._gains()
         )
-        made.rotation = self.rotation
+        made.rotation, made.row_mean = self.rotation, self.row_mean
         largest = shares.argmax(dim=1)
         made._named_groups = [self._named_groups[group] for group in largest.tolist()]
         if self.refinement is not None and self.refinement_slot is not None:

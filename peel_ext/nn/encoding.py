@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -160,13 +160,27 @@ _UNSAFE = (torch.Tag.cudagraph_unsafe,)
 def _held_blocks_op(
     block_weights: Tensor, item_group: Tensor, layout: str, dim: int, budget_bytes: int
 ) -> Tensor:
+    _refuse_onnx(budget_bytes)
     # An op's result is the caller's to overwrite.
     return held_blocks(block_weights, item_group, _layout_of(layout), dim, budget_bytes).clone()
 
 
 @_held_blocks_op.register_fake
-def _(block_weights: Tensor, *_: Any) -> Tensor:
+def _(
+    block_weights: Tensor, item_group: Tensor, layout: str, dim: int, budget_bytes: int
+) -> Tensor:
+    _refuse_onnx(budget_bytes)
     return block_weights.new_empty(block_weights.shape[:2], dtype=torch.int64)
+
+
+def _refuse_onnx(budget_bytes: int) -> None:
+    """Raises in an export to ONNX, which would find out only at its end that it has no such op."""
+    if torch.onnx.is_in_onnx_export():
+        raise RuntimeError(
+            "an ElasticEmbedding under a budget has no ONNX operators: put "
+            f"peel_ext.nn.plain_module(embedding, group, {budget_bytes}) in its place in the model, and "
+            "export that outside the budget"
+        )
 
 
 @torch.library.custom_op("peel_ext::budgeted_lookup", mutates_args=(), tags=_UNSAFE)

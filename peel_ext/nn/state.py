@@ -29,11 +29,12 @@ OPTIONAL_STATE = {
     "block_weights": torch.float32,
     "item_group": torch.int32,
     "rotation": torch.float32,
+    "row_mean": torch.float32,
     "refinement": None,
     "refinement_slot": torch.int32,
 }
 
-BUFFERS = ("block_weights", "item_group", "rotation", "refinement_slot")
+BUFFERS = ("block_weights", "item_group", "rotation", "row_mean", "refinement_slot")
 
 
 @lru_cache(maxsize=32)
@@ -183,6 +184,7 @@ def _check_shape(module: Any, name: str, shape: tuple[int, ...]) -> None:
         "block_weights": tuple(module.block_weights.shape),
         "item_group": (1 if shape[:1] == (1,) else module.num_groups, rows),
         "rotation": (dim, dim),
+        "row_mean": (dim,),
         "refinement": (shape[0] if shape else 0, dim),
         "refinement_slot": (module.num_groups, rows),
     }[name]
