@@ -9,7 +9,6 @@
 #include <utility>
 #include <vector>
 
-#include "device/appendix.h"
 #include "device/errors.h"
 #include "device/fold_in.h"
 #include "device/peel_file.h"
@@ -257,8 +256,7 @@ peel_status peel_choose_group(const peel_recommender* recommender, const float* 
     peel::require(recommender, "recommender");
     peel::check_user(recommender, user);
     peel::require(group, "group");
-    const peel::PeelFile& embedding = recommender->embedding;
-    *group = peel::choose_group(*embedding.source(), embedding.header(), user);
+    *group = recommender->embedding.appendix().choose_group(user);
   });
 }
 

@@ -6,7 +6,6 @@
 #include <string>
 #include <utility>
 
-#include "device/appendix.h"
 #include "device/fold_in.h"
 #include "kernels/gathered_score.h"
 #include "kernels/grouped_lookup.h"
@@ -75,7 +74,7 @@ bool recommend(const PeelFile& embedding, const int64_t* history, int64_t count,
   const FileHeader& header = embedding.header();
   std::vector<float> user(static_cast<size_t>(header.geometry.dim));
   if (fold_in(snapshot->table(), history, count, header.fold_in, user.data()) == 0) {
-    user = own_centroid(*embedding.source(), header);
+    user = embedding.appendix().own_centroid();
     if (user.empty()) return false;
   }
   score_rows(*snapshot, user.data(), std::vector<int64_t>(history, history + count), n, ids,

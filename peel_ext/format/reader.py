@@ -12,7 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peel_ext.errors import BudgetError, FormatError
-from peel_ext.format.header import LISTED, Header, header_checksum, read_header, require
+from peel_ext.format.header import (
+    LISTED,
+    Header,
+    header_checksum,
+    read_header,
+    require,
+    require_zeros,
+)
 from peel_ext.format.layout import (
     ALIGNMENT,
     DIRECTORY_BLOCK_BYTES,
@@ -201,6 +208,9 @@ def _item_group_sizes(data: bytes, header: Header) -> list[int]:
     checksum = int.from_bytes(found[:4], "little")
     if zlib.crc32(found[4:], header_checksum(data)) != checksum:
         raise FormatError("damaged: the checksum of the item groups does not match")
+    ids_begin = padded(4 + 4 * header.num_item_groups)
+    ids_end = ids_begin + (header.num_embeddings * header.id_width if listed else 0)
+    require_zeros(found[4 + 4 * header.num_item_groups : ids_begin] + found[ids_end:])
     ends = np.frombuffer(found, "<u4", header.num_item_groups, 4).astype(np.int64)
     sizes = np.diff(ends, prepend=0)
     require(bool((sizes >= 0).all()), "item groups end before they begin")
@@ -265,8 +275,10 @@ def _decode(
                 scales[:, block.layer] = content.scales
         rows.append(layout.decode(store, scales, masks[item_group], dim))
     held = np.repeat(np.array(masks, dtype=np.uint64), [len(group_ids) for group_ids in ids])
+    all_ids = np.concatenate([np.zeros(0, np.int64), *ids])
+    require(len(np.unique(all_ids)) == len(all_ids), "a row in two item groups")
     return (
-        np.concatenate([np.zeros(0, np.int64), *ids]),
+        all_ids,
         held,
         np.concatenate([np.zeros((0, dim), np.float32), *rows]),
     )
