@@ -71,8 +71,9 @@ def check_refused(data: bytes, says: str) -> None:
 
 
 def first_block(good: bytes, layer: int | None = None) -> tuple[int, int, int]:
-    """Begin, end and rows of the first block, or of the first of a layer."""
-    block = next(b for b in read_blocks(good) if layer is None or b.layer == layer)
+    """Begin, end and rows of the first block of those with most rows, all or of a layer."""
+    blocks = [block for block in read_blocks(good) if layer is None or block.layer == layer]
+    block = max(blocks, key=lambda block: block.num_rows)
     return block.begin, block.end, block.num_rows
 
 
