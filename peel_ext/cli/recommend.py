@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from peel_ext.cli.answers import answer_facts, print_answer, run_facts
 from peel_ext.cli.arguments import parse_ids
-from peel_ext.cli.devices import add_options, open_device
+from peel_ext.cli.devices import add_options, check_no_server_options, open_device
 from peel_ext.cli.list_files import SUFFIXES, open_lists
 from peel_ext.cli.narration import Narration, note_target_kept
 from peel_ext.cli.requirements import require_train
@@ -69,6 +69,7 @@ def run(options: argparse.Namespace) -> int:
 
     if options.no_item_ids:
         raise ValueError("--no-item-ids is for a .peel file, not for a run folder")
+    check_no_server_options(options)
     trained = TrainedRun.open(options.source)
     if options.users is not None:
         _recommend_to_many(trained, options)

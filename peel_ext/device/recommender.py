@@ -6,18 +6,19 @@ import contextlib
 import os
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from peel_ext import _core
 from peel_ext.device import _bridge
+from peel_ext.device.http_source import HttpSource, is_url, shown_url
 from peel_ext.device.item_ids import ItemIds, open_item_ids
 from peel_ext.device.shipped_list import add_shipped, check_shipped
-from peel_ext.device.sources import CachedSource, FileObjectSource, HttpSource, open_url
+from peel_ext.device.sources import CachedSource, FileObjectSource, describe, open_url
 from peel_ext.errors import DataError, FormatError
 from peel_ext.format.appendix import ITEM_IDS, ROTATION
 
@@ -60,19 +61,23 @@ class DeviceRecommender:
     @classmethod
     def open(
         cls,
-        file: str | os.PathLike[str] | BinaryIO | bytes | NDArray[np.uint8],
+        file: str | os.PathLike[str] | BinaryIO | _bridge.Buffer,
         budget_bytes: int | None = None,
         *,
         item_ids: bool = True,
         cache: str | os.PathLike[str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
     ) -> DeviceRecommender:
         """Opens a file and holds as many of its blocks as the budget has room for.
 
         Args:
             file: a path; the URL of a server that answers range requests, of which only the bytes
-                held are fetched; a binary file object that can seek; or the bytes themselves, which
-                are used where they lie. A file of which only the first bytes have arrived is a
-                smaller model, whose items go by row: open it with ``item_ids=False``.
+                held are fetched; a binary file object that can seek; or the bytes themselves, in
+                whatever has the buffer protocol (bytes, a bytearray, a mapped file, an array), which
+                are used where they lie and must stay as they are. A file of which only the first
+                bytes have arrived is a smaller model, whose items go by row: open it with
+                ``item_ids=False``.
             budget_bytes: upper limit of everything held for the table; None: all there is.
             item_ids: whether to tell items by the ids of the file; without them items are row
                 numbers. Ids are not held: they are read where they are when they are needed, those of
@@ -81,35 +86,57 @@ class DeviceRecommender:
                 shrinking fetches nothing twice. It is the first bytes of the file: without a network,
                 open it by its path. It serves one recommender at a time; what is damaged in it is
                 fetched again.
+            headers: with a URL, to send with every request, for example ``Authorization``. They do not
+                go to another server that this one redirects to, and messages do not have their values.
+            timeout: with a URL, seconds without an answer after which a request fails; None: 30. A
+                connection that breaks, or an answer like 503, is tried three times.
 
         Raises:
             FormatError: not a ``.peel`` file, a newer version, or damaged.
             SourceError: it cannot be read.
             BudgetError: too few bytes for the first block; names the minimum.
-            TypeError: budget_bytes is not an integer, or cache not a path.
+            TypeError: budget_bytes is not an integer, cache not a path, headers not a mapping of text,
+                or timeout not a number.
+            ValueError: what is for files on a server, given with another; bytes that do not lie one
+                after another.
         """
         budget = _bridge.check_budget(budget_bytes)
-        is_url = isinstance(file, str) and file.startswith(("http://", "https://"))
         if not isinstance(cache, str | os.PathLike | None):
             raise TypeError(f"cache must be a path, got {cache!r}")
-        if cache is not None and not is_url:
-            raise ValueError(f"cache is for files on a server, got {file!r}")
+        if isinstance(file, str) and is_url(file):
+            return cls._open_url(file, budget, item_ids, cache, headers, timeout)
+        for name, value in (("cache", cache), ("headers", headers), ("timeout", timeout)):
+            if value is not None:
+                raise ValueError(f"{name} is for files on a server, got {describe(file)}")
         if isinstance(file, str | os.PathLike):
             try:
-                if not is_url:
-                    return cls(_core.PeelFile.open_path(os.fspath(file), budget), item_ids)
-                opened, remote = open_url(str(file), budget, cache)
+                return cls(_core.PeelFile.open_path(os.fspath(file), budget), item_ids)
             except FormatError as error:
                 raise FormatError(f"{os.fspath(file)}: {error}") from None
-            try:
-                return cls(opened, item_ids, source=remote)
-            except BaseException:
-                remote.close()
-                raise
-        if isinstance(file, bytes | np.ndarray):
+        if _bridge.is_buffer(file):
             return cls(_core.PeelFile.open_buffer(_bridge.aligned(file), budget), item_ids)
-        source = FileObjectSource(file)
+        source = FileObjectSource(cast(BinaryIO, file))
         return cls(_core.PeelFile.open_callable(source.read, source.size, budget), item_ids)
+
+    @classmethod
+    def _open_url(
+        cls,
+        url: str,
+        budget: int | None,
+        item_ids: bool,
+        cache: str | os.PathLike[str] | None,
+        headers: Mapping[str, str] | None,
+        timeout: float | None,
+    ) -> DeviceRecommender:
+        try:
+            opened, remote = open_url(url, budget, cache, headers, timeout)
+        except FormatError as error:
+            raise FormatError(f"{shown_url(url)}: {error}") from None
+        try:
+            return cls(opened, item_ids, source=remote)
+        except BaseException:
+            remote.close()
+            raise
 
     # ---- what is held ----
 

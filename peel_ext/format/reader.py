@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,9 @@ from peel_ext.format.layout import (
     padded,
 )
 from peel_ext.format.packing import UnpackedBlock, unpack_block
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,7 @@ def read_blocks(data: bytes) -> Iterator[FileBlock]:
 
 
 def unpack_embedding(
-    buffer: bytes | NDArray[np.uint8], budget_bytes: int | None = None
+    buffer: ReadableBuffer | NDArray[np.uint8], budget_bytes: int | None = None
 ) -> UnpackedRows:
     """Reads and decodes what a device would hold of a file.
 
@@ -157,7 +161,7 @@ def unpack_embedding(
         FormatError: not a ``.peel`` file, a damaged one, or one cut before its first block.
         BudgetError: too few bytes for the first blocks; names the minimum.
     """
-    data = bytes(buffer) if isinstance(buffer, bytes) else np.ascontiguousarray(buffer).tobytes()
+    data = memoryview(buffer).tobytes()
     header = read_header(data)
     columns = isinstance(header.layout, ColumnsLayout)
     sizes = _item_group_sizes(data, header) if columns else []
