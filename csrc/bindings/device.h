@@ -180,6 +180,11 @@ class Pee {
                          at<float>(user));
   }
 
+  void average_user(Address user) const {
+    const py::gil_scoped_release release;
+    peel::average_user(table(), file_->header().fold_in, at<float>(user));
+  }
+
   int64_t continue_vector(int64_t known_count, int64_t count, Address items, Address user) const {
     const py::gil_scoped_release release;
     return peel::continue_vector(table(), known_count, at<const int64_t>(items), count,
@@ -273,6 +278,7 @@ void bind_device(py::module_& m) {
       .def("similar", &Pee::similar, py::arg("count"), py::arg("items"), py::arg("n"),
            py::arg("ids"), py::arg("scores"))
       .def("fold_in", &Pee::fold_in, py::arg("count"), py::arg("history"), py::arg("user"))
+      .def("average_user", &Pee::average_user, py::arg("user"))
       .def("continue_vector", &Pee::continue_vector, py::arg("known_count"), py::arg("count"),
            py::arg("items"), py::arg("user"));
   py::class_<PeelFile, std::shared_ptr<PeelFile>>(m, "PeelFile")

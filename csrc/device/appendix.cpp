@@ -162,7 +162,11 @@ int64_t Appendix::choose_group(const float* user) const {
 }
 
 std::vector<float> Appendix::own_centroid() const {
-  if (source_->size() < header_.blocks_end) return {};
+  const std::shared_ptr<const Sections> all = sections();
+  const auto is_centroids = [](const Found& found) {
+    return found.header.kind == static_cast<uint32_t>(SectionKind::kGroupCentroids);
+  };
+  if (std::none_of(all->whole.begin(), all->whole.end(), is_centroids)) return {};
   const Section section = read_centroids();
   if (header_.group >= section.count) return {};
   std::vector<float> centroid(static_cast<size_t>(header_.geometry.dim));

@@ -45,7 +45,7 @@ class Appendix {
   // equals. Throws FormatError where the file has no centroids.
   int64_t choose_group(const float* user) const;
   // The centroid of the file's own user group, of header.geometry.dim values; empty where it has
-  // none.
+  // none, or where it is torn and they have not arrived.
   std::vector<float> own_centroid() const;
 
  private:

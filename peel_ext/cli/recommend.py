@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from peel_ext.cli.list_files import SUFFIXES, open_lists
 from peel_ext.cli.narration import Narration, note_target_kept
 from peel_ext.cli.requirements import require_train
 from peel_ext.cli.users import find_user, read_users
-from peel_ext.errors import DataError
+from peel_ext.errors import DataError, UnknownUserWarning
 
 if TYPE_CHECKING:
     import numpy as np
@@ -152,7 +153,12 @@ def _recommend_on_device(options: argparse.Namespace) -> int:
         raise DataError(f"{which} needs a run folder: a .peel file knows no users, give --history")
     with open_device(options) as recommender:
         history = [recommender.parse_item(text) for text in options.history]
-        items, scores = recommender.recommend(history, n=options.n)
+        with warnings.catch_warnings(
+            record=True, action="always", category=UnknownUserWarning
+        ) as told:
+            items, scores = recommender.recommend(history, n=options.n)
+        for warning in told if not options.quiet else []:
+            print(f"peel: {warning.message}", file=sys.stderr)
         ids = items if isinstance(items, list) else items.tolist()
         held, group = recommender.nbytes, recommender.group
         facts = answer_facts(ids, scores.tolist(), held, group=group)

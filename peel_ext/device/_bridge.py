@@ -144,6 +144,13 @@ def fold_in(pee: _core.Pee, history: NDArray[np.int64]) -> tuple[NDArray[np.floa
     return user, held
 
 
+def average_user(pee: _core.Pee) -> NDArray[np.float32]:
+    """The vector float32 [dim] of the average user of what is held."""
+    user = np.empty(pee.dim, dtype=np.float32)
+    pee.average_user(_address(user))
+    return user
+
+
 def continue_vector(
     pee: _core.Pee, user: NDArray[np.float32], known_count: int, items: NDArray[np.int64]
 ) -> NDArray[np.float32]:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import threading
+import warnings
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import BinaryIO, cast
@@ -19,7 +20,7 @@ from peel_ext.device.http_source import HttpSource, is_url, shown_url
 from peel_ext.device.item_ids import ItemIds, open_item_ids
 from peel_ext.device.shipped_list import add_shipped, check_shipped
 from peel_ext.device.sources import CachedSource, FileObjectSource, describe, open_url
-from peel_ext.errors import DataError, FormatError
+from peel_ext.errors import DataError, FormatError, UnknownUserWarning
 from peel_ext.format.appendix import ITEM_IDS, ROTATION
 
 Ids = Sequence[int | str] | NDArray[np.integer]
@@ -238,7 +239,9 @@ class DeviceRecommender:
 
         Args:
             history: items the user knows; they are left out. Without ``user`` its vector is learned
-                from them; where none of them is held, it is that of the group's average user.
+                from them; where none of them is held, it is that of the group's average user, by the
+                centroids of the file. A file without them gives the average user of what is held
+                (:func:`peel_ext.device.fold_in.average_user`), with an :class:`UnknownUserWarning`.
             user: [embedding_dim], the user's vector.
             rotated: whether ``user`` is in the space of the rows, as what was shipped for this file or
                 folded in is. False: it is in that of the model, and is rotated here (:meth:`rotate`).
@@ -254,7 +257,7 @@ class DeviceRecommender:
             the order of rows. Items are a list where the file has ids, else int64.
 
         Raises:
-            DataError: an unknown id; or nothing is known of the user, and the file has no centroids.
+            DataError: an unknown id.
             IndexError: a row out of range.
             ValueError: neither history nor user, n below 1, a vector of wrong shape or not finite, or
                 ``rotated`` left out where the rows are rotated; a shipped list with an item twice, or
@@ -479,7 +482,7 @@ class DeviceRecommender:
         rotated: bool | None,
         known: NDArray[np.int64] | None,
     ) -> NDArray[np.float32]:
-        """The vector given, or that of a history, or that of the group's average user."""
+        """The vector given, or that of a history, or that of the average user of the group or the file."""
         if user is not None:
             vector = self._vector(pee, user)
             if rotated is None and self.rotated:
@@ -494,9 +497,15 @@ class DeviceRecommender:
         if held:
             return vector
         centroid = np.array(self._file.own_centroid(), dtype=np.float32)
-        if not centroid.size:
-            raise DataError("no item of the history is held, and the file has no centroids")
-        return centroid
+        if centroid.size:
+            return centroid
+        warnings.warn(
+            "no item of the history is held, and the file has no centroids: the answer is for the "
+            "average user of what is held",
+            UnknownUserWarning,
+            stacklevel=3,
+        )
+        return _bridge.average_user(pee)
 
     def _vector(self, pee: _core.Pee, user: ArrayLike) -> NDArray[np.float32]:
         """A user's vector as the native core takes it."""

@@ -445,7 +445,7 @@ def test_the_command_line_sends_headers(
 ) -> None:
     url = odd.url.replace("http://", "HTTP://me:secret@")
     options = ["--header", "X-Key: a: b", "--header", "x-other:c", "--timeout", "5"]
-    command = ["recommend", url, "--history", NAMES[3], "--budget", "50%", *options, "--quiet"]
+    command = ["recommend", url, "--history", NAMES[3], "--budget", "50%", *options]
     assert main(command) == 0
     assert {(r["x-key"], r["x-other"]) for r in odd.seen} == {("a: b", "c")}
     assert main(["similar", url, NAMES[3], *options]) == 0
@@ -464,3 +464,18 @@ def test_the_command_line_sends_headers(
         main([*verb, "--header", "secret"])
     assert "argument --header: expected 'Name: value'" in (told := capsys.readouterr().err)
     assert "secret" not in told.rpartition("error")[2]
+
+
+def test_the_command_line_tells_of_an_answer_for_nobody(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with DeviceRecommender.open(path, 3_000) as recommender:
+        pee = recommender._file.pee()
+        missing = np.setdiff1d(np.arange(ROWS), np.array(pee.row_ids()))[0]
+    command = ["recommend", str(path), "--history", NAMES[missing], "--budget", "3000", "--json"]
+    assert main(command) == 0
+    streams = capsys.readouterr()
+    assert streams.err.startswith("peel: no item of the history is held, and the file has no")
+    assert streams.err.count("\n") == 1
+    assert main([*command, "--quiet"]) == 0
+    assert capsys.readouterr() == (streams.out, "")
