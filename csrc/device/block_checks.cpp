@@ -95,7 +95,17 @@ bool checksum_right(const FileHeader& header, const uint8_t* data, const FileBlo
   return crc32(seed, data + block.begin, block.end - block.begin) == block.checksum;
 }
 
-// Calls f(id) for the rows of all item groups that have an id.
+// Calls f(id) for each of the ids.
+template <typename Id, typename F>
+void for_ids(const uint8_t* ids, int64_t count, F&& f) {
+  for (int64_t r = 0; r < count; ++r) {
+    Id id;
+    std::memcpy(&id, ids + r * static_cast<int64_t>(sizeof(id)), sizeof(id));
+    f(id);
+  }
+}
+
+// The same for the rows of all item groups that have ids.
 template <typename F>
 void for_row_ids(const PackedTable& table, F&& f) {
   int64_t first = 0;
@@ -103,7 +113,12 @@ void for_row_ids(const PackedTable& table, F&& f) {
     const int64_t end = table.directory[c].row_end;
     const bool listed = table.row_ids == RowIds::kListed;
     const uint8_t* ids = listed ? table.listed_ids + first * table.id_bytes : packed_base(table, c);
-    for (int64_t r = 0; ids && r < end - first; ++r) f(read_id(ids, table.id_bytes, r));
+    const int64_t count = ids ? end - first : 0;
+    if (table.id_bytes == 2) {
+      for_ids<uint16_t>(ids, count, f);
+    } else {
+      for_ids<uint32_t>(ids, count, f);
+    }
     first = end;
   }
 }
@@ -160,8 +175,8 @@ void check_rows_once(const PackedTable& table, uint64_t bytes_held) {
   if (8 * words <= std::max(kSmall, bytes_held)) {
     std::vector<uint64_t> met(words);
     uint64_t again = 0;
-    for_row_ids(table, [&](int64_t id) {
-      uint64_t& word = met[static_cast<size_t>(id) / 64];
+    for_row_ids(table, [&](uint32_t id) {
+      uint64_t& word = met[id / 64];
       const uint64_t own = uint64_t{1} << (id % 64);
       again |= word & own;
       word |= own;
@@ -171,7 +186,7 @@ void check_rows_once(const PackedTable& table, uint64_t bytes_held) {
   }
   // Few rows of a table that a header may only claim to be large.
   std::vector<uint32_t> ids;
-  for_row_ids(table, [&](int64_t id) { ids.push_back(static_cast<uint32_t>(id)); });
+  for_row_ids(table, [&](uint32_t id) { ids.push_back(id); });
   std::sort(ids.begin(), ids.end());
   if (std::adjacent_find(ids.begin(), ids.end()) != ids.end()) throw_invalid(kRowTwice);
 }
