@@ -26,6 +26,8 @@ from peel_ext.device import DeviceRecommender, PersonalizedElasticEmbedding, htt
 from peel_ext.errors import FormatError, SourceError
 from peel_ext.format import unpack_embedding, write_file
 
+pytestmark = pytest.mark.once
+
 ROWS, DIM = 600, 16
 NAMES = [f"item {row:03}" for row in range(ROWS)]
 
@@ -158,7 +160,6 @@ def ask_in_forks(recommender: DeviceRecommender, path: Path) -> list[tuple[int, 
     return found
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("buffering", [0, -1])
 def test_forks_read_a_file_object_without_its_position(buffering: int, path: Path) -> None:
     with path.open("rb", buffering=buffering) as file:
@@ -167,7 +168,6 @@ def test_forks_read_a_file_object_without_its_position(buffering: int, path: Pat
         assert ask_in_forks(recommender, path) == [(0, set())] * 4
 
 
-@pytest.mark.once
 def test_what_has_one_position_for_all_is_refused_in_a_fork(path: Path, tmp_path: Path) -> None:
     with gzip.open(tmp_path / "a.gz", "wb") as packed:
         packed.write(path.read_bytes())
@@ -192,7 +192,6 @@ def grow(recommender: DeviceRecommender, answers: Any) -> None:
         answers.put(error)
 
 
-@pytest.mark.once
 def test_a_cache_stays_that_of_the_first_process(path: Path, tmp_path: Path) -> None:
     server, cache = Server(path.read_bytes()), tmp_path / "cache.peel"
     context = multiprocessing.get_context("fork")
