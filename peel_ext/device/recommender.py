@@ -530,5 +530,8 @@ class DeviceRecommender:
                     )
                 if (count, width, len(payload)) != (dim, dim, 4 * dim * dim):
                     raise FormatError("not a valid .peel file: the rotation does not fit the table")
-                self._rotation = np.frombuffer(payload, "<f4").reshape(dim, dim)
+                rotation = np.frombuffer(payload, "<f4").reshape(dim, dim)
+                if not np.isfinite(rotation).all():
+                    raise FormatError("not a valid .peel file: a rotation that is not finite")
+                self._rotation = rotation
             return self._rotation

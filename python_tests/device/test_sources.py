@@ -397,7 +397,6 @@ def test_a_password_is_sent_and_never_shown(odd: OddServer, path: Path) -> None:
     for bad in (
         url,
         "http://me:p%40ss@127.0.0.1:1/a?token=hidden",
-        "http://me:p%40ss@nowhere.invalid/a?token=hidden",
         "http://me:p%40ss@[::1/a?token=hidden",
         "http://me:p%40ss@127.0.0.1:port/a?token=hidden",
         "http://me:p%40ss/word@host/a?token=hidden",

@@ -19,6 +19,7 @@ from peel_ext.format import unpack_embedding as read_slowly
 from peel_ext.format.appendix import (
     GROUP_CENTROIDS,
     ITEM_IDS,
+    ROTATION,
     Section,
     centroid_section,
     pack_section,
@@ -290,6 +291,16 @@ def test_padding_and_reserved_bytes_of_a_section(seed: int) -> None:
         for ask in ask_for_sections(good + own + changed)[:2]:
             with pytest.raises(FormatError, match=says):
                 ask()
+
+
+def test_a_rotation_that_is_not_finite_is_refused(seed: int) -> None:
+    good = pack_prefix(dataclasses.replace(make_table(PLANES, seed), rotated=True)).tobytes()
+    section = Section(ROTATION, DIM, DIM, np.full((DIM, DIM), np.inf, "<f4").tobytes())
+    data = good + pack_section(section, header_checksum(good))
+    with DeviceRecommender.open(data) as recommender:
+        for _ in range(2):
+            with pytest.raises(FormatError, match="a rotation that is not finite"):
+                recommender.rotate(np.ones(DIM))
 
 
 def test_centroids_that_are_not_finite_are_refused(seed: int) -> None:
