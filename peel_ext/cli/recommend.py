@@ -147,7 +147,9 @@ def _resolve_budget(trained: TrainedRun, options: argparse.Namespace) -> int | N
 def _recommend_on_device(options: argparse.Namespace) -> int:
     """From a .peel file, on the base install."""
     if options.history is None:
-        if not os.path.exists(options.source):
+        from peel_ext.device.http_source import is_url
+
+        if not is_url(options.source) and not os.path.exists(options.source):
             raise DataError(f"{options.source}: no such run folder")
         which = "--user" if options.users is None else "--users"
         raise DataError(f"{which} needs a run folder: a .peel file knows no users, give --history")

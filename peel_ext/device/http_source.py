@@ -36,7 +36,9 @@ def is_url(file: object) -> bool:
 
 
 def shown_url(url: str) -> str:
-    """A URL as messages have it: without the user, the password and the query, which may be secret."""
+    """A URL as messages have it: without user, password and query, which may be secret; a path as it is."""
+    if not is_url(url):
+        return url
     return re.sub(r"(?<=//)[^/?#]*@", "", url).partition("?")[0].partition("#")[0]
 
 

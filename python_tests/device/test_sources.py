@@ -454,6 +454,12 @@ def test_the_command_line_sends_headers(
             assert main([*verb, *budget]) == 1
             told = capsys.readouterr().err
             assert told == f"peel: {odd.url.replace('http', 'HTTP', 1)}: the server answers 404\n"
+    for other in (["inspect", url], ["recommend", url, "--user", "7"], ["recommend", url, "--users",
+                  "all", "--out", str(path.parent / "lists.csv")]):  # fmt: skip
+        assert main(other) == 1
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1
+        assert "secret" not in told
     assert main([*verb, "--timeout", "-1"]) == 1
     assert "timeout must be above 0 and finite, got -1" in capsys.readouterr().err
     assert main(["similar", str(path), NAMES[3], "--timeout", "5"]) == 1
