@@ -21,6 +21,9 @@ from peel_ext.format.layout import ALIGNMENT, HEADER_BYTES, padded
 #: Bytes of the file, or ids, looked at together.
 _PIECE_BYTES, _PIECE_IDS = 1 << 16, 1 << 12
 
+#: The largest below 2^32.
+_PRIME = 4_294_967_291
+
 _SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
 
 #: Gives the bytes [offset, offset + count) of a payload.
@@ -156,8 +159,8 @@ class ItemIds:
 
 
 def _hash(key: int | bytes) -> int:
-    """32 bits of a key."""
-    return key & 0xFFFFFFFF if isinstance(key, int) else zlib.crc32(key)
+    """32 bits of a key. A remainder by a prime, as integer ids often have their lower bits in common."""
+    return key % _PRIME if isinstance(key, int) else zlib.crc32(key)
 
 
 class _Index:
