@@ -23,6 +23,10 @@ class EncodingWarning(UserWarning):
     """Rows that are encoded as zeros, though they have values: these are too small for float16."""
 
 
+class UnknownUserWarning(UserWarning):
+    """Recommendations for nobody in particular: of the user nothing is known on the device."""
+
+
 class ReplacementWarning(UserWarning):
     """Part of a model that goes on with the full table where its embeddings are under a budget."""
 

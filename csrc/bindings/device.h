@@ -180,6 +180,11 @@ class Pee {
                          at<float>(user));
   }
 
+  void average_user(Address user) const {
+    const py::gil_scoped_release release;
+    peel::average_user(table(), file_->header().fold_in, at<float>(user));
+  }
+
   int64_t continue_vector(int64_t known_count, int64_t count, Address items, Address user) const {
     const py::gil_scoped_release release;
     return peel::continue_vector(table(), known_count, at<const int64_t>(items), count,
@@ -207,7 +212,7 @@ std::shared_ptr<PeelFile> open_file(const std::optional<uint64_t>& budget_bytes,
 
 // Count, width and payload of what lies behind the blocks.
 std::tuple<uint64_t, uint32_t, py::bytes> section(const PeelFile& file, uint32_t kind) {
-  const Section found = read_section(*file.source(), file.header(), static_cast<SectionKind>(kind));
+  const Section found = file.appendix().read(static_cast<SectionKind>(kind));
   return {found.count, found.width,
           py::bytes(reinterpret_cast<const char*>(found.payload.data()), found.payload.size())};
 }
@@ -215,8 +220,7 @@ std::tuple<uint64_t, uint32_t, py::bytes> section(const PeelFile& file, uint32_t
 // Begin, bytes, count and width of a section; its payload is not looked at.
 std::tuple<uint64_t, uint64_t, uint64_t, uint32_t> section_place(const PeelFile& file,
                                                                  uint32_t kind) {
-  const SectionPlace place =
-      find_section(*file.source(), file.header(), static_cast<SectionKind>(kind));
+  const SectionPlace place = file.appendix().find(static_cast<SectionKind>(kind));
   return {place.begin, place.bytes, place.count, place.width};
 }
 
@@ -274,6 +278,7 @@ void bind_device(py::module_& m) {
       .def("similar", &Pee::similar, py::arg("count"), py::arg("items"), py::arg("n"),
            py::arg("ids"), py::arg("scores"))
       .def("fold_in", &Pee::fold_in, py::arg("count"), py::arg("history"), py::arg("user"))
+      .def("average_user", &Pee::average_user, py::arg("user"))
       .def("continue_vector", &Pee::continue_vector, py::arg("known_count"), py::arg("count"),
            py::arg("items"), py::arg("user"));
   py::class_<PeelFile, std::shared_ptr<PeelFile>>(m, "PeelFile")
@@ -315,11 +320,10 @@ void bind_device(py::module_& m) {
       .def(
           "choose_group",
           [](const PeelFile& file, Address user) {
-            return choose_group(*file.source(), file.header(), at<const float>(user));
+            return file.appendix().choose_group(at<const float>(user));
           },
           py::arg("user"))
-      .def("own_centroid",
-           [](const PeelFile& file) { return own_centroid(*file.source(), file.header()); })
+      .def("own_centroid", [](const PeelFile& file) { return file.appendix().own_centroid(); })
       .def_property_readonly("num_blocks",
                              [](const PeelFile& file) { return file.header().num_blocks; })
       .def_property_readonly("group", [](const PeelFile& file) { return file.header().group; })

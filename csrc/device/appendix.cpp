@@ -1,13 +1,19 @@
 #include "device/appendix.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <string>
+#include <utility>
 
+#include "device/block_checks.h"
 #include "device/checksum.h"
 #include "device/errors.h"
 
 namespace peel {
 namespace {
+
+constexpr size_t kMostSections = 64;  // whose headers are kept
 
 // As it lies in the file, little endian; the payload follows, padded to kBlockAlignment.
 struct SectionHeader {
@@ -20,80 +26,123 @@ struct SectionHeader {
 };
 static_assert(sizeof(SectionHeader) == kBlockAlignment, "sections begin aligned");
 
-struct Found {
-  SectionHeader header;
-  uint64_t payload_at = 0;  // 0: there is no such section
-};
-
 [[noreturn]] void throw_cut_short(uint64_t size) {
   throw FormatError("cut short: " + std::to_string(size) +
                     " bytes, what lies behind the blocks is not all there");
+}
+
+void require(bool condition, const char* what) {
+  if (!condition) throw FormatError(std::string("not a valid .peel file: ") + what);
 }
 
 uint64_t padded_payload(const SectionHeader& header) {
   return (header.payload_bytes + kBlockAlignment - 1) / kBlockAlignment * kBlockAlignment;
 }
 
-Found find(const Source& source, const FileHeader& header, SectionKind kind) {
-  const uint64_t size = source.size();
-  uint64_t at = header.blocks_end;
-  if (size < at) throw_cut_short(size);
-  while (at < size) {
-    Found found;
-    if (size - at < sizeof(found.header)) throw_cut_short(size);
-    source.read(at, sizeof(found.header), reinterpret_cast<uint8_t*>(&found.header));
-    at += sizeof(found.header);
-    if (found.header.payload_bytes > size || padded_payload(found.header) > size - at) {
-      throw_cut_short(size);
-    }
-    if (found.header.kind == static_cast<uint32_t>(kind)) {
-      found.payload_at = at;
-      return found;
-    }
-    at += padded_payload(found.header);
-  }
-  return {};
-}
-
-Section read_centroids(const Source& source, const FileHeader& header) {
-  Section section = read_section(source, header, SectionKind::kGroupCentroids);
-  const auto dim = static_cast<uint64_t>(header.geometry.dim);
-  if (section.count == 0) return section;
-  if (section.width != dim || section.count > section.payload.size() ||
-      section.payload.size() != section.count * dim * sizeof(float)) {
-    throw FormatError("not a valid .peel file: centroids do not fit the table");
-  }
-  return section;
-}
-
 }  // namespace
 
-SectionPlace find_section(const Source& source, const FileHeader& header, SectionKind kind) {
-  const Found found = find(source, header, kind);
-  if (found.payload_at == 0) return {};
-  return {found.payload_at, found.header.payload_bytes, found.header.count, found.header.width};
+struct Appendix::Found {
+  SectionHeader header;
+  uint64_t payload_at = 0;
+};
+
+struct Appendix::Sections {
+  std::vector<Found> whole;
+  bool torn = false;
+};
+
+Appendix::Appendix(std::shared_ptr<const Source> source, const FileHeader& header)
+    : source_(std::move(source)), header_(header) {}
+
+// Two threads that ask at first may both read: nobody waits for a lock while bytes come.
+std::shared_ptr<const Appendix::Sections> Appendix::sections() const {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (sections_) return sections_;
+  }
+  auto fresh = std::make_shared<Sections>();
+  const uint64_t size = source_->size();
+  uint64_t at = header_.blocks_end;
+  fresh->torn = size < at;
+  while (at < size && !fresh->torn) {
+    Found found;
+    fresh->torn = size - at < sizeof(found.header);
+    if (fresh->torn) break;
+    source_->read(at, sizeof(found.header), reinterpret_cast<uint8_t*>(&found.header));
+    const SectionHeader& header = found.header;
+    require(header.kind != 0 && all_zero(header.reserved, sizeof(header.reserved)),
+            "what follows the blocks is no section");
+    for (const Found& before : fresh->whole) {
+      require(before.header.kind != header.kind, "a section twice");
+    }
+    at += sizeof(found.header);
+    fresh->torn = header.payload_bytes > size || padded_payload(header) > size - at;
+    if (fresh->torn) break;
+    found.payload_at = at;
+    fresh->whole.push_back(found);
+    at += padded_payload(header);
+    require(fresh->whole.size() <= kMostSections, "more sections than there can be");
+  }
+  const std::lock_guard<std::mutex> lock(mutex_);
+  sections_ = std::move(fresh);
+  return sections_;
 }
 
-Section read_section(const Source& source, const FileHeader& header, SectionKind kind) {
-  const Found found = find(source, header, kind);
-  if (found.payload_at == 0) return {};
-  const uint64_t padded = padded_payload(found.header);
-  Section section{found.header.count, found.header.width, std::vector<uint8_t>(padded)};
-  source.read(found.payload_at, padded, section.payload.data());
-  const uint32_t seed = crc32(header.checksum, reinterpret_cast<const uint8_t*>(&found.header) + 4,
-                              sizeof(found.header) - 4);
-  if (crc32(seed, section.payload.data(), padded) != found.header.checksum) {
-    throw FormatError("damaged: the checksum of section " + std::to_string(found.header.kind) +
+// Null where there is none.
+const Appendix::Found* Appendix::look_for(const Sections& sections, SectionKind kind) const {
+  for (const Found& found : sections.whole) {
+    if (found.header.kind == static_cast<uint32_t>(kind)) return &found;
+  }
+  if (sections.torn) throw_cut_short(source_->size());
+  return nullptr;
+}
+
+SectionPlace Appendix::find(SectionKind kind) const {
+  const std::shared_ptr<const Sections> all = sections();
+  const Found* found = look_for(*all, kind);
+  if (!found) return {};
+  return {found->payload_at, found->header.payload_bytes, found->header.count, found->header.width};
+}
+
+Section Appendix::read(SectionKind kind) const {
+  const std::shared_ptr<const Sections> all = sections();
+  const Found* found = look_for(*all, kind);
+  if (!found) return {};
+  const SectionHeader& header = found->header;
+  const uint64_t padded = padded_payload(header);
+  Section section{header.count, header.width, std::vector<uint8_t>(padded)};
+  source_->read(found->payload_at, padded, section.payload.data());
+  const uint32_t seed =
+      crc32(header_.checksum, reinterpret_cast<const uint8_t*>(&header) + 4, sizeof(header) - 4);
+  if (crc32(seed, section.payload.data(), padded) != header.checksum) {
+    throw FormatError("damaged: the checksum of section " + std::to_string(header.kind) +
                       " does not match");
   }
-  section.payload.resize(found.header.payload_bytes);
+  require(all_zero(section.payload.data() + header.payload_bytes, padded - header.payload_bytes),
+          "padding that is not zero");
+  section.payload.resize(header.payload_bytes);
   return section;
 }
 
-int64_t choose_group(const Source& source, const FileHeader& header, const float* user) {
-  const Section section = read_centroids(source, header);
+Section Appendix::read_centroids() const {
+  Section section = read(SectionKind::kGroupCentroids);
+  const auto dim = static_cast<uint64_t>(header_.geometry.dim);
+  if (section.count == 0) return section;
+  require(section.width == dim && section.count <= section.payload.size() &&
+              section.payload.size() == section.count * dim * sizeof(float),
+          "centroids do not fit the table");
+  for (uint64_t at = 0; at < section.payload.size(); at += sizeof(float)) {
+    float value;
+    std::memcpy(&value, section.payload.data() + at, sizeof(value));
+    require(std::isfinite(value), "a centroid that is not finite");
+  }
+  return section;
+}
+
+int64_t Appendix::choose_group(const float* user) const {
+  const Section section = read_centroids();
   if (section.count == 0) throw FormatError("this file has no centroids to choose a group by");
-  const auto dim = static_cast<uint64_t>(header.geometry.dim);
+  const auto dim = static_cast<uint64_t>(header_.geometry.dim);
   int64_t best = 0;
   double best_product = 0;
   for (uint64_t group = 0; group < section.count; ++group) {
@@ -112,13 +161,17 @@ int64_t choose_group(const Source& source, const FileHeader& header, const float
   return best;
 }
 
-std::vector<float> own_centroid(const Source& source, const FileHeader& header) {
-  if (source.size() < header.blocks_end) return {};
-  const Section section = read_centroids(source, header);
-  if (header.group >= section.count) return {};
-  std::vector<float> centroid(static_cast<size_t>(header.geometry.dim));
+std::vector<float> Appendix::own_centroid() const {
+  const std::shared_ptr<const Sections> all = sections();
+  const auto is_centroids = [](const Found& found) {
+    return found.header.kind == static_cast<uint32_t>(SectionKind::kGroupCentroids);
+  };
+  if (std::none_of(all->whole.begin(), all->whole.end(), is_centroids)) return {};
+  const Section section = read_centroids();
+  if (header_.group >= section.count) return {};
+  std::vector<float> centroid(static_cast<size_t>(header_.geometry.dim));
   std::memcpy(centroid.data(),
-              section.payload.data() + header.group * centroid.size() * sizeof(float),
+              section.payload.data() + header_.group * centroid.size() * sizeof(float),
               centroid.size() * sizeof(float));
   return centroid;
 }

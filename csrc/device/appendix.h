@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <mutex>
 #include <vector>
 
 #include "device/file_header.h"
@@ -25,19 +27,38 @@ struct SectionPlace {
   uint32_t width = 0;
 };
 
-// Where a section lies, without a look at its payload. Throws FormatError where what is there of
-// the file does not tell.
-SectionPlace find_section(const Source& source, const FileHeader& header, SectionKind kind);
+// The sections of a file. Their headers are read once, when one is first asked for. All calls may
+// come from any thread.
+//
+// Of a torn file the sections that are whole can be had; to ask for another is a FormatError, for
+// nobody knows whether it has one. So is whatever follows the blocks and is no section.
+class Appendix {
+ public:
+  Appendix(std::shared_ptr<const Source> source, const FileHeader& header);
 
-// Throws FormatError for a damaged section, or one beyond the end of what is there of the file.
-Section read_section(const Source& source, const FileHeader& header, SectionKind kind);
+  // Where a section lies, without a look at its payload.
+  SectionPlace find(SectionKind kind) const;
+  // Throws FormatError for one that is damaged, too.
+  Section read(SectionKind kind) const;
 
-// The user group whose centroid has the largest product with a user's vector, the first of equals.
-// Throws FormatError where the file has no centroids.
-int64_t choose_group(const Source& source, const FileHeader& header, const float* user);
+  // The user group whose centroid has the largest product with a user's vector, the first of
+  // equals. Throws FormatError where the file has no centroids.
+  int64_t choose_group(const float* user) const;
+  // The centroid of the file's own user group, of header.geometry.dim values; empty where it has
+  // none, or where it is torn and they have not arrived.
+  std::vector<float> own_centroid() const;
 
-// The centroid of the file's own user group, of header.geometry.dim values; empty where it has
-// none.
-std::vector<float> own_centroid(const Source& source, const FileHeader& header);
+ private:
+  struct Found;     // a section's header, and where its payload begins
+  struct Sections;  // all there are, and whether more were to come
+  std::shared_ptr<const Sections> sections() const;
+  const Found* look_for(const Sections& sections, SectionKind kind) const;
+  Section read_centroids() const;
+
+  std::shared_ptr<const Source> source_;
+  FileHeader header_;
+  mutable std::mutex mutex_;  // guards what follows
+  mutable std::shared_ptr<const Sections> sections_;
+};
 
 }  // namespace peel

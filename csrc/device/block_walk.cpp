@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/packed_rows.h"
+#include "device/block_checks.h"
 #include "device/checksum.h"
 #include "device/errors.h"
 
@@ -36,6 +37,11 @@ void BlockWalk::read_item_groups(const uint8_t* section) {
   if (crc32(header_.checksum, section + 4, size - 4) != read_u32(section)) {
     throw FormatError("damaged: the checksum of the item groups does not match");
   }
+  const uint64_t ends = 4 + uint64_t{4} * header_.num_item_groups;
+  const uint64_t ids_begin = header_.listed_ids_begin();
+  const uint64_t ids_end = ids_begin + header_.listed_ids_bytes();
+  require(all_zero(section + ends, ids_begin - ends) && all_zero(section + ids_end, size - ids_end),
+          "padding that is not zero");
   uint32_t before = 0;
   item_groups_.reserve(header_.num_item_groups);
   for (uint32_t c = 0; c < header_.num_item_groups; ++c) {

@@ -12,7 +12,8 @@
 namespace peel {
 namespace {
 
-constexpr int kSlices = 16;  // bytes taken at once (Kounavis and Berry, 2008)
+constexpr int kLeastFold = 128;  // bytes from which on it pays
+constexpr int kSlices = 16;      // bytes taken at once (Kounavis and Berry, 2008)
 using Tables = std::array<std::array<uint32_t, 256>, kSlices>;
 
 constexpr Tables make_tables() {
@@ -65,12 +66,14 @@ __attribute__((target("pclmul,sse4.1"))) inline __m128i move_on(__m128i bytes, _
                        _mm_clmulepi64_si128(bytes, powers, 0x11));
 }
 
-// Folds 64 bytes at a time into the next 64, the last of them into 16, which have the remainder of
-// all that came before (Gopal et al., 2009). At least 64 bytes; returns how many it took.
+// Folds 128 bytes at a time into the next 128, the last of them into 16, which have the remainder
+// of all that came before (Gopal et al., 2009). At least kLeastFold bytes; returns how many it
+// took. Eight parts take a fifth less time than four: a product waits for the one before it.
 __attribute__((target("pclmul,sse4.1"))) uint64_t fold(uint32_t* value, const uint8_t* data,
                                                        uint64_t size) {
-  constexpr int kParts = 4;
-  constexpr int64_t kFar[2] = {power(512 + 32), power(512 - 32)};
+  constexpr int kParts = kLeastFold / 16;
+  constexpr int kBits = 8 * kLeastFold;
+  constexpr int64_t kFar[2] = {power(kBits + 32), power(kBits - 32)};
   constexpr int64_t kNear[2] = {power(128 + 32), power(128 - 32)};
   const __m128i far = _mm_set_epi64x(kFar[1], kFar[0]);
   const __m128i near = _mm_set_epi64x(kNear[1], kNear[0]);
@@ -78,8 +81,8 @@ __attribute__((target("pclmul,sse4.1"))) uint64_t fold(uint32_t* value, const ui
   __m128i parts[kParts];
   for (int i = 0; i < kParts; ++i) parts[i] = _mm_loadu_si128(next + i);
   parts[0] = _mm_xor_si128(parts[0], _mm_cvtsi32_si128(static_cast<int>(*value)));
-  uint64_t taken = 64;
-  for (; size - taken >= 64; taken += 64) {
+  uint64_t taken = kLeastFold;
+  for (; size - taken >= kLeastFold; taken += kLeastFold) {
     next += kParts;
     for (int i = 0; i < kParts; ++i) {
       parts[i] = _mm_xor_si128(move_on(parts[i], far), _mm_loadu_si128(next + i));
@@ -127,7 +130,7 @@ uint64_t fold(uint32_t*, const uint8_t*, uint64_t) { return 0; }
 uint32_t crc32(uint32_t before, const uint8_t* data, uint64_t size) {
   static const bool folds = can_fold();
   uint32_t value = ~before;
-  if (folds && size >= 64) {
+  if (folds && size >= kLeastFold) {
     const uint64_t taken = fold(&value, data, size);
     data += taken;
     size -= taken;

@@ -50,6 +50,8 @@ void require(bool condition, const std::string& what) {
 
 Geometry read_planes(const Fields& fields) {
   require(fields.row_ids == 2, "row_ids does not fit the planes layout");
+  require(fields.value_type == 2,
+          "value type " + std::to_string(fields.value_type) + " does not fit the planes layout");
   require(fields.block_dim == 0 && (fields.features & kKeepOneBlock) == 0,
           "block_dim or features without columns");
   Geometry geometry;
@@ -88,10 +90,7 @@ Geometry read_columns(const Fields& fields) {
 
 uint64_t FileHeader::item_group_section_bytes() const {
   if (geometry.layout != Layout::kColumns) return 0;
-  uint64_t bytes = listed_ids_begin();
-  if (row_ids == RowIds::kListed) {
-    bytes += (static_cast<uint64_t>(num_embeddings) * static_cast<uint64_t>(id_bytes) + 7) / 8 * 8;
-  }
+  const uint64_t bytes = listed_ids_begin() + (listed_ids_bytes() + 7) / 8 * 8;
   return (bytes + kBlockAlignment - 1) / kBlockAlignment * kBlockAlignment;
 }
 
@@ -123,7 +122,8 @@ FileHeader read_header(const uint8_t* data, uint64_t size) {
                                              : prior_bits == 0,
           "prior out of range");
   require(fields.dim >= 1, "dim is 0");
-  require(fields.id_bytes == 2 || fields.id_bytes == 4, "id_bytes is neither 2 nor 4");
+  require(fields.id_bytes == (fields.num_embeddings <= 1u << 16 ? 2 : 4),
+          "id_bytes does not fit num_embeddings");
   FileHeader header;
   header.geometry = fields.layout == 2 ? read_planes(fields) : read_columns(fields);
   header.geometry.dim = fields.dim;

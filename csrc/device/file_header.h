@@ -40,6 +40,11 @@ struct FileHeader {
   uint64_t item_group_section_bytes() const;
   // Where in that section the listed ids begin.
   uint64_t listed_ids_begin() const { return (4 + uint64_t{4} * num_item_groups + 7) / 8 * 8; }
+  // Without their padding; 0 where none are listed.
+  uint64_t listed_ids_bytes() const {
+    if (row_ids != RowIds::kListed) return 0;
+    return static_cast<uint64_t>(num_embeddings) * static_cast<uint64_t>(id_bytes);
+  }
 };
 
 // Checks everything; throws FormatError saying what is wrong. `size` may be less than the 64 bytes.

@@ -242,4 +242,14 @@ int64_t continue_vector(const PackedTable& table, int64_t known_count, const int
   return held;
 }
 
+void average_user(const PackedTable& table, const FoldInSettings& settings, float* user) {
+  const int64_t dim = table.geometry.dim;
+  std::fill(user, user + dim, 0.0f);  // to whom all rows are alike
+  std::vector<float> mean(static_cast<size_t>(dim));
+  ExpectedRow(table, settings).of(user, mean.data());
+  std::copy(mean.begin(), mean.end(), user);
+  normalise(user, dim);
+  if (settings.prior > 0) add_component(user, dim, settings.prior);
+}
+
 }  // namespace peel

@@ -33,4 +33,8 @@ int64_t fold_in(const PackedTable& table, const int64_t* history, int64_t count,
 int64_t continue_vector(const PackedTable& table, int64_t known_count, const int64_t* items,
                         int64_t count, const FoldInSettings& settings, float* user);
 
+// The average user of what is held: the normalised mean of the unit vectors that the softmax of
+// fold_in runs over, each as often as it counts; and the prior's component. Writes dim values.
+void average_user(const PackedTable& table, const FoldInSettings& settings, float* user);
+
 }  // namespace peel

@@ -9,7 +9,6 @@
 #include <utility>
 #include <vector>
 
-#include "device/appendix.h"
 #include "device/errors.h"
 #include "device/fold_in.h"
 #include "device/peel_file.h"
@@ -206,9 +205,12 @@ peel_status peel_recommend(const peel_recommender* recommender, const int64_t* h
     known = peel::recommend(recommender->embedding, history, static_cast<int64_t>(num_history),
                             static_cast<int64_t>(n), ids, scores);
   });
-  if (status != PEEL_OK || known) return status;
-  return peel::fail(error, PEEL_ERROR_HISTORY,
-                    "no item of the history is held, and the file has no centroids");
+  if (status != PEEL_OK) return status;
+  peel::fail(error, known ? PEEL_OK : PEEL_UNKNOWN_USER,
+             known ? ""
+                   : "no item of the history is held, and the file has no centroids: the answer is "
+                     "for the average user of what is held");
+  return PEEL_OK;
 }
 
 peel_status peel_similar(const peel_recommender* recommender, int64_t item, size_t n, int64_t* ids,
@@ -257,8 +259,7 @@ peel_status peel_choose_group(const peel_recommender* recommender, const float* 
     peel::require(recommender, "recommender");
     peel::check_user(recommender, user);
     peel::require(group, "group");
-    const peel::PeelFile& embedding = recommender->embedding;
-    *group = peel::choose_group(*embedding.source(), embedding.header(), user);
+    *group = recommender->embedding.appendix().choose_group(user);
   });
 }
 

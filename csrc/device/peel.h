@@ -29,7 +29,7 @@ typedef enum peel_status {
   PEEL_ERROR_FORMAT = 2,   /* not a .peel file, a newer version, or damaged */
   PEEL_ERROR_SOURCE = 3,   /* the file cannot be read */
   PEEL_ERROR_BUDGET = 4,   /* too few bytes: peel_error.minimum_bytes would do */
-  PEEL_ERROR_HISTORY = 5,  /* no item of the history is held, and the file has no centroids */
+  PEEL_UNKNOWN_USER = 5,   /* no error, and never returned: see peel_recommend */
   PEEL_ERROR_MEMORY = 6,
   PEEL_ERROR_INTERNAL = 7,
   PEEL_ERROR_NOT_HELD = 8 /* the item asked about is not; a larger budget may hold it */
@@ -97,7 +97,10 @@ PEEL_API peel_status peel_score_items(const peel_recommender* recommender, const
                                       const int64_t* ids, size_t count, float* scores,
                                       peel_error* error);
 /* Folds a history in and scores, the history left out. Where none of it is held, the user is taken
- * for the average one of its group. */
+ * for the average one of its group. Where the file has no centroids to tell that by, for the
+ * average one of what is held; `error`, if given, then has the status PEEL_UNKNOWN_USER and says
+ * so, and PEEL_OK is returned. After all other answers `error`, if given, has the status PEEL_OK.
+ */
 PEEL_API peel_status peel_recommend(const peel_recommender* recommender, const int64_t* history,
                                     size_t num_history, size_t n, int64_t* ids, float* scores,
                                     peel_error* error);

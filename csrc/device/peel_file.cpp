@@ -1,74 +1,16 @@
 #include "device/peel_file.h"
 
 #include <algorithm>
-#include <atomic>
 #include <string>
 #include <utility>
 
-#include "core/executor.h"
-#include "core/packed_rows.h"
+#include "device/block_checks.h"
 #include "device/block_walk.h"
-#include "device/checksum.h"
 #include "device/errors.h"
 #include "device/levels.h"
 
 namespace peel {
 namespace {
-
-constexpr uint32_t kSound = ~uint32_t{0};
-
-bool ids_ascend(const uint8_t* ids, int32_t id_bytes, int64_t begin, int64_t end, int64_t limit) {
-  int64_t before = -1;
-  for (int64_t r = begin; r < end; ++r) {
-    const int64_t id = read_id(ids, id_bytes, r);
-    if (id <= before || id >= limit) return false;
-    before = id;
-  }
-  return true;
-}
-
-void check_listed_ids(const FileHeader& header, const uint8_t* ids,
-                      const std::vector<DirectoryEntry>& item_groups) {
-  int64_t begin = 0;
-  for (const DirectoryEntry& entry : item_groups) {
-    if (!ids_ascend(ids, header.id_bytes, begin, entry.row_end, header.num_embeddings)) {
-      throw FormatError("not a valid .peel file: row ids out of order or out of range");
-    }
-    begin = entry.row_end;
-  }
-}
-
-// Checksums of all blocks, then the ids of those that bring some.
-void check_blocks(const FileHeader& header, const uint8_t* data,
-                  const std::vector<FileBlock>& blocks, size_t first_block) {
-  const auto first = static_cast<int64_t>(first_block);
-  const auto count = static_cast<int64_t>(blocks.size());
-  std::atomic<uint32_t> damaged{kSound};
-  parallel_for(count - first, 16, [&](int64_t begin, int64_t end) {
-    for (int64_t at = first + begin; at < first + end; ++at) {
-      const FileBlock& block = blocks[static_cast<size_t>(at)];
-      const uint32_t seed =
-          crc32(header.checksum, reinterpret_cast<const uint8_t*>(&block.word), 4);
-      if (crc32(seed, data + block.begin, block.end - block.begin) == block.checksum) continue;
-      uint32_t before = damaged.load();
-      while (static_cast<uint32_t>(at) < before &&
-             !damaged.compare_exchange_weak(before, static_cast<uint32_t>(at))) {
-      }
-    }
-  });
-  if (damaged.load() != kSound) {
-    throw FormatError("damaged: the checksum of block " + std::to_string(damaged.load()) +
-                      " does not match");
-  }
-  if (header.row_ids != RowIds::kInBlocks) return;
-  for (size_t at = first_block; at < blocks.size(); ++at) {
-    if (blocks[at].layer != 0) continue;
-    if (!ids_ascend(data + blocks[at].begin, header.id_bytes, 0, blocks[at].rows,
-                    header.num_embeddings)) {
-      throw FormatError("not a valid .peel file: row ids out of order or out of range");
-    }
-  }
-}
 
 [[noreturn]] void throw_cut_short(uint64_t bytes) {
   throw FormatError("cut short: " + std::to_string(bytes) +
@@ -86,6 +28,7 @@ PeelFile::PeelFile(std::shared_ptr<const Source> source, uint64_t budget_bytes)
   if (reinterpret_cast<uintptr_t>(source_->in_place()) % 8 != 0) {
     throw FormatError("the bytes are not aligned to 8");
   }
+  appendix_ = std::make_unique<Appendix>(source_, header_);
   prefix_ = std::make_shared<Prefix>(source_, reach());
   snapshot_ = hold(prefix_, budget_bytes, 0);
 }
@@ -183,6 +126,7 @@ std::shared_ptr<Snapshot> PeelFile::hold(const std::shared_ptr<Prefix>& prefix,
   if (planes && !item_groups.empty() && item_groups.back().layers == 0) item_groups.pop_back();
   snapshot->make_directory(item_groups, blocks);
   snapshot->make_table(header_, data);
+  if (blocks.size() > checked_blocks) check_rows_once(snapshot->table(), end);
   return snapshot;
 }
 
@@ -217,7 +161,7 @@ void Snapshot::make_table(const FileHeader& header, const uint8_t* data) {
   table_.levels = levels();
   if (header.row_ids == RowIds::kListed) {
     table_.listed_ids = data + kHeaderBytes + header.listed_ids_begin();
-    check_listed_ids(header, table_.listed_ids, directory_);
+    check_listed_ids(header, table_);
   }
 }
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/table.h"
+#include "device/appendix.h"
 #include "device/block_walk.h"
 #include "device/file_header.h"
 #include "device/prefix.h"
@@ -59,6 +60,8 @@ class PeelFile {
 
   const FileHeader& header() const { return header_; }
   std::shared_ptr<const Source> source() const { return source_; }
+  // What lies behind the blocks.
+  const Appendix& appendix() const { return *appendix_; }
 
  private:
   uint64_t reach() const;
@@ -68,6 +71,7 @@ class PeelFile {
 
   std::shared_ptr<const Source> source_;
   FileHeader header_;
+  std::unique_ptr<const Appendix> appendix_;
   std::mutex resizing_;
   mutable std::mutex mutex_;  // guards what follows
   std::shared_ptr<Prefix> prefix_;

@@ -6,7 +6,6 @@
 #include <string>
 #include <utility>
 
-#include "device/appendix.h"
 #include "device/fold_in.h"
 #include "kernels/gathered_score.h"
 #include "kernels/grouped_lookup.h"
@@ -74,13 +73,19 @@ bool recommend(const PeelFile& embedding, const int64_t* history, int64_t count,
   const std::shared_ptr<const Snapshot> snapshot = embedding.snapshot();
   const FileHeader& header = embedding.header();
   std::vector<float> user(static_cast<size_t>(header.geometry.dim));
+  bool known = true;
   if (fold_in(snapshot->table(), history, count, header.fold_in, user.data()) == 0) {
-    user = own_centroid(*embedding.source(), header);
-    if (user.empty()) return false;
+    const std::vector<float> centroid = embedding.appendix().own_centroid();
+    known = !centroid.empty();
+    if (known) {
+      user = centroid;
+    } else {
+      average_user(snapshot->table(), header.fold_in, user.data());
+    }
   }
   score_rows(*snapshot, user.data(), std::vector<int64_t>(history, history + count), n, ids,
              scores);
-  return true;
+  return known;
 }
 
 }  // namespace peel

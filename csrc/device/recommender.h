@@ -24,8 +24,9 @@ void score_rows(const Snapshot& snapshot, const float* user, std::vector<int64_t
 void score_items(const Snapshot& snapshot, const float* user, const int64_t* ids, int64_t count,
                  float* scores);
 
-// Folds the history in and scores, all on one snapshot. Returns false, having done nothing, where
-// no item of the history is held and the file has no centroid of its group.
+// Folds the history in and scores, all on one snapshot. Where no item of the history is held, the
+// user is the average one of its group; where the file has no centroid of that, the average one of
+// what is held, and false is returned.
 bool recommend(const PeelFile& embedding, const int64_t* history, int64_t count, int64_t n,
                int64_t* ids, float* scores);
 

@@ -101,6 +101,16 @@ inline void append_noise(Bytes& bytes, std::mt19937_64& random, uint64_t count, 
   bytes.pad(pad);
 }
 
+// Noise of planes of 9 coordinates, two bytes a row each: bits beyond the ninth are zero.
+inline void append_planes(Bytes& bytes, std::mt19937_64& random, uint64_t planes, uint64_t rows) {
+  const uint64_t begin = bytes.size();
+  append_noise(bytes, random, 2 * planes * rows, 1);
+  for (uint64_t at = begin; at < bytes.size(); ++at) {
+    if ((at - begin) / rows % 2) bytes.data()[at] &= 1;
+  }
+  bytes.pad(64);
+}
+
 // A planes table of 12 rows, dim 9, layers of 2 and 1 bits: ids {4, 7, 9} with both layers, ids
 // {0, 2} with the first; in the order (0, 0), (1, 0), (0, 1).
 inline Bytes planes_file(std::mt19937_64& random) {
@@ -119,9 +129,9 @@ inline Bytes planes_file(std::mt19937_64& random) {
     bytes.pad(8);
     bytes.append(scales[c], c ? 4 : 6);
     bytes.pad(8);
-    append_noise(bytes, random, 4 * (3 - c), 64);
+    append_planes(bytes, random, 2, 3 - c);
   }
-  append_noise(bytes, random, 6, 64);
+  append_planes(bytes, random, 1, 3);
   seal(bytes);
   return bytes;
 }

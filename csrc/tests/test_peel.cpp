@@ -386,7 +386,12 @@ void mistakes_are_named(const Bytes& whole) {
         "item is -1, expected an id in [0, " + std::to_string(info.num_embeddings) + ")");
   int64_t group;
   CHECK(peel_choose_group(recommender, user.data(), &group, &error) == PEEL_ERROR_FORMAT);
-  CHECK(peel_recommend(recommender, nullptr, 0, 1, ids, scores, &error) == PEEL_ERROR_HISTORY);
+  CHECK(peel_recommend(recommender, nullptr, 0, 1, ids, scores, nullptr) == PEEL_OK);
+  CHECK(peel_recommend(recommender, nullptr, 0, 1, ids, scores, &error) == PEEL_OK);
+  CHECK(error.status == PEEL_UNKNOWN_USER && ids[0] >= 0);
+  CHECK(std::string(error.message).find("average user of what is held") != std::string::npos);
+  CHECK(peel_recommend(recommender, ids, 1, 1, ids, scores, &error) == PEEL_OK);
+  CHECK(error.status == PEEL_OK && error.message[0] == '\0');
   peel_close(recommender);
 }
 

@@ -57,8 +57,8 @@ inline bool opens(const uint8_t* data, uint64_t size, uint64_t budget = peel::kN
       }
     }
     try {
-      peel::own_centroid(*source, file.header());
-      peel::read_section(*source, file.header(), peel::SectionKind::kItemIds);
+      file.appendix().own_centroid();
+      file.appendix().read(peel::SectionKind::kItemIds);
     } catch (const peel::FormatError&) {
     }
     return true;

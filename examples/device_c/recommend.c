@@ -28,6 +28,7 @@ static int print_best(const peel_recommender* recommender, const int64_t* histor
     status = peel_recommend(recommender, history, known, n, ids, scores, &error);
   }
   if (status == PEEL_OK) {
+    if (error.status == PEEL_UNKNOWN_USER) fprintf(stderr, "recommend: %s\n", error.message);
     printf("%" PRIu64 " bytes, %" PRIu64 " of %" PRIu64 " blocks:", info.nbytes, info.num_blocks,
            info.all_blocks);
     for (size_t i = 0; i < n && ids[i] >= 0; ++i) printf(" %" PRId64 " (%.3f)", ids[i], scores[i]);

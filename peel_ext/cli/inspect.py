@@ -12,6 +12,7 @@ import numpy as np
 
 from peel_ext.cli.arguments import Budget, parse_budgets
 from peel_ext.device import DeviceRecommender
+from peel_ext.device.http_source import is_url, shown_url
 from peel_ext.errors import FormatError, SourceError
 from peel_ext.format import Header, read_blocks, read_header
 from peel_ext.format.appendix import NAMES, read_sections
@@ -34,6 +35,10 @@ def add_parser(verbs: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Runs the verb."""
+    if is_url(options.file):
+        raise SourceError(
+            f"{shown_url(options.file)}: inspect reads all bytes, and so a file on this machine alone"
+        )
     try:
         data = Path(options.file).read_bytes()
     except OSError as error:

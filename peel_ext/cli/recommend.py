@@ -10,17 +10,18 @@ import json
 import os
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peel_ext.cli.answers import answer_facts, print_answer, run_facts
 from peel_ext.cli.arguments import parse_ids
-from peel_ext.cli.devices import add_options, open_device
+from peel_ext.cli.devices import add_options, check_no_server_options, open_device
 from peel_ext.cli.list_files import SUFFIXES, open_lists
 from peel_ext.cli.narration import Narration, note_target_kept
 from peel_ext.cli.requirements import require_train
 from peel_ext.cli.users import find_user, read_users
-from peel_ext.errors import DataError
+from peel_ext.errors import DataError, UnknownUserWarning
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,6 +70,7 @@ def run(options: argparse.Namespace) -> int:
 
     if options.no_item_ids:
         raise ValueError("--no-item-ids is for a .peel file, not for a run folder")
+    check_no_server_options(options)
     trained = TrainedRun.open(options.source)
     if options.users is not None:
         _recommend_to_many(trained, options)
@@ -145,13 +147,20 @@ def _resolve_budget(trained: TrainedRun, options: argparse.Namespace) -> int | N
 def _recommend_on_device(options: argparse.Namespace) -> int:
     """From a .peel file, on the base install."""
     if options.history is None:
-        if not os.path.exists(options.source):
+        from peel_ext.device.http_source import is_url
+
+        if not is_url(options.source) and not os.path.exists(options.source):
             raise DataError(f"{options.source}: no such run folder")
         which = "--user" if options.users is None else "--users"
         raise DataError(f"{which} needs a run folder: a .peel file knows no users, give --history")
     with open_device(options) as recommender:
         history = [recommender.parse_item(text) for text in options.history]
-        items, scores = recommender.recommend(history, n=options.n)
+        with warnings.catch_warnings(
+            record=True, action="always", category=UnknownUserWarning
+        ) as told:
+            items, scores = recommender.recommend(history, n=options.n)
+        for warning in told if not options.quiet else []:
+            print(f"peel: {warning.message}", file=sys.stderr)
         ids = items if isinstance(items, list) else items.tolist()
         held, group = recommender.nbytes, recommender.group
         facts = answer_facts(ids, scores.tolist(), held, group=group)

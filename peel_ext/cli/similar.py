@@ -9,7 +9,7 @@ import os
 from typing import Any
 
 from peel_ext.cli.answers import answer_facts, print_answer, run_facts
-from peel_ext.cli.devices import add_options, open_device
+from peel_ext.cli.devices import add_options, check_no_server_options, open_device
 from peel_ext.cli.requirements import require_train
 from peel_ext.cli.users import find_rows
 
@@ -45,6 +45,7 @@ def _find_in_run(options: argparse.Namespace) -> int:
     if options.no_item_ids or options.budget is not None:
         option = "--no-item-ids" if options.no_item_ids else "--budget"
         raise ValueError(f"{option} is for a .peel file, not for a run folder")
+    check_no_server_options(options)
     trained = TrainedRun.open(options.source)
     row = find_rows(trained.items, [options.item], "item")
     n = min(options.n, len(trained.items))

@@ -2,6 +2,7 @@
 
 from peel_ext.device.embedding import PersonalizedElasticEmbedding
 from peel_ext.device.fold_in import (
+    average_user,
     continue_vectors,
     fold_in_mean,
     fold_in_softmax,
@@ -14,6 +15,7 @@ from peel_ext.device.similarity import similar_rows
 __all__ = [
     "DeviceRecommender",
     "PersonalizedElasticEmbedding",
+    "average_user",
     "continue_vectors",
     "fold_in_mean",
     "fold_in_softmax",

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
 from peel_ext import _core
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+#: What has the buffer protocol.
+Buffer: TypeAlias = "ReadableBuffer | NDArray[Any]"
 
 Exclusions = tuple[NDArray[np.int64], NDArray[np.int64]]
 
@@ -16,14 +22,35 @@ def _address(array: NDArray[Any] | None) -> int:
     return 0 if array is None else int(array.__array_interface__["data"][0])
 
 
-def aligned(buffer: bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The bytes uint8 [n] at an address that is a multiple of 8: a copy where they are not."""
-    data = np.frombuffer(buffer, dtype=np.uint8)
-    if data.size and _address(data) % 8:
+def aligned(buffer: Buffer) -> NDArray[np.uint8]:
+    """The bytes uint8 [n] at an address that is a multiple of 8: a copy where they are not.
+
+    Raises:
+        ValueError: bytes that do not lie one after another, or Python objects.
+    """
+    view = memoryview(buffer)
+    if not view.c_contiguous or "O" in view.format:
+        raise ValueError(
+            f"bytes must lie one after another, got a {type(buffer).__name__} of format "
+            f"{view.format!r}, shape {view.shape} and strides {view.strides}"
+        )
+    if not view.nbytes:
+        return np.zeros(0, dtype=np.uint8)
+    data = np.frombuffer(view, dtype=np.uint8)
+    if _address(data) % 8:
         moved = np.empty((data.size + 7) // 8, dtype=np.uint64).view(np.uint8)[: data.size]
         moved[:] = data
         return moved
     return data
+
+
+def is_buffer(file: object) -> TypeGuard[Buffer]:
+    """Whether an object has the buffer protocol: bytes, a bytearray, a mapped file, an array."""
+    try:
+        memoryview(file)  # type: ignore[arg-type] # which is the question
+    except (TypeError, ValueError, BufferError):
+        return isinstance(file, np.ndarray)
+    return True
 
 
 def check_budget(budget_bytes: int | None) -> int | None:
@@ -115,6 +142,13 @@ def fold_in(pee: _core.Pee, history: NDArray[np.int64]) -> tuple[NDArray[np.floa
     user = np.empty(pee.dim, dtype=np.float32)
     held = pee.fold_in(len(history), _address(history), _address(user))
     return user, held
+
+
+def average_user(pee: _core.Pee) -> NDArray[np.float32]:
+    """The vector float32 [dim] of the average user of what is held."""
+    user = np.empty(pee.dim, dtype=np.float32)
+    pee.average_user(_address(user))
+    return user
 
 
 def continue_vector(

@@ -24,7 +24,8 @@ class PersonalizedElasticEmbedding:
 
     Args:
         buffer: a ``.peel`` file or a prefix of one, as :meth:`peel_ext.nn.ElasticEmbedding.generate`
-            makes them; kept, not copied, when the bytes are 8-byte aligned. Of a prefix that ends
+            makes them, in whatever has the buffer protocol; kept, not copied, when the bytes are 8-byte
+            aligned. Of a prefix that ends
             inside a block the blocks before it are used.
         budget_bytes: upper limit of ``nbytes``; None: all blocks there are. What of the buffer does not
             fit is not counted, but stays in memory as long as the object.
@@ -33,9 +34,10 @@ class PersonalizedElasticEmbedding:
         FormatError: the bytes are not a ``.peel`` file, are damaged, or end before the first block.
         BudgetError: too few bytes; names the minimum.
         TypeError: budget_bytes is not an integer.
+        ValueError: bytes that do not lie one after another.
     """
 
-    def __init__(self, buffer: bytes | NDArray[np.uint8], budget_bytes: int | None = None) -> None:
+    def __init__(self, buffer: _bridge.Buffer, budget_bytes: int | None = None) -> None:
         data = _bridge.aligned(buffer)
         # What was checked once must stay as it is.
         data.setflags(write=False)

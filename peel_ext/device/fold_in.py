@@ -154,6 +154,37 @@ def fold_in_users(
     return vectors if prior == 0 else add_component(vectors, prior)
 
 
+def average_user(
+    rows: ArrayLike, *, prior: float = 0.0, sample: RowSample | None = None
+) -> NDArray[np.float32]:
+    """The user to whom a device without knowledge recommends: the normalised mean of all unit vectors.
+
+    Args:
+        rows: [n, dim], all rows at hand; zero rows (items not held) count for nothing.
+        prior: as of :func:`fold_in_mean`.
+        sample: as of :func:`fold_in_users`.
+
+    Returns:
+        float32 [dim], of length 1 without a prior.
+
+    Raises:
+        ValueError: arguments of the wrong shape, or a prior below 0.
+        IndexError: a sample out of range.
+    """
+    _check_prior(prior)
+    matrix = np.asarray(rows, dtype=np.float32)
+    if matrix.ndim != 2:
+        raise ValueError(f"rows must have 2 dimensions, got shape {matrix.shape}")
+    units = _unit(_tastes(matrix, prior))  # [n, dim]
+    held = np.any(units, axis=1)  # [n]
+    positions, weights = np.flatnonzero(held), None
+    if sample is not None:
+        positions, log_weights = _check_sample(sample, held)
+        weights = np.exp(log_weights)
+    chosen = units[positions] if weights is None else units[positions] * weights[:, None]
+    return _with_prior(chosen.sum(axis=0), prior)
+
+
 def sample_rows(num_rows: int, by_worth: bool = True) -> RowSample:
     """The rows a device's fold-in takes its softmax over, so that a step is as quick under any budget.
 

@@ -7,6 +7,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,12 +21,19 @@ from peel_ext.format.layout import ALIGNMENT, HEADER_BYTES, padded
 #: Bytes of the file, or ids, looked at together.
 _PIECE_BYTES, _PIECE_IDS = 1 << 16, 1 << 12
 
+#: The largest below 2^32.
+_PRIME = 4_294_967_291
+
+_SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
+
 #: Gives the bytes [offset, offset + count) of a payload.
 _Read = Callable[[int, int], bytes]
 
 
 class ItemIds:
-    """Ids of the items and their rows. An id is looked for as among ascending ones, then among all.
+    """Ids of the items and their rows. An id is looked for as among ascending ones.
+
+    Where ids do not ascend, the first that is not found so makes an index of all, in a temporary file.
 
     Args:
         count: of ids.
@@ -36,6 +44,8 @@ class ItemIds:
     def __init__(self, count: int, integers: bool, read: _Read) -> None:
         self._count, self._integers, self._read = count, integers, read
         self._names_begin = 4 * (count + 1)
+        self._ascending = False  # until all have been looked at
+        self._index: _Index | None = None
 
     def __len__(self) -> int:
         return self._count
@@ -63,10 +73,7 @@ class ItemIds:
             SourceError: the file cannot be read.
         """
         keys = [self._key_of(name) for name in ids]
-        rows = {key: self._search(key) for key in set(keys) if key is not None}
-        missing = {key for key, row in rows.items() if row is None}
-        if missing:
-            rows.update(self._scan(missing))
+        rows = {key: self._find(key) for key in set(keys) if key is not None}
         found = [None if key is None else rows[key] for key in keys]
         for name, row in zip(ids, found, strict=True):
             if row is None:
@@ -106,6 +113,19 @@ class ItemIds:
         text = self._read(self._names_begin + ends[0], ends[-1] - ends[0])
         return [text[begin - ends[0] : end - ends[0]] for begin, end in pairwise(ends)]
 
+    def _find(self, key: int | bytes) -> int | None:
+        """The row of a key, or None where there is none."""
+        row = self._search(key) if self._index is None else None
+        if row is not None or self._ascending:
+            return row
+        if self._index is None:
+            self._look_at_all()
+            if self._ascending:
+                return None
+        assert self._index is not None
+        rows = self._index.rows_of(_hash(key))
+        return next((row for row in rows if self._key(self._names(row, 1)[0]) == key), None)
+
     def _search(self, key: int | bytes) -> int | None:
         """The row of a key, or None where it is not found as among ascending ones."""
         low, high = 0, self._count
@@ -120,16 +140,58 @@ class ItemIds:
                 high = middle
         return None
 
-    def _scan(self, wanted: set[int | bytes]) -> dict[int | bytes, int | None]:
-        """Their rows, None where there is none, after a look at all ids."""
-        rows: dict[int | bytes, int | None] = dict.fromkeys(wanted)
+    def _look_at_all(self) -> None:
+        """Tells whether ids ascend, and makes the index where they do not."""
+        hashes = np.empty(self._count, dtype=np.uint32)
+        before: int | bytes | None = None
+        ascending = True
         for first in range(0, self._count, _PIECE_IDS):
             names = self._names(first, min(_PIECE_IDS, self._count - first))
-            for row, name in enumerate(names, first):
-                key = self._key(name)
-                if key in wanted:
-                    rows[key] = row
-        return rows
+            keys = [self._key(name) for name in names]
+            hashes[first : first + len(keys)] = [_hash(key) for key in keys]
+            joined = keys if before is None else [before, *keys]
+            # Both of a pair are of the same kind.
+            ascending = ascending and all(a < b for a, b in pairwise(joined))  # type: ignore[operator]
+            before = keys[-1]
+        if not ascending:
+            self._index = _Index(hashes)
+        self._ascending = ascending
+
+
+def _hash(key: int | bytes) -> int:
+    """32 bits of a key. A remainder by a prime, as integer ids often have their lower bits in common."""
+    return key % _PRIME if isinstance(key, int) else zlib.crc32(key)
+
+
+class _Index:
+    """Rows by the hash of their ids, in a temporary file: 8 bytes an item, mapped.
+
+    Args:
+        hashes: uint32 [n], that of row i at i.
+
+    Raises:
+        SourceError: the temporary file cannot be written.
+    """
+
+    def __init__(self, hashes: NDArray[np.uint32]) -> None:
+        order = np.argsort(hashes, kind="stable").astype(np.uint32)
+        try:
+            with tempfile.TemporaryFile() as file:
+                file.write(np.concatenate([hashes[order], order]).tobytes())
+                file.flush()
+                kept = np.memmap(file, np.uint32, "r", shape=(2, len(hashes)))
+        except OSError as error:
+            raise SourceError(
+                f"the index of item ids cannot be kept on disk: {error.strerror}"
+            ) from error
+        self._hashes, self._rows = kept
+
+    def rows_of(self, hashed: int) -> list[int]:
+        """Ascending rows whose ids have this hash."""
+        wanted = np.uint32(hashed)  # of another type all hashes would be converted
+        begin, end = (np.searchsorted(self._hashes, wanted, side) for side in _SIDES)
+        found: list[int] = self._rows[begin:end].tolist()
+        return found
 
 
 def open_item_ids(file: _core.PeelFile, num_embeddings: int, *, keep_on_disk: bool) -> ItemIds:

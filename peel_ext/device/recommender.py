@@ -6,19 +6,21 @@ import contextlib
 import os
 import re
 import threading
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from peel_ext import _core
 from peel_ext.device import _bridge
+from peel_ext.device.http_source import HttpSource, is_url, shown_url
 from peel_ext.device.item_ids import ItemIds, open_item_ids
 from peel_ext.device.shipped_list import add_shipped, check_shipped
-from peel_ext.device.sources import CachedSource, FileObjectSource, HttpSource, open_url
-from peel_ext.errors import DataError, FormatError
+from peel_ext.device.sources import CachedSource, FileObjectSource, describe, open_url
+from peel_ext.errors import DataError, FormatError, UnknownUserWarning
 from peel_ext.format.appendix import ITEM_IDS, ROTATION, ROW_MEAN
 
 Ids = Sequence[int | str] | NDArray[np.integer]
@@ -60,19 +62,23 @@ class DeviceRecommender:
     @classmethod
     def open(
         cls,
-        file: str | os.PathLike[str] | BinaryIO | bytes | NDArray[np.uint8],
+        file: str | os.PathLike[str] | BinaryIO | _bridge.Buffer,
         budget_bytes: int | None = None,
         *,
         item_ids: bool = True,
         cache: str | os.PathLike[str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
     ) -> DeviceRecommender:
         """Opens a file and holds as many of its blocks as the budget has room for.
 
         Args:
             file: a path; the URL of a server that answers range requests, of which only the bytes
-                held are fetched; a binary file object that can seek; or the bytes themselves, which
-                are used where they lie. A file of which only the first bytes have arrived is a
-                smaller model, whose items go by row: open it with ``item_ids=False``.
+                held are fetched; a binary file object that can seek; or the bytes themselves, in
+                whatever has the buffer protocol (bytes, a bytearray, a mapped file, an array), which
+                are used where they lie and must stay as they are. A file of which only the first
+                bytes have arrived is a smaller model, whose items go by row: open it with
+                ``item_ids=False``.
             budget_bytes: upper limit of everything held for the table; None: all there is.
             item_ids: whether to tell items by the ids of the file; without them items are row
                 numbers. Ids are not held: they are read where they are when they are needed, those of
@@ -81,35 +87,57 @@ class DeviceRecommender:
                 shrinking fetches nothing twice. It is the first bytes of the file: without a network,
                 open it by its path. It serves one recommender at a time; what is damaged in it is
                 fetched again.
+            headers: with a URL, to send with every request, for example ``Authorization``. They do not
+                go to another server that this one redirects to, and messages do not have their values.
+            timeout: with a URL, seconds without an answer after which a request fails; None: 30. A
+                connection that breaks, or an answer like 503, is tried three times.
 
         Raises:
             FormatError: not a ``.peel`` file, a newer version, or damaged.
             SourceError: it cannot be read.
             BudgetError: too few bytes for the first block; names the minimum.
-            TypeError: budget_bytes is not an integer, or cache not a path.
+            TypeError: budget_bytes is not an integer, cache not a path, headers not a mapping of text,
+                or timeout not a number.
+            ValueError: what is for files on a server, given with another; bytes that do not lie one
+                after another.
         """
         budget = _bridge.check_budget(budget_bytes)
-        is_url = isinstance(file, str) and file.startswith(("http://", "https://"))
         if not isinstance(cache, str | os.PathLike | None):
             raise TypeError(f"cache must be a path, got {cache!r}")
-        if cache is not None and not is_url:
-            raise ValueError(f"cache is for files on a server, got {file!r}")
+        if isinstance(file, str) and is_url(file):
+            return cls._open_url(file, budget, item_ids, cache, headers, timeout)
+        for name, value in (("cache", cache), ("headers", headers), ("timeout", timeout)):
+            if value is not None:
+                raise ValueError(f"{name} is for files on a server, got {describe(file)}")
         if isinstance(file, str | os.PathLike):
             try:
-                if not is_url:
-                    return cls(_core.PeelFile.open_path(os.fspath(file), budget), item_ids)
-                opened, remote = open_url(str(file), budget, cache)
+                return cls(_core.PeelFile.open_path(os.fspath(file), budget), item_ids)
             except FormatError as error:
                 raise FormatError(f"{os.fspath(file)}: {error}") from None
-            try:
-                return cls(opened, item_ids, source=remote)
-            except BaseException:
-                remote.close()
-                raise
-        if isinstance(file, bytes | np.ndarray):
+        if _bridge.is_buffer(file):
             return cls(_core.PeelFile.open_buffer(_bridge.aligned(file), budget), item_ids)
-        source = FileObjectSource(file)
+        source = FileObjectSource(cast(BinaryIO, file))
         return cls(_core.PeelFile.open_callable(source.read, source.size, budget), item_ids)
+
+    @classmethod
+    def _open_url(
+        cls,
+        url: str,
+        budget: int | None,
+        item_ids: bool,
+        cache: str | os.PathLike[str] | None,
+        headers: Mapping[str, str] | None,
+        timeout: float | None,
+    ) -> DeviceRecommender:
+        try:
+            opened, remote = open_url(url, budget, cache, headers, timeout)
+        except FormatError as error:
+            raise FormatError(f"{shown_url(url)}: {error}") from None
+        try:
+            return cls(opened, item_ids, source=remote)
+        except BaseException:
+            remote.close()
+            raise
 
     # ---- what is held ----
 
@@ -211,7 +239,9 @@ class DeviceRecommender:
 
         Args:
             history: items the user knows; they are left out. Without ``user`` its vector is learned
-                from them; where none of them is held, it is that of the group's average user.
+                from them; where none of them is held, it is that of the group's average user, by the
+                centroids of the file. A file without them gives the average user of what is held
+                (:func:`peel_ext.device.fold_in.average_user`), with an :class:`UnknownUserWarning`.
             user: [embedding_dim], the user's vector.
             rotated: whether ``user`` is in the space of the rows, as what was shipped for this file or
                 folded in is. False: it is in that of the model, and is rotated here (:meth:`rotate`).
@@ -227,7 +257,7 @@ class DeviceRecommender:
             the order of rows. Items are a list where the file has ids, else int64.
 
         Raises:
-            DataError: an unknown id; or nothing is known of the user, and the file has no centroids.
+            DataError: an unknown id.
             IndexError: a row out of range.
             ValueError: neither history nor user, n below 1, a vector of wrong shape or not finite, or
                 ``rotated`` left out where the rows are rotated; a shipped list with an item twice, or
@@ -478,7 +508,7 @@ class DeviceRecommender:
         rotated: bool | None,
         known: NDArray[np.int64] | None,
     ) -> NDArray[np.float32]:
-        """The vector given, or that of a history, or that of the group's average user."""
+        """The vector given, or that of a history, or that of the average user of the group or the file."""
         if user is not None:
             vector = self._vector(pee, user)
             if rotated is None and self.rotated:
@@ -493,9 +523,15 @@ class DeviceRecommender:
         if held:
             return vector
         centroid = np.array(self._file.own_centroid(), dtype=np.float32)
-        if not centroid.size:
-            raise DataError("no item of the history is held, and the file has no centroids")
-        return centroid
+        if centroid.size:
+            return centroid
+        warnings.warn(
+            "no item of the history is held, and the file has no centroids: the answer is for the "
+            "average user of what is held",
+            UnknownUserWarning,
+            stacklevel=3,
+        )
+        return _bridge.average_user(pee)
 
     def _vector(self, pee: _core.Pee, user: ArrayLike) -> NDArray[np.float32]:
         """A user's vector as the native core takes it."""
@@ -520,5 +556,8 @@ class DeviceRecommender:
                     )
                 if (count, width, len(payload)) != (dim, dim, 4 * dim * dim):
                     raise FormatError("not a valid .peel file: the rotation does not fit the table")
-                self._rotation = np.frombuffer(payload, "<f4").reshape(dim, dim)
+                rotation = np.frombuffer(payload, "<f4").reshape(dim, dim)
+                if not np.isfinite(rotation).all():
+                    raise FormatError("not a valid .peel file: a rotation that is not finite")
+                self._rotation = rotation
             return self._rotation

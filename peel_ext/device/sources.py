@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import os
-import string
+import reprlib
 import threading
-import urllib.error
-import urllib.parse
-import urllib.request
-from http.client import HTTPException, HTTPResponse
+from collections.abc import Mapping
 from typing import BinaryIO
 
 from peel_ext import _core
+from peel_ext.device.http_source import HttpSource
 from peel_ext.errors import FormatError, SourceError
 from peel_ext.format.header import MAGIC, read_header
 from peel_ext.format.layout import HEADER_BYTES
 
 
+def describe(file: object) -> str:
+    """What a message says of a source: not all of its bytes."""
+    short = reprlib.Repr()
+    short.maxother = short.maxstring = 100
+    return short.repr(file)
+
+
 class FileObjectSource:
     """A binary file object that can seek; shared with nobody while a recommender has it.
+
+    An open file of the system is read without its position, so that a process forked from this one can
+    read it, too. Any other object has one position for both, and cannot be read in a fork.
 
     Args:
         file: opened for reading; it stays the caller's to close.
@@ -31,11 +40,20 @@ class FileObjectSource:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
+        self._name = describe(file)
         self._lock = threading.Lock()
+        self._process = os.getpid()
+        # Not by fileno() alone: what unpacks a file has that of the packed one.
+        buffered = type(file) in (io.BufferedReader, io.BufferedRandom)
+        self._is_plain = type(getattr(file, "raw", None) if buffered else file) is io.FileIO
         try:
-            self.size = file.seek(0, os.SEEK_END)
-        except (OSError, AttributeError, ValueError) as error:
-            raise SourceError(f"{file!r} cannot seek: {error}") from None
+            file.seek(0, os.SEEK_END)
+            size = file.tell()
+        except (OSError, AttributeError, ValueError, TypeError) as error:
+            raise SourceError(f"{self._name} cannot seek: {error}") from None
+        if not isinstance(size, int) or not 0 <= size < 1 << 63:
+            raise SourceError(f"{self._name} cannot seek: it tells a position of {size!r}")
+        self.size = size
 
     def read(self, offset: int, count: int) -> bytes:
         """The bytes [offset, offset + count).
@@ -43,97 +61,42 @@ class FileObjectSource:
         Raises:
             SourceError: they are not there, or cannot be read.
         """
+        if not self._is_plain and os.getpid() != self._process:
+            raise SourceError(
+                f"{self._name} cannot be read in a forked process, which shares its position with the "
+                "first one: open the file there by its path"
+            )
         parts = []
         with self._lock:
             try:
-                self._file.seek(offset)
                 while count > 0:
-                    part = self._file.read(count)
+                    part = self._read_some(offset, count)
                     if not part:
                         raise SourceError(
-                            f"{self._file!r} was shortened while in use: it had {self.size} bytes"
+                            f"{self._name} was shortened while in use: it had {self.size} bytes"
                         )
                     parts.append(part)
-                    count -= len(part)
+                    offset, count = offset + len(part), count - len(part)
             except (OSError, ValueError) as error:
                 if isinstance(error, SourceError):
                     raise
-                raise SourceError(f"{self._file!r} cannot be read: {error}") from error
+                raise SourceError(f"{self._name} cannot be read: {error}") from error
         return b"".join(parts)
 
-
-class HttpSource:
-    """A file on an HTTP server that answers range requests: only what is asked for is fetched.
-
-    Args:
-        url: of the file.
-        timeout: seconds without an answer after which a request fails.
-
-    Raises:
-        SourceError: the server cannot be reached, has no such file, or answers no ranges.
-    """
-
-    def __init__(self, url: str, timeout: float = 30.0) -> None:
-        self._url = url
-        # As browsers do with what a URL may not hold; what is escaped already stays.
-        self._request_url = urllib.parse.quote(url, safe=string.punctuation)
-        self._timeout = timeout
-        self._tag: str | None = None
-        self.size = HEADER_BYTES  # until the server has told
-        self._start = self._fetch(0, HEADER_BYTES, first=True)
-
-    def read(self, offset: int, count: int) -> bytes:
-        """The bytes [offset, offset + count).
-
-        Raises:
-            SourceError: the server fails, or has another file by now.
-        """
-        if offset + count <= len(self._start):
-            return self._start[offset : offset + count]
-        return self._fetch(offset, count)
-
-    def close(self) -> None:
-        """Nothing to be done: every request has a connection of its own."""
-
-    def _fetch(self, offset: int, count: int, first: bool = False) -> bytes:
-        request = urllib.request.Request(
-            self._request_url, headers={"Range": f"bytes={offset}-{offset + count - 1}"}
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=self._timeout) as response:
-                size = self._check(response, offset)
-                tag = response.headers.get("ETag") or response.headers.get("Last-Modified")
-                data: bytes = response.read(count)
-        except urllib.error.HTTPError as error:
-            raise SourceError(f"{self._url}: the server answers {error.code}") from None
-        except (OSError, HTTPException) as error:
-            if isinstance(error, SourceError):
-                raise
-            raise SourceError(f"{self._url}: cannot be read: {error}") from error
-        if first:
-            self.size, self._tag = size, tag
-        elif (size, tag) != (self.size, self._tag):
-            raise SourceError(f"{self._url}: the server has another file than the one opened")
-        wanted = min(count, self.size - offset)
-        if len(data) != wanted:
-            raise SourceError(f"{self._url}: {len(data)} bytes came, expected {wanted}")
-        return data
-
-    def _check(self, response: HTTPResponse, offset: int) -> int:
-        """Bytes of the whole file."""
-        if response.status != 206:
-            raise SourceError(
-                f"{self._url}: the server answers no ranges ({response.status} to a range request)"
-            )
-        told = response.headers.get("Content-Range", "")
-        span, _, size = told.removeprefix("bytes ").partition("/")
-        if not size.isdigit() or span.partition("-")[0] != str(offset):
-            raise SourceError(f"{self._url}: Content-Range {told!r} does not say what was sent")
-        return int(size)
+    def _read_some(self, offset: int, count: int) -> bytes:
+        if self._is_plain:
+            return os.pread(self._file.fileno(), count, offset)
+        self._file.seek(offset)
+        part = self._file.read(count)
+        if not isinstance(part, bytes):
+            raise SourceError(f"{self._name} cannot be read: it gives {type(part).__name__}")
+        return part
 
 
 class CachedSource:
     """A server's file, of whose blocks what was fetched once is kept in a local file.
+
+    A process forked from this one reads from the server: the cache is the first one's.
 
     Memory given back and taken again is read from there, not from the server. The cache is itself
     the first bytes of the ``.peel`` file: without a network, open it by its path. It serves one
@@ -152,6 +115,7 @@ class CachedSource:
         self._source = source
         self._path = path
         self._lock = threading.Lock()
+        self._process = os.getpid()
         self.size = source.size
         self._start = source.read(0, min(HEADER_BYTES, source.size))
         self._end = read_header(self._start).blocks_end
@@ -185,7 +149,7 @@ class CachedSource:
         """
         with self._lock:
             kept = offset <= self._held and offset + count <= self._end
-            if self._file.closed or not kept:
+            if not self._in_use() or not kept:
                 return self._source.read(offset, count)
             missing = offset + count - self._held
             try:
@@ -203,7 +167,7 @@ class CachedSource:
             SourceError: the cache cannot be written.
         """
         with self._lock:
-            if self._file.closed or 0 < self._held <= offset:
+            if not self._in_use() or 0 < self._held <= offset:
                 return
             try:
                 self._file.truncate(offset)
@@ -216,9 +180,12 @@ class CachedSource:
     def close(self) -> None:
         """Lets others have the cache; what is read from now on comes from the server."""
         with self._lock, contextlib.suppress(OSError):  # of bytes that there was no room for
-            if not self._file.closed:
+            if self._in_use():
                 fcntl.flock(self._file, fcntl.LOCK_UN)  # of a forked process's file, too
-                self._file.close()
+            self._file.close()
+
+    def _in_use(self) -> bool:
+        return not self._file.closed and os.getpid() == self._process
 
     def _append(self, data: bytes) -> None:
         rest = memoryview(data)
@@ -244,7 +211,11 @@ class CachedSource:
 
 
 def open_url(
-    url: str, budget: int | None, cache: str | os.PathLike[str] | None
+    url: str,
+    budget: int | None,
+    cache: str | os.PathLike[str] | None,
+    headers: Mapping[str, str] | None,
+    timeout: float | None,
 ) -> tuple[_core.PeelFile, HttpSource | CachedSource]:
     """Opens a file on a server; where what a cache holds is damaged, with an emptied one.
 
@@ -252,8 +223,10 @@ def open_url(
         FormatError: not a ``.peel`` file, or damaged on the server.
         SourceError: it cannot be read, or the cache cannot be used.
         BudgetError: too few bytes for the first block.
+        TypeError: headers or a timeout of a wrong type.
+        ValueError: headers or a timeout that cannot be.
     """
-    http = HttpSource(url)
+    http = HttpSource(url, headers, timeout)
     if cache is None:
         return _core.PeelFile.open_callable(http.read, http.size, budget), http
     cached = CachedSource(http, os.fspath(cache))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from peel_ext.errors import FormatError
-from peel_ext.format.header import Header, header_checksum
+from peel_ext.format.header import Header, header_checksum, require, require_zeros
 from peel_ext.format.layout import ALIGNMENT, padded
 
 GROUP_CENTROIDS, ITEM_IDS, ROTATION, ROW_MEAN = 1, 2, 3, 4
@@ -23,8 +23,9 @@ NAMES = {
     ROW_MEAN: "row mean",
 }
 
-#: Checksum, kind, bytes of the payload, count, width.
-_SECTION = struct.Struct("<IIQQI36x")
+#: Checksum, kind, bytes of the payload, count, width, zeros.
+_SECTION = struct.Struct("<IIQQI36s")
+_MOST_SECTIONS = 64
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,9 @@ class Section:
 
 def pack_section(section: Section, checksum: int) -> bytes:
     """Its header and payload, padded; the checksum goes on from that of the file's header."""
-    body = _SECTION.pack(0, section.kind, len(section.payload), section.count, section.width)[4:]
+    body = _SECTION.pack(0, section.kind, len(section.payload), section.count, section.width, b"")[
+        4:
+    ]
     payload = section.payload.ljust(padded(len(section.payload), ALIGNMENT), b"\0")
     own = zlib.crc32(payload, zlib.crc32(body, checksum))
     return struct.pack("<I", own) + body + payload
@@ -131,17 +134,21 @@ def read_sections(data: bytes, header: Header, *, cut_short: bool = False) -> li
         cut_short: whether the last section may lack bytes, and is left out then.
 
     Raises:
-        FormatError: a damaged section, or one that is not all there and has to be.
+        FormatError: a damaged section, a kind that comes twice, bytes that are no section, or a section
+            that is not all there and has to be.
     """
     checksum = header_checksum(data)
-    sections = []
+    sections: list[Section] = []
     at = header.blocks_end
     while at < len(data):
         if len(data) - at < ALIGNMENT:
             if cut_short:
                 break
             raise FormatError(f"cut short: {len(data)} bytes, a section is not all there")
-        own, kind, size, count, width = _SECTION.unpack_from(data, at)
+        own, kind, size, count, width, reserved = _SECTION.unpack_from(data, at)
+        require(kind != 0 and not any(reserved), "what follows the blocks is no section")
+        require(all(kind != other.kind for other in sections), "a section twice")
+        require(len(sections) < _MOST_SECTIONS, "more sections than there can be")
         body = data[at + 4 : at + ALIGNMENT]
         payload = data[at + ALIGNMENT : at + ALIGNMENT + padded(size, ALIGNMENT)]
         if len(payload) < padded(size, ALIGNMENT):
@@ -150,6 +157,7 @@ def read_sections(data: bytes, header: Header, *, cut_short: bool = False) -> li
             raise FormatError(f"cut short: {len(data)} bytes, a section is not all there")
         if zlib.crc32(payload, zlib.crc32(body, checksum)) != own:
             raise FormatError(f"damaged: the checksum of section {kind} does not match")
+        require_zeros(payload[size:])
         sections.append(Section(kind, count, width, payload[:size]))
         at += ALIGNMENT + len(payload)
     return sections

@@ -16,6 +16,7 @@ from peel_ext.format.layout import (
     ColumnsLayout,
     Layout,
     PlanesLayout,
+    id_bytes,
 )
 
 MAGIC = b"PEEL"
@@ -175,6 +176,8 @@ def read_header(data: bytes) -> Header:
         used = layer_bits.rstrip(b"\0")
         require(0 not in used and 1 <= sum(used) <= 8, "layer_bits out of range")
         require(row_ids == IN_BLOCKS, "row_ids does not fit the planes layout")
+        fits = VALUE_TYPES[value_type : value_type + 1] == (PlanesLayout.value_type,)
+        require(fits, f"value type {value_type} does not fit the planes layout")
         require(block_dim == 0 and not keeps_one, "block_dim or features without columns")
         layout = PlanesLayout(tuple(used))
     else:
@@ -187,7 +190,7 @@ def read_header(data: bytes) -> Header:
         layout = ColumnsLayout(
             block_dim, VALUE_TYPES[value_type], max(num_item_groups, 1), keeps_one
         )
-    require(id_width in (2, 4), "id_bytes is neither 2 nor 4")
+    require(id_width == id_bytes(num_embeddings), "id_bytes does not fit num_embeddings")
     require(num_blocks <= num_item_groups * layout.num_layers(dim), "more blocks than there can be")
     return Header(
         layout, dim, row_ids, id_width, num_embeddings, num_item_groups, num_blocks,
@@ -200,3 +203,8 @@ def require(condition: bool, what: str) -> None:
     """Raises FormatError, saying what, unless the condition holds."""
     if not condition:
         raise FormatError(f"not a valid .peel file: {what}")
+
+
+def require_zeros(padding: bytes) -> None:
+    """Raises FormatError unless all bytes are zero."""
+    require(not any(padding), "padding that is not zero")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from peel_ext.format.header import require, require_zeros
 from peel_ext.format.layout import ALIGNMENT, ColumnsLayout, Layout, PlanesLayout, padded
 
 #: Rows of a tile, ``kPackedTileRows`` of the native core.
@@ -77,21 +78,33 @@ class UnpackedBlock:
 def unpack_block(
     layout: Layout, dim: int, data: bytes, num_rows: int, layer: int, id_width: int
 ) -> UnpackedBlock:
-    """The block that :func:`pack_block` made of ``num_rows`` rows."""
+    """The block that :func:`pack_block` made of ``num_rows`` rows.
+
+    Raises:
+        FormatError: padding that is not zero, or scales that are negative or not finite.
+    """
     ids = scales = None
     at = 0
     if isinstance(layout, PlanesLayout) and layer == 0:
         ids = np.frombuffer(data, f"<u{id_width}", num_rows).astype(np.int64)
         at += padded(num_rows * id_width)
+        require_zeros(data[num_rows * id_width : at])
     if (isinstance(layout, PlanesLayout) and layer == 0) or (
         isinstance(layout, ColumnsLayout) and layout.scaled
     ):
         scales = np.frombuffer(data, "<f2", num_rows, at)
+        sound = np.isfinite(scales).all() and not np.signbit(scales).any()
+        require(bool(sound), "a scale that is negative or not finite")
+        require_zeros(data[at + num_rows * 2 : at + padded(num_rows * 2)])
         at += padded(num_rows * 2)
     width = layout.piece_bytes(layer, dim)
     flat = np.frombuffer(data, np.uint8, num_rows * width, at).view(_element_type(layout))
-    pieces = np.ascontiguousarray(_untiled(flat, num_rows)).view(np.uint8)
-    return UnpackedBlock(ids, scales, pieces.reshape(num_rows, width))
+    require_zeros(data[at + num_rows * width :])
+    pieces = np.ascontiguousarray(_untiled(flat, num_rows)).view(np.uint8).reshape(num_rows, width)
+    if isinstance(layout, PlanesLayout) and dim % 8:  # bits beyond the last coordinate
+        last_bytes = pieces[:, (dim + 7) // 8 - 1 :: (dim + 7) // 8]
+        require_zeros((last_bytes >> dim % 8).tobytes())
+    return UnpackedBlock(ids, scales, pieces)
 
 
 def _tiled(pieces: NDArray[np.generic]) -> NDArray[np.generic]:

@@ -7,12 +7,20 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from peel_ext.errors import BudgetError, FormatError
-from peel_ext.format.header import LISTED, Header, header_checksum, read_header, require
+from peel_ext.format.header import (
+    LISTED,
+    Header,
+    header_checksum,
+    read_header,
+    require,
+    require_zeros,
+)
 from peel_ext.format.layout import (
     ALIGNMENT,
     DIRECTORY_BLOCK_BYTES,
@@ -25,6 +33,9 @@ from peel_ext.format.layout import (
     padded,
 )
 from peel_ext.format.packing import UnpackedBlock, unpack_block
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 
 @dataclass(frozen=True)
@@ -138,7 +149,7 @@ def read_blocks(data: bytes) -> Iterator[FileBlock]:
 
 
 def unpack_embedding(
-    buffer: bytes | NDArray[np.uint8], budget_bytes: int | None = None
+    buffer: ReadableBuffer | NDArray[np.uint8], budget_bytes: int | None = None
 ) -> UnpackedRows:
     """Reads and decodes what a device would hold of a file.
 
@@ -150,7 +161,7 @@ def unpack_embedding(
         FormatError: not a ``.peel`` file, a damaged one, or one cut before its first block.
         BudgetError: too few bytes for the first blocks; names the minimum.
     """
-    data = bytes(buffer) if isinstance(buffer, bytes) else np.ascontiguousarray(buffer).tobytes()
+    data = memoryview(buffer).tobytes()
     header = read_header(data)
     columns = isinstance(header.layout, ColumnsLayout)
     sizes = _item_group_sizes(data, header) if columns else []
@@ -201,6 +212,9 @@ def _item_group_sizes(data: bytes, header: Header) -> list[int]:
     checksum = int.from_bytes(found[:4], "little")
     if zlib.crc32(found[4:], header_checksum(data)) != checksum:
         raise FormatError("damaged: the checksum of the item groups does not match")
+    ids_begin = padded(4 + 4 * header.num_item_groups)
+    ids_end = ids_begin + (header.num_embeddings * header.id_width if listed else 0)
+    require_zeros(found[4 + 4 * header.num_item_groups : ids_begin] + found[ids_end:])
     ends = np.frombuffer(found, "<u4", header.num_item_groups, 4).astype(np.int64)
     sizes = np.diff(ends, prepend=0)
     require(bool((sizes >= 0).all()), "item groups end before they begin")
@@ -265,8 +279,10 @@ def _decode(
                 scales[:, block.layer] = content.scales
         rows.append(layout.decode(store, scales, masks[item_group], dim))
     held = np.repeat(np.array(masks, dtype=np.uint64), [len(group_ids) for group_ids in ids])
+    all_ids = np.concatenate([np.zeros(0, np.int64), *ids])
+    require(len(np.unique(all_ids)) == len(all_ids), "a row in two item groups")
     return (
-        np.concatenate([np.zeros(0, np.int64), *ids]),
+        all_ids,
         held,
         np.concatenate([np.zeros((0, dim), np.float32), *rows]),
     )

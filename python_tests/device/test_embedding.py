@@ -9,9 +9,11 @@ from peel_ext.device import PersonalizedElasticEmbedding, fold_in_mean
 from peel_ext.format import (
     ColumnsLayout,
     EncodedRows,
+    GroupTable,
     Layout,
     PlanesLayout,
     pack_embedding,
+    pack_prefix,
     unpack_embedding,
 )
 
@@ -180,3 +182,36 @@ def test_fold_in_refuses_what_has_no_mean() -> None:
     assert fold_in_mean(np.zeros((0, 3))).tolist() == [0, 0, 0]
     with pytest.raises(ValueError, match="rows must have 2 dimensions"):
         fold_in_mean(np.zeros(3))
+
+
+@pytest.mark.parametrize("num_rows", [3_000, 70_000])  # ids of 2 and of 4 bytes
+@pytest.mark.parametrize("spread", ["even", "runs", "ends", "first and last"])
+def test_rows_are_found_however_ids_lie_in_item_groups(
+    num_rows: int, spread: str, seed: int
+) -> None:
+    """A search begins where an id would be, were all equally likely: it must find the others, too."""
+    rng = np.random.default_rng(seed)
+    layout = PlanesLayout((1,))
+    store = rng.integers(0, 2, (num_rows, 1), dtype=np.uint8)
+    scales = rng.integers(1, 1_000, (num_rows, 1)).astype(np.float16)
+    sizes = layout.item_group_sizes(num_rows)
+    ids = rng.permutation(num_rows) if spread == "even" else np.arange(num_rows)
+    if spread == "ends":  # each item group has some of the lowest, and some of the highest left
+        ids = np.stack([np.arange(num_rows), np.arange(num_rows)[::-1]], axis=1).ravel()[:num_rows]
+    elif spread == "first and last":  # one far from all others in each
+        outliers = rng.choice(num_rows, len(sizes), replace=False)
+        rest = iter(np.setdiff1d(ids, outliers))
+        parts = [
+            [o, *(next(rest) for _ in range(n - 1))] for o, n in zip(outliers, sizes, strict=True)
+        ]
+        ids = np.concatenate(parts)
+    groups = [np.sort(part) for part in np.split(ids, np.cumsum(sizes)[:-1])]
+    order = np.arange(len(sizes))
+    table = GroupTable(layout, 1, EncodedRows(store, scales), groups, order)
+    for count in (len(sizes), len(sizes) // 2):
+        pee = PersonalizedElasticEmbedding(pack_prefix(table, count))
+        want = layout.decode(store, scales, 1, 1)
+        held = np.concatenate(groups[:count])
+        want[np.setdiff1d(np.arange(num_rows), held)] = 0
+        asked = np.arange(num_rows) if num_rows < 5_000 else rng.choice(num_rows, 3_000)
+        assert np.array_equal(pee.lookup(asked), want[asked])

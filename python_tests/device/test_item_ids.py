@@ -164,3 +164,54 @@ def test_memory_does_not_grow_with_the_ids(tmp_path: Path) -> None:
     command = [sys.executable, "-P", "-c", _GROWTH, str(few), str(many)]
     grown = int(subprocess.run(command, check=True, capture_output=True).stdout)
     assert grown < 1 << 20
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("names", [TEXT[::-1], list(range(ROWS, 0, -1))], ids=["text", "integers"])
+def test_ids_in_any_order_are_all_looked_at_once(names: list, tmp_path: Path) -> None:
+    file = Recording(write_named(tmp_path / "a.peel", names).read_bytes())
+    whole = len(file.getvalue()) - read_header(file.getvalue()).blocks_end
+    unknown: list = ["nobody"] if isinstance(names[0], str) else [-5]
+    with DeviceRecommender.open(file, 5_000) as recommender:
+        recommender.recommend(user=np.ones(DIM), n=1)  # they have been checked
+        file.taken = 0
+        recommender.recommend(names[5:7], user=np.ones(DIM), n=1)
+        assert file.taken > whole - 200
+        file.taken = 0
+        for name in (names[0], names[300], names[-1]):
+            assert recommender.score_items([name], user=np.ones(DIM)).shape == (1,)
+        with pytest.raises(DataError, match="is not known"):
+            recommender.recommend(unknown)
+        assert file.taken < 200
+    with DeviceRecommender.open(tmp_path / "a.peel", item_ids=False) as plain:
+        want = plain.score_items(np.arange(ROWS), user=np.ones(DIM))
+    with DeviceRecommender.open(tmp_path / "a.peel") as named:
+        got = [named.score_items([name], user=np.ones(DIM))[0] for name in names]
+    assert np.array_equal(got, want)
+
+
+@pytest.mark.once
+def test_ids_that_ascend_are_looked_at_once_for_one_that_is_not_there(tmp_path: Path) -> None:
+    file = Recording(write_named(tmp_path / "a.peel", TEXT).read_bytes())
+    with DeviceRecommender.open(file, 5_000) as recommender:
+        for most in (1 << 20, 500):
+            with pytest.raises(DataError, match="item 'nobody' is not known"):
+                recommender.recommend([TEXT[0], "nobody"])
+            assert file.taken < most
+            file.taken = 0
+        assert recommender.recommend([TEXT[7]], user=np.ones(DIM))[0]
+
+
+@pytest.mark.once
+def test_ids_of_one_hash_are_told_apart(tmp_path: Path) -> None:
+    prime = 4_294_967_291  # by which remainders are taken
+    names = [row * prime + 7 for row in range(ROWS, 0, -1)]
+    path = write_named(tmp_path / "a.peel", names)
+    with (
+        DeviceRecommender.open(path) as named,
+        DeviceRecommender.open(path, item_ids=False) as plain,
+    ):
+        want = plain.score_items(np.arange(0, ROWS, 50), user=np.ones(DIM))
+        assert np.array_equal(named.score_items(names[::50], user=np.ones(DIM)), want)
+        with pytest.raises(DataError, match="item 7 is not known"):
+            named.recommend([7])

@@ -21,10 +21,18 @@ from peel_ext import _core
 from peel_ext.device import (
     DeviceRecommender,
     PersonalizedElasticEmbedding,
+    average_user,
     fold_in_softmax,
     fold_in_users,
 )
-from peel_ext.errors import BudgetError, ClosedError, DataError, FormatError, SourceError
+from peel_ext.errors import (
+    BudgetError,
+    ClosedError,
+    DataError,
+    FormatError,
+    SourceError,
+    UnknownUserWarning,
+)
 from peel_ext.format import (
     EncodedRows,
     FoldInSettings,
@@ -195,6 +203,46 @@ def test_a_user_of_whom_nothing_is_known_is_the_average_one(path: Path) -> None:
         items, _ = recommender.recommend(missing)
         assert np.array_equal(items, recommender.recommend(user=own)[0])
         assert np.array_equal(recommender.recommend([])[0], items)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("prior", [0.0, 0.4])
+@pytest.mark.parametrize("num_rows", [ROWS, 3_000])
+def test_without_centroids_the_average_user_of_what_is_held(
+    num_rows: int, prior: float, layout: Layout, seed: int, tmp_path: Path
+) -> None:
+    table = draw_table(layout, np.random.default_rng(seed), num_rows, DIM)
+    path = tmp_path / "a.peel"
+    write_file(path, table, fold_in=FoldInSettings(prior=prior))
+    pee = PersonalizedElasticEmbedding(path.read_bytes())
+    rows = pee.lookup(pee.row_ids)
+    user = average_user(rows, prior=prior, sample=pee.row_sample)
+    assert prior or np.isclose(np.linalg.norm(user), 1)
+    if num_rows == ROWS:  # all rows count once
+        tastes = rows - rows.mean(axis=1, keepdims=True) if prior else rows
+        mean = (tastes / np.linalg.norm(tastes, axis=1, keepdims=True)).mean(axis=0)
+        want = mean / np.linalg.norm(mean) + prior / np.sqrt(DIM)
+        assert np.allclose(user, want, atol=1e-5)
+        assert np.allclose(average_user(rows, prior=prior), want, atol=1e-5)
+    with DeviceRecommender.open(path) as recommender:
+        with pytest.warns(UnknownUserWarning, match="average user of what is held") as told:
+            items, scores = recommender.recommend([], n=20)
+        assert [warning.filename for warning in told] == [__file__]
+        by_vector = recommender.recommend(user=user, n=20)
+        assert np.allclose(scores, by_vector[1], atol=1e-4)
+        assert len(set(items) & set(by_vector[0])) >= 18
+        with pytest.warns(UnknownUserWarning, match="average user of what is held"):
+            again = recommender.recommend([], n=20, exclude=items[:3])[0]
+        assert np.array_equal(again[:17], items[3:])
+
+
+def test_centroids_that_have_not_arrived_are_done_without(path: Path) -> None:
+    data = path.read_bytes()
+    with DeviceRecommender.open(data[:-1], item_ids=False) as recommender:
+        with pytest.warns(UnknownUserWarning, match="average user of what is held"):
+            assert len(recommender.recommend([], n=20)[0]) == 20
+        with pytest.raises(FormatError, match="cut short"):
+            recommender.choose_group(np.ones(DIM))
 
 
 def test_groups_are_chosen_by_centroid(path: Path) -> None:
@@ -781,11 +829,9 @@ def test_wrong_files(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="cannot seek"):
         DeviceRecommender.open(object())  # type: ignore[arg-type]
     no_centroids = pack_prefix(draw_table(LAYOUTS[0], np.random.default_rng(0), ROWS, DIM))
-    with DeviceRecommender.open(no_centroids) as recommender:
-        with pytest.raises(FormatError, match="no centroids to choose a group by"):
-            recommender.choose_group(np.ones(DIM))
-        with pytest.raises(DataError, match="no item of the history is held"):
-            recommender.recommend([])
+    recommender = DeviceRecommender.open(no_centroids)
+    with pytest.raises(FormatError, match="no centroids to choose a group by"):
+        recommender.choose_group(np.ones(DIM))
 
 
 def test_r3_a_torn_file_goes_by_rows(tmp_path: Path) -> None:
