@@ -21,6 +21,8 @@
 #include <pthread.h>
 #endif
 #if defined(_WIN32)
+#define NOMINMAX
+#define WIN32_LEAN_AND_MEAN
 #include <windows.h>
 #endif
 
