@@ -20,7 +20,11 @@ CSRC = Path(__file__).parent
 TRAINING = {"topk_blocks", "largest_values", "update_rows"}
 #: Instruction sets that a compiler is told of for one part of the file, as CMakeLists.txt does by flags.
 AVX512 = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq"
-TARGETS = {"avx2": "avx2,fma,f16c", "avx512": AVX512, "avx512_vnni": f"{AVX512},avx512vnni,avx512vbmi"}
+TARGETS = {
+    "avx2": "avx2,fma,f16c",
+    "avx512": AVX512,
+    "avx512_vnni": f"{AVX512},avx512vnni,avx512vbmi",
+}
 
 HEAD = """\
 // The device library of peel_ext {version} in one file, made by csrc/amalgamate.py: do not edit.
@@ -100,7 +104,9 @@ class Amalgamation:
         body, tail = body.split("}  // namespace\n\nextern const Primitives ", 1)
         variable, value = tail.split("}  // namespace peel::simd")[0].strip().split(" = ")
         body += f"constexpr Primitives kAll = {value}\n"
-        code = f"namespace {{\nnamespace {name} {{\n{body}}}  // namespace {name}\n}}  // namespace\n"
+        code = (
+            f"namespace {{\nnamespace {name} {{\n{body}}}  // namespace {name}\n}}  // namespace\n"
+        )
         if name in TARGETS:
             code = REGION.format(target=TARGETS[name], code=code)
         defined = dict.fromkeys(re.findall(r"^#define (\w+)", code, re.MULTILINE))
@@ -117,7 +123,10 @@ class Amalgamation:
 def own_names(text: str) -> set[str]:
     """Names that a unit has for itself: those in its namespaces without a name."""
     inside = re.findall(r"^namespace \{\n(.*?)^\}  // namespace$", text, re.DOTALL | re.MULTILINE)
-    beginning = r"^(?:\[\[noreturn\]\] )?(?!using|static_assert)\w[\w:<>*&, \[\]]*?\b(\w+)(?: = |\(|\{| \{|;)"
+    beginning = (
+        r"^(?:\[\[noreturn\]\] )?(?!using|static_assert)"
+        r"\w[\w:<>*&, \[\]]*?\b(\w+)(?: = |\(|\{| \{|;)"
+    )
     return {name for part in inside for name in re.findall(beginning, part, re.MULTILINE)}
 
 
