@@ -28,13 +28,15 @@ TARGETS = {
 
 HEAD = """\
 // The device library of peel_ext {version} in one file, made by csrc/amalgamate.py: do not edit.
-// C++17, GCC or Clang. With -ffp-contract=off scores have the bits of other builds.
+// C++17, Clang or GCC; under GCC scores have the bits of other builds with -ffp-contract=off.
 #define _FILE_OFFSET_BITS 64
 #pragma GCC diagnostic ignored "-Wpsabi"  // no vector crosses a boundary
 #pragma GCC diagnostic ignored "-Wunused-function"
 #pragma GCC diagnostic ignored "-Wunused-variable"
 #pragma GCC diagnostic ignored "-Wuninitialized"  // as GCC 12 says of its own header
-#if !defined(__clang__)
+#if defined(__clang__)
+#pragma clang fp contract(off)
+#else
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC diagnostic ignored "-Waggressive-loop-optimizations"
 #endif

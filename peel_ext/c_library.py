@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-_NAMES = {"win32": "libpeel.dll", "darwin": "libpeel.dylib"}
+_NAMES = {"win32": "peel.dll", "darwin": "libpeel.dylib"}
 
 
 def get_include() -> Path:

@@ -20,10 +20,12 @@
 extern "C" {
 #endif
 
-#if defined(_WIN32)
-#define PEEL_API
-#else
+#if !defined(_WIN32)
 #define PEEL_API __attribute__((visibility("default")))
+#elif defined(PEEL_EXPORTS) /* as the library is built */
+#define PEEL_API __declspec(dllexport)
+#else
+#define PEEL_API
 #endif
 
 /* Of this header; peel_version tells the library's. */
