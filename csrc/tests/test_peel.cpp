@@ -521,8 +521,8 @@ void item_ids_of_files(const Bytes& planes) {
                                        {-200, -30, -3, 0, 1, 5, 9, 10, 100, 200, 1000, 2000});
   integer_item_ids_are_found_both_ways(
       planes, {5, std::numeric_limits<int64_t>::min(), -3, 1000, 0, 11, 12, 13, 2, 1, 90, 10});
-  const std::vector<std::string> names = {"",  "a", "aa", "b", "c", "caf\xc3\xa9",
-                                          "d", "e", "f",  "g", "h", "i"};
+  const std::vector<std::string> names = {"",  "a", "aa", "b", "c", "d",
+                                          "e", "f", "g",  "h", "i", "\xc3\xa9t\xc3\xa9"};
   item_ids_are_found_both_ways(planes, names, 0);
   std::vector<std::string> mixed = names;
   std::reverse(mixed.begin(), mixed.end());
