@@ -1,5 +1,6 @@
 """The base install holds NumPy alone, and the device side works on it."""
 
+import ctypes
 import importlib.metadata
 import importlib.util
 import subprocess
@@ -43,6 +44,13 @@ with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode != 0 or len(done.stdout.splitlines()) != 2 or "item 3" in done.stdout:
             sys.exit(f"peel {verb[0]} from a file: {done.returncode} {done.stdout} {done.stderr}")
+
+library = ctypes.CDLL(str(peel_ext.get_library()))
+library.peel_version.restype = ctypes.c_char_p
+if library.peel_version().decode() != peel_ext.__version__ or not list(
+    peel_ext.get_include().glob("peel.h")
+):
+    sys.exit("the C library of the wheel is not that of the package")
 
 for verb in (["train", "x", "--out", "y"], ["evaluate", "y"]):
     done = subprocess.run(

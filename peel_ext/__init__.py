@@ -10,6 +10,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from peel_ext.c_library import get_include as get_include
+    from peel_ext.c_library import get_library as get_library
     from peel_ext.device import PersonalizedElasticEmbedding as PersonalizedElasticEmbedding
     from peel_ext.format import ColumnsLayout as ColumnsLayout
     from peel_ext.format import PlanesLayout as PlanesLayout
@@ -25,6 +27,8 @@ _HOMES = {
     "ElasticEmbedding": "peel_ext.nn",
     "PersonalizedElasticEmbedding": "peel_ext.device",
     "PlanesLayout": "peel_ext.format",
+    "get_include": "peel_ext.c_library",
+    "get_library": "peel_ext.c_library",
     "num_threads": "peel_ext.threads",
     "set_num_threads": "peel_ext.threads",
     "replace_embeddings": "peel_ext.nn",
@@ -35,6 +39,8 @@ __all__ = [
     "ElasticEmbedding",
     "PersonalizedElasticEmbedding",
     "PlanesLayout",
+    "get_include",
+    "get_library",
     "num_threads",
     "replace_embeddings",
     "set_num_threads",

@@ -22,11 +22,11 @@ FLOORS = [
     {"ops", "reference"},
     {"device"},
     {"format", "data"},
-    {"errors", "config", "metrics", "threads", "__init__"},
+    {"errors", "config", "metrics", "threads", "c_library", "__init__"},
     {"_core"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-NO_TORCH = {"device", "format", "data", "errors", "config", "metrics", "threads"}
+NO_TORCH = {"device", "format", "data", "errors", "config", "metrics", "threads", "c_library"}
 KERNELS = ["gathered_score", "grouped_lookup", "topk_blocks", "update_rows"]
 
 

@@ -6,6 +6,7 @@
 #include <string>
 #include <utility>
 
+#include "core/sizes.h"
 #include "device/block_checks.h"
 #include "device/checksum.h"
 #include "device/errors.h"
@@ -110,7 +111,7 @@ Section Appendix::read(SectionKind kind) const {
   if (!found) return {};
   const SectionHeader& header = found->header;
   const uint64_t padded = padded_payload(header);
-  Section section{header.count, header.width, std::vector<uint8_t>(padded)};
+  Section section{header.count, header.width, std::vector<uint8_t>(memory_size(padded))};
   source_->read(found->payload_at, padded, section.payload.data());
   const uint32_t seed =
       crc32(header_.checksum, reinterpret_cast<const uint8_t*>(&header) + 4, sizeof(header) - 4);
@@ -120,7 +121,7 @@ Section Appendix::read(SectionKind kind) const {
   }
   require(all_zero(section.payload.data() + header.payload_bytes, padded - header.payload_bytes),
           "padding that is not zero");
-  section.payload.resize(header.payload_bytes);
+  section.payload.resize(memory_size(header.payload_bytes));
   return section;
 }
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstring>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "device/block_walk.h"
@@ -111,6 +112,26 @@ inline void append_planes(Bytes& bytes, std::mt19937_64& random, uint64_t planes
   bytes.pad(64);
 }
 
+// Puts the section of a file's item ids behind its blocks. `integers` is the section's width.
+inline void append_item_ids(Bytes& bytes, const std::vector<std::string>& ids, uint32_t integers) {
+  const uint64_t begin = bytes.size();
+  const uint64_t payload = begin + 64;
+  bytes.resize(payload + 4 * (ids.size() + 1));
+  bytes.put(begin + 4, uint32_t{2});
+  bytes.put(begin + 16, uint64_t{ids.size()});
+  bytes.put(begin + 24, integers);
+  uint32_t end = 0;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    end += static_cast<uint32_t>(ids[i].size());
+    bytes.put(payload + 4 * (i + 1), end);
+    bytes.append(ids[i].data(), ids[i].size());
+  }
+  bytes.put(begin + 8, bytes.size() - payload);
+  bytes.pad(64);
+  put_checksum(bytes, begin, begin + 4, bytes.size(),
+               peel::read_header(bytes.data(), bytes.size()).checksum);
+}
+
 // A planes table of 12 rows, dim 9, layers of 2 and 1 bits: ids {4, 7, 9} with both layers, ids
 // {0, 2} with the first; in the order (0, 0), (1, 0), (0, 1).
 inline Bytes planes_file(std::mt19937_64& random) {
@@ -132,6 +153,32 @@ inline Bytes planes_file(std::mt19937_64& random) {
     append_planes(bytes, random, 2, 3 - c);
   }
   append_planes(bytes, random, 1, 3);
+  seal(bytes);
+  return bytes;
+}
+
+// A planes table of num_blocks item groups of 32 rows, dim 64, each with one layer of 2 bits.
+inline Bytes long_planes_file(std::mt19937_64& random, uint32_t num_blocks) {
+  constexpr uint32_t kRows = 32;
+  constexpr uint64_t kBlockBytes = 640;  // ids, scales and two planes of 8 bytes a row
+  Bytes bytes;
+  const uint64_t end = 64 + (num_blocks + 7) / 8 * 64 + num_blocks * kBlockBytes;
+  append_header(bytes, 2, 64, 0, num_blocks * kRows, num_blocks, num_blocks,
+                static_cast<uint32_t>(end));
+  for (uint32_t block = 0; block < num_blocks; ++block) {
+    if (block % 8 == 0) {
+      for (uint32_t number = block; number < block + 8; ++number) {
+        const uint32_t entry[2] = {0, number < num_blocks ? kRows << 6 : 0};
+        bytes.append(entry, 8);
+      }
+    }
+    for (uint32_t row = 0; row < kRows; ++row) {
+      const auto id = static_cast<uint16_t>(row * num_blocks + block);
+      bytes.append(&id, sizeof(id));
+    }
+    for (uint32_t row = 0; row < kRows; ++row) bytes.append("\0\x3c", 2);  // 1
+    append_noise(bytes, random, kRows * 16, 64);
+  }
   seal(bytes);
   return bytes;
 }

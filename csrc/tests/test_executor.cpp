@@ -1,6 +1,8 @@
+#if !defined(_WIN32)
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#endif
 
 #include <algorithm>
 #include <atomic>
@@ -112,7 +114,7 @@ void the_number_of_threads_may_change_meanwhile(int threads) {
 
 // ThreadSanitizer cannot follow a fork of a process with threads, and qemu's user mode sometimes
 // fails at it.
-#if !defined(__SANITIZE_THREAD__) && !defined(PEEL_EMULATED)
+#if !defined(__SANITIZE_THREAD__) && !defined(PEEL_EMULATED) && !defined(_WIN32)
 #define PEEL_FORKS 1
 bool child_succeeds(pid_t child) {
   int status = 0;
