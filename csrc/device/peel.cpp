@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <mutex>
 #include <new>
 #include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "core/mutex.h"
 #include "device/appendix.h"
 #include "device/errors.h"
 #include "device/fold_in.h"
@@ -35,7 +37,7 @@ class CallbackSource : public Source {
   CallbackSource& operator=(const CallbackSource&) = delete;
   uint64_t size() const override { return source_.size; }
   void read(uint64_t offset, uint64_t count, uint8_t* into) const override {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<Mutex> lock(mutex_);
     if (count && source_.read(source_.context, offset, count, into) != 0) {
       throw SourceError("the callback could not read " + std::to_string(count) + " bytes at byte " +
                         std::to_string(offset));
@@ -44,7 +46,7 @@ class CallbackSource : public Source {
 
  private:
   peel_source source_;
-  mutable std::mutex mutex_;
+  mutable Mutex mutex_;
 };
 
 peel_status fail(peel_error* error, peel_status status, const char* message,
