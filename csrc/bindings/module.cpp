@@ -12,6 +12,7 @@
 #include "bindings/device.h"
 #include "core/executor.h"
 #include "core/out_of_range.h"
+#include "device/peel.h"
 #include "kernels/gathered_score.h"
 #include "kernels/grouped_lookup.h"
 #include "kernels/topk_blocks.h"

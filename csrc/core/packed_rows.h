@@ -173,4 +173,9 @@ inline PackedPlace find_packed_row(const PackedTable& table, int64_t id) {
   return {};
 }
 
+inline bool holds_row(const PackedTable& table, int64_t id) {
+  const PackedPlace place = find_packed_row(table, id);
+  return place.item_group >= 0 && table.directory[place.item_group].layers != 0;
+}
+
 }  // namespace peel

@@ -1,6 +1,7 @@
 #include "device/peel.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cstring>
 #include <memory>
 #include <mutex>
@@ -10,10 +11,12 @@
 #include <utility>
 #include <vector>
 
+#include "core/executor.h"
 #include "core/mutex.h"
 #include "device/appendix.h"
 #include "device/errors.h"
 #include "device/fold_in.h"
+#include "device/item_ids.h"
 #include "device/peel_file.h"
 #include "device/recommender.h"
 #include "device/similar.h"
@@ -22,6 +25,8 @@ struct peel_recommender {
   explicit peel_recommender(std::shared_ptr<const peel::Source> source, uint64_t budget_bytes)
       : embedding(std::move(source), budget_bytes) {}
   peel::PeelFile embedding;
+  mutable peel::Mutex mutex;  // guards what follows
+  mutable std::shared_ptr<const peel::ItemIds> item_ids;
 };
 
 namespace peel {
@@ -117,10 +122,63 @@ void check_user(const peel_recommender* recommender, const float* user) {
   check_vectors("user", user, 1, recommender->embedding.header().geometry.dim);
 }
 
+// Of the file, which are looked at when they are first wanted.
+std::shared_ptr<const ItemIds> item_ids_of(const peel_recommender* recommender) {
+  require(recommender, "recommender");
+  const std::lock_guard<Mutex> lock(recommender->mutex);
+  if (!recommender->item_ids) {
+    const PeelFile& embedding = recommender->embedding;
+    recommender->item_ids = std::make_shared<ItemIds>(embedding.source(), embedding.header());
+  }
+  return recommender->item_ids;
+}
+
+std::shared_ptr<const ItemIds> integer_item_ids_of(const peel_recommender* recommender) {
+  std::shared_ptr<const ItemIds> item_ids = item_ids_of(recommender);
+  if (item_ids->are_integers()) return item_ids;
+  throw std::invalid_argument("item ids of this file are text, expected integers");
+}
+
+int64_t read_integer(const std::string& text) {
+  int64_t value = 0;
+  if (std::from_chars(text.data(), text.data() + text.size(), value).ec == std::errc()) {
+    return value;
+  }
+  throw std::out_of_range("item id " + text + " is beyond 64 bits: it can be had as text");
+}
+
+void find_rows(const ItemIds& item_ids, const std::vector<std::string>& names, int64_t* ids) {
+  const std::vector<int64_t> rows = item_ids.find(names);
+  std::copy(rows.begin(), rows.end(), ids);
+}
+
 }  // namespace
 }  // namespace peel
 
 extern "C" {
+
+const char* peel_version(void) { return PEEL_VERSION; }
+
+const char* peel_status_text(peel_status status) {
+  // clang-format off
+  switch (status) {
+    case PEEL_OK: return "no error";
+    case PEEL_ERROR_ARGUMENT: return "an argument is out of range";
+    case PEEL_ERROR_FORMAT: return "not a .peel file, a newer version, or damaged";
+    case PEEL_ERROR_SOURCE: return "the file cannot be read";
+    case PEEL_ERROR_BUDGET: return "the budget has too few bytes";
+    case PEEL_ERROR_HISTORY: return "no item of the history is held, and the file has no centroids";
+    case PEEL_ERROR_MEMORY: return "out of memory";
+    case PEEL_ERROR_INTERNAL: return "an error inside the library";
+    case PEEL_ERROR_NOT_HELD: return "the item is not held";
+  }
+  // clang-format on
+  return "an unknown status";
+}
+
+peel_status peel_set_num_threads(int32_t count, peel_error* error) {
+  return peel::guarded(error, [&] { peel::set_num_threads(count); });
+}
 
 peel_status peel_open_file(const char* path, uint64_t budget_bytes, peel_recommender** recommender,
                            peel_error* error) {
@@ -184,6 +242,24 @@ peel_status peel_score(const peel_recommender* recommender, const float* user,
     peel::require(scores, "scores");
     const std::vector<int64_t> excluded(exclude, exclude + num_exclude);
     peel::score_rows(*snapshot, user, excluded, static_cast<int64_t>(n), ids, scores);
+  });
+}
+
+peel_status peel_score_with_shipped(const peel_recommender* recommender, const float* user,
+                                    const int64_t* exclude, size_t num_exclude,
+                                    const int64_t* shipped, const float* shipped_scores,
+                                    size_t num_shipped, size_t n, int64_t* ids, float* scores,
+                                    peel_error* error) {
+  return peel::guarded(error, [&] {
+    const auto snapshot = peel::begin(recommender, "exclude", exclude, num_exclude);
+    peel::begin(recommender, "shipped", shipped, num_shipped);
+    peel::require_array(shipped_scores, num_shipped, "shipped_scores");
+    peel::check_user(recommender, user);
+    peel::require(ids, "ids");
+    peel::require(scores, "scores");
+    const std::vector<int64_t> excluded(exclude, exclude + num_exclude);
+    const peel::ShippedList list{shipped, shipped_scores, static_cast<int64_t>(num_shipped)};
+    peel::score_with_shipped(*snapshot, user, excluded, list, static_cast<int64_t>(n), ids, scores);
   });
 }
 
@@ -261,6 +337,70 @@ peel_status peel_choose_group(const peel_recommender* recommender, const float* 
     peel::require(group, "group");
     const peel::PeelFile& embedding = recommender->embedding;
     *group = peel::choose_group(*embedding.source(), embedding.header(), user);
+  });
+}
+
+peel_status peel_get_item_id_type(const peel_recommender* recommender, peel_item_id_type* type,
+                                  peel_error* error) {
+  return peel::guarded(error, [&] {
+    peel::require(recommender, "recommender");
+    peel::require(type, "type");
+    const peel::PeelFile& embedding = recommender->embedding;
+    *type =
+        static_cast<peel_item_id_type>(peel::item_id_type(*embedding.source(), embedding.header()));
+  });
+}
+
+peel_status peel_find_rows(const peel_recommender* recommender, const int64_t* item_ids,
+                           size_t count, int64_t* ids, peel_error* error) {
+  return peel::guarded(error, [&] {
+    const auto known = peel::integer_item_ids_of(recommender);
+    peel::require_array(item_ids, count, "item_ids");
+    peel::require_array(ids, count, "ids");
+    std::vector<std::string> names(count);
+    for (size_t i = 0; i < count; ++i) names[i] = std::to_string(item_ids[i]);
+    peel::find_rows(*known, names, ids);
+  });
+}
+
+peel_status peel_find_rows_by_text(const peel_recommender* recommender, const char* const* item_ids,
+                                   size_t count, int64_t* ids, peel_error* error) {
+  return peel::guarded(error, [&] {
+    const auto known = peel::item_ids_of(recommender);
+    peel::require_array(item_ids, count, "item_ids");
+    peel::require_array(ids, count, "ids");
+    std::vector<std::string> names(count);
+    for (size_t i = 0; i < count; ++i) {
+      if (!item_ids[i]) peel::require(nullptr, ("item_ids[" + std::to_string(i) + "]").c_str());
+      names[i] = item_ids[i];
+    }
+    peel::find_rows(*known, names, ids);
+  });
+}
+
+peel_status peel_get_item_ids(const peel_recommender* recommender, const int64_t* ids, size_t count,
+                              int64_t* item_ids, peel_error* error) {
+  return peel::guarded(error, [&] {
+    peel::begin(recommender, "ids", ids, count);
+    const auto known = peel::integer_item_ids_of(recommender);
+    peel::require_array(item_ids, count, "item_ids");
+    std::vector<int64_t> found(count);
+    for (size_t i = 0; i < count; ++i) found[i] = peel::read_integer(known->at(ids[i]));
+    std::copy(found.begin(), found.end(), item_ids);
+  });
+}
+
+peel_status peel_get_item_text(const peel_recommender* recommender, int64_t id, char* text,
+                               size_t capacity, size_t* length, peel_error* error) {
+  return peel::guarded(error, [&] {
+    peel::require(recommender, "recommender");
+    peel::check_id("id", id, recommender->embedding.header().num_embeddings);
+    peel::require_array(text, capacity, "text");
+    peel::require(length, "length");
+    const std::string name = peel::item_ids_of(recommender)->at(id);
+    if (capacity > 0) text[0] = '\0';
+    if (name.size() < capacity) std::memcpy(text, name.c_str(), name.size() + 1);
+    *length = name.size();
   });
 }
 

@@ -3,9 +3,12 @@
  * A .peel file holds every budget of one user group's item table. Open it under a budget of bytes,
  * and score, recommend, or learn a user's vector from what is held; resize it while it is in use.
  *
- * Every function returns a status and never throws. Where one fails, `error`, if given, says why;
- * out parameters are then as they were. All functions may be called from any thread with the same
- * handle; each sees what was held at one moment. Only peel_close must be the last.
+ * Functions that can fail return a status and never throw. Where one fails, `error`, if given, says
+ * why; out parameters are then as they were. All functions may be called from any thread with the
+ * same handle; each sees what was held at one moment. Only peel_close must be the last.
+ *
+ * `ids` are row numbers, 0 .. num_embeddings - 1. The ids that an app has for its items are item
+ * ids: a file may carry them, and some functions turn one into the other.
  */
 #ifndef PEEL_H_
 #define PEEL_H_
@@ -22,6 +25,9 @@ extern "C" {
 #else
 #define PEEL_API __attribute__((visibility("default")))
 #endif
+
+/* Of this header; peel_version tells the library's. */
+#define PEEL_VERSION "0.1.0"
 
 typedef enum peel_status {
   PEEL_OK = 0,
@@ -69,6 +75,20 @@ typedef struct peel_info {
   int32_t rotated;        /* 1: rows are rotated, as vectors of users must be; else 0 */
 } peel_info;
 
+typedef enum peel_item_id_type {
+  PEEL_NO_ITEM_IDS = 0,
+  PEEL_INTEGER_ITEM_IDS = 1,
+  PEEL_TEXT_ITEM_IDS = 2
+} peel_item_id_type;
+
+/* The version of the library, as PEEL_VERSION of its header. */
+PEEL_API const char* peel_version(void);
+/* What a status means, in a few words; never null. */
+PEEL_API const char* peel_status_text(peel_status status);
+/* Threads that a call may use, the caller's included: 1 to 1024, for all handles of the process.
+ * Without it as many as there are processors, or as PEEL_NUM_THREADS says in the environment. */
+PEEL_API peel_status peel_set_num_threads(int32_t count, peel_error* error);
+
 /* Opens a file; its bytes are read, not mapped, so that nobody can pull them away. */
 PEEL_API peel_status peel_open_file(const char* path, uint64_t budget_bytes,
                                     peel_recommender** recommender, peel_error* error);
@@ -92,6 +112,14 @@ PEEL_API peel_status peel_get_info(const peel_recommender* recommender, peel_inf
 PEEL_API peel_status peel_score(const peel_recommender* recommender, const float* user,
                                 const int64_t* exclude, size_t num_exclude, size_t n, int64_t* ids,
                                 float* scores, peel_error* error);
+/* The same with a list that a server ranked for the user with the full table: distinct ids
+ * [num_shipped] and their finite scores. Those that are not held, and not excluded, compete with
+ * these scores, so that what the budget has no room for is not lost. */
+PEEL_API peel_status peel_score_with_shipped(const peel_recommender* recommender, const float* user,
+                                             const int64_t* exclude, size_t num_exclude,
+                                             const int64_t* shipped, const float* shipped_scores,
+                                             size_t num_shipped, size_t n, int64_t* ids,
+                                             float* scores, peel_error* error);
 /* Scores of given ids [count]; 0 for rows not held. */
 PEEL_API peel_status peel_score_items(const peel_recommender* recommender, const float* user,
                                       const int64_t* ids, size_t count, float* scores,
@@ -120,6 +148,26 @@ PEEL_API peel_status peel_continue(const peel_recommender* recommender, size_t k
 /* The user group whose file suits a user's vector best. */
 PEEL_API peel_status peel_choose_group(const peel_recommender* recommender, const float* user,
                                        int64_t* group, peel_error* error);
+
+/* What item ids the file carries. They are read where they are when they are asked for, and not
+ * held; the first of the four functions below to be called looks at all their bytes once. */
+PEEL_API peel_status peel_get_item_id_type(const peel_recommender* recommender,
+                                           peel_item_id_type* type, peel_error* error);
+/* The rows [count] of integer item ids; -1 for one that the file does not have. */
+PEEL_API peel_status peel_find_rows(const peel_recommender* recommender, const int64_t* item_ids,
+                                    size_t count, int64_t* ids, peel_error* error);
+/* The rows [count] of item ids in UTF-8, each ended by a zero; integers are written in decimal. */
+PEEL_API peel_status peel_find_rows_by_text(const peel_recommender* recommender,
+                                            const char* const* item_ids, size_t count, int64_t* ids,
+                                            peel_error* error);
+/* The integer item ids [count] of rows. */
+PEEL_API peel_status peel_get_item_ids(const peel_recommender* recommender, const int64_t* ids,
+                                       size_t count, int64_t* item_ids, peel_error* error);
+/* The item id of a row as text, ended by a zero; integers in decimal. `length` becomes its bytes
+ * without the zero. Where `capacity` bytes are not enough for both, `text` becomes empty: call with
+ * a capacity of 0 to learn the length. */
+PEEL_API peel_status peel_get_item_text(const peel_recommender* recommender, int64_t id, char* text,
+                                        size_t capacity, size_t* length, peel_error* error);
 
 #ifdef __cplusplus
 }

@@ -6,6 +6,8 @@
 #include <string>
 #include <utility>
 
+#include "core/best_rows.h"
+#include "core/packed_rows.h"
 #include "device/appendix.h"
 #include "device/fold_in.h"
 #include "kernels/gathered_score.h"
@@ -53,6 +55,36 @@ void score_rows(const Snapshot& snapshot, const float* user, std::vector<int64_t
   args.scores = scores;
   args.indices = ids;
   gathered_score(snapshot.table(), args);
+}
+
+namespace {
+
+void check_shipped(const ShippedList& shipped) {
+  check_vectors("shipped_scores", shipped.scores, shipped.count, 1);
+  std::vector<int64_t> ids(shipped.ids, shipped.ids + shipped.count);
+  std::sort(ids.begin(), ids.end());
+  const auto twice = std::adjacent_find(ids.begin(), ids.end());
+  if (twice == ids.end()) return;
+  throw std::invalid_argument("shipped must name an id once, got " + std::to_string(*twice) +
+                              " twice");
+}
+
+}  // namespace
+
+void score_with_shipped(const Snapshot& snapshot, const float* user, std::vector<int64_t> exclude,
+                        const ShippedList& shipped, int64_t n, int64_t* ids, float* scores) {
+  check_shipped(shipped);
+  score_rows(snapshot, user, exclude, n, ids, scores);
+  std::sort(exclude.begin(), exclude.end());
+  BestRows best(n);
+  for (int64_t i = 0; i < n && ids[i] >= 0; ++i) best.offer(scores[i], ids[i]);
+  for (int64_t i = 0; i < shipped.count; ++i) {
+    const int64_t id = shipped.ids[i];
+    if (holds_row(snapshot.table(), id)) continue;
+    if (std::binary_search(exclude.begin(), exclude.end(), id)) continue;
+    best.offer(shipped.scores[i], id);
+  }
+  best.write(scores, ids);
 }
 
 void score_items(const Snapshot& snapshot, const float* user, const int64_t* ids, int64_t count,

@@ -20,6 +20,18 @@ void check_n(int64_t n);
 // The n best held rows for one user without the ids to exclude, in any order.
 void score_rows(const Snapshot& snapshot, const float* user, std::vector<int64_t> exclude,
                 int64_t n, int64_t* ids, float* scores);
+// Distinct ids that a server ranked for a user, and their scores, which are finite.
+struct ShippedList {
+  const int64_t* ids = nullptr;
+  const float* scores = nullptr;
+  int64_t count = 0;
+};
+
+// The same with a list: what of it is not held, and not to exclude, competes with the score it has
+// there, as peel_ext/device/shipped_list.py says. Throws std::invalid_argument for a list that
+// names an id twice, or has a score that is not finite.
+void score_with_shipped(const Snapshot& snapshot, const float* user, std::vector<int64_t> exclude,
+                        const ShippedList& shipped, int64_t n, int64_t* ids, float* scores);
 // Scores of given ids; 0 for rows not held.
 void score_items(const Snapshot& snapshot, const float* user, const int64_t* ids, int64_t count,
                  float* scores);

@@ -114,8 +114,7 @@ int64_t similar_rows(const PackedTable& table, bool has_prior, const int64_t* it
                      int64_t n, int64_t* ids, float* scores) {
   check_n(n);
   for (int64_t i = 0; i < count; ++i) {
-    const PackedPlace place = find_packed_row(table, items[i]);
-    if (place.item_group < 0 || table.directory[place.item_group].layers == 0) return i;
+    if (!holds_row(table, items[i])) return i;
   }
   const PackedTiles tiles(table, simd::primitives());
   const int64_t parts = std::clamp<int64_t>(tiles.count() / kTilesAPart, 1, num_threads());

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstring>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "device/block_walk.h"
@@ -99,6 +100,26 @@ inline void append_noise(Bytes& bytes, std::mt19937_64& random, uint64_t count, 
     bytes.append(&byte, 1);
   }
   bytes.pad(pad);
+}
+
+// Puts the section of a file's item ids behind its blocks. `integers` is the section's width.
+inline void append_item_ids(Bytes& bytes, const std::vector<std::string>& ids, uint32_t integers) {
+  const uint64_t begin = bytes.size();
+  const uint64_t payload = begin + 64;
+  bytes.resize(payload + 4 * (ids.size() + 1));
+  bytes.put(begin + 4, uint32_t{2});
+  bytes.put(begin + 16, uint64_t{ids.size()});
+  bytes.put(begin + 24, integers);
+  uint32_t end = 0;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    end += static_cast<uint32_t>(ids[i].size());
+    bytes.put(payload + 4 * (i + 1), end);
+    bytes.append(ids[i].data(), ids[i].size());
+  }
+  bytes.put(begin + 8, bytes.size() - payload);
+  bytes.pad(64);
+  put_checksum(bytes, begin, begin + 4, bytes.size(),
+               peel::read_header(bytes.data(), bytes.size()).checksum);
 }
 
 // A planes table of 12 rows, dim 9, layers of 2 and 1 bits: ids {4, 7, 9} with both layers, ids

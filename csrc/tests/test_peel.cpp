@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
+#include <limits>
 #include <numeric>
 #include <set>
 #include <string>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "check.h"
+#include "core/executor.h"
 #include "device/peel.h"
 #include "files.h"
 #include "use.h"
@@ -390,6 +392,221 @@ void mistakes_are_named(const Bytes& whole) {
   peel_close(recommender);
 }
 
+// ---- item ids ----
+
+// A recommender of `whole` with ids behind its blocks.
+struct WithItemIds {
+  WithItemIds(Bytes whole, const std::vector<std::string>& ids, uint32_t integers) : bytes(whole) {
+    files::append_item_ids(bytes, ids, integers);
+    CHECK(peel_open_memory(bytes.data(), bytes.size(), PEEL_NO_BUDGET, &recommender, nullptr) ==
+          PEEL_OK);
+  }
+  ~WithItemIds() { peel_close(recommender); }
+  WithItemIds(const WithItemIds&) = delete;
+  WithItemIds& operator=(const WithItemIds&) = delete;
+
+  Bytes bytes;
+  peel_recommender* recommender = nullptr;
+  peel_error error;
+};
+
+void item_ids_are_found_both_ways(const Bytes& whole, const std::vector<std::string>& ids,
+                                  uint32_t integers) {
+  WithItemIds file(whole, ids, integers);
+  peel_item_id_type type;
+  CHECK(peel_get_item_id_type(file.recommender, &type, nullptr) == PEEL_OK);
+  CHECK(type == (integers ? PEEL_INTEGER_ITEM_IDS : PEEL_TEXT_ITEM_IDS));
+  std::vector<const char*> texts;
+  for (const std::string& id : ids) texts.push_back(id.c_str());
+  texts.push_back("no such id");
+  texts.push_back("17");
+  std::vector<int64_t> rows(texts.size());
+  CHECK(peel_find_rows_by_text(file.recommender, texts.data(), texts.size(), rows.data(),
+                               &file.error) == PEEL_OK);
+  const auto count = static_cast<int64_t>(ids.size());
+  for (int64_t row = 0; row < count; ++row) {
+    CHECK(rows[row] == row);
+    char text[64] = "?";
+    size_t length = 0;
+    CHECK(peel_get_item_text(file.recommender, row, nullptr, 0, &length, nullptr) == PEEL_OK);
+    CHECK(length == ids[row].size());
+    CHECK(peel_get_item_text(file.recommender, row, text, length, &length, nullptr) == PEEL_OK);
+    CHECK(length == ids[row].size() && (length == 0 || text[0] == 0));
+    CHECK(peel_get_item_text(file.recommender, row, text, length + 1, &length, nullptr) == PEEL_OK);
+    CHECK(ids[row] == text);
+  }
+  CHECK(rows[count] == -1 && rows[count + 1] == -1);
+  CHECK(peel_get_item_text(file.recommender, count, nullptr, 0, nullptr, &file.error) ==
+        PEEL_ERROR_ARGUMENT);
+  CHECK(std::string(file.error.message) == "id is " + std::to_string(count) +
+                                               ", expected an id in [0, " + std::to_string(count) +
+                                               ")");
+}
+
+void integer_item_ids_are_found_both_ways(const Bytes& whole, const std::vector<int64_t>& ids) {
+  std::vector<std::string> names;
+  for (const int64_t id : ids) names.push_back(std::to_string(id));
+  item_ids_are_found_both_ways(whole, names, 1);
+  WithItemIds file(whole, names, 1);
+  std::vector<int64_t> rows(ids.size());
+  CHECK(peel_find_rows(file.recommender, ids.data(), ids.size(), rows.data(), nullptr) == PEEL_OK);
+  for (size_t row = 0; row < ids.size(); ++row) CHECK(rows[row] == static_cast<int64_t>(row));
+  const int64_t unknown[3] = {ids[2], 17, std::numeric_limits<int64_t>::max()};
+  CHECK(peel_find_rows(file.recommender, unknown, 3, rows.data(), nullptr) == PEEL_OK);
+  CHECK(rows[0] == 2 && rows[1] == -1 && rows[2] == -1);
+  const std::vector<int64_t> asked = {3, 0, 3};
+  CHECK(peel_get_item_ids(file.recommender, asked.data(), 3, rows.data(), nullptr) == PEEL_OK);
+  CHECK(rows[0] == ids[3] && rows[1] == ids[0] && rows[2] == ids[3]);
+}
+
+void item_ids_of_the_wrong_type_are_named(const Bytes& whole, std::vector<std::string> ids) {
+  int64_t row = 5;
+  {
+    WithItemIds file(whole, ids, 0);
+    CHECK(peel_find_rows(file.recommender, &row, 1, &row, &file.error) == PEEL_ERROR_ARGUMENT);
+    CHECK(std::string(file.error.message) == "item ids of this file are text, expected integers");
+    const char* nothing[2] = {"a", nullptr};
+    CHECK(peel_find_rows_by_text(file.recommender, nothing, 2, &row, &file.error) ==
+          PEEL_ERROR_ARGUMENT);
+    CHECK(std::string(file.error.message) == "item_ids[1] must not be null");
+  }
+  ids[5] = "9223372036854775808";  // 2^63
+  {
+    WithItemIds file(whole, ids, 1);
+    CHECK(peel_get_item_ids(file.recommender, &row, 1, &row, &file.error) == PEEL_ERROR_ARGUMENT);
+    CHECK(row == 5);
+  }
+  for (const char* bad : {"", "-", "-0", "007", "1_0", "1x"}) {
+    ids[5] = bad;
+    WithItemIds file(whole, ids, 1);
+    CHECK(peel_get_item_ids(file.recommender, &row, 1, &row, &file.error) == PEEL_ERROR_FORMAT);
+    CHECK(row == 5);
+  }
+}
+
+void damaged_item_ids_are_reported(const Bytes& whole, const std::vector<std::string>& ids) {
+  const uint64_t begin = whole.size();
+  Bytes sound = whole;
+  files::append_item_ids(sound, ids, 0);
+  const auto status_of = [](const Bytes& bytes, uint64_t size) {
+    peel_recommender* recommender = nullptr;
+    CHECK(peel_open_memory(bytes.data(), size, PEEL_NO_BUDGET, &recommender, nullptr) == PEEL_OK);
+    size_t length;
+    const peel_status status = peel_get_item_text(recommender, 1, nullptr, 0, &length, nullptr);
+    peel_close(recommender);
+    return status;
+  };
+  CHECK(status_of(sound, sound.size()) == PEEL_OK);
+  for (uint64_t bit = begin * 8; bit < sound.size() * 8; ++bit) {
+    Bytes flipped = sound;
+    flipped.data()[bit / 8] ^= static_cast<uint8_t>(1u << bit % 8);
+    CHECK(status_of(flipped, flipped.size()) == PEEL_ERROR_FORMAT);
+  }
+  for (uint64_t size = begin; size < sound.size(); ++size) {
+    CHECK(status_of(sound, size) == PEEL_ERROR_FORMAT);
+  }
+  // Checksums are right, what the bytes say is not.
+  const uint32_t checksum = peel::read_header(sound.data(), sound.size()).checksum;
+  for (const auto& [at, value] : std::vector<std::pair<uint64_t, uint32_t>>{
+           {64, 1}, {68, 1000}, {64 + 4 * ids.size(), 1}, {16, 3}, {8, 8}, {8, 1u << 31}}) {
+    Bytes bytes = sound;
+    bytes.put(begin + at, value);
+    files::put_checksum(bytes, begin, begin + 4, bytes.size(), checksum);
+    CHECK(status_of(bytes, bytes.size()) == PEEL_ERROR_FORMAT);
+  }
+}
+
+void item_ids_of_files(const Bytes& planes) {
+  integer_item_ids_are_found_both_ways(planes,
+                                       {-200, -30, -3, 0, 1, 5, 9, 10, 100, 200, 1000, 2000});
+  integer_item_ids_are_found_both_ways(
+      planes, {5, std::numeric_limits<int64_t>::min(), -3, 1000, 0, 11, 12, 13, 2, 1, 90, 10});
+  const std::vector<std::string> names = {"",  "a", "aa", "b", "c", "caf\xc3\xa9",
+                                          "d", "e", "f",  "g", "h", "i"};
+  item_ids_are_found_both_ways(planes, names, 0);
+  std::vector<std::string> mixed = names;
+  std::reverse(mixed.begin(), mixed.end());
+  item_ids_are_found_both_ways(planes, mixed, 0);
+  item_ids_of_the_wrong_type_are_named(
+      planes, {"0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11"});
+  damaged_item_ids_are_reported(planes, names);
+  peel_recommender* recommender = nullptr;
+  CHECK(peel_open_memory(planes.data(), planes.size(), PEEL_NO_BUDGET, &recommender, nullptr) ==
+        PEEL_OK);
+  peel_item_id_type type;
+  CHECK(peel_get_item_id_type(recommender, &type, nullptr) == PEEL_OK);
+  CHECK(type == PEEL_NO_ITEM_IDS);
+  int64_t row = 0;
+  peel_error error;
+  CHECK(peel_find_rows(recommender, &row, 1, &row, &error) == PEEL_ERROR_FORMAT);
+  CHECK(std::string(error.message) == "this file has no item ids");
+  peel_close(recommender);
+}
+
+// ---- shipped lists ----
+
+void shipped_items_that_are_not_held_compete(const Bytes& whole) {
+  peel_error error;
+  peel_recommender* recommender = nullptr;
+  CHECK(peel_open_memory(whole.data(), whole.size(), 0, &recommender, &error) != PEEL_OK);
+  CHECK(peel_open_memory(whole.data(), whole.size(), error.minimum_bytes, &recommender, nullptr) ==
+        PEEL_OK);
+  const std::vector<float> user(static_cast<size_t>(info_of(recommender).embedding_dim), 1.0f);
+  constexpr size_t kMost = 8;
+  int64_t held[kMost];
+  float own[kMost];
+  CHECK(peel_score(recommender, user.data(), nullptr, 0, kMost, held, own, nullptr) == PEEL_OK);
+  CHECK(held[2] == 9 || held[2] == 7 || held[2] == 4);  // of ids 4, 7 and 9
+  CHECK(held[3] == -1);
+  // 5 is as good as the best held, 0 is excluded, 1 is the worst; what is held keeps its own score.
+  const int64_t shipped[4] = {0, 5, held[1], 1};
+  const float scores[4] = {1000, own[0], 1000, -1000};
+  const int64_t excluded[1] = {0};
+  const auto score = [&](size_t count, size_t n, int64_t* ids, float* found) {
+    return peel_score_with_shipped(recommender, user.data(), excluded, 1, shipped, scores, count, n,
+                                   ids, found, &error);
+  };
+  int64_t ids[kMost];
+  float found[kMost];
+  CHECK(score(4, kMost, ids, found) == PEEL_OK);
+  const int64_t first = std::min<int64_t>(5, held[0]), second = std::max<int64_t>(5, held[0]);
+  const int64_t wanted[kMost] = {first, second, held[1], held[2], 1, -1, -1, -1};
+  for (size_t i = 0; i < kMost; ++i) CHECK(ids[i] == wanted[i]);
+  CHECK(found[0] == own[0] && found[1] == own[0] && found[2] == own[1] && found[4] == -1000);
+  CHECK(score(4, 1, ids, found) == PEEL_OK);
+  CHECK(ids[0] == first);
+  CHECK(score(0, kMost, ids, found) == PEEL_OK);
+  for (size_t i = 0; i < kMost; ++i) CHECK(ids[i] == held[i] && found[i] == own[i]);
+  ids[0] = 77;
+  const int64_t twice[2] = {3, 3};
+  CHECK(peel_score_with_shipped(recommender, user.data(), nullptr, 0, twice, scores, 2, 1, ids,
+                                found, &error) == PEEL_ERROR_ARGUMENT);
+  CHECK(std::string(error.message) == "shipped must name an id once, got 3 twice");
+  const float infinite[1] = {INFINITY};
+  CHECK(peel_score_with_shipped(recommender, user.data(), nullptr, 0, twice, infinite, 1, 1, ids,
+                                found, &error) == PEEL_ERROR_ARGUMENT);
+  CHECK(peel_score_with_shipped(recommender, user.data(), nullptr, 0, nullptr, nullptr, 1, 1, ids,
+                                found, &error) == PEEL_ERROR_ARGUMENT);
+  CHECK(ids[0] == 77);
+  peel_close(recommender);
+}
+
+// ---- the library ----
+
+void the_library_tells_of_itself() {
+  CHECK(std::string(peel_version()) == PEEL_VERSION);
+  std::set<std::string> texts;
+  for (int status = PEEL_OK; status <= PEEL_ERROR_NOT_HELD; ++status) {
+    CHECK(texts.insert(peel_status_text(static_cast<peel_status>(status))).second);
+  }
+  CHECK(texts.insert(peel_status_text(static_cast<peel_status>(100))).second);
+  peel_error error;
+  CHECK(peel_set_num_threads(0, &error) == PEEL_ERROR_ARGUMENT);
+  CHECK(std::string(error.message) == "num_threads must be between 1 and 1024, got 0");
+  CHECK(peel_set_num_threads(3, &error) == PEEL_OK);
+  CHECK(peel::num_threads() == 3);
+}
+
 }  // namespace
 
 int main() {
@@ -413,6 +630,9 @@ int main() {
   files::seal(zeros);
   similar_items_are_those_of_the_largest_cosine(zeros);
   files_say_whether_their_rows_are_rotated(planes, columns);
+  item_ids_of_files(planes);
+  shipped_items_that_are_not_held_compete(planes);
+  the_library_tells_of_itself();
   decodes_known_rows();
   a_file_on_disk(planes);
   CHECK(!files::opens(Bytes(800).data(), 800));

@@ -11,6 +11,7 @@
 #include "device/appendix.h"
 #include "device/errors.h"
 #include "device/fold_in.h"
+#include "device/item_ids.h"
 #include "device/peel_file.h"
 #include "device/recommender.h"
 #include "device/similar.h"
@@ -39,6 +40,12 @@ inline void use(const peel::PeelFile& file) {
   peel::continue_vector(table, 1, ids, 2, settings, folded.data());
 }
 
+inline void use(const peel::ItemIds& ids, int64_t num_embeddings) {
+  if (num_embeddings < 1) return;
+  const std::string name = ids.at(num_embeddings - 1);
+  for (const int64_t row : ids.find({name, "", "-1"})) CHECK(row >= -1 && row < num_embeddings);
+}
+
 // Whether the bytes open under a budget; what opens is used, resized down and up, and used again.
 inline bool opens(const uint8_t* data, uint64_t size, uint64_t budget = peel::kNoBudget) {
   const auto source = std::make_shared<peel::MemorySource>(data, size);
@@ -58,7 +65,7 @@ inline bool opens(const uint8_t* data, uint64_t size, uint64_t budget = peel::kN
     }
     try {
       peel::own_centroid(*source, file.header());
-      peel::read_section(*source, file.header(), peel::SectionKind::kItemIds);
+      use(peel::ItemIds(source, file.header()), file.header().num_embeddings);
     } catch (const peel::FormatError&) {
     }
     return true;
