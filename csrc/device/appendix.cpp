@@ -123,4 +123,31 @@ std::vector<float> own_centroid(const Source& source, const FileHeader& header) 
   return centroid;
 }
 
+std::vector<float> rotate(const Source& source, const FileHeader& header, const float* vector) {
+  const auto dim = static_cast<size_t>(header.geometry.dim);
+  std::vector<float> rotated(vector, vector + dim);
+  if (!header.rotated) return rotated;
+  const Section section = read_section(source, header, SectionKind::kRotation);
+  if (section.count == 0) {
+    throw FormatError(
+        "the rows of this file are rotated and it does not carry the rotation: rotate vectors "
+        "before "
+        "they are shipped");
+  }
+  if (section.count != dim || section.width != dim ||
+      section.payload.size() != dim * dim * sizeof(float)) {
+    throw FormatError("not a valid .peel file: the rotation does not fit the table");
+  }
+  std::vector<double> sums(dim);
+  for (size_t row = 0; row < dim; ++row) {
+    for (size_t d = 0; d < dim; ++d) {
+      float value;
+      std::memcpy(&value, section.payload.data() + (row * dim + d) * sizeof(value), sizeof(value));
+      sums[d] += static_cast<double>(vector[row]) * static_cast<double>(value);
+    }
+  }
+  for (size_t d = 0; d < dim; ++d) rotated[d] = static_cast<float>(sums[d]);
+  return rotated;
+}
+
 }  // namespace peel

@@ -40,4 +40,9 @@ int64_t choose_group(const Source& source, const FileHeader& header, const float
 // none.
 std::vector<float> own_centroid(const Source& source, const FileHeader& header);
 
+// A vector [dim] of the model's space in that of the rows: times the rotation the file carries,
+// sums in double. As it is where rows are not rotated. Throws FormatError where they are and the
+// file does not carry the rotation.
+std::vector<float> rotate(const Source& source, const FileHeader& header, const float* vector);
+
 }  // namespace peel

@@ -329,6 +329,35 @@ peel_status peel_continue(const peel_recommender* recommender, size_t known_coun
   });
 }
 
+peel_status peel_average_user(const peel_recommender* recommender, float* user, peel_error* error) {
+  bool known = true;
+  const peel_status status = peel::guarded(error, [&] {
+    peel::require(recommender, "recommender");
+    peel::require(user, "user");
+    const peel::PeelFile& embedding = recommender->embedding;
+    const std::vector<float> centroid = peel::own_centroid(*embedding.source(), embedding.header());
+    known = !centroid.empty();
+    std::copy(centroid.begin(), centroid.end(), user);
+  });
+  if (status != PEEL_OK || known) return status;
+  return peel::fail(error, PEEL_ERROR_HISTORY,
+                    "nothing is known of the user, and the file has no centroids");
+}
+
+peel_status peel_rotate(const peel_recommender* recommender, const float* vector, float* rotated,
+                        peel_error* error) {
+  return peel::guarded(error, [&] {
+    peel::require(recommender, "recommender");
+    const peel::PeelFile& embedding = recommender->embedding;
+    const int64_t dim = embedding.header().geometry.dim;
+    peel::require(vector, "vector");
+    peel::check_vectors("vector", vector, 1, dim);
+    peel::require(rotated, "rotated");
+    const std::vector<float> fresh = peel::rotate(*embedding.source(), embedding.header(), vector);
+    std::copy(fresh.begin(), fresh.end(), rotated);
+  });
+}
+
 peel_status peel_choose_group(const peel_recommender* recommender, const float* user,
                               int64_t* group, peel_error* error) {
   return peel::guarded(error, [&] {

@@ -23,7 +23,8 @@ void Prefix::unpin(uint64_t end) { ends_.erase(ends_.find(end)); }
 
 void Prefix::fetch(uint64_t end) {
   if (source_->in_place() || end <= there_) return;
-  if (reserved_) throw SourceError("memory for " + std::to_string(end) + " bytes has no room to grow");
+  if (reserved_)
+    throw SourceError("memory for " + std::to_string(end) + " bytes has no room to grow");
   constexpr uint64_t kLine = 64;
   const uint64_t room = (std::max<uint64_t>(end, 1) + kLine - 1) / kLine * kLine;
   if (room > SIZE_MAX / 2) throw std::bad_alloc();
