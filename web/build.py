@@ -20,28 +20,67 @@ OBJECTS = ROOT / "build" / "web"
 ZIG = Path(ziglang.__file__).parent / "zig"
 LIBRARY = ZIG.parent / "lib"
 
-SOURCES = """
-bindings/wasm core/out_of_range core/serial_executor
-device/appendix device/block_walk device/checksum device/file_header device/fold_in device/item_ids
-device/levels device/peel device/peel_file device/prefix_wasm device/recommender device/similar
-device/source
-kernels/cpu/gathered_score kernels/cpu/grouped_lookup kernels/cpu/packed_tiles kernels/cpu/plane_rows
-kernels/cpu/score_bounds
-simd/dispatch simd/wasm128
-""".split()
-RUNTIME = """
-libcxx/src/algorithm libcxx/src/functional libcxx/src/hash libcxx/src/memory libcxx/src/stdexcept
-libcxx/src/string
-libcxxabi/src/cxa_aux_runtime libcxxabi/src/cxa_default_handlers libcxxabi/src/cxa_exception
-libcxxabi/src/cxa_exception_storage libcxxabi/src/cxa_guard libcxxabi/src/cxa_handlers
-libcxxabi/src/cxa_personality libcxxabi/src/cxa_virtual libcxxabi/src/fallback_malloc
-libcxxabi/src/private_typeinfo libcxxabi/src/stdlib_exception libcxxabi/src/stdlib_stdexcept
-libcxxabi/src/stdlib_typeinfo
-""".split()
-EXPORTS = """
-average_user choose_group continue find_rows_by_text fold_in get_info get_item_id_type
-get_item_text rotate score score_items score_with_shipped similar
-""".split()
+SOURCES = (
+    "bindings/wasm",
+    "core/out_of_range",
+    "core/serial_executor",
+    "device/appendix",
+    "device/block_walk",
+    "device/checksum",
+    "device/file_header",
+    "device/fold_in",
+    "device/item_ids",
+    "device/levels",
+    "device/peel",
+    "device/peel_file",
+    "device/prefix_wasm",
+    "device/recommender",
+    "device/similar",
+    "device/source",
+    "kernels/cpu/gathered_score",
+    "kernels/cpu/grouped_lookup",
+    "kernels/cpu/packed_tiles",
+    "kernels/cpu/plane_rows",
+    "kernels/cpu/score_bounds",
+    "simd/dispatch",
+    "simd/wasm128",
+)
+RUNTIME = (
+    "libcxx/src/algorithm",
+    "libcxx/src/functional",
+    "libcxx/src/hash",
+    "libcxx/src/memory",
+    "libcxx/src/stdexcept",
+    "libcxx/src/string",
+    "libcxxabi/src/cxa_aux_runtime",
+    "libcxxabi/src/cxa_default_handlers",
+    "libcxxabi/src/cxa_exception",
+    "libcxxabi/src/cxa_exception_storage",
+    "libcxxabi/src/cxa_guard",
+    "libcxxabi/src/cxa_handlers",
+    "libcxxabi/src/cxa_personality",
+    "libcxxabi/src/cxa_virtual",
+    "libcxxabi/src/fallback_malloc",
+    "libcxxabi/src/private_typeinfo",
+    "libcxxabi/src/stdlib_exception",
+    "libcxxabi/src/stdlib_stdexcept",
+    "libcxxabi/src/stdlib_typeinfo",
+)
+EXPORTS = (
+    "average_user",
+    "choose_group",
+    "continue",
+    "find_rows_by_text",
+    "fold_in",
+    "get_info",
+    "get_item_id_type",
+    "get_item_text",
+    "rotate",
+    "score",
+    "score_items",
+    "score_with_shipped",
+    "similar",
+)
 
 #: Without vectors of 128 bits it would be 25 times slower, so a module without them is not made.
 TARGET = ["-target", "wasm32-wasi", "-mcpu=generic+exception_handling+simd128"]
@@ -74,7 +113,11 @@ def runtime_command(source: str) -> list[str]:
     """How a file of the C++ library is compiled."""
     return [
         *("c++", *TARGET, *EXCEPTIONS, "-std=c++23", "-Os", "-w"),
-        *("-D_LIBCPP_BUILDING_LIBRARY", "-D_LIBCXXABI_BUILDING_LIBRARY", "-DLIBCXX_BUILDING_LIBCXXABI"),
+        *(
+            "-D_LIBCPP_BUILDING_LIBRARY",
+            "-D_LIBCXXABI_BUILDING_LIBRARY",
+            "-DLIBCXX_BUILDING_LIBCXXABI",
+        ),
         *("-DLIBCXXABI_ENABLE_EXCEPTIONS", "-D_LIBCXXABI_HAS_NO_THREADS"),
         "-DLIBCXXABI_SILENT_TERMINATE",  # which would bring all of printf
         *(f"-I{LIBRARY / path}" for path in ("libcxxabi/include", "libcxx/src", "libcxxabi/src")),
