@@ -20,6 +20,7 @@ OBJECTS = ROOT / "build" / "web"
 ZIG = Path(ziglang.__file__).parent / "zig"
 LIBRARY = ZIG.parent / "lib"
 
+#: The first of them brings what would otherwise be taken from the C library.
 SOURCES = (
     "bindings/wasm",
     "core/out_of_range",
