@@ -25,7 +25,7 @@ globalThis.fetch = async (...request) => {
 };
 
 function bytesText(bytes) {
-  return bytes < 1e6 ? `${(bytes / 1e3).toFixed(1)} KB` : `${(bytes / 1e6).toFixed(2)} MB`;
+  return bytes < 1e6 ? `${Number((bytes / 1e3).toPrecision(3))} KB` : `${(bytes / 1e6).toFixed(2)} MB`;
 }
 
 function titleOf(item) {
@@ -45,6 +45,7 @@ function fillList(list, items, isNew = () => false) {
   list.replaceChildren(
     ...items.map((item) => {
       const line = document.createElement("li");
+      line.classList.toggle("liked", likes.has(item));
       const title = document.createElement("span");
       title.textContent = titleOf(item);
       line.append(title);
@@ -88,7 +89,7 @@ function showHeld() {
   element("budget").setAttribute("aria-valuetext", bytesText(peel.nbytes));
   element("bar-held").style.width = share(peel.nbytes);
   element("fetched").textContent = bytesText(fetched);
-  const online = element("network").checked;
+  const online = element("network").checked && navigator.onLine;
   element("status").textContent = peel.failure
     ? "No network: this is what the device has."
     : online
@@ -100,6 +101,7 @@ async function recommend() {
   const began = performance.now();
   const { items } = await peel.recommend({ history: [...likes], n: LISTED });
   element("time").textContent = `${(performance.now() - began).toFixed(1)} ms`;
+  fillList(element("shipped"), catalogue.shipped);
   fillList(element("live"), items, (item) => !catalogue.shipped.includes(item));
 }
 
@@ -147,7 +149,6 @@ async function start() {
   slider.max = String(catalogue.budgets.length - 1);
   slider.value = String(budgetIndex);
   slider.disabled = false;
-  fillList(element("shipped"), catalogue.shipped.slice(0, LISTED));
   showChoices();
   await show();
 }
@@ -176,3 +177,4 @@ element("clear").addEventListener("click", () => {
 element("search").addEventListener("input", showChoices);
 element("budget").addEventListener("input", () => change(resize));
 element("network").addEventListener("change", () => change(showHeld));
+for (const event of ["online", "offline"]) addEventListener(event, () => change(showHeld));

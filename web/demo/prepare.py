@@ -15,7 +15,7 @@ from peel_ext.device import DeviceRecommender
 from peel_ext.errors import BudgetError
 
 SHARES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
-SHIPPED = 40
+SHIPPED = 10
 
 
 def main() -> None:

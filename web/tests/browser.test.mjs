@@ -102,6 +102,12 @@ test("what is liked changes the list at once, and the list shipped stays", { ski
   const now = await texts("#live li span");
   assert.ok(!now.some((item) => liked.includes(item)));
   assert.deepEqual(await texts("#shipped li span"), shipped);
+  const fresh = now.filter((item) => !shipped.includes(item));
+  assert.deepEqual(await texts("#live li:has(small) span"), fresh);
+  assert.deepEqual(
+    await texts("#shipped li.liked span"),
+    shipped.filter((item) => liked.includes(item)),
+  );
   await screenshot("start");
 });
 
