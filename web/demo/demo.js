@@ -118,7 +118,7 @@ async function show() {
   const { items } = await peel.score(new Float32Array(peel.embeddingDim), {
     n: peel.numEmbeddings,
   });
-  element("rows").textContent = `${items.length} of ${peel.numEmbeddings}`;
+  element("rows").textContent = `${items.length} / ${peel.numEmbeddings}`;
   showHeld();
   await showKept();
 }

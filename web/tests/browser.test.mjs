@@ -94,6 +94,7 @@ async function screenshot(name) {
 test("what is liked changes the list at once, and the list shipped stays", { skip }, async () => {
   await page.goto(url);
   await until(async () => (await texts("#live li span")).length === 10);
+  await moveBudget(5); // what is liked is held
   const [first, shipped] = [await texts("#live li span"), await texts("#shipped li span")];
   for (const place of [1, 4, 6]) await like(place);
   await until(async () => String(await texts("#live li span")) !== String(first));
