@@ -20,6 +20,11 @@
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
 #endif
+#if defined(_WIN32)
+#define NOMINMAX
+#define WIN32_LEAN_AND_MEAN
+#include <windows.h>
+#endif
 
 namespace peel {
 namespace {
@@ -79,18 +84,35 @@ void spin_while(Condition&& waiting) {
   }
 }
 
+#if defined(_WIN32)
+// Whoever unloads a library holds a lock that a thread needs to end, so workers cannot be waited
+// for then: the code they run stays for as long as the process.
+void keep_loaded() {
+  HMODULE module;
+  ::GetModuleHandleExW(GET_MODULE_HANDLE_EX_FLAG_FROM_ADDRESS | GET_MODULE_HANDLE_EX_FLAG_PIN,
+                       reinterpret_cast<LPCWSTR>(&keep_loaded), &module);
+}
+#else
+void keep_loaded() {}
+#endif
+
 // Ranges are cut before anything runs and handed out in order; which thread takes which is of no
 // matter. The caller takes them like the workers, so a worker that is slow to wake up, or could not
 // be started, costs nothing but its help.
 class Pool {
  public:
-  ~Pool() {
+  // Ends the workers, for good: from now on callers run every range themselves. Where a call is
+  // running, its workers stay.
+  void stop() {
+    const std::unique_lock<std::mutex> owner(owner_, std::try_to_lock);
+    if (!owner.owns_lock()) return;
     {
-      std::lock_guard<std::mutex> lock(mutex_);
+      const std::lock_guard<std::mutex> lock(mutex_);
       stopping_ = true;
     }
     wake_.notify_all();
     for (std::thread& thread : threads_) thread.join();
+    threads_.clear();
   }
 
   // Runs every range; false when another caller holds the pool.
@@ -158,6 +180,8 @@ class Pool {
   }
 
   void grow(int workers) {
+    if (stopping_) return;
+    if (threads_.empty()) keep_loaded();
     while (static_cast<int>(threads_.size()) < workers) {
       try {
         threads_.emplace_back([this] { work(); });
@@ -191,7 +215,7 @@ class Pool {
   int next_ = 0;
   std::atomic<int> pending_{0};    // changed under the mutex only, like
   std::atomic<uint64_t> jobs_{0};  // how many there were
-  bool stopping_ = false;
+  bool stopping_ = false;          // written with owner_ held, too
   std::exception_ptr failure_;
   int failed_range_ = 0;
 };
@@ -210,7 +234,17 @@ void forget_pool() {
 [[maybe_unused]] const int g_registered = pthread_atfork(nullptr, nullptr, forget_pool);
 #endif
 
-// Never destroyed: workers may outlive static destruction, and the process's end takes them.
+#if !defined(_WIN32)
+// As the library is unloaded or the process exits: no worker may outlive the code it runs.
+struct Unloading {
+  ~Unloading() {
+    if (Pool* const existing = g_pool.load(std::memory_order_acquire)) existing->stop();
+  }
+};
+[[maybe_unused]] const Unloading g_unloading;
+#endif
+
+// Never destroyed: other static objects may compute as they are destroyed.
 Pool& pool() {
   Pool* existing = g_pool.load(std::memory_order_acquire);
   if (existing) return *existing;

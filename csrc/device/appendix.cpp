@@ -3,6 +3,7 @@
 #include <cstring>
 #include <string>
 
+#include "core/sizes.h"
 #include "device/checksum.h"
 #include "device/errors.h"
 
@@ -78,7 +79,8 @@ Section read_section(const Source& source, const FileHeader& header, SectionKind
   const Found found = find(source, header, kind);
   if (found.payload_at == 0) return {};
   const uint64_t padded = padded_payload(found.header);
-  Section section{found.header.count, found.header.width, std::vector<uint8_t>(padded)};
+  Section section{found.header.count, found.header.width,
+                  std::vector<uint8_t>(memory_size(padded))};
   source.read(found.payload_at, padded, section.payload.data());
   const uint32_t seed = crc32(header.checksum, reinterpret_cast<const uint8_t*>(&found.header) + 4,
                               sizeof(found.header) - 4);
@@ -86,7 +88,7 @@ Section read_section(const Source& source, const FileHeader& header, SectionKind
     throw FormatError("damaged: the checksum of section " + std::to_string(found.header.kind) +
                       " does not match");
   }
-  section.payload.resize(found.header.payload_bytes);
+  section.payload.resize(memory_size(found.header.payload_bytes));
   return section;
 }
 

@@ -3,6 +3,8 @@
 #include <array>
 #include <cstring>
 
+#include "core/processor.h"
+
 #if defined(PEEL_X86)
 #include <immintrin.h>
 #elif defined(PEEL_ARM64) && defined(__linux__)
@@ -57,7 +59,7 @@ constexpr int64_t power(int n) {
   return static_cast<int64_t>(uint64_t{value} << 1);
 }
 
-bool can_fold() { return __builtin_cpu_supports("pclmul") && __builtin_cpu_supports("sse4.1"); }
+bool can_fold() { return processor().carryless_product; }
 
 // What 16 bytes are worth `bits` bits further on, where `powers` are of bits + 32 and bits - 32.
 __attribute__((target("pclmul,sse4.1"))) inline __m128i move_on(__m128i bytes, __m128i powers) {
@@ -72,8 +74,8 @@ __attribute__((target("pclmul,sse4.1"))) uint64_t fold(uint32_t* value, const ui
   constexpr int kParts = 4;
   constexpr int64_t kFar[2] = {power(512 + 32), power(512 - 32)};
   constexpr int64_t kNear[2] = {power(128 + 32), power(128 - 32)};
-  const __m128i far = _mm_set_epi64x(kFar[1], kFar[0]);
-  const __m128i near = _mm_set_epi64x(kNear[1], kNear[0]);
+  const __m128i by_512 = _mm_set_epi64x(kFar[1], kFar[0]);
+  const __m128i by_128 = _mm_set_epi64x(kNear[1], kNear[0]);
   const auto* next = reinterpret_cast<const __m128i*>(data);
   __m128i parts[kParts];
   for (int i = 0; i < kParts; ++i) parts[i] = _mm_loadu_si128(next + i);
@@ -82,11 +84,11 @@ __attribute__((target("pclmul,sse4.1"))) uint64_t fold(uint32_t* value, const ui
   for (; size - taken >= 64; taken += 64) {
     next += kParts;
     for (int i = 0; i < kParts; ++i) {
-      parts[i] = _mm_xor_si128(move_on(parts[i], far), _mm_loadu_si128(next + i));
+      parts[i] = _mm_xor_si128(move_on(parts[i], by_512), _mm_loadu_si128(next + i));
     }
   }
   for (int i = 1; i < kParts; ++i) {
-    parts[i] = _mm_xor_si128(move_on(parts[i - 1], near), parts[i]);
+    parts[i] = _mm_xor_si128(move_on(parts[i - 1], by_128), parts[i]);
   }
   uint8_t rest[16];
   _mm_storeu_si128(reinterpret_cast<__m128i*>(rest), parts[kParts - 1]);

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <string>
 
+#include "core/sizes.h"
 #include "device/checksum.h"
 #include "device/errors.h"
 
@@ -96,7 +97,7 @@ uint64_t FileHeader::item_group_section_bytes() const {
 }
 
 FileHeader read_header(const uint8_t* data, uint64_t size) {
-  if (size == 0 || std::memcmp(data, "PEEL", std::min<uint64_t>(size, 4)) != 0) {
+  if (size == 0 || std::memcmp(data, "PEEL", memory_size(std::min<uint64_t>(size, 4))) != 0) {
     throw FormatError("not a .peel file: it does not begin with 'PEEL'");
   }
   if (size < kHeaderBytes) {

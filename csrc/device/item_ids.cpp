@@ -5,6 +5,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "core/sizes.h"
 #include "device/appendix.h"
 #include "device/checksum.h"
 #include "device/errors.h"
@@ -68,7 +69,7 @@ void ItemIds::check(const FileHeader& header) const {
   const uint64_t padded = (bytes_ + kBlockAlignment - 1) / kBlockAlignment * kBlockAlignment;
   const uint64_t positions = kPositionBytes * (static_cast<uint64_t>(count_) + 1);
   uint32_t last = 0;
-  std::vector<uint8_t> piece(static_cast<size_t>(std::min(kPieceBytes, padded)));
+  std::vector<uint8_t> piece(memory_size(std::min(kPieceBytes, padded)));
   for (uint64_t at = 0; at < padded; at += kPieceBytes) {
     const uint64_t size = std::min(kPieceBytes, padded - at);
     source_->read(begin_ + at, size, piece.data());
@@ -90,7 +91,7 @@ void ItemIds::check(const FileHeader& header) const {
 // Of the rows [first, first + count).
 std::vector<std::string> ItemIds::names(int64_t first, int64_t count) const {
   const auto num = static_cast<size_t>(count);
-  std::vector<uint8_t> ends(kPositionBytes * (num + 1));
+  std::vector<uint8_t> ends(memory_size(kPositionBytes * (num + 1)));
   source_->read(begin_ + kPositionBytes * static_cast<uint64_t>(first), ends.size(), ends.data());
   const auto end_at = [&](size_t i) { return read_position(ends.data() + kPositionBytes * i); };
   const uint64_t text_at = kPositionBytes * (static_cast<uint64_t>(count_) + 1);

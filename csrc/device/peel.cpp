@@ -192,6 +192,10 @@ peel_status peel_open_memory(const void* data, uint64_t size, uint64_t budget_by
                              peel_recommender** recommender, peel_error* error) {
   return peel::open(budget_bytes, recommender, error, [&] {
     peel::require(data, "data");
+    if (size > SIZE_MAX) {
+      throw std::invalid_argument("size is " + std::to_string(size) + ", expected at most " +
+                                  std::to_string(SIZE_MAX) + " on this system");
+    }
     return std::make_shared<peel::MemorySource>(static_cast<const uint8_t*>(data), size);
   });
 }

@@ -8,6 +8,7 @@
 
 #include "core/executor.h"
 #include "core/packed_rows.h"
+#include "core/sizes.h"
 #include "device/block_walk.h"
 #include "device/checksum.h"
 #include "device/errors.h"
@@ -131,7 +132,7 @@ void PeelFile::close() {
 uint64_t PeelFile::minimum_bytes() const {
   const uint64_t section_bytes = header_.item_group_section_bytes();
   if (kHeaderBytes + section_bytes > reach()) throw_cut_short(source_->size());
-  std::vector<uint8_t> section(section_bytes);
+  std::vector<uint8_t> section(memory_size(section_bytes));
   source_->read(kHeaderBytes, section_bytes, section.data());
   uint8_t page[kBlockAlignment];
   BlockWalk walk(header_, section.data(), [&](uint64_t offset) -> const uint8_t* {

@@ -1,21 +1,15 @@
 #include "device/prefix.h"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <mutex>
-#include <string>
 
-#include "device/errors.h"
+#include "device/system.h"
 
 namespace peel {
 namespace {
 
 uint64_t whole_pages(uint64_t bytes) {
-  const auto page = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+  const uint64_t page = system::page_bytes();
   return (bytes + page - 1) / page * page;
 }
 
@@ -25,17 +19,12 @@ Prefix::Prefix(std::shared_ptr<const Source> source, uint64_t limit)
     : source_(std::move(source)), limit_(whole_pages(std::max<uint64_t>(limit, 1))) {
   data_ = source_->in_place();
   if (data_) return;
-  void* range = ::mmap(nullptr, limit_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (range == MAP_FAILED) {
-    throw SourceError("cannot reserve " + std::to_string(limit_) +
-                      " bytes of addresses: " + std::strerror(errno));
-  }
-  reserved_ = static_cast<uint8_t*>(range);
+  reserved_ = system::reserve_addresses(limit_);
   data_ = reserved_;
 }
 
 Prefix::~Prefix() {
-  if (reserved_) ::munmap(reserved_, limit_);
+  if (reserved_) system::release_addresses(reserved_, limit_);
 }
 
 void Prefix::pin(uint64_t end) {
@@ -50,9 +39,7 @@ void Prefix::unpin(uint64_t end) {
   const uint64_t kept = whole_pages(needed);
   there_ = std::min(there_, needed);
   if (!reserved_ || committed_ <= kept) return;
-  // New pages in the place of the old ones: their memory is free at once.
-  ::mmap(reserved_ + kept, committed_ - kept, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED,
-         -1, 0);
+  system::give_memory_back(reserved_ + kept, committed_ - kept);
   committed_ = kept;
 }
 
@@ -65,10 +52,7 @@ void Prefix::fetch(uint64_t end) {
     if (end <= begin) return;
     committed_ = std::max(committed_, whole_pages(end));
   }
-  if (::mprotect(reserved_, whole_pages(end), PROT_READ | PROT_WRITE) != 0) {
-    throw SourceError("cannot have " + std::to_string(end) +
-                      " bytes of memory: " + std::strerror(errno));
-  }
+  system::take_memory(reserved_, whole_pages(end));
   source_->read(begin, end - begin, reserved_ + begin);
   const std::lock_guard<Mutex> lock(mutex_);
   there_ = end;

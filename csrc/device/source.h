@@ -5,6 +5,8 @@
 #include <memory>
 #include <string>
 
+#include "device/system.h"
+
 namespace peel {
 
 class Source {
@@ -36,19 +38,16 @@ class MemorySource : public Source {
 // in place is an error when what is gone is wanted.
 class FileSource : public Source {
  public:
-  explicit FileSource(const std::string& path);
-  ~FileSource() override;
-  FileSource(const FileSource&) = delete;
-  FileSource& operator=(const FileSource&) = delete;
-  uint64_t size() const override { return size_; }
+  // `path` is in UTF-8.
+  explicit FileSource(const std::string& path) : path_(path), file_(path) {}
+  uint64_t size() const override { return file_.size(); }
   void read(uint64_t offset, uint64_t count, uint8_t* into) const override;
 
  private:
   void read_piece(uint64_t offset, uint64_t count, uint8_t* into) const;
 
   std::string path_;
-  int file_ = -1;
-  uint64_t size_ = 0;
+  system::File file_;
 };
 
 }  // namespace peel

@@ -3,22 +3,11 @@
 #include <stdexcept>
 #include <string>
 
+#include "core/processor.h"
 #include "simd/primitives.h"
-
-#if defined(PEEL_X86)
-#include <cpuid.h>
-#endif
 
 namespace peel::simd {
 namespace {
-
-#if defined(PEEL_X86)
-// Not every compiler's __builtin_cpu_supports knows it.
-bool has_f16c() {
-  unsigned a, b, c, d;
-  return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
-}
-#endif
 
 struct Sets {
   const Primitives* list[6] = {};
@@ -26,16 +15,9 @@ struct Sets {
 
   Sets() {
 #if defined(PEEL_X86)
-    __builtin_cpu_init();
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
-    if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
-      if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi")) {
-        list[count++] = &kAvx512Vnni;
-      }
-      list[count++] = &kAvx512;
-    }
-    if (avx2) list[count++] = &kAvx2;
+    if (processor().avx512_vnni) list[count++] = &kAvx512Vnni;
+    if (processor().avx512) list[count++] = &kAvx512;
+    if (processor().avx2) list[count++] = &kAvx2;
 #elif defined(PEEL_ARM64)
     list[count++] = &kNeon;
 #endif

@@ -147,6 +147,32 @@ inline Bytes planes_file(std::mt19937_64& random) {
   return bytes;
 }
 
+// A planes table of num_blocks item groups of 32 rows, dim 64, each with one layer of 2 bits.
+inline Bytes long_planes_file(std::mt19937_64& random, uint32_t num_blocks) {
+  constexpr uint32_t kRows = 32;
+  constexpr uint64_t kBlockBytes = 640;  // ids, scales and two planes of 8 bytes a row
+  Bytes bytes;
+  const uint64_t end = 64 + (num_blocks + 7) / 8 * 64 + num_blocks * kBlockBytes;
+  append_header(bytes, 2, 64, 0, num_blocks * kRows, num_blocks, num_blocks,
+                static_cast<uint32_t>(end));
+  for (uint32_t block = 0; block < num_blocks; ++block) {
+    if (block % 8 == 0) {
+      for (uint32_t number = block; number < block + 8; ++number) {
+        const uint32_t entry[2] = {0, number < num_blocks ? kRows << 6 : 0};
+        bytes.append(entry, 8);
+      }
+    }
+    for (uint32_t row = 0; row < kRows; ++row) {
+      const auto id = static_cast<uint16_t>(row * num_blocks + block);
+      bytes.append(&id, sizeof(id));
+    }
+    for (uint32_t row = 0; row < kRows; ++row) bytes.append("\0\x3c", 2);  // 1
+    append_noise(bytes, random, kRows * 16, 64);
+  }
+  seal(bytes);
+  return bytes;
+}
+
 // An int8 columns table of 6 rows in 2 item groups, dim 5, blocks of 3 and 2 columns, in the order
 // (0, 0), (1, 1), (0, 1).
 inline Bytes columns_file(std::mt19937_64& random) {

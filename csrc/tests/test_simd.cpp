@@ -1,10 +1,14 @@
 #include <algorithm>
 #include <cmath>
+#include <fstream>
+#include <initializer_list>
 #include <numeric>
+#include <string>
 #include <vector>
 
 #include "check.h"
 #include "core/half.h"
+#include "core/processor.h"
 #include "simd/primitives.h"
 
 namespace {
@@ -280,9 +284,33 @@ void halves_are_exact() {
   CHECK(std::isinf(peel::half_to_float(0x7c00)) && std::isnan(peel::half_to_float(0x7e00)));
 }
 
+// What the system lists as the processor's is what is found.
+void the_processor_is_known() {
+#if defined(PEEL_X86) && defined(__linux__)
+  std::ifstream file("/proc/cpuinfo");
+  std::string line;
+  while (std::getline(file, line) && line.rfind("flags", 0) != 0) {
+  }
+  line += ' ';
+  const auto has = [&](std::initializer_list<const char*> names) {
+    return std::all_of(names.begin(), names.end(), [&](const std::string& name) {
+      return line.find(" " + name + " ") != std::string::npos;
+    });
+  };
+  const peel::Processor& found = peel::processor();
+  const bool avx2 = has({"avx2", "fma", "f16c"});
+  const bool avx512 = avx2 && has({"avx512f", "avx512bw", "avx512vl", "avx512dq"});
+  CHECK(found.carryless_product == has({"pclmulqdq", "sse4_1"}));
+  CHECK(found.avx2 == avx2);
+  CHECK(found.avx512 == avx512);
+  CHECK(found.avx512_vnni == (avx512 && has({"avx512_vnni", "avx512vbmi"})));
+#endif
+}
+
 }  // namespace
 
 int main() {
+  the_processor_is_known();
   std::mt19937_64 random = seeded();
   halves_are_exact();
   int sets = 0;

@@ -7,10 +7,9 @@
  * device must when others need it, and says what is left.
  */
 #include <inttypes.h>
+#include <peel.h>
 #include <stdio.h>
 #include <stdlib.h>
-
-#include "device/peel.h"
 
 static int fail(const peel_error* error) {
   fprintf(stderr, "recommend: %s\n", error->message);

@@ -115,7 +115,7 @@ class Selection {
     const double share = static_cast<double>(k_) / static_cast<double>(n_);
     const double spread = 4 * std::sqrt(count * share * (1 - share)) + 4;
     const auto value_at = [&](double rank) {
-      const auto at = sample.begin() + static_cast<int64_t>(rank);
+      const auto at = sample.begin() + static_cast<std::ptrdiff_t>(rank);
       std::nth_element(sample.begin(), at, sample.end(), std::greater<float>());
       return *at;
     };
@@ -136,7 +136,8 @@ class Selection {
           const int64_t count = std::min(kPiece, end_of(c) - first);
           const int64_t some = isa_.collect_between(values_ + first, count, low_, high_,
                                                     found.data(), &chunk.counts);
-          chunk.between.insert(chunk.between.end(), found.begin(), found.begin() + some);
+          chunk.between.insert(chunk.between.end(), found.begin(),
+                               found.begin() + static_cast<std::ptrdiff_t>(some));
           for (int64_t i = first; chunk.counts.nan && chunk.nan < 0; ++i) {
             if (std::isnan(values_[i])) chunk.nan = i;
           }
@@ -156,7 +157,7 @@ class Selection {
     for (const Chunk& chunk : chunks_) {
       between.insert(between.end(), chunk.between.begin(), chunk.between.end());
     }
-    const auto at = between.begin() + (rank - 1);
+    const auto at = between.begin() + static_cast<std::ptrdiff_t>(rank - 1);
     std::nth_element(between.begin(), at, between.end(), std::greater<float>());
     return *at;
   }

@@ -68,7 +68,7 @@ int64_t select_group(const TopkBlocks<Weight>& args, int64_t group) {
   if (by_budget) {
     end = fitting_run(candidates.begin(), candidates.end(), costs, args.budget_bytes[group]);
   } else {
-    end = candidates.begin() + args.k;
+    end = candidates.begin() + static_cast<std::ptrdiff_t>(args.k);
     if (end != candidates.end()) {
       std::nth_element(candidates.begin(), end, candidates.end(), before);
     }
