@@ -20,7 +20,6 @@ OBJECTS = ROOT / "build" / "web"
 ZIG = Path(ziglang.__file__).parent / "zig"
 LIBRARY = ZIG.parent / "lib"
 
-#: The first of them brings what would otherwise be taken from the C library.
 SOURCES = (
     "bindings/wasm",
     "core/out_of_range",
@@ -86,6 +85,7 @@ EXPORTS = (
 #: Without vectors of 128 bits it would be 25 times slower, so a module without them is not made.
 TARGET = ["-target", "wasm32-wasi", "-mcpu=generic+exception_handling+simd128"]
 EXCEPTIONS = ["-fwasm-exceptions", "-DNDEBUG"]
+ZIG_OBJECT = ["build-obj", *TARGET, "-OReleaseSmall", "-fno-compiler-rt"]
 #: Where no time is spent, fewer bytes are what counts.
 SMALL = ("bindings/", "device/", "core/")
 FAST = ("device/fold_in", "device/checksum", "device/similar")
@@ -131,12 +131,8 @@ def main() -> None:
     OBJECTS.mkdir(parents=True, exist_ok=True)
     tag = OBJECTS / "tag.s"
     tag.write_text(EXCEPTION_TAG)
-    empty = OBJECTS / "empty.c"
-    empty.write_text("")
     unwind = LIBRARY / "libunwind"
     commands = {
-        # First, because it takes longest: Zig makes its C library when something is first linked.
-        "libc": ["cc", *TARGET, "-mexec-model=reactor", str(empty)],
         **{source: core_command(source) for source in SOURCES},
         **{source: runtime_command(source) for source in RUNTIME},
         "unwind": [
@@ -144,6 +140,9 @@ def main() -> None:
             *(f"-I{unwind / 'include'}", "-c", str(unwind / "src" / "Unwind-wasm.c")),
         ],
         "tag": ["cc", *TARGET, "-c", str(tag)],
+        # Of its C library what is written in Zig, memory and text, is all that is called.
+        "c": [*ZIG_OBJECT, "-lc", str(LIBRARY / "c.zig")],
+        "compiler_rt": [*ZIG_OBJECT, str(LIBRARY / "compiler_rt.zig")],
     }
     newest = max(path.stat().st_mtime for path in [*(ROOT / "csrc").rglob("*.*"), Path(__file__)])
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -151,10 +150,9 @@ def main() -> None:
     target = WEB / "dist" / "peel.wasm"
     target.parent.mkdir(exist_ok=True)
     run(
-        *("c++", *TARGET, "-O3", "-mexec-model=reactor", "-nostdlib++", "-s"),
-        *("-Wl,--gc-sections", f"-Wl,-z,stack-size={STACK_BYTES}"),
-        *(f"-Wl,--export=peel_{name}" for name in EXPORTS),
-        *(str(path) for path in objects[1:]),
+        *("wasm-ld", "--no-entry", "--gc-sections", "-s", "-z", f"stack-size={STACK_BYTES}"),
+        *(f"--export={name}" for name in ("__wasm_call_ctors", *(f"peel_{e}" for e in EXPORTS))),
+        *(str(path) for path in objects),
         *("-o", str(target)),
     )
     print(f"{target.relative_to(ROOT)}: {target.stat().st_size} bytes")
@@ -164,7 +162,8 @@ def make(name: str, command: list[str], newest: float) -> Path:
     """The object of a source, compiled where it is older than the newest of them."""
     made = OBJECTS / (name.replace("/", "_") + ".o")
     if not made.exists() or made.stat().st_mtime < newest:
-        run(*command, "-o", str(made))
+        output = f"-femit-bin={made}" if command[0] == "build-obj" else f"-o{made}"
+        run(*command, output)
     return made
 
 
@@ -172,7 +171,7 @@ def run(*arguments: str) -> None:
     """Runs zig, and ends this where it fails."""
     done = subprocess.run([ZIG, *arguments], check=False)
     if done.returncode:
-        sys.exit(f"zig {arguments[0]} failed on {arguments[-3]}")
+        sys.exit(f"zig {arguments[0]} failed on {arguments[-2]}")
 
 
 if __name__ == "__main__":

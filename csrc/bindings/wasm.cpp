@@ -43,8 +43,10 @@ void* operator new(size_t bytes) {
 void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, size_t) noexcept { std::free(memory); }
 
-// What the C++ library says before it ends a program, and an environment, nobody would see.
+// What of the C library is nowhere else. What it says before it ends a program, and an environment,
+// nobody would see.
 extern "C" {
+thread_local int errno = 0;
 [[noreturn]] void __abort_message(const char*, ...) { __builtin_trap(); }
 void abort() { __builtin_trap(); }
 char* getenv(const char*) { return nullptr; }

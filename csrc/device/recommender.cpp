@@ -28,11 +28,18 @@ void check_ids(const char* name, const int64_t* ids, int64_t count, int64_t num_
   }
 }
 
+namespace {
+
+// Of a value that is not finite: std::to_string would bring all of printf into small builds.
+const char* text_of(float value) { return std::isnan(value) ? "nan" : value > 0 ? "inf" : "-inf"; }
+
+}  // namespace
+
 void check_vectors(const char* name, const float* vectors, int64_t count, int64_t dim) {
   for (int64_t i = 0; i < count * dim; ++i) {
     if (std::isfinite(vectors[i])) continue;
-    throw std::invalid_argument(std::string(name) + " must be finite, got " +
-                                std::to_string(vectors[i]) + " at " + std::to_string(i));
+    throw std::invalid_argument(std::string(name) + " must be finite, got " + text_of(vectors[i]) +
+                                " at " + std::to_string(i));
   }
 }
 

@@ -11,7 +11,7 @@ type Call = (...values: (number | bigint)[]) => number;
 
 interface Exports {
   memory: WebAssembly.Memory;
-  _initialize(): void;
+  __wasm_call_ctors(): void;
   allocate(bytes: number): number;
   release(address: number): void;
   open(size: number, budget: number, handle: number, error: number): number;
@@ -87,7 +87,7 @@ export class Core {
     };
     this.#exports = new WebAssembly.Instance(module, { peel: { read: host } })
       .exports as unknown as Exports;
-    this.#exports._initialize();
+    this.#exports.__wasm_call_ctors();
     this.#handle = this.#scratch((allocate) => {
       const handle = allocate(4);
       this.#check((error) => this.#exports.open(size, budget ?? NO_BUDGET, handle, error));
