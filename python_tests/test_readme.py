@@ -28,8 +28,10 @@ def test_the_examples_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
         "docs/format.md",
         "docs/in_your_model.md",
         "docs/ops.md",
+        "docs/web.md",
         "docs/log.md",
         "examples/device_c/README.md",
+        "web/README.md",
     ],
 )
 def test_links_lead_somewhere(page: str) -> None:
