@@ -15,6 +15,7 @@ import {
   PeelError,
   Status,
 } from "../dist/peel.js";
+import { Core, compileModule } from "../dist/core.js";
 import { failure, golden } from "./support.mjs";
 
 const rows = golden("v1-prior.peel"); // no ids: items are rows
@@ -171,6 +172,24 @@ test("text that is none, and bytes at any address", async () => {
   const moved = new Uint8Array(rows.length + 3).subarray(3);
   moved.set(rows);
   assert.equal((await Peel.open(moved)).nbytes, (await Peel.open(rows)).nbytes);
+});
+
+test("a table beyond all memory is an error with its status", async () => {
+  const header = golden("v1-planes.peel").slice(0, 64);
+  const view = new DataView(header.buffer);
+  view.setUint32(44, 2 ** 27, true); // the end of the blocks: 8 GiB
+  view.setUint32(60, crc32(header.subarray(0, 60), 0), true);
+  const read = (offset, into) => (into.set(header.subarray(0, into.length)), offset === 0);
+  const module = await compileModule();
+  const error = await failure(() => new Core(module, read, 2 ** 33, null));
+  assert.equal(error.status, Status.MEMORY, error.stack);
+  assert.equal(error.message, "out of memory");
+});
+
+test("the version is that of the C interface", () => {
+  const text = (path) => readFileSync(new URL(path, import.meta.url), "utf8");
+  const [, version] = /#define PEEL_VERSION "(.*)"/.exec(text("../../csrc/device/peel.h"));
+  assert.equal(JSON.parse(text("../package.json")).version, version);
 });
 
 test("the module is at most 100 KB and the JavaScript 10 KB, both gzip", () => {
