@@ -13,7 +13,11 @@ PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 NATIVE_TESTS := python_tests/ops python_tests/device -m 'not once'
 comma := ,
 
-.PHONY: demo test ctest tsan fuzz aarch64 asan cuda_shim isas lint wheel wheels bench clean
+# The npm package: the core as WebAssembly and what wraps it. Node 20 or later, and this compiler.
+ZIG := ziglang==0.17.1
+NATIVE_SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp')
+
+.PHONY: demo web web-test web-demo test ctest tsan fuzz aarch64 asan cuda_shim isas lint wheel wheels bench clean
 
 demo: build/.package
 	$(BIN)/peel train $(DATA) --out $(RUN)
@@ -29,6 +33,24 @@ demo: build/.package
 	@$(BIN)/peel report $(RUN) --out $(RUN)/report.html > /dev/null
 	@echo
 	@echo "Something to look at: $(abspath $(RUN))/report.html"
+
+web: build/.web
+
+# Its tests; those of the page need a browser, and say so where there is none.
+web-test: build/.web build/.installed
+	PEEL_ISA=portable $(BIN)/python -P web/tests/answers.py build/web/answers.json
+	$(BIN)/python -P web/tests/model.py build/web/random.peel
+	$(BIN)/python -P web/demo/prepare.py build/web/random.peel build/web/random
+	cd web && PEEL_DEMO=$(CURDIR)/build/web/random npm test --silent
+
+# A page over a model that `make demo` trained. TITLES is a tab-separated file of ids and titles.
+PORT ?= 8000
+web-demo: build/.web
+	@test -f $(RUN)/devices/group-0.peel || { echo "there is no $(RUN)/devices/group-0.peel: \
+	run 'make demo' first, with the same DATA or RUN" >&2; exit 1; }
+	$(BIN)/python -P web/demo/prepare.py $(RUN)/devices/group-0.peel build/web/demo \
+	  $(if $(TITLES),--titles $(TITLES))
+	node web/demo/serve.mjs build/web/demo $(PORT)
 
 # Installing keeps one core busy, and the native tests need none of it but the tools.
 test: build/.tools
@@ -117,7 +139,7 @@ bench: build/.installed
 	$(BIN)/python bench/report.py build/kernels.json $(if $(APPEND),--append $(APPEND))
 
 clean:
-	rm -rf build dist
+	rm -rf build dist web/dist web/node_modules
 
 # One environment, in steps, each of which adds what some targets need.
 build/.venv:
@@ -134,6 +156,13 @@ build/.package: build/.venv constraints.txt $(SOURCES)
 	rm -rf build/release
 	$(BIN)/pip install --quiet --force-reinstall --no-deps -Cbuild-dir=build/release .
 	$(BIN)/pip install --quiet -c constraints.txt 'peel_ext[train,rivals,report]'
+	touch $@
+
+build/.web: build/.venv web/build.py web/package-lock.json web/tsconfig.json \
+    $(wildcard web/src/*.ts) $(NATIVE_SOURCES)
+	$(BIN)/pip install --quiet $(ZIG)
+	$(BIN)/python web/build.py
+	cd web && npm ci --silent && npm run --silent build
 	touch $@
 
 # What tests and benchmarks need beside it.

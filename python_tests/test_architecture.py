@@ -162,7 +162,12 @@ def test_every_native_source_is_built_and_every_native_test_runs() -> None:
         for path in (ROOT / "csrc").rglob(f"*.{ending}")
         if path.parent.name != "tests"
     )
-    assert not [str(path) for path in sources if str(path) not in recipe]
+    module = (ROOT / "web" / "build.py").read_text()  # what only WebAssembly has
+    assert not [
+        str(path)
+        for path in sources
+        if str(path) not in recipe and f'"{path.relative_to("csrc").with_suffix("")}"' not in module
+    ]
     lists = re.findall(r"set\(PEEL_(?:CUDA_|CUDA_SHIM_)?TESTS([^)]*)\)", recipe)
     assert len(lists) == 3
     tests = [path.stem.removeprefix("test_") for path in (ROOT / "csrc/tests").glob("test_*.cpp")]

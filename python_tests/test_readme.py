@@ -28,11 +28,13 @@ def test_the_examples_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
         "docs/format.md",
         "docs/in_your_model.md",
         "docs/ops.md",
+        "docs/web.md",
         "docs/log.md",
         "docs/devices.md",
         "examples/device_c/README.md",
         "examples/device_node/README.md",
         "examples/device_rust/README.md",
+        "web/README.md",
     ],
 )
 def test_links_lead_somewhere(page: str) -> None:

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <mutex>
 #include <string>
 #include <utility>
 
@@ -58,7 +59,7 @@ Appendix::Appendix(std::shared_ptr<const Source> source, const FileHeader& heade
 // Two threads that ask at first may both read: nobody waits for a lock while bytes come.
 std::shared_ptr<const Appendix::Sections> Appendix::sections() const {
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<Mutex> lock(mutex_);
     if (sections_) return sections_;
   }
   auto fresh = std::make_shared<Sections>();
@@ -84,7 +85,7 @@ std::shared_ptr<const Appendix::Sections> Appendix::sections() const {
     at += padded_payload(header);
     require(fresh->whole.size() <= kMostSections, "more sections than there can be");
   }
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard<Mutex> lock(mutex_);
   sections_ = std::move(fresh);
   return sections_;
 }
@@ -175,6 +176,32 @@ std::vector<float> Appendix::own_centroid() const {
               section.payload.data() + header_.group * centroid.size() * sizeof(float),
               centroid.size() * sizeof(float));
   return centroid;
+}
+
+std::vector<float> Appendix::rotate(const float* vector) const {
+  const auto dim = static_cast<size_t>(header_.geometry.dim);
+  std::vector<float> rotated(vector, vector + dim);
+  if (!header_.rotated) return rotated;
+  const Section section = read(SectionKind::kRotation);
+  if (section.count == 0) {
+    throw FormatError(
+        "the rows of this file are rotated and it does not carry the rotation: rotate vectors "
+        "before they are shipped");
+  }
+  if (section.count != dim || section.width != dim ||
+      section.payload.size() != dim * dim * sizeof(float)) {
+    throw FormatError("not a valid .peel file: the rotation does not fit the table");
+  }
+  std::vector<double> sums(dim);
+  for (size_t row = 0; row < dim; ++row) {
+    for (size_t d = 0; d < dim; ++d) {
+      float value;
+      std::memcpy(&value, section.payload.data() + (row * dim + d) * sizeof(value), sizeof(value));
+      sums[d] += static_cast<double>(vector[row]) * static_cast<double>(value);
+    }
+  }
+  for (size_t d = 0; d < dim; ++d) rotated[d] = static_cast<float>(sums[d]);
+  return rotated;
 }
 
 }  // namespace peel

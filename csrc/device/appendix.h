@@ -3,9 +3,9 @@
 
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <vector>
 
+#include "core/mutex.h"
 #include "device/file_header.h"
 #include "device/source.h"
 
@@ -47,6 +47,10 @@ class Appendix {
   // The centroid of the file's own user group, of header.geometry.dim values; empty where it has
   // none, or where it is torn and they have not arrived.
   std::vector<float> own_centroid() const;
+  // A vector [dim] of the model's space in that of the rows: times the rotation the file carries,
+  // sums in double. As it is where rows are not rotated. Throws FormatError where they are and the
+  // file does not carry the rotation.
+  std::vector<float> rotate(const float* vector) const;
 
  private:
   struct Found;     // a section's header, and where its payload begins
@@ -57,7 +61,7 @@ class Appendix {
 
   std::shared_ptr<const Source> source_;
   FileHeader header_;
-  mutable std::mutex mutex_;  // guards what follows
+  mutable Mutex mutex_;  // guards what follows
   mutable std::shared_ptr<const Sections> sections_;
 };
 

@@ -172,7 +172,9 @@ class ExpectedRow {
       const int r = __builtin_ctz(rows);
       most = std::max(most, dots[r] * scales[r]);
     }
-    const float shrink = std::exp(most_ - most);
+    // C libraries differ in the last bit of an exponential of floats, not in that of doubles
+    // rounded.
+    const auto shrink = static_cast<float>(std::exp(static_cast<double>(most_ - most)));
     for (float& sum : sums_) sum *= shrink;
     for (float& total : totals_) total *= shrink;
     most_ = most;

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/executor.h"
+#include "core/mutex.h"
 #include "device/errors.h"
 #include "device/fold_in.h"
 #include "device/item_ids.h"
@@ -23,7 +24,7 @@ struct peel_recommender {
   explicit peel_recommender(std::shared_ptr<const peel::Source> source, uint64_t budget_bytes)
       : embedding(std::move(source), budget_bytes) {}
   peel::PeelFile embedding;
-  mutable std::mutex mutex;  // guards what follows
+  mutable peel::Mutex mutex;  // guards what follows
   mutable std::shared_ptr<const peel::ItemIds> item_ids;
 };
 
@@ -40,7 +41,7 @@ class CallbackSource : public Source {
   CallbackSource& operator=(const CallbackSource&) = delete;
   uint64_t size() const override { return source_.size; }
   void read(uint64_t offset, uint64_t count, uint8_t* into) const override {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<Mutex> lock(mutex_);
     if (count && source_.read(source_.context, offset, count, into) != 0) {
       throw SourceError("the callback could not read " + std::to_string(count) + " bytes at byte " +
                         std::to_string(offset));
@@ -49,7 +50,7 @@ class CallbackSource : public Source {
 
  private:
   peel_source source_;
-  mutable std::mutex mutex_;
+  mutable Mutex mutex_;
 };
 
 peel_status fail(peel_error* error, peel_status status, const char* message,
@@ -123,7 +124,7 @@ void check_user(const peel_recommender* recommender, const float* user) {
 // Of the file, which are looked at when they are first wanted.
 std::shared_ptr<const ItemIds> item_ids_of(const peel_recommender* recommender) {
   require(recommender, "recommender");
-  const std::lock_guard<std::mutex> lock(recommender->mutex);
+  const std::lock_guard<Mutex> lock(recommender->mutex);
   if (!recommender->item_ids) {
     const PeelFile& embedding = recommender->embedding;
     recommender->item_ids =
@@ -332,6 +333,29 @@ peel_status peel_continue(const peel_recommender* recommender, size_t known_coun
                                                items, static_cast<int64_t>(num_items),
                                                recommender->embedding.header().fold_in, user);
     if (num_held) *num_held = static_cast<size_t>(held);
+  });
+}
+
+peel_status peel_average_user(const peel_recommender* recommender, float* user, int* known,
+                              peel_error* error) {
+  return peel::guarded(error, [&] {
+    peel::require(recommender, "recommender");
+    peel::require(user, "user");
+    const bool told = peel::average_user(recommender->embedding, user);
+    if (known) *known = told ? 1 : 0;
+  });
+}
+
+peel_status peel_rotate(const peel_recommender* recommender, const float* vector, float* rotated,
+                        peel_error* error) {
+  return peel::guarded(error, [&] {
+    peel::require(recommender, "recommender");
+    const peel::PeelFile& embedding = recommender->embedding;
+    peel::require(vector, "vector");
+    peel::check_vectors("vector", vector, 1, embedding.header().geometry.dim);
+    peel::require(rotated, "rotated");
+    const std::vector<float> fresh = embedding.appendix().rotate(vector);
+    std::copy(fresh.begin(), fresh.end(), rotated);
   });
 }
 

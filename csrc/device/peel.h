@@ -150,6 +150,15 @@ PEEL_API peel_status peel_fold_in(const peel_recommender* recommender, const int
 PEEL_API peel_status peel_continue(const peel_recommender* recommender, size_t known_count,
                                    const int64_t* items, size_t num_items, float* user,
                                    size_t* num_held, peel_error* error);
+/* The vector [embedding_dim] that peel_recommend takes where nothing of a history is held: of the
+ * average user of the file's group, or, where the file has no centroids to tell that by, of what is
+ * held. `known`, if given, is then 0, else 1. */
+PEEL_API peel_status peel_average_user(const peel_recommender* recommender, float* user, int* known,
+                                       peel_error* error);
+/* A vector [embedding_dim] of the model's space in that of the rows; as it is where the rows are
+ * not rotated, PEEL_ERROR_FORMAT where they are and the file does not carry the rotation. */
+PEEL_API peel_status peel_rotate(const peel_recommender* recommender, const float* vector,
+                                 float* rotated, peel_error* error);
 /* The user group whose file suits a user's vector best. */
 PEEL_API peel_status peel_choose_group(const peel_recommender* recommender, const float* user,
                                        int64_t* group, peel_error* error);

@@ -1,6 +1,8 @@
 #include "device/peel_file.h"
 
 #include <algorithm>
+#include <atomic>
+#include <mutex>
 #include <string>
 #include <utility>
 
@@ -39,13 +41,13 @@ PeelFile::PeelFile(std::shared_ptr<const Source> source, uint64_t budget_bytes)
 uint64_t PeelFile::reach() const { return std::min(source_->size(), header_.blocks_end); }
 
 void PeelFile::resize(uint64_t budget_bytes) {
-  const std::lock_guard<std::mutex> resizing(resizing_);
+  const std::lock_guard<Mutex> resizing(resizing_);
   std::shared_ptr<Prefix> prefix;
   uint32_t checked = 0;
   {
     const std::shared_ptr<const Snapshot> before = snapshot();
     checked = before->num_blocks();
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<Mutex> lock(mutex_);
     prefix = prefix_;
   }
   std::shared_ptr<const Snapshot> fresh;
@@ -55,18 +57,18 @@ void PeelFile::resize(uint64_t budget_bytes) {
     throw FormatError(std::string(error.what()) +
                       ": what was read now is damaged, or no longer the file that was opened");
   }
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard<Mutex> lock(mutex_);
   if (snapshot_) snapshot_.swap(fresh);
 }
 
 std::shared_ptr<const Snapshot> PeelFile::snapshot() const {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard<Mutex> lock(mutex_);
   if (!snapshot_) throw ClosedError();
   return snapshot_;
 }
 
 void PeelFile::close() {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard<Mutex> lock(mutex_);
   snapshot_.reset();
   prefix_.reset();
 }

@@ -3,9 +3,9 @@
 
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <vector>
 
+#include "core/mutex.h"
 #include "core/table.h"
 #include "device/appendix.h"
 #include "device/block_walk.h"
@@ -72,8 +72,8 @@ class PeelFile {
   std::shared_ptr<const Source> source_;
   FileHeader header_;
   std::unique_ptr<const Appendix> appendix_;
-  std::mutex resizing_;
-  mutable std::mutex mutex_;  // guards what follows
+  Mutex resizing_;
+  mutable Mutex mutex_;  // guards what follows
   std::shared_ptr<Prefix> prefix_;
   std::shared_ptr<const Snapshot> snapshot_;
 };

@@ -1,6 +1,7 @@
 #include "device/prefix.h"
 
 #include <algorithm>
+#include <mutex>
 
 #include "device/system.h"
 
@@ -27,12 +28,12 @@ Prefix::~Prefix() {
 }
 
 void Prefix::pin(uint64_t end) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard<Mutex> lock(mutex_);
   ends_.insert(end);
 }
 
 void Prefix::unpin(uint64_t end) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard<Mutex> lock(mutex_);
   ends_.erase(ends_.find(end));
   const uint64_t needed = ends_.empty() ? 0 : *ends_.rbegin();
   const uint64_t kept = whole_pages(needed);
@@ -46,14 +47,14 @@ void Prefix::fetch(uint64_t end) {
   if (!reserved_) return;
   uint64_t begin;
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<Mutex> lock(mutex_);
     begin = there_;
     if (end <= begin) return;
     committed_ = std::max(committed_, whole_pages(end));
   }
   system::take_memory(reserved_, whole_pages(end));
   source_->read(begin, end - begin, reserved_ + begin);
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard<Mutex> lock(mutex_);
   there_ = end;
 }
 

@@ -4,10 +4,10 @@
 
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <set>
 #include <utility>
 
+#include "core/mutex.h"
 #include "device/source.h"
 
 namespace peel {
@@ -36,7 +36,7 @@ class Prefix {
   uint64_t limit_;
   uint8_t* reserved_ = nullptr;
   const uint8_t* data_ = nullptr;
-  std::mutex mutex_;  // guards what follows
+  Mutex mutex_;  // guards what follows
   std::multiset<uint64_t> ends_;
   uint64_t there_ = 0;      // bytes read
   uint64_t committed_ = 0;  // bytes that may be written: whole pages

@@ -27,11 +27,18 @@ void check_ids(const char* name, const int64_t* ids, int64_t count, int64_t num_
   }
 }
 
+namespace {
+
+// Of a value that is not finite: std::to_string would bring all of printf into small builds.
+const char* text_of(float value) { return std::isnan(value) ? "nan" : value > 0 ? "inf" : "-inf"; }
+
+}  // namespace
+
 void check_vectors(const char* name, const float* vectors, int64_t count, int64_t dim) {
   for (int64_t i = 0; i < count * dim; ++i) {
     if (std::isfinite(vectors[i])) continue;
-    throw std::invalid_argument(std::string(name) + " must be finite, got " +
-                                std::to_string(vectors[i]) + " at " + std::to_string(i));
+    throw std::invalid_argument(std::string(name) + " must be finite, got " + text_of(vectors[i]) +
+                                " at " + std::to_string(i));
   }
 }
 
@@ -100,6 +107,16 @@ void score_items(const Snapshot& snapshot, const float* user, const int64_t* ids
   }
 }
 
+bool average_user(const PeelFile& embedding, float* user) {
+  const std::vector<float> centroid = embedding.appendix().own_centroid();
+  if (centroid.empty()) {
+    average_user(embedding.snapshot()->table(), embedding.header().fold_in, user);
+    return false;
+  }
+  std::copy(centroid.begin(), centroid.end(), user);
+  return true;
+}
+
 bool recommend(const PeelFile& embedding, const int64_t* history, int64_t count, int64_t n,
                int64_t* ids, float* scores) {
   const std::shared_ptr<const Snapshot> snapshot = embedding.snapshot();
@@ -107,13 +124,7 @@ bool recommend(const PeelFile& embedding, const int64_t* history, int64_t count,
   std::vector<float> user(static_cast<size_t>(header.geometry.dim));
   bool known = true;
   if (fold_in(snapshot->table(), history, count, header.fold_in, user.data()) == 0) {
-    const std::vector<float> centroid = embedding.appendix().own_centroid();
-    known = !centroid.empty();
-    if (known) {
-      user = centroid;
-    } else {
-      average_user(snapshot->table(), header.fold_in, user.data());
-    }
+    known = average_user(embedding, user.data());
   }
   score_rows(*snapshot, user.data(), std::vector<int64_t>(history, history + count), n, ids,
              scores);

@@ -21,7 +21,11 @@ struct Sets {
 #elif defined(PEEL_ARM64)
     list[count++] = &kNeon;
 #endif
+#if defined(__wasm_simd128__)
+    list[count++] = &kWasm128;  // alone: what runs a module at all runs all of its instructions
+#else
     list[count++] = &kPortable;
+#endif
   }
 };
 

@@ -1,5 +1,6 @@
 // The steps of the primitives in plain C++, for instruction sets that bring none of their own.
-// Included inside an anonymous namespace, after the vector types.
+// Included inside an anonymous namespace, after the vector types. One that brings its own expand
+// defines PEEL_OWN_EXPANSION; its own widening and comparisons, PEEL_OWN_WIDENING.
 
 // What every code of kBits bits stands for.
 template <int kBits>
@@ -13,6 +14,7 @@ struct LevelTable {
   }
 };
 
+#ifndef PEEL_OWN_EXPANSION
 // 32 codes of 32 coordinates, from 4 bytes of each plane, most significant first.
 template <int kBits>
 static inline Bytes expand(const uint32_t* words) {
@@ -24,7 +26,9 @@ static inline Bytes expand(const uint32_t* words) {
   }
   return load_bytes(codes);
 }
+#endif
 
+#ifndef PEEL_OWN_WIDENING
 static inline void widen_halves(const uint16_t* halves, float* out, int64_t count) {
   for (int64_t i = 0; i < count; ++i) out[i] = half_to_float(halves[i]);
 }
@@ -74,8 +78,7 @@ static inline uint32_t reach(const float* values, float threshold) {
   return mask;
 }
 
-// Of kLanes values: those above, at or between bounds, as bits; and the picked ones, packed to the
-// front of `out`, which has room for all.
+// Of kLanes values those above or at a bound, as bits.
 static inline uint32_t above(const float* values, float bound) {
   uint32_t mask = 0;
   for (int64_t lane = 0; lane < kLanes; ++lane) {
@@ -90,6 +93,9 @@ static inline uint32_t equal(const float* values, float bound) {
   }
   return mask;
 }
+#endif
+
+// The picked ones of kLanes values, packed to the front of `out`, which has room for all.
 static inline void pack_values(const float* values, uint32_t mask, float* out) {
   for (int64_t lane = 0; lane < kLanes; ++lane) {
     *out = values[lane];

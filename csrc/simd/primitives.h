@@ -142,5 +142,6 @@ extern const Primitives kAvx2;
 extern const Primitives kAvx512;
 extern const Primitives kAvx512Vnni;
 extern const Primitives kNeon;
+extern const Primitives kWasm128;
 
 }  // namespace peel::simd

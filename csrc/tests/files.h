@@ -112,6 +112,21 @@ inline void append_planes(Bytes& bytes, std::mt19937_64& random, uint64_t planes
   bytes.pad(64);
 }
 
+// Puts a section of floats behind a file's blocks.
+inline void append_floats(Bytes& bytes, uint32_t kind, uint64_t count, uint32_t width,
+                          const std::vector<float>& values) {
+  const uint64_t begin = bytes.size();
+  bytes.resize(begin + 64);
+  bytes.put(begin + 4, kind);
+  bytes.put(begin + 8, uint64_t{sizeof(float) * values.size()});
+  bytes.put(begin + 16, count);
+  bytes.put(begin + 24, width);
+  bytes.append(values.data(), sizeof(float) * values.size());
+  bytes.pad(64);
+  put_checksum(bytes, begin, begin + 4, bytes.size(),
+               peel::read_header(bytes.data(), bytes.size()).checksum);
+}
+
 // Puts the section of a file's item ids behind its blocks. `integers` is the section's width.
 inline void append_item_ids(Bytes& bytes, const std::vector<std::string>& ids, uint32_t integers) {
   const uint64_t begin = bytes.size();

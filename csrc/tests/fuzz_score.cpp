@@ -33,6 +33,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         peel_recommend(recommender, history + 2, 1, n, ids, scores, &error);
         peel_continue(recommender, known, history + 2, 1, user.data(), nullptr, &error);
         peel_choose_group(recommender, user.data(), ids, &error);
+        std::vector<float> rotated(user.size());
+        peel_rotate(recommender, user.data(), rotated.data(), &error);
+        peel_average_user(recommender, rotated.data(), nullptr, &error);
       }
     }
   }

@@ -346,6 +346,74 @@ void files_say_whether_their_rows_are_rotated(const Bytes& planes, const Bytes& 
   CHECK(!files::opens(rotated.data(), rotated.size()));
 }
 
+peel_recommender* opened(const Bytes& bytes) {
+  peel_recommender* recommender = nullptr;
+  CHECK(peel_open_memory(bytes.data(), bytes.size(), PEEL_NO_BUDGET, &recommender, nullptr) ==
+        PEEL_OK);
+  return recommender;
+}
+
+void the_average_user_is_the_centroid(const Bytes& planes) {
+  Bytes bytes = planes;
+  bytes.put(36, uint32_t{1});  // the user group
+  files::seal(bytes);
+  float user[9] = {-7};
+  peel_error error;
+  peel_recommender* recommender = opened(bytes);
+  int known = -1;
+  int64_t ids[2][3];
+  float scores[2][3];
+  const auto recommends_for_it = [&] {
+    CHECK(peel_recommend(recommender, nullptr, 0, 3, ids[0], scores[0], nullptr) == PEEL_OK);
+    CHECK(peel_score(recommender, user, nullptr, 0, 3, ids[1], scores[1], nullptr) == PEEL_OK);
+    for (int i = 0; i < 3; ++i) CHECK(ids[0][i] == ids[1][i] && scores[0][i] == scores[1][i]);
+  };
+  CHECK(peel_average_user(recommender, user, &known, &error) == PEEL_OK && known == 0);
+  recommends_for_it();
+  CHECK(peel_average_user(recommender, nullptr, &known, &error) == PEEL_ERROR_ARGUMENT);
+  peel_close(recommender);
+  std::vector<float> centroids(18);
+  std::iota(centroids.begin(), centroids.end(), 0.0f);
+  files::append_floats(bytes, 1, 2, 9, centroids);
+  recommender = opened(bytes);
+  CHECK(peel_average_user(recommender, user, &known, &error) == PEEL_OK && known == 1);
+  for (int d = 0; d < 9; ++d) CHECK(user[d] == static_cast<float>(9 + d));
+  recommends_for_it();
+  peel_close(recommender);
+}
+
+void vectors_are_rotated_where_rows_are(const Bytes& planes) {
+  Bytes bytes = planes;
+  const float vector[9] = {1, 2, 3, 4, 5, 6, 7, 8, 9};
+  float rotated[9] = {-7};
+  peel_error error;
+  peel_recommender* recommender = opened(bytes);
+  CHECK(peel_rotate(recommender, vector, rotated, &error) == PEEL_OK);
+  CHECK(std::equal(vector, vector + 9, rotated));
+  peel_close(recommender);
+  bytes.put(5, uint8_t{4});
+  files::seal(bytes);
+  rotated[0] = -7;
+  recommender = opened(bytes);
+  CHECK(peel_rotate(recommender, vector, rotated, &error) == PEEL_ERROR_FORMAT);
+  CHECK(rotated[0] == -7);
+  peel_close(recommender);
+  std::vector<float> turn(81);  // coordinate d becomes coordinate d + 1
+  for (size_t d = 0; d < 9; ++d) turn[9 * d + (d + 1) % 9] = 1;
+  Bytes whole = bytes;
+  files::append_floats(whole, 3, 9, 9, turn);
+  recommender = opened(whole);
+  CHECK(peel_rotate(recommender, vector, rotated, &error) == PEEL_OK);
+  for (int d = 0; d < 9; ++d) CHECK(rotated[(d + 1) % 9] == vector[d]);
+  const float bad[9] = {NAN};
+  CHECK(peel_rotate(recommender, bad, rotated, &error) == PEEL_ERROR_ARGUMENT);
+  peel_close(recommender);
+  files::append_floats(bytes, 3, 9, 8, std::vector<float>(72));
+  recommender = opened(bytes);
+  CHECK(peel_rotate(recommender, vector, rotated, &error) == PEEL_ERROR_FORMAT);
+  peel_close(recommender);
+}
+
 void mistakes_are_named(const Bytes& whole) {
   peel_error error;
   peel_recommender* recommender = nullptr;
@@ -638,6 +706,8 @@ int main() {
   item_ids_of_files(planes);
   shipped_items_that_are_not_held_compete(planes);
   the_library_tells_of_itself();
+  the_average_user_is_the_centroid(planes);
+  vectors_are_rotated_where_rows_are(planes);
   decodes_known_rows();
   a_file_on_disk(planes);
   CHECK(!files::opens(Bytes(800).data(), 800));

@@ -91,7 +91,7 @@ ScoreBounds::Bound ScoreBounds::make_bound(const PackedTable& table, const float
     }
   }
   // Room for the roundings of the score and of the bound, each at most 2^-24 of the magnitude.
-  const double roundings = static_cast<double>(4 * dim + 64) * std::ldexp(1.0, -24);
+  const double roundings = static_cast<double>(4 * dim + 64) * 0x1p-24;
   bound.base = static_cast<float>(base + roundings * magnitude);
   // That holds where neither steps nor sums leave the range of normal floats, whatever the scale.
   const double largest_scale = 65504;
@@ -118,7 +118,7 @@ ScoreBounds::Int8Bound ScoreBounds::make_int8_bound(const PackedTiles& tiles, co
   const double most = 128;  // an int8 value
   bound.step = largest / static_cast<float>(tiles.isa().max_code);
   const float inverse = bound.step > 0 ? 1 / bound.step : 0;
-  const double roundings = static_cast<double>(4 * dim + 64) * std::ldexp(1.0, -24);
+  const double roundings = static_cast<double>(4 * dim + 64) * 0x1p-24;
   std::vector<int8_t> codes(dim);
   for (int32_t layer = 0; layer < geometry.num_layers; ++layer) {
     const int64_t begin = geometry.layer_begin(layer);
