@@ -25,6 +25,7 @@ SOURCES = (
     "core/out_of_range",
     "core/serial_executor",
     "device/appendix",
+    "device/block_checks",
     "device/block_walk",
     "device/checksum",
     "device/file_header",

@@ -103,6 +103,15 @@ static inline void transpose_square(const float* const* rows, int64_t column, fl
   wasm_v128_store(tile + 3 * kTileRows, wasm_i64x2_shuffle(ab_high, cd_high, 1, 3));
 }
 
+static inline Vector sum_rows(const Vector* sums) {
+  const auto pairs = [](Vector a, Vector b) {
+    return __builtin_shufflevector(a, b, 0, 4, 2, 6) + __builtin_shufflevector(a, b, 1, 5, 3, 7);
+  };
+  const Vector low = pairs(sums[0], sums[1]), high = pairs(sums[2], sums[3]);
+  return __builtin_shufflevector(low, high, 0, 1, 4, 5) +
+         __builtin_shufflevector(low, high, 2, 3, 6, 7);
+}
+
 static inline uint32_t reach(const float* values, float threshold) {
   const v128_t below = wasm_f32x4_lt(wasm_v128_load(values), wasm_f32x4_splat(threshold));
   return wasm_i32x4_bitmask(below) ^ 0xfu;
