@@ -27,7 +27,7 @@ from peel_ext.nn import rotation as rotations
 from peel_ext.nn import selection, state
 from peel_ext.nn import vectors as vector_tables
 from peel_ext.nn.blending import blend_blocks, check_worth
-from peel_ext.nn.encoding import BudgetedBlocks, Rows, held_blocks, layout_text
+from peel_ext.nn.encoding import BudgetedBlocks, Rows, held_blocks, layout_text, refuse_onnx
 from peel_ext.nn.read_only import ReadOnlyTensor
 from peel_ext.nn.refinement import refine_rows
 from peel_ext.nn.tensor_cache import TensorCache, stamp
@@ -509,6 +509,7 @@ class ElasticEmbedding(nn.Embedding):
             return lookup(table, input, groups, self._options(), traced=False)
         if not torch.compiler.is_compiling():
             state.check_plain(weight)
+            refuse_onnx(budget_bytes)
         table = Table(weight, self.refinement, self.refinement_slot, num_groups=self.num_groups)
         blocks = self._blocks(budget_bytes)
         return lookup(table, input, groups, self._options(), blocks, traced=True)

@@ -160,7 +160,7 @@ _UNSAFE = (torch.Tag.cudagraph_unsafe,)
 def _held_blocks_op(
     block_weights: Tensor, item_group: Tensor, layout: str, dim: int, budget_bytes: int
 ) -> Tensor:
-    _refuse_onnx(budget_bytes)
+    refuse_onnx(budget_bytes)
     # An op's result is the caller's to overwrite.
     return held_blocks(block_weights, item_group, _layout_of(layout), dim, budget_bytes).clone()
 
@@ -169,11 +169,11 @@ def _held_blocks_op(
 def _(
     block_weights: Tensor, item_group: Tensor, layout: str, dim: int, budget_bytes: int
 ) -> Tensor:
-    _refuse_onnx(budget_bytes)
+    refuse_onnx(budget_bytes)
     return block_weights.new_empty(block_weights.shape[:2], dtype=torch.int64)
 
 
-def _refuse_onnx(budget_bytes: int) -> None:
+def refuse_onnx(budget_bytes: int) -> None:
     """Raises in an export to ONNX, which would find out only at its end that it has no such op."""
     if torch.onnx.is_in_onnx_export():
         raise RuntimeError(

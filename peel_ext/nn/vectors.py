@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from peel_ext.errors import BudgetError
 from peel_ext.format import PlanesLayout
 
 if TYPE_CHECKING:
@@ -34,6 +35,11 @@ _TRIAL_QUERIES, _TRIAL_DEPTH, _LEAST_GAIN = 256, 10, 0.02
 
 #: Bits at which the rotation is chosen.
 _TRIAL_BITS = 2
+
+#: Powers of a layer's gain, and the shares of the bytes of float32 at which one is chosen. Rows of few
+#: bits lie beside rows of many, and what they decode to is not equally long. Where scores lie close
+#: together, that costs more than bits gain: with a power of 0 a budget holds fewer rows, but whole.
+_POWERS, _TRIAL_SHARES = (1.0, 0.5, 0.25, 0.0), (0.01, 0.025, 0.05, 0.1)
 
 
 def check_vectors(name: str, vectors: Tensor, dim: int | None = None) -> Tensor:
@@ -87,7 +93,46 @@ def fill_table(embedding: ElasticEmbedding, vectors: Tensor, queries: Tensor | N
         recalls = rotated
     # Other queries will ask for other rows: each has a share of an even load, too.
     embedding.set_row_values((values + values.mean())[None])
-    _weigh_layers(embedding, recalls)
+    _choose_power(embedding, recalls, *trial)
+
+
+def _choose_power(
+    embedding: ElasticEmbedding, recalls: list[float], queries: Tensor, lists: Tensor,
+    own: Tensor | None,
+) -> None:  # fmt: skip
+    """Weighs layers by that power of their gains which finds most of the lists under budgets."""
+    weights = embedding.block_weights.clone()
+    float32_bytes = 4 * embedding.num_embeddings * embedding.embedding_dim
+    users = embedding.rotate(queries)
+    reached, chosen = -1.0, None
+    for power in _POWERS:
+        embedding.block_weights.copy_(weights)
+        _weigh_layers(embedding, recalls, power)
+        found = [
+            _recall_under(embedding, int(share * float32_bytes), users, lists, own)
+            for share in _TRIAL_SHARES
+        ]
+        if sum(found) > reached:
+            reached, chosen = sum(found), embedding.block_weights.clone()
+    assert chosen is not None
+    embedding.block_weights.copy_(chosen)
+
+
+def _recall_under(
+    embedding: ElasticEmbedding, budget_bytes: int, users: Tensor, lists: Tensor, own: Tensor | None
+) -> float:
+    """Share of the exact lists [m, depth] found in what a budget holds; 0 where it holds nothing."""
+    try:
+        held = embedding.generate(0, budget_bytes)
+    except BudgetError:
+        return 0.0
+    # One more than there are: a vector that asks for its like finds itself.
+    depth = lists.shape[1] + (own is not None)
+    indices, _ = held.score(users.cpu().numpy(), depth)
+    found = torch.from_numpy(indices).to(lists.device)
+    if own is not None:
+        found = found.masked_fill(found == own[:, None], -1)
+    return float((found[:, :, None] == lists[:, None, :]).any(dim=1).double().mean())
 
 
 def _expose(queries: Tensor, vectors: Tensor, own: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -138,13 +183,14 @@ def _measure_recalls(
     return recalls
 
 
-def _weigh_layers(embedding: ElasticEmbedding, recalls: list[float]) -> None:
+def _weigh_layers(embedding: ElasticEmbedding, recalls: list[float], power: float) -> None:
     """Weighs layers by the recall that each adds, in place of what is right for recommendations."""
     bits = torch.tensor(embedding.layout.layer_bits, dtype=torch.float64, device="cpu")
     reached = torch.tensor([0.0, *recalls], dtype=torch.float64, device="cpu").cummax(dim=0).values
-    # A layer is never worth nothing, and never more a bit than the one below it.
+    # A layer is never worth nothing, and always less a bit than the one below it.
     gains = torch.diff(reached).clamp(min=1e-4)
-    a_bit = (gains / bits).cummin(dim=0).values
+    a_bit = (gains / bits).cummin(dim=0).values ** power
+    a_bit *= 1 - 1e-3 * torch.arange(len(bits), dtype=torch.float64, device="cpu")
     usual = torch.from_numpy(embedding.layout.layer_gains(np.zeros((0, 1), np.float32)))
     factor = (a_bit * bits / usual).float().to(embedding.block_weights.device)
     embedding.block_weights.mul_(factor)
