@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <exception>
 #include <mutex>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <system_error>
@@ -112,7 +113,7 @@ class Pool {
     }
     wake_.notify_all();
     for (std::thread& thread : threads_) thread.join();
-    threads_.clear();
+    std::vector<std::thread>().swap(threads_);
   }
 
   // Runs every range; false when another caller holds the pool.
@@ -234,17 +235,25 @@ void forget_pool() {
 [[maybe_unused]] const int g_registered = pthread_atfork(nullptr, nullptr, forget_pool);
 #endif
 
+// Never destroyed, for other static objects may compute as they are destroyed; the memory comes and
+// goes with the library.
+alignas(Pool) unsigned char g_first_pool[sizeof(Pool)];
+
+struct Library {
+  Library() {
+    Pool* none = nullptr;
+    g_pool.compare_exchange_strong(none, new (g_first_pool) Pool);
+  }
 #if !defined(_WIN32)
-// As the library is unloaded or the process exits: no worker may outlive the code it runs.
-struct Unloading {
-  ~Unloading() {
+  // As it is unloaded or the process exits: no worker may outlive the code it runs.
+  ~Library() {
     if (Pool* const existing = g_pool.load(std::memory_order_acquire)) existing->stop();
   }
-};
-[[maybe_unused]] const Unloading g_unloading;
 #endif
+};
+[[maybe_unused]] const Library g_library;
 
-// Never destroyed: other static objects may compute as they are destroyed.
+// The first, or that of a forked child.
 Pool& pool() {
   Pool* existing = g_pool.load(std::memory_order_acquire);
   if (existing) return *existing;
