@@ -23,7 +23,7 @@ AVX512 = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq"
 TARGETS = {
     "avx2": "avx2,fma,f16c",
     "avx512": AVX512,
-    "avx512_vnni": f"{AVX512},avx512vnni,avx512vbmi",
+    "avx512_vnni": f"{AVX512},avx512vnni,avx512vbmi,gfni",
 }
 
 HEAD = """\
