@@ -78,7 +78,7 @@ std::shared_ptr<const Appendix::Sections> Appendix::sections() const {
       require(before.header.kind != header.kind, "a section twice");
     }
     at += sizeof(found.header);
-    fresh->torn = header.payload_bytes > size || padded_payload(header) > size - at;
+    fresh->torn = header.payload_bytes > size - at || padded_payload(header) > size - at;
     if (fresh->torn) break;
     found.payload_at = at;
     fresh->whole.push_back(found);
@@ -189,7 +189,7 @@ std::vector<float> Appendix::rotate(const float* vector) const {
         "before they are shipped");
   }
   if (section.count != dim || section.width != dim ||
-      section.payload.size() != dim * dim * sizeof(float)) {
+      section.payload.size() != uint64_t{dim} * dim * sizeof(float)) {
     throw FormatError("not a valid .peel file: the rotation does not fit the table");
   }
   std::vector<double> sums(dim);

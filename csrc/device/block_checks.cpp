@@ -7,6 +7,7 @@
 
 #include "core/executor.h"
 #include "core/packed_rows.h"
+#include "core/sizes.h"
 #include "device/checksum.h"
 #include "device/errors.h"
 
@@ -170,7 +171,7 @@ void check_listed_ids(const FileHeader& header, const PackedTable& table) {
 
 void check_rows_once(const PackedTable& table, uint64_t bytes_held) {
   if (table.row_ids == RowIds::kConsecutive || table.num_item_groups < 2) return;
-  const auto words = static_cast<size_t>(table.num_embeddings + 63) / 64;
+  const size_t words = memory_size((static_cast<uint64_t>(table.num_embeddings) + 63) / 64);
   constexpr uint64_t kSmall = 2 << 20;
   if (8 * words <= std::max(kSmall, bytes_held)) {
     std::vector<uint64_t> met(words);

@@ -6,6 +6,7 @@
 #include <numeric>
 #include <vector>
 
+#include "core/sizes.h"
 #include "kernels/grouped_lookup.h"
 #include "kernels/packed_tiles.h"
 
@@ -198,7 +199,9 @@ class ExpectedRow {
 int64_t fold_in(const PackedTable& table, const int64_t* history, int64_t count,
                 const FoldInSettings& settings, float* user) {
   const int64_t dim = table.geometry.dim;
-  std::vector<float> rows(static_cast<size_t>(count * dim));
+  std::vector<float> rows(
+      memory_size(sizeof(float) * static_cast<uint64_t>(count) * static_cast<uint64_t>(dim)) /
+      sizeof(float));
   grouped_lookup(table, LookupPairs<int64_t>{count, history, nullptr, 0}, rows.data());
   std::vector<float> mean(static_cast<size_t>(dim));
   int64_t held = 0;

@@ -341,7 +341,8 @@ peel_status peel_average_user(const peel_recommender* recommender, float* user, 
   return peel::guarded(error, [&] {
     peel::require(recommender, "recommender");
     peel::require(user, "user");
-    const bool told = peel::average_user(recommender->embedding, user);
+    const bool told =
+        peel::average_user(recommender->embedding, *recommender->embedding.snapshot(), user);
     if (known) *known = told ? 1 : 0;
   });
 }

@@ -57,7 +57,7 @@ typedef struct peel_recommender peel_recommender;
 /* Where bytes come from. `read` fills `into` with the `count` bytes at `offset`, which lie below
  * `size`, and returns 0, or anything else when it cannot. It may be called from any thread, by one
  * at a time. `close`, if given, is called when the last byte has been read: after peel_close, or
- * when opening fails. */
+ * when opening fails, but for arguments that are null. */
 typedef struct peel_source {
   int (*read)(void* context, uint64_t offset, uint64_t count, void* into);
   void (*close)(void* context);

@@ -50,6 +50,7 @@ void PeelFile::resize(uint64_t budget_bytes) {
     const std::lock_guard<Mutex> lock(mutex_);
     prefix = prefix_;
   }
+  if (!prefix) throw ClosedError();  // meanwhile
   std::shared_ptr<const Snapshot> fresh;
   try {
     fresh = hold(prefix, budget_bytes, checked);

@@ -8,6 +8,7 @@
 
 #include "core/best_rows.h"
 #include "core/packed_rows.h"
+#include "core/sizes.h"
 #include "device/fold_in.h"
 #include "kernels/gathered_score.h"
 #include "kernels/grouped_lookup.h"
@@ -96,7 +97,9 @@ void score_with_shipped(const Snapshot& snapshot, const float* user, std::vector
 void score_items(const Snapshot& snapshot, const float* user, const int64_t* ids, int64_t count,
                  float* scores) {
   const int64_t dim = snapshot.table().geometry.dim;
-  std::vector<float> rows(static_cast<size_t>(count * dim));
+  std::vector<float> rows(
+      memory_size(sizeof(float) * static_cast<uint64_t>(count) * static_cast<uint64_t>(dim)) /
+      sizeof(float));
   grouped_lookup(snapshot.table(), LookupPairs<int64_t>{count, ids, nullptr, 0}, rows.data());
   for (int64_t i = 0; i < count; ++i) {
     double score = 0;
@@ -107,10 +110,10 @@ void score_items(const Snapshot& snapshot, const float* user, const int64_t* ids
   }
 }
 
-bool average_user(const PeelFile& embedding, float* user) {
+bool average_user(const PeelFile& embedding, const Snapshot& snapshot, float* user) {
   const std::vector<float> centroid = embedding.appendix().own_centroid();
   if (centroid.empty()) {
-    average_user(embedding.snapshot()->table(), embedding.header().fold_in, user);
+    average_user(snapshot.table(), embedding.header().fold_in, user);
     return false;
   }
   std::copy(centroid.begin(), centroid.end(), user);
@@ -124,7 +127,7 @@ bool recommend(const PeelFile& embedding, const int64_t* history, int64_t count,
   std::vector<float> user(static_cast<size_t>(header.geometry.dim));
   bool known = true;
   if (fold_in(snapshot->table(), history, count, header.fold_in, user.data()) == 0) {
-    known = average_user(embedding, user.data());
+    known = average_user(embedding, *snapshot, user.data());
   }
   score_rows(*snapshot, user.data(), std::vector<int64_t>(history, history + count), n, ids,
              scores);

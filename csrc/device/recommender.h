@@ -38,7 +38,7 @@ void score_items(const Snapshot& snapshot, const float* user, const int64_t* ids
 
 // The vector of the average user of the file's group, or, where the file has no centroids to tell
 // that by, of what is held; false then.
-bool average_user(const PeelFile& embedding, float* user);
+bool average_user(const PeelFile& embedding, const Snapshot& snapshot, float* user);
 
 // Folds the history in and scores, all on one snapshot. Where no item of the history is held, the
 // user is the average one of its group; where the file has no centroid of that, the average one of

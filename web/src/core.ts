@@ -1,5 +1,6 @@
 import { ArgumentError, FormatError, PeelError, Status, errorOf } from "./errors.js";
 
+const MOST_BYTES = 2 ** 31 - 1;
 const ERROR_BYTES = 272;
 const INFO_BYTES = 72;
 const NO_BUDGET = -1;
@@ -326,6 +327,8 @@ export class Core {
     const addresses: number[] = [];
     try {
       return f((bytes) => {
+        // Beyond, the module would take it for another number.
+        if (bytes > MOST_BYTES) throw new PeelError(Status.MEMORY, "out of memory");
         const address = this.#exports.allocate(Math.max(bytes, 1));
         if (address === 0) throw new PeelError(Status.MEMORY, "out of memory");
         addresses.push(address);
