@@ -112,7 +112,7 @@ static inline __m512i load_planes(const uint8_t* planes, int64_t plane_bytes, in
 // The codes of 64 coordinates, byte 16 l + 4 v + i that of coordinate 16 v + 4 l + i.
 template <int kBits>
 static inline __m512i codes_of(__m512i planes) {
-  // Byte 8 j + k of `to_front`: byte j of plane k - (8 - kBits), of planes there are.
+  // Byte 8 j + k of `eights`: byte j of plane k - (8 - kBits), where there is such a plane.
   const __m512i byte = _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7);
   const __m512i spread = _mm512_add_epi8(
       _mm512_sub_epi8(_mm512_set1_epi64(0x3830282018100800ll), _mm512_set1_epi8(8 * (8 - kBits))),

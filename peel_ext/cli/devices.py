@@ -12,6 +12,9 @@ from peel_ext.errors import FormatError, SourceError
 if TYPE_CHECKING:
     from peel_ext.device import DeviceRecommender
 
+#: A pipe is not waited for, and nothing translated; each where a system has it.
+_FOR_READING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
 
 def add_options(parser: argparse.ArgumentParser, items: str) -> None:
     """Adds the options; ``items`` says what -n counts."""
@@ -88,7 +91,7 @@ def _full_bytes(file: str, headers: dict[str, str] | None, timeout: float | None
         if is_url(file):
             data = HttpSource(file, headers, timeout).read(0, HEADER_BYTES)
         else:
-            descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK)  # a pipe is not waited for
+            descriptor = os.open(file, _FOR_READING)
             with open(descriptor, "rb") as opened:
                 data = opened.read(HEADER_BYTES) or b""
         header = read_header(data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 import zlib
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -230,6 +231,7 @@ class _Kept:
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - open as long as this
+        self._lock = threading.Lock()
 
     def write(self, data: bytes) -> None:
         """Puts bytes behind those there."""
@@ -239,7 +241,11 @@ class _Kept:
 
     def read(self, offset: int, count: int) -> bytes:
         """The bytes [offset, offset + count), from any thread."""
-        return os.pread(self._file.fileno(), count, offset)
+        if hasattr(os, "pread"):
+            return os.pread(self._file.fileno(), count, offset)
+        with self._lock:  # on Windows
+            self._file.seek(offset)
+            return self._file.read(count)
 
     def __del__(self) -> None:
         file = getattr(self, "_file", None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
 import os
 import reprlib
@@ -12,6 +11,7 @@ from collections.abc import Mapping
 from typing import BinaryIO
 
 from peel_ext import _core
+from peel_ext.device import file_lock
 from peel_ext.device.http_source import HttpSource
 from peel_ext.errors import FormatError, SourceError
 from peel_ext.format.header import MAGIC, read_header
@@ -84,7 +84,7 @@ class FileObjectSource:
         return b"".join(parts)
 
     def _read_some(self, offset: int, count: int) -> bytes:
-        if self._is_plain:
+        if self._is_plain and hasattr(os, "pread"):  # Windows has neither that nor forks
             return os.pread(self._file.fileno(), count, offset)
         self._file.seek(offset)
         part = self._file.read(count)
@@ -125,7 +125,7 @@ class CachedSource:
         except OSError as error:
             raise SourceError(f"{path}: cannot be a cache: {error.strerror}") from error
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file_lock.lock(self._file)
             self._file.seek(0)
             found = self._file.read(HEADER_BYTES)
             if found[: len(MAGIC)] != MAGIC[: len(found)]:
@@ -181,7 +181,7 @@ class CachedSource:
         """Lets others have the cache; what is read from now on comes from the server."""
         with self._lock, contextlib.suppress(OSError):  # of bytes that there was no room for
             if self._in_use():
-                fcntl.flock(self._file, fcntl.LOCK_UN)  # of a forked process's file, too
+                file_lock.unlock(self._file)
             self._file.close()
 
     def _in_use(self) -> bool:

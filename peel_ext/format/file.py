@@ -103,6 +103,8 @@ def replace_atomically(path: Path) -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):  # the first error is the one to tell
             temporary.unlink(missing_ok=True)
         raise
+    if os.name == "nt":  # where a folder is no file
+        return
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
