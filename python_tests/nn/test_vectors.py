@@ -53,6 +53,15 @@ def test_finds_more_than_the_plain_table_and_more_with_every_byte(even, generato
     assert sum(ours) > sum(others) + 0.1
 
 
+def test_turned_where_few_axes_have_most(generator) -> None:
+    """A matrix costs bytes: it is kept where values of a row are far from alike, and only there."""
+    steep = torch.randn(ROWS, DIM, generator=generator) * torch.logspace(0, -3, DIM)
+    assert ElasticEmbedding.from_vectors(steep).rotation is not None
+    signs = torch.randn(ROWS, DIM, generator=generator).sign()
+    noise = 0.01 * torch.randn(ROWS, DIM, generator=generator)
+    assert ElasticEmbedding.from_vectors(signs + noise).rotation is None
+
+
 def test_a_device_answers_raw_queries_with_true_scores(generator, tmp_path: Path) -> None:
     for even in (True, False):
         vectors, queries = near_vectors(generator, even=even)
