@@ -67,4 +67,4 @@ def test_serving_needs_nothing_of_posix(tmp_path: Path) -> None:
     write_file(tmp_path / "a.peel", table, item_ids=names)
     with contextlib.closing(Server((tmp_path / "a.peel").read_bytes())) as server:
         arguments = [str(tmp_path / "a.peel"), server.url, str(tmp_path / "cache.peel")]
-        subprocess.run([sys.executable, "-W", "error", "-c", SCRIPT, *arguments], check=True)
+        subprocess.run([sys.executable, "-P", "-W", "error", "-c", SCRIPT, *arguments], check=True)
