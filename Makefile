@@ -17,7 +17,7 @@ comma := ,
 ZIG := ziglang==0.17.1
 NATIVE_SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp')
 
-.PHONY: demo web web-test web-demo test ctest tsan fuzz aarch64 asan cuda_shim isas lint wheel wheels bench clean
+.PHONY: demo web web-test web-demo test ctest tsan fuzz aarch64 windows asan cuda_shim isas lint wheel wheels bench clean
 
 demo: build/.package
 	$(BIN)/peel train $(DATA) --out $(RUN)
@@ -57,11 +57,12 @@ test: build/.tools
 	$(MAKE) --jobs 2 --output-sync=target build/.installed ctest
 	$(PYTEST)
 
-# $(call run_ctest,FOLDER,OPTIONS): the native core alone, built with some options, and its tests.
+# $(call run_ctest,FOLDER,OPTIONS,TESTS AT ONCE): the native core alone, built with some options, and its
+# tests, two at once where nothing is said.
 define run_ctest
 	$(BIN)/cmake -S . -B build/$(1) -DPEEL_BUILD_TESTS=ON -DPEEL_WERROR=ON $(2)
 	MAKEFLAGS= $(BIN)/cmake --build build/$(1) --parallel 2
-	cd build/$(1) && ../venv/bin/ctest --output-on-failure --parallel 2
+	cd build/$(1) && ../venv/bin/ctest --output-on-failure --parallel $(or $(3),2)
 endef
 
 # Under the address and undefined-behaviour sanitizers; the CUDA kernels, too, on the host.
@@ -76,6 +77,16 @@ tsan: build/.tools
 aarch64: build/.tools
 	$(call run_ctest,aarch64,-DCMAKE_TOOLCHAIN_FILE=cmake/aarch64-linux-gnu.cmake)
 	NM=aarch64-linux-gnu-nm $(BIN)/python .ci/check_symbols.py build/aarch64
+
+# For 64-bit Windows, under wine: needs wine64. The compiler builds its C++ library first, for minutes.
+WINE ?= $(firstword $(wildcard /usr/bin/wine64 /usr/lib/wine/wine64))
+windows: build/.tools
+	$(BIN)/pip install --quiet --target build/zig/site $(ZIG)
+	WINEDEBUG=-all WINEPREFIX=$(CURDIR)/build/wine $(MAKE) windows_tests
+.PHONY: windows_tests
+windows_tests:
+	$(call run_ctest,windows,-DCMAKE_TOOLCHAIN_FILE=cmake/x86_64-windows-gnu.cmake \
+	  -DPEEL_ZIG=$(CURDIR)/build/zig/site/ziglang/zig -DPEEL_WINE=$(WINE),1)
 
 # The native module under the address and undefined-behaviour sanitizers, as Python calls it.
 asan: build/.installed

@@ -223,6 +223,7 @@ class Pool {
 
 std::atomic<Pool*> g_pool{nullptr};
 
+#if defined(__unix__) || defined(__APPLE__)
 // A forked child has none of the parent's workers and may hold its locks in any state, so it
 // forgets the pool (leaking one) and starts afresh.
 void forget_pool() {
@@ -230,7 +231,6 @@ void forget_pool() {
   t_inside = false;
 }
 
-#if defined(__unix__) || defined(__APPLE__)
 // As the library is loaded, so that no fork can come between the first pool and this.
 [[maybe_unused]] const int g_registered = pthread_atfork(nullptr, nullptr, forget_pool);
 #endif

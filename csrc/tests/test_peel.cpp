@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
+#include <filesystem>
+#include <fstream>
 #include <limits>
 #include <numeric>
 #include <set>
@@ -300,6 +302,19 @@ void resizing_disturbs_nobody(const Bytes& whole) {
 }
 
 // ---- the C interface ----
+
+void a_path_is_utf8(const Bytes& whole) {
+  const std::string name = "peel_test_\xc3\xa9\xe2\x98\x83";  // an accent and a snowman
+  const auto path = std::filesystem::u8path(name);
+  std::ofstream(path, std::ios::binary)
+      .write(reinterpret_cast<const char*>(whole.data()),
+             static_cast<std::streamsize>(whole.size()));
+  peel_error error;
+  peel_recommender* recommender = nullptr;
+  CHECK(peel_open_file(name.c_str(), PEEL_NO_BUDGET, &recommender, &error) == PEEL_OK);
+  peel_close(recommender);
+  std::filesystem::remove(path);
+}
 
 void a_file_on_disk(const Bytes& whole) {
   char path[] = "peel_test_XXXXXX";
@@ -709,6 +724,7 @@ int main() {
   the_average_user_is_the_centroid(planes);
   vectors_are_rotated_where_rows_are(planes);
   decodes_known_rows();
+  a_path_is_utf8(planes);
   a_file_on_disk(planes);
   CHECK(!files::opens(Bytes(800).data(), 800));
 }
