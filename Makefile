@@ -17,7 +17,7 @@ comma := ,
 ZIG := ziglang==0.17.1
 NATIVE_SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp')
 
-.PHONY: demo web web-test web-demo test ctest tsan fuzz aarch64 windows asan cuda_shim isas lint wheel wheels bench clean
+.PHONY: demo web web-test web-demo test ctest tsan fuzz aarch64 windows asan cuda_shim isas lint wheel wheels bench docs clean
 
 demo: build/.package
 	$(BIN)/peel train $(DATA) --out $(RUN)
@@ -148,6 +148,10 @@ bench: build/.installed
 	  --benchmark-quiet --benchmark-disable-gc --benchmark-max-time=0.5 \
 	  --benchmark-json=build/kernels.json $(BENCH)
 	$(BIN)/python bench/report.py build/kernels.json $(if $(APPEND),--append $(APPEND))
+
+# The documentation as a site, in an environment of its own.
+docs:
+	PYTHON=$(PYTHON) .ci/check_docs
 
 clean:
 	rm -rf build dist web/dist web/node_modules

@@ -41,7 +41,7 @@ def test_sentences_are_short(page: Path) -> None:
     long = [
         f"{len(words)} words: {sentence}"
         for sentence in sentences(page.read_text())
-        if len(words := re.findall(r"[\w'’.,%-]*\w[\w'’.,%-]*", sentence)) > MOST_WORDS
+        if len(words := re.findall(r"[\w'.,%-]*\w[\w'.,%-]*", sentence)) > MOST_WORDS
     ]
     assert not long, "\n".join(long)
 
