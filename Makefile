@@ -81,6 +81,7 @@ aarch64: build/.tools
 # For 64-bit Windows, under wine: needs wine64. The compiler builds its C++ library first, for minutes.
 WINE ?= $(firstword $(wildcard /usr/bin/wine64 /usr/lib/wine/wine64))
 windows: build/.tools
+	@test -n "$(WINE)" || { echo "there is no wine64: install it, or name it by WINE=" >&2; exit 1; }
 	$(BIN)/pip install --quiet --target build/zig/site $(ZIG)
 	WINEDEBUG=-all WINEPREFIX=$(CURDIR)/build/wine $(MAKE) windows_tests
 .PHONY: windows_tests

@@ -28,6 +28,7 @@ def python_blocks(page: str) -> list[str]:
 )
 def test_the_examples_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    assert len(python_blocks(page)) >= (2 if page in ("README.md", "docs/in_your_model.md") else 1)
     space: dict[str, object] = {}
     for block in python_blocks(page):
         exec(block, space)  # the examples build on each other

@@ -215,6 +215,15 @@ def test_column_blocks_are_those_of_the_packed_table(
             assert held.nbytes == pee.nbytes - free
 
 
+def test_product_codes_of_fewer_rows_than_values(seed: int) -> None:
+    few = np.random.default_rng(seed).normal(size=(38, 64)).astype(np.float32)
+    quantisers = ProductQuantisers(few)
+    held = ProductCodes(quantisers, rotated=True).hold(64 << 10, group=0)
+    plain = ProductCodes(quantisers, rotated=False).hold(64 << 10, group=0)
+    np.testing.assert_array_equal(held.rows, plain.rows)
+    assert np.isfinite(held.rows).all()
+
+
 @pytest.mark.parametrize("rotated", [False, True])
 def test_product_codes_are_as_good_as_faiss_says(items: np.ndarray, rotated: bool) -> None:
     rival = ProductCodes(ProductQuantisers(items), rotated)

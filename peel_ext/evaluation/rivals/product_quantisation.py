@@ -69,10 +69,13 @@ class ProductQuantisers:
         return min(largest.values(), key=error)
 
     def decoded(self, codes: int, bits: int, rotated: bool) -> NDArray[np.float32]:
-        """The rows float32 [num_items, dim] after coding, with a rotation fitted to it or without."""
+        """The rows float32 [num_items, dim] after coding, with a rotation fitted to it or without.
+
+        Fewer rows than they have values are not rotated: faiss writes beyond its memory there.
+        """
         key = codes, bits, rotated
         if key not in self._decoded:
-            if rotated and codes > 1:
+            if rotated and codes > 1 and len(self.items) >= self.items.shape[1]:
                 turn = self._faiss.OPQMatrix(self.items.shape[1], codes)
                 turn.niter, turn.niter_pq_0 = _ROTATION_ROUNDS, _FIRST_ITERATIONS
                 turn.pq = self._quantiser(codes, bits)
