@@ -17,6 +17,9 @@ from study.tables import COMPARED_SHARE, Parts, Row, budgets, gather, lead, qual
 _INK, _FAINT, _GRID = "#75808c", "#8d99a6", "#8d99a640"
 _COLOURS = ["#2f7fe0", "#d9576b", "#2f9a68", "#bd7a1e", "#9069cf", "#16909f", "#87909a"]
 
+#: Differences that are marked: small ones lie as far apart as large ones.
+_MARKS = (-0.3, -0.1, -0.03, -0.01, -0.003, 0, 0.003, 0.01, 0.03)
+
 #: Parts that have a line of their own, beside the best rival.
 _LINES = ("full", "popularity", "one-group", "columns-int8", "paper")
 
@@ -26,7 +29,8 @@ _CONFIG = {
     "view": {"stroke": None},
     "axis": {"labelColor": _INK, "titleColor": _INK, "domainColor": _FAINT, "tickColor": _FAINT,
              "gridColor": _GRID, "labelFontSize": 12, "titleFontSize": 12, "labelLimit": 260},
-    "legend": {"labelColor": _INK, "labelFontSize": 12, "labelLimit": 260},
+    "legend": {"labelColor": _INK, "labelFontSize": 12, "labelLimit": 260,
+               "orient": "bottom", "columns": 2},
     "title": {"color": _INK, "fontSize": 14, "anchor": "start"},
     "range": {"category": _COLOURS},
 }  # fmt: skip
@@ -71,14 +75,14 @@ def draw_curves(source: str, parts: Parts) -> alt.Chart | None:
     if len(names) < 2:
         return None
     base = alt.Chart(alt.InlineData(values=points)).encode(
-        x=alt.X("bytes:Q", scale=alt.Scale(type="log"), title="bytes a device holds")
-        .axis(format="~s", values=sorted({point["bytes"] for point in points})),
+        x=alt.X("bytes:Q", scale=alt.Scale(type="log", nice=False, padding=12), title="bytes a device holds")
+        .axis(format=".2~s", values=sorted({point["bytes"] for point in points})),
         y=alt.Y("recall:Q", title="Recall@20").axis(format=".2f", tickCount=6),
         color=alt.Color("method:N", sort=names, scale=alt.Scale(domain=names), title=None),
     )  # fmt: skip
-    return (base.mark_line(strokeWidth=2) + base.mark_point(filled=True, size=40)).properties(
-        width=480, height=280
-    )
+    return (
+        base.mark_line(strokeWidth=2) + base.mark_point(filled=True, opacity=1, size=40)
+    ).properties(width=480, height=280)
 
 
 def draw_parts(source: str, parts: Parts) -> alt.Chart | None:
@@ -106,9 +110,12 @@ def draw_parts(source: str, parts: Parts) -> alt.Chart | None:
     zero = alt.Chart(alt.InlineData(values=[{"at": 0}])).mark_rule(color=_FAINT).encode(x="at:Q")
     title = f"Recall@20 more than the base at {names[compared]} of the bytes"
     ranges = every.mark_rule(strokeWidth=2).encode(
-        x=alt.X("low:Q", title=title).axis(format="+.2f"), x2="high:Q"
+        x=alt.X("low:Q", title=title, scale=alt.Scale(type="symlog", constant=0.005)).axis(
+            format="+", values=_MARKS
+        ),
+        x2="high:Q",
     )
-    means = every.mark_point(filled=True, size=60).encode(x="mean:Q")
+    means = every.mark_point(filled=True, opacity=1, size=60).encode(x="mean:Q")
     return (zero + ranges + means).properties(width=440, height=alt.Step(20))
 
 
