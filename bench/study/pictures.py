@@ -75,7 +75,8 @@ def draw_curves(source: str, parts: Parts) -> alt.Chart | None:
     if len(names) < 2:
         return None
     base = alt.Chart(alt.InlineData(values=points)).encode(
-        x=alt.X("bytes:Q", scale=alt.Scale(type="log", nice=False, padding=12), title="bytes a device holds")
+        x=alt.X("bytes:Q", title="bytes a device holds")
+        .scale(type="log", nice=False, padding=12)
         .axis(format=".2~s", values=sorted({point["bytes"] for point in points})),
         y=alt.Y("recall:Q", title="Recall@20").axis(format=".2f", tickCount=6),
         color=alt.Color("method:N", sort=names, scale=alt.Scale(domain=names), title=None),
