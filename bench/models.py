@@ -52,6 +52,9 @@ def main() -> None:
     parser.add_argument("--test-share", type=float, default=0.2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--run", type=Path, help="folder of a trained run: made, or gone on from")
+    parser.add_argument(
+        "--models", nargs="+", choices=TRIED, default=list(TRIED), help="the others"
+    )
     parser.add_argument("--append", type=Path, help="JSON lines file to add a row per model to")
     options = parser.parse_args()
     for row in measure(options):
@@ -86,8 +89,8 @@ def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     chosen = {name: tuned[name] for name in ("temperature", "embedding_dim", "prior")}
     yield {"model": "peel_ext", "settings": chosen} | quality(vectors, lists, targets)
     left, held = data.hold_out(options.split, tuning.validation_share, options.seed)
-    for name, tried in TRIED.items():
-        judged = []
+    for name in options.models:
+        tried, judged = TRIED[name], []
         for settings in tried if len(tried) > 1 else []:
             scores = fit(name, settings, left, options.seed)
             judged.append(quality(scores, left.lists, held)[f"ndcg{DEPTH}"])
@@ -176,7 +179,7 @@ def ease_weights(train: scipy.sparse.csr_matrix, penalty: float) -> NDArray[np.f
     """The closed form of Steck (2019, arXiv 1905.03375)."""
     gram = np.asarray((train.T @ train).todense(), dtype=np.float32)
     gram[np.diag_indices(len(gram))] += penalty
-    inverse = torch.linalg.inv(torch.from_numpy(gram)).numpy()
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(torch.from_numpy(gram))).numpy()
     weights = inverse / -np.diag(inverse)
     np.fill_diagonal(weights, 0)
     return np.asarray(weights, dtype=np.float32)
