@@ -31,16 +31,17 @@ TRIED: dict[str, list[dict[str, float]]] = {
     "popularity": [{}],
     "item-kNN": [
         {"neighbours": count, "shrinkage": shrinkage}
-        for count in (20, 50, 100, 200) for shrinkage in (0.0, 10.0, 100.0)
+        for count in (20, 50, 100, 200, 500) for shrinkage in (0.0, 10.0, 100.0, 1000.0)
     ],
     "EASE": [{"penalty": penalty} for penalty in (20.0, 50.0, 100.0, 200.0, 400.0, 800.0)],
     "implicit ALS": [
         {"factors": factors, "alpha": alpha, "regularization": regularization}
         for factors in (64, 128) for alpha in (1.0, 5.0, 20.0) for regularization in (0.1, 1.0, 10.0)
     ],
-    "implicit BPR": [
-        {"factors": factors, "learning_rate": rate, "regularization": regularization}
-        for factors in (64, 128) for rate in (0.02, 0.05, 0.1) for regularization in (0.01, 0.05)
+    "implicit BPR": [  # which learns the training interactions by heart unless it is stopped
+        {"factors": factors, "learning_rate": rate, "iterations": iterations, "regularization": penalty}
+        for factors in (64, 128) for penalty in (0.001, 0.01)
+        for rate, iterations in ((0.005, 50), (0.005, 100), (0.005, 200), (0.02, 100), (0.02, 300))
     ],
 }  # fmt: skip
 
@@ -147,10 +148,7 @@ def fit(name: str, settings: dict[str, float], data: TrainingData, seed: int) ->
     if name == "EASE":
         return ItemScores(train, ease_weights(train, settings["penalty"]))
     kinds = {"implicit ALS": AlternatingLeastSquares, "implicit BPR": BayesianPersonalizedRanking}
-    iterations = 15 if name == "implicit ALS" else 200
-    model = kinds[name](
-        **settings, iterations=iterations, random_state=seed, num_threads=torch.get_num_threads()
-    )
+    model = kinds[name](**settings, random_state=seed, num_threads=torch.get_num_threads())
     with threadpool_limits(1, "blas"):  # as implicit asks for
         model.fit(train, show_progress=False)
     return FactorScores(np.asarray(model.user_factors), np.asarray(model.item_factors))
