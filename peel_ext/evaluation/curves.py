@@ -16,7 +16,7 @@ from peel_ext.evaluation.measurement import Measurement
 from peel_ext.evaluation.plan import BLENDED, Plan, Ship
 from peel_ext.evaluation.ranking import Audience, Blend, rank_blended, rank_elastic, rank_full
 from peel_ext.evaluation.rivals import Rival, build_rivals
-from peel_ext.train.exposure import measure_exposure
+from peel_ext.train.exposure import count_popularity, measure_exposure
 from peel_ext.train.frames import require_pandas
 from peel_ext.train.pipeline import TrainedRun
 from peel_ext.train.placement import ranking_device, require_device
@@ -210,13 +210,12 @@ def rival_inputs(
     """What :func:`peel_ext.evaluation.rivals.build_rivals` asks for."""
     items = run.embedding.weight.detach().numpy()
     num_groups, num_items = len(run.centroids), len(items)
-    owners = np.repeat(run.user_group, np.diff(run.train_indptr))
-    cells = np.bincount(owners * num_items + run.train_items, minlength=num_groups * num_items)
+    popularity = count_popularity(run.train, run.user_group, num_groups, num_items)
     exposure = measure_exposure(
-        run.user_vectors, items, run.user_group, num_groups, run.train_indptr, run.train_items,
+        run.user_vectors, items, run.user_group, num_groups, run.train,
         ExposureConfig(**run.folder.config["exposure"]), device,
     )  # fmt: skip
-    return items, cells.reshape(num_groups, num_items).astype(np.float64), exposure
+    return items, popularity.astype(np.float64), exposure
 
 
 class _Steps:

@@ -27,7 +27,6 @@ from peel_ext.train.adam_state import adam_arrays, restore_adam
 from peel_ext.train.block_controller import BlockController
 from peel_ext.train.checkpoint import Checkpoint, Timer
 from peel_ext.train.group_problem import GroupProblem
-from peel_ext.train.lists import take_users
 from peel_ext.train.placement import FLOAT32_ON_CPU, to_array
 from peel_ext.train.population import Population
 
@@ -259,7 +258,7 @@ def _make_group(
         for each in (earlier, later)
     )
     members = np.flatnonzero(earlier.user_group == group)
-    _, items = take_users(earlier.lists, members)
+    items = earlier.lists.take(members).items
     item_group = np.full(len(earlier.item_vectors), cut.num_item_groups)
     item_group[cut.rows] = to_array(cut.item_group)
     popularity = np.bincount(item_group[items], minlength=cut.num_item_groups + 1)[:-1]

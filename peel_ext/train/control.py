@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peel_ext.config import ControlConfig, ExposureConfig
+from peel_ext.data import ItemLists
 from peel_ext.train.exposure import count_popularity, sum_exposure
 from peel_ext.train.held_out import rank_unseen
-from peel_ext.train.lists import Lists
 from peel_ext.train.population import Population
 from peel_ext.train.value_regression import RowFeatures, fit_value_regression
 
@@ -51,13 +51,13 @@ def _describe(
 
 
 def _count_hits(
-    lists: NDArray[np.int64], held: Lists, population: Population
+    lists: NDArray[np.int64], held: ItemLists, population: Population
 ) -> NDArray[np.float32]:
     """Held-out interactions [num_groups, num_items] with an item of the user's list."""
     num_groups, num_items = len(population.centroids), len(population.item_vectors)
-    owner = np.repeat(np.arange(len(lists)), np.diff(held[0]))
+    owner = held.owners()
     shown = (np.arange(len(lists))[:, None] * num_items + lists)[lists >= 0]
-    hit = np.isin(owner * num_items + held[1], shown)
-    cells = population.user_group[owner[hit]] * num_items + held[1][hit]
+    hit = np.isin(owner * num_items + held.items, shown)
+    cells = population.user_group[owner[hit]] * num_items + held.items[hit]
     counts = np.bincount(cells, minlength=num_groups * num_items)
     return counts.reshape(num_groups, num_items).astype(np.float32)

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from peel_ext.config import ControlConfig, ExposureConfig
+from peel_ext.data import ItemLists
 from peel_ext.device import fold_in_users
 from peel_ext.format import PlanesLayout
 from peel_ext.nn.rotation import fit_rotation
@@ -21,7 +22,6 @@ from peel_ext.nn.selection import minimum_bytes, select_blocks
 from peel_ext.train.clustering import nearest_group
 from peel_ext.train.exposure import draw_members, measure_exposure
 from peel_ext.train.held_out import hold_out, rank_unseen
-from peel_ext.train.lists import Lists, take_users
 from peel_ext.train.population import Population
 
 #: Users whose lists are looked at: differences between mixtures are paired, and small.
@@ -75,7 +75,7 @@ def choose_mixture(
     """
     own = measure_exposure(
         population.user_vectors, population.item_vectors, population.user_group,
-        len(population.centroids), *population.lists, exposure, device,
+        len(population.centroids), population.lists, exposure, device,
     )  # fmt: skip
     trial = Trial(population, own, exposure, config, layout, device)
     best = Mixture()
@@ -156,10 +156,16 @@ class Trial:
         generator = np.random.default_rng(config.seed)
         count = min(_NUM_USERS, config.max_users, len(measured))
         users = np.sort(generator.choice(measured, count, replace=False))
-        history = take_users(population.lists, users)
-        before = hold_out(*history, len(items), 0.5, config.seed)[0]
+        history = population.lists.take(users)
+        before = hold_out(history, len(items), 0.5, config.seed)[0]
         folded, earlier = (
-            fold_in_users(items, *lists, temperature=population.temperature, prior=population.prior)
+            fold_in_users(
+                items,
+                lists.indptr,
+                lists.items,
+                temperature=population.temperature,
+                prior=population.prior,
+            )
             for lists in (history, before)
         )
         vectors = population.user_vectors[users]
@@ -239,7 +245,7 @@ class _RankedUsers:
         cls,
         vectors: NDArray[np.float32],
         population: Population,
-        seen: Lists,
+        seen: ItemLists,
         rotation: NDArray[np.float32],
         layout: PlanesLayout,
         device: str,

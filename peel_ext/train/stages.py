@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from peel_ext.config import PipelineConfig
-from peel_ext.data import IdMap
+from peel_ext.data import IdMap, ItemLists
 from peel_ext.format import PlanesLayout
 from peel_ext.nn import ElasticEmbedding
 from peel_ext.train.bilevel import control_blocks
@@ -23,7 +23,6 @@ from peel_ext.train.exposure import measure_exposure
 from peel_ext.train.held_out import TrainingData
 from peel_ext.train.item_prior import describe_items, measure_recency, weigh_features
 from peel_ext.train.layout import layout_of
-from peel_ext.train.lists import Lists
 from peel_ext.train.mixture import choose_mixture
 from peel_ext.train.placement import to_array
 from peel_ext.train.population import Population
@@ -96,9 +95,9 @@ class Stages:
             return {"users": users, "items": items}, {"given": True}
         data, tuned = self._training_data(), self.folder.stages["tuning"]
         recency = None if data.timestamps is None else measure_recency(data.timestamps)
-        features = describe_items(data.lists[1], data.num_items, recency)
+        features = describe_items(data.lists.items, data.num_items, recency)
         made = pretrain(
-            *data.lists,
+            data.lists,
             data.num_items,
             dataclasses.replace(
                 self.config.pretraining,
@@ -214,7 +213,7 @@ class Stages:
             population.item_vectors,
             population.user_group,
             len(population.centroids),
-            *population.lists,
+            population.lists,
             self.config.exposure,
             self.config.device,
         )
@@ -225,18 +224,18 @@ class Stages:
             self.split.get("train_timestamps"),
         )  # fmt: skip
 
-    def _train(self) -> Lists:
-        return self.split["train_indptr"], self.split["train_items"]
+    def _train(self) -> ItemLists:
+        return ItemLists.from_arrays(self.split, "train")
 
     def _prior(self) -> float:
         """The component of every user along the axis of the prior; 0 where rows have none."""
         return float(self.folder.stages["pretraining"].get("prior", 0))
 
-    def _validation(self) -> Lists | None:
+    def _validation(self) -> ItemLists | None:
         """The validation part that was given, or None."""
         if "validation_indptr" not in self.split:
             return None
-        return self.split["validation_indptr"], self.split["validation_items"]
+        return ItemLists.from_arrays(self.split, "validation")
 
     def _steps(self, stage: str) -> Callable[[int, int, float], None]:
         return lambda done, total, loss: self.on_step(stage, done, total, loss)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from peel_ext.config import ExposureConfig
+from peel_ext.data import ItemLists
 from peel_ext.train.exposure import draw_members, measure_exposure
 
 
@@ -16,11 +17,10 @@ def test_equals_the_plain_formula(depth: int, seed: int) -> None:
     items = rng.normal(size=(12, 4)).astype(np.float32)
     group = rng.integers(3, size=9)
     lists = [np.sort(rng.permutation(12)[: rng.integers(6)]) for _ in range(9)]
-    indptr = np.cumsum([0, *map(len, lists)])
     config = ExposureConfig(
         depth=depth, cutoff=2, slope=1.5, group_popularity_weight=0.25, popularity_weight=0.01
     )
-    got = measure_exposure(users, items, group, 3, indptr, np.concatenate(lists), config)
+    got = measure_exposure(users, items, group, 3, ItemLists.from_lists(lists), config)
 
     expected = np.zeros((3, 12))
     for user in range(9):
@@ -35,14 +35,12 @@ def test_equals_the_plain_formula(depth: int, seed: int) -> None:
 
 
 def test_a_group_without_users_falls_back_on_popularity() -> None:
-    indptr, seen = np.array([0, 2, 3]), np.array([0, 1, 1])
     values = measure_exposure(
         np.ones((2, 2), np.float32),
         np.ones((4, 2), np.float32),
         np.array([1, 1]),
         2,
-        indptr,
-        seen,
+        ItemLists.from_lists([[0, 1], [1]]),
         ExposureConfig(),
     )
     np.testing.assert_allclose(values[0], [1e-6, 2e-6, 0, 0])
@@ -55,9 +53,10 @@ def test_some_users_stand_for_all(seed: int) -> None:
     group = rng.integers(3, size=40)
     users = rng.normal(size=(3, 4)).astype(np.float32)[group]
     items = rng.normal(size=(12, 4)).astype(np.float32)
-    indptr, seen = np.zeros(41, np.int64), np.zeros(0, np.int64)
     everybody, some = (
-        measure_exposure(users, items, group, 3, indptr, seen, ExposureConfig(max_scores=scores))
+        measure_exposure(
+            users, items, group, 3, ItemLists.empty(40), ExposureConfig(max_scores=scores)
+        )
         for scores in (40 * 12, 10 * 12)
     )
     np.testing.assert_allclose(some, everybody, rtol=1e-12)

@@ -24,7 +24,7 @@ def small_budgets(monkeypatch: pytest.MonkeyPatch) -> None:
 def exposure_of(population: Population) -> np.ndarray:
     return measure_exposure(
         population.user_vectors, population.item_vectors, population.user_group,
-        len(population.centroids), *population.lists, ExposureConfig(),
+        len(population.centroids), population.lists, ExposureConfig(),
     )  # fmt: skip
 
 

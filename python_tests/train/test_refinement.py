@@ -23,7 +23,7 @@ def values_of(population: Population) -> np.ndarray:
         population.item_vectors,
         population.user_group,
         3,
-        *population.lists,
+        population.lists,
         ExposureConfig(group_popularity_weight=0.1),
     )
 
@@ -32,10 +32,9 @@ def test_the_loss_is_the_plain_cross_entropy(population: Population) -> None:
     rows = np.array([7, 3, 140, 12, 9, 30, 31])
     problem = GroupProblem.of(population, 1, rows)
     table = torch.from_numpy(population.item_vectors[rows])
-    indptr, items = population.lists
     losses, weights = [], []
     for user in np.flatnonzero(population.user_group == 1):
-        own = [item for item in items[indptr[user] : indptr[user + 1]] if item in rows]
+        own = [item for item in population.lists[user] if item in rows]
         if not own:
             continue
         scores = torch.from_numpy(population.user_vectors[user]) @ table.T / 0.1
