@@ -115,7 +115,7 @@ def test_what_was_rated_low_or_for_validation_is_known_too(
     options = ("--min-rating", "3", "--target", target, "--item-names", tmp_path / "films.csv")
     out = tmp_path / "run"
     assert call(capsys, "train", folder, "--out", out, *options, *FAST)[0] == 0
-    assert len(TrainedRun.open(out).other_items)
+    assert len(TrainedRun.open(out).other.items)
     lists = tmp_path / "lists.jsonl"
     assert call(capsys, "recommend", out, "--users", "all", "--out", lists, "-n", 200)[0] == 0
     for answer in map(json.loads, lists.read_text().splitlines()):
