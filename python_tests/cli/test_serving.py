@@ -394,7 +394,7 @@ def test_an_item_without_a_name(named: Path, capsys) -> None:
     trained = TrainedRun.open(named)
     (user,) = next(
         users for users in ([each] for each in trained.users.ids)
-        if 0 not in trained.seen(trained.users.to_rows(users))[1]
+        if 0 not in trained.seen(trained.users.to_rows(users)).items
     )  # fmt: skip
     items = one(capsys, named, user, "-n", 200)["items"]
     assert [item["name"] for item in items if item["item"] == 0] == [None]
@@ -431,7 +431,7 @@ def test_vectors_rank_as_recommend_does(run: Path, tmp_path: Path, capsys) -> No
     trained = TrainedRun.open(run)
     for row in (0, 13, 99):
         scores = items @ users[row]
-        scores[trained.seen([row])[1]] = -np.inf
+        scores[trained.seen([row]).items] = -np.inf
         want = one(capsys, run, str(user_ids[row]), "-n", 5)["items"]
         order = np.argsort(-scores, kind="stable")[:5]
         assert item_ids[order].tolist() == [item["item"] for item in want]
