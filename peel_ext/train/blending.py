@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from peel_ext.config import BlendConfig, ExposureConfig
 from peel_ext.data import ItemLists
 from peel_ext.nn import ElasticEmbedding
-from peel_ext.train.exposure import sum_exposure
+from peel_ext.train.block_weights.exposure import sum_exposure
 from peel_ext.train.held_out import rank_unseen
 
 
@@ -38,7 +38,7 @@ def blend_for_users(
         seen: items each user has had.
         centroids: float32 [num_groups, dim], of length 1.
         config: the constants above.
-        exposure: those of :func:`peel_ext.train.exposure.measure_exposure`.
+        exposure: those of :func:`peel_ext.train.block_weights.exposure.measure_exposure`.
 
     Returns:
         An embedding of m groups (:meth:`peel_ext.nn.ElasticEmbedding.blend`).

@@ -13,17 +13,15 @@ from numpy.typing import NDArray
 
 from peel_ext.config import PipelineConfig
 from peel_ext.data import IdMap, ItemLists
-from peel_ext.format import PlanesLayout
 from peel_ext.nn import ElasticEmbedding
-from peel_ext.train.bilevel import control_blocks
+from peel_ext.train.block_weights.bilevel import control_blocks
+from peel_ext.train.block_weights.exposure import measure_exposure
+from peel_ext.train.block_weights.row_values import value_rows
 from peel_ext.train.clustering import cluster_users
-from peel_ext.train.control import regress_row_values
 from peel_ext.train.doubts import doubt_losses
-from peel_ext.train.exposure import measure_exposure
 from peel_ext.train.held_out import TrainingData
 from peel_ext.train.item_prior import describe_items, measure_recency, weigh_features
 from peel_ext.train.layout import layout_of
-from peel_ext.train.mixture import choose_mixture
 from peel_ext.train.placement import to_array
 from peel_ext.train.population import Population
 from peel_ext.train.pretraining import DEFAULT_TEMPERATURE, pretrain
@@ -139,7 +137,7 @@ class Stages:
         population = self._population()
         made = refine_tables(
             population,
-            self._exposure(population),
+            measure_exposure(population, self.config.exposure, self.config.device),
             layout_of(self.folder.config, population.item_vectors.shape[1]),
             self.config.refinement,
             on_progress=self._steps("refinement"),
@@ -154,26 +152,13 @@ class Stages:
         With the losses of a controller that has some.
         """
         population, control = self._population(), self.config.control
-        device = self.config.device
-        chosen: dict[str, Any] = {}
-        if control.controller == "regression":
-            values = regress_row_values(population, self.config.exposure, control, device)
-        elif control.controller == "mixture":
-            layout = layout_of(self.folder.config, population.item_vectors.shape[1])
-            yardstick = layout if isinstance(layout, PlanesLayout) else PlanesLayout()
-            values, mixture = choose_mixture(
-                population, self.config.exposure, control, yardstick, device
-            )
-            chosen = {
-                "neighbours": mixture.share, "neighbour_temperature": mixture.temperature,
-            }  # fmt: skip
-        else:
-            values = self._exposure(population)
+        layout = layout_of(self.folder.config, population.item_vectors.shape[1])
+        values, chosen = value_rows(population, layout, self.config)
         embedding = ElasticEmbedding.from_pretrained(
             # Torch's own memory: matrix products round differently at another alignment.
-            torch.from_numpy(population.item_vectors).clone().to(device),
+            torch.from_numpy(population.item_vectors).clone().to(self.config.device),
             num_groups=len(population.centroids),
-            layout=layout_of(self.folder.config, population.item_vectors.shape[1]),
+            layout=layout,
         )
         if embedding.layout.nested:
             embedding.fit_rotation(keep_mean=self._prior() > 0)
@@ -205,17 +190,6 @@ class Stages:
             self._train(),
             self.folder.stages["tuning"]["temperature"],
             self._prior(),
-        )
-
-    def _exposure(self, population: Population) -> NDArray[np.float64]:
-        return measure_exposure(
-            population.user_vectors,
-            population.item_vectors,
-            population.user_group,
-            len(population.centroids),
-            population.lists,
-            self.config.exposure,
-            self.config.device,
         )
 
     def _training_data(self) -> TrainingData:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from peel_ext.config import ExposureConfig, RefinementConfig
 from peel_ext.format import ColumnsLayout, PlanesLayout
-from peel_ext.train.exposure import measure_exposure
+from peel_ext.train.block_weights.exposure import measure_exposure
 from peel_ext.train.group_problem import GroupProblem
 from peel_ext.train.population import Population
 from peel_ext.train.refinement import diversity_penalty, refine_tables
@@ -18,14 +18,7 @@ CONFIG = RefinementConfig(steps=30, rows_per_group=40, learning_rate=1e-2, ancho
 
 
 def values_of(population: Population) -> np.ndarray:
-    return measure_exposure(
-        population.user_vectors,
-        population.item_vectors,
-        population.user_group,
-        3,
-        population.lists,
-        ExposureConfig(group_popularity_weight=0.1),
-    )
+    return measure_exposure(population, ExposureConfig(group_popularity_weight=0.1))
 
 
 def test_the_loss_is_the_plain_cross_entropy(population: Population) -> None:
