@@ -24,7 +24,14 @@ from peel_ext.nn.read_only import ReadOnlyTensor
 from peel_ext.nn.refinement import refine_rows
 from peel_ext.nn.tables import Tables
 from peel_ext.nn.tensor_cache import TensorCache
-from peel_ext.nn.views import InForce, View, Views
+from peel_ext.nn.views import (
+    NOTHING,
+    InForce,
+    View,
+    Views,
+    is_in_function,
+    refuse_reentrant_checkpoint,
+)
 from peel_ext.ops.lookup import (
     Options,
     Table,
@@ -245,8 +252,11 @@ class ElasticEmbedding(nn.Embedding):
         """What is in force inside :meth:`budget`; what cannot be had fails here, not at a lookup."""
         limit = check_budget(budget_bytes)
         weight = self._parameter("weight")
+        state.check_whole(self)
         if not is_traced(weight):
             self._current_table(weight, limit)
+        elif not torch.compiler.is_compiling():
+            state.check_plain(weight)
         return View(limit, view.groups)
 
     def use_groups(self, groups: Tensor | int) -> InForce:
@@ -279,7 +289,7 @@ class ElasticEmbedding(nn.Embedding):
         Raises:
             ValueError: several user groups in force.
         """
-        budget_bytes, in_force = self._views.get()
+        budget_bytes, in_force, _ = self._views.get()
         groups = in_force if group is None else group
         several = isinstance(groups, Tensor) and groups.dim() > 0
         if several or (groups is None and budget_bytes is not None and self.num_groups > 1):
@@ -301,7 +311,7 @@ class ElasticEmbedding(nn.Embedding):
         views: Views | None = self.__dict__.get("_views")  # none while the module is being made
         if views is None or weight.is_meta:  # and nothing to be seen while it is offloaded
             return weight
-        budget_bytes, groups = views.get()
+        budget_bytes, groups, _ = views.get()
         if budget_bytes is None and (groups is None or self._parameters["refinement"] is None):
             return weight
         table = self.table()
@@ -437,13 +447,16 @@ class ElasticEmbedding(nn.Embedding):
         self, input: Tensor, groups: Tensor | int | None, max_norm: float | None
     ) -> Tensor:
         """See :meth:`forward`; a norm is kept of what is looked up, not of what is read."""
-        budget_bytes, in_force = self._views.get()
+        view = self._views.get()
+        budget_bytes, in_force, is_of_function = view
         if groups is None:
             groups = in_force
         weight = self._parameter("weight")
         if self._is_deferred and not weight.is_meta:
             self._settle()
         traced = is_traced(weight, input)
+        if view is not NOTHING and not (traced or is_of_function) and is_in_function():
+            refuse_reentrant_checkpoint()
         refined = groups is not None and self._parameters["refinement"] is not None
         if max_norm is not None and (budget_bytes is not None or refined):
             with torch.no_grad():
@@ -550,6 +563,7 @@ class ElasticEmbedding(nn.Embedding):
         weight = self._parameter("weight")
         if not weight.is_meta:
             self._settle()
+        state.check_whole(self)
         state.check_weight(weight, (self.num_embeddings, self.embedding_dim))
         state.bring_blocks_along(self, weight)
 

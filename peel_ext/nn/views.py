@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable
 from contextlib import ContextDecorator
@@ -17,6 +18,8 @@ class View(NamedTuple):
 
     budget_bytes: int | None = None
     groups: Tensor | int | None = None
+    #: Whether it was entered inside the forward of an autograd.Function, and ends there.
+    is_of_function: bool = False
 
 
 NOTHING = View()
@@ -87,7 +90,10 @@ class InForce(ContextDecorator):
 
     def __enter__(self) -> Any:
         views: Views = self._module._views
-        self._tokens.append(views.enter(self._change(views.get(), self._value)))
+        view = self._change(views.get(), self._value)
+        if is_in_function():
+            view = View(view.budget_bytes, view.groups, True)
+        self._tokens.append(views.enter(view))
         return self._module
 
     def __exit__(self, *error: object) -> None:
@@ -98,4 +104,35 @@ def _guardable(view: View) -> View:
     """The same for compilers: a group as a tensor, for which no graph is made anew."""
     if view.groups is None or isinstance(view.groups, Tensor):
         return view
-    return View(view.budget_bytes, torch.tensor(view.groups, dtype=torch.int64, device="cpu"))
+    group = torch.tensor(view.groups, dtype=torch.int64, device="cpu")
+    return View(view.budget_bytes, group, view.is_of_function)
+
+
+# Not public, hence the way out: without it, functions are not recognised.
+_is_forward_mode_enabled = getattr(torch._C, "_is_fwd_grad_enabled", lambda: True)
+
+
+def is_in_function() -> bool:
+    """Whether this is the forward of an autograd.Function: torch disables all gradients there.
+
+    ``torch.no_grad`` leaves forward mode enabled, and inference mode can be asked for.
+    """
+    return not (
+        torch.is_grad_enabled()
+        or torch.compiler.is_compiling()
+        or _is_forward_mode_enabled()
+        or torch.is_inference_mode_enabled()
+    )
+
+
+def refuse_reentrant_checkpoint() -> None:
+    """Raises RuntimeError inside a reentrant checkpoint, which computes again after the context."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_qualname == "CheckpointFunction.forward":
+            raise RuntimeError(
+                "a reentrant checkpoint computes again in the backward, outside budget() and "
+                "use_groups(): pass use_reentrant=False to checkpoint(), or enter them inside the "
+                "function that is checkpointed"
+            )
+        frame = frame.f_back

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from peel_ext.nn import state
 from peel_ext.nn.blending import blend_blocks, check_worth
+from peel_ext.nn.tensor_cache import count_together
 
 
 def set_row_values(module: Any, values: Tensor) -> None:
@@ -64,6 +65,7 @@ def blend(module: Any, shares: Tensor, row_values: Tensor | None) -> Any:
         module._parameter("weight").detach(), True, module.padding_idx, module.max_norm,
         module.norm_type, num_groups=len(shares), layout=module.layout,
     )  # fmt: skip
+    count_together(made._parameter("weight"), module._parameter("weight"))
     made.block_weights, made.item_group = blend_blocks(
         module.block_weights, module.item_group, shares, row_values, module.layout, _gains(module)
     )
@@ -73,6 +75,7 @@ def blend(module: Any, shares: Tensor, row_values: Tensor | None) -> Any:
     if module.refinement is not None and module.refinement_slot is not None:
         made.refinement_slot = module.refinement_slot[largest]
         made.refinement = nn.Parameter(module.refinement.detach(), requires_grad=False)
+        count_together(made.refinement, module.refinement)
     return made
 
 
