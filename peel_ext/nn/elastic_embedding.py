@@ -26,7 +26,7 @@ from peel_ext.nn.tables import Tables
 from peel_ext.nn.tensor_cache import TensorCache
 from peel_ext.nn.views import (
     NOTHING,
-    InForce,
+    Entered,
     View,
     Views,
     is_in_function,
@@ -231,7 +231,7 @@ class ElasticEmbedding(nn.Embedding):
         """The budget in force, or None."""
         return self._views.get().budget_bytes
 
-    def budget(self, budget_bytes: int) -> InForce:
+    def budget(self, budget_bytes: int) -> Entered:
         """Inside this context the module is what a device with that many bytes would see.
 
         Training goes on inside it: rows are encoded anew when they change, and gradients go
@@ -246,7 +246,7 @@ class ElasticEmbedding(nn.Embedding):
             TypeError: not an integer, or a weight that is not one float32 tensor.
             ValueError: a weight that is not finite, or where there are no kernels.
         """
-        return InForce(self, self._under_budget, budget_bytes)
+        return Entered(self, self._under_budget, budget_bytes)
 
     def _under_budget(self, view: View, budget_bytes: int) -> View:
         """What is in force inside :meth:`budget`; what cannot be had fails here, not at a lookup."""
@@ -259,7 +259,7 @@ class ElasticEmbedding(nn.Embedding):
             state.check_plain(weight)
         return View(limit, view.groups)
 
-    def use_groups(self, groups: Tensor | int) -> InForce:
+    def use_groups(self, groups: Tensor | int) -> Entered:
         """Inside this context calls that name no groups are for these.
 
         For models whose own code calls ``embedding(input)`` or reads ``embedding.weight``. A model
@@ -273,7 +273,7 @@ class ElasticEmbedding(nn.Embedding):
             IndexError: a group out of range.
             TypeError: not integers.
         """
-        return InForce(self, self._for_groups, groups)
+        return Entered(self, self._for_groups, groups)
 
     def _for_groups(self, view: View, groups: Tensor | int) -> View:
         """What is in force inside :meth:`use_groups`."""

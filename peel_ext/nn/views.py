@@ -73,7 +73,7 @@ class Views:
         self._of_thread.view = _guardable(self._of_context.get())
 
 
-class InForce(ContextDecorator):
+class Entered(ContextDecorator):
     """A context in which a view is in force.
 
     Args:
