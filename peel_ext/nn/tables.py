@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from peel_ext.nn.tensor_cache import Marks
 from peel_ext.ops.lookup import Table
 
 #: Tables of one module; each budget has one.
@@ -22,22 +23,19 @@ class Kept:
             groups, too.
     """
 
-    __slots__ = ("counted", "refined", "shape", "sources", "table")
+    __slots__ = ("_marks", "refined", "shape", "sources", "table")
 
     def __init__(self, table: Table, sources: tuple[Tensor | None, ...]) -> None:
         self.table = table
         self.sources = sources
         self.shape = table.weight.shape
         self.refined = None if table.refinement is None else table.refinement.shape
-        self.counted = tuple(
-            (source, source.data_ptr(), source._version) for source in sources if source is not None
-        )
+        self._marks = Marks(*sources)
 
     def is_current(self) -> bool:
         """Whether torch has counted no change of the sources."""
-        for source, address, version in self.counted:
-            if source._version != version or source.data_ptr() != address:
-                return False
+        if not self._marks.are_current():
+            return False
         table = self.table
         # A view of the same memory may have taken the place of a whole.
         return table.weight.shape == self.shape and (
