@@ -79,6 +79,8 @@ def run_command(words: list[str], trained_shop: Path) -> None:
         run_peel(arguments, trained_shop)
     elif program == "make":
         look_up_targets(arguments)
+    elif program == "python" and arguments[0] == "-m":  # of a folder in bench/
+        look_up_options([f"bench/{arguments[1]}/__main__.py", *arguments[2:]])
     elif program == "python" and arguments[0].startswith("bench/"):
         look_up_options(arguments)
     elif program == "python" and arguments[0].startswith("examples/"):
