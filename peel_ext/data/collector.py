@@ -64,22 +64,39 @@ class IdCollector:
         self._pieces.append(own[ids.codes])
         self._are_codes.append(True)
 
+    @property
+    def integers(self) -> NDArray[np.int64]:
+        """The distinct ids that came as integers, ascending."""
+        self._merge()
+        return self._distinct
+
+    @property
+    def names(self) -> list[str]:
+        """The distinct ids that came as strings, in the order they first came."""
+        return list(self._code_of)
+
+    def values_of_names(self) -> NDArray[np.int64] | None:
+        """What :attr:`names` mean where all are text for integers, else None."""
+        return None if self._are_strings else _integers(self.names)
+
+    def odd_names(self) -> list[str]:
+        """Those of :attr:`names` that mean no integer, one at least where some are typed."""
+        return [name for name in self.names if self._are_strings or not _INTEGER.fullmatch(name)]
+
     def finish(self) -> tuple[IdMap, NDArray[np.int32]]:
         """The map of the distinct ids, and the row of every id in the order they were added.
 
         Takes the pieces apart to save memory, so it can be called once.
         """
-        self._merge()
-        integers = self._distinct
-        names = list(self._code_of)
-        values = None if self._are_strings else _integers(names)
+        integers, names = self.integers, self.names
+        values = self.values_of_names()
         if values is not None:
             ids: NDArray[Any] = _distinct(np.concatenate([integers, values]))
             of_code = np.searchsorted(ids, values)
             of_integer = np.searchsorted(ids, integers)
         else:
             texts = [*names, *map(str, integers.tolist())]
-            odd = [name for name in names if self._are_strings or not _INTEGER.fullmatch(name)]
+            odd = self.odd_names()
             if 0 < len(odd) <= len(texts) // 10:
                 self.odd = odd[0]
             distinct = sorted(set(texts))
@@ -88,18 +105,22 @@ class IdCollector:
             of_code, of_integer = rows[: len(names)], rows[len(names) :]
             ids = np.empty(len(distinct), dtype=object)
             ids[:] = distinct
-        return IdMap(ids), self._rows(integers, of_code, of_integer)
+        return IdMap(ids), self.take_rows(of_integer, of_code)
 
     def _merge(self) -> None:
         self._distinct = _distinct(np.concatenate([self._distinct, *self._recent]))
         self._recent = []
 
-    def _rows(
-        self,
-        integers: NDArray[np.int64],
-        of_code: NDArray[np.int64],
-        of_integer: NDArray[np.int64],
+    def take_rows(
+        self, of_integer: NDArray[np.int64], of_code: NDArray[np.int64]
     ) -> NDArray[np.int32]:
+        """The row of every id [m] in the order they were added; takes the pieces apart, so once.
+
+        Args:
+            of_integer: rows of :attr:`integers`.
+            of_code: rows of :attr:`names`.
+        """
+        integers = self._distinct
         rows = np.empty(sum(map(len, self._pieces)), dtype=np.int32)
         find = _row_finder(integers, of_integer, len(rows))
         start = 0

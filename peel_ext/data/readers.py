@@ -23,6 +23,7 @@ from peel_ext.data.json_files import open_json_lines
 from peel_ext.data.overlap import check_overlap
 from peel_ext.data.parquet_files import open_parquet
 from peel_ext.data.parts import PartReader
+from peel_ext.data.remarks import once
 from peel_ext.data.tables import Table, add_columns
 from peel_ext.errors import DataError, DataWarning
 
@@ -104,7 +105,7 @@ def read_split(
         return GivenParts(data)
     if isinstance(data, str) and data == STANDARD_INPUT:
         return _read_standard_input(reading, on_remark)
-    reader = PartReader(reading, _once(on_remark))
+    reader = PartReader(reading, once(on_remark))
     if is_frame(data):
         if reading.separator is not None or not reading.header or reading.format is not None:
             raise ValueError("separator, header and format are of files, not of a frame")
@@ -118,19 +119,7 @@ def read_split(
     for name in ("test", "validation"):
         if name in parts:
             check_overlap(parts["train"], parts[name], name, on_remark)
-    return GivenParts(**parts, columns=reader.columns)
-
-
-def _once(on_remark: Remark) -> Remark:
-    """The same, for remarks that have not been told yet: parts of a table have much in common."""
-    told: set[str] = set()
-
-    def tell(remark: str) -> None:
-        if remark not in told:
-            told.add(remark)
-            on_remark(remark)
-
-    return tell
+    return GivenParts(**parts, columns="; ".join(dict.fromkeys(reader.columns)))
 
 
 def _read_standard_input(reading: ReadingConfig, on_remark: Remark) -> GivenParts:
@@ -181,8 +170,19 @@ def _open_all(files: list[Path], places: list[Path], reading: ReadingConfig) -> 
         yield open_table(file, places, reading)
 
 
-def open_table(file: Path, places: list[Path], reading: ReadingConfig) -> Table:
+def open_table(
+    file: Path,
+    places: list[Path],
+    reading: ReadingConfig,
+    extent: tuple[int, int] | None = None,
+) -> Table:
     """The table of a file, beneath one of some folders that may name columns.
+
+    Args:
+        file: the file.
+        places: folders, or the file itself.
+        reading: how it is read.
+        extent: only some of it (:class:`peel_ext.data.table_shares.Share`), or None for all.
 
     Raises:
         DataError: of no format known, or not of its format.
@@ -200,13 +200,13 @@ def open_table(file: Path, places: list[Path], reading: ReadingConfig) -> Table:
         )
     try:
         if kind == "parquet":
-            table = open_parquet(file)
+            table = open_parquet(file, None if extent is None else range(*extent))
         elif kind == "jsonl":
-            table = open_json_lines(file)
+            table = open_json_lines(file, extent)
         elif kind == "lightgcn":
             table = open_adjacency(file, reading.encoding)
         else:
-            table = open_delimited(file, kind, reading)
+            table = open_delimited(file, kind, reading, extent)
     except FileNotFoundError:
         raise DataError(f"{file}: no such file") from None
     except OSError as error:
