@@ -65,3 +65,11 @@ class RunError(PeelError):
 
 class DependencyError(PeelError, ImportError):
     """An optional dependency is missing."""
+
+
+class RankError(PeelError):
+    """Another process of several that work together has ended, or does not answer."""
+
+
+class ElsewhereError(PeelError):
+    """An error that another of several processes tells."""

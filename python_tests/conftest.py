@@ -16,6 +16,7 @@ import pytest
 
 if TYPE_CHECKING:  # the device side is tested without it
     import torch
+    from rank_processes import RankProcesses
 
 # Before any library reads them, and for the processes that tests start. Tests run beside each other,
 # one a core, so each computes with one thread; the native core with two, that two are tried everywhere.
@@ -102,6 +103,17 @@ def device_process() -> Iterator[ProcessPoolExecutor]:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context, device_runs.begin) as executor:
         yield executor
+
+
+@pytest.fixture(scope="session")
+def rank_processes() -> Iterator[RankProcesses]:
+    """Two processes that work together."""
+    pytest.importorskip("torch")
+    import rank_processes
+
+    processes = rank_processes.RankProcesses()
+    yield processes
+    processes.close()
 
 
 @pytest.fixture

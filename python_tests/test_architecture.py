@@ -15,9 +15,11 @@ PACKAGE = ROOT / "peel_ext"
 
 #: Each layer may import itself and those on lines below it.
 FLOORS = [
+    {"__main__"},
     {"cli"},
     {"evaluation"},
     {"train"},
+    {"scale"},
     {"models", "nn", "optim"},
     {"ops", "reference"},
     {"device"},

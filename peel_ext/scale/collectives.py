@@ -1,0 +1,234 @@
+"""The processes that work together, what they send each other, and how they end together."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
+
+from peel_ext.errors import ElsewhereError, RankError
+from peel_ext.scale.heartbeat import Heartbeat
+
+#: Seconds that a rank waits for the others to begin. Later the heartbeat says who is gone.
+_BEGINNING = 300.0
+
+#: Seconds that a collective may take: others may have much to do before they take part in it.
+_PATIENCE = 24 * 3600.0
+
+#: Seconds by which ranks that tell nothing end after the one that tells why.
+_GRACE = 1.0
+
+_Made = TypeVar("_Made")
+
+
+def num_processes() -> int:
+    """How many processes work together, as ``torchrun`` says in the environment; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+class Collectives:
+    """What every rank does at the same time as all others, in the same order.
+
+    With gloo on CPUs and NCCL on GPUs. Results depend on nothing but the arguments and the number of
+    ranks. Every method that sends raises :class:`peel_ext.errors.RankError` where another rank is gone.
+
+    Args:
+        store: what the ranks share beside, to tell of failures and of being alive.
+        rank: of this process.
+        size: number of processes.
+        device: where tensors are sent from.
+
+    Attributes:
+        rank: of this process.
+        size: number of processes.
+        device: where tensors are sent from.
+        sent_bytes: that this rank has sent to others, by the usual counts: a sum of n bytes over p
+            ranks is 2 n (p - 1) / p.
+    """
+
+    def __init__(self, store: Store, rank: int, size: int, device: torch.device) -> None:
+        self.rank, self.size, self.device = rank, size, device
+        self.sent_bytes = 0
+        self._store = store
+        self._heartbeat = Heartbeat(store, rank, size, self._claim)
+
+    @classmethod
+    @contextlib.contextmanager
+    def joined(cls, device: str = "cpu") -> Iterator[Collectives]:
+        """Joins the other processes, and leaves them once all have come to the end.
+
+        Of an error on several ranks one tells; the others raise ``ElsewhereError``.
+
+        Args:
+            device: ``"cpu"`` or ``"cuda"``; of the latter the one whose number is ``LOCAL_RANK``.
+
+        Raises:
+            RankError: the others do not come.
+        """
+        where = torch.device(device)
+        if where.type == "cuda":
+            where = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            torch.cuda.set_device(where)
+        beginning = datetime.timedelta(seconds=_BEGINNING)
+        try:
+            store, rank, size = next(rendezvous("env://", timeout=beginning))
+            dist.init_process_group(
+                "nccl" if where.type == "cuda" else "gloo",
+                store=PrefixStore("peel", store), rank=rank, world_size=size,
+                timeout=datetime.timedelta(seconds=_PATIENCE),
+            )  # fmt: skip
+        except (RuntimeError, ValueError) as error:
+            raise RankError(
+                f"the other processes cannot be joined: {_first_line(error)}"
+            ) from error
+        made = cls(store, rank, size, where)
+        made._heartbeat.start()
+        try:
+            yield made
+            made.barrier()
+        except Exception as error:
+            if isinstance(error, ElsewhereError) or not made._claim():
+                time.sleep(_GRACE)
+                raise ElsewhereError("another rank tells what happened") from error
+            raise
+        finally:
+            made._heartbeat.stop()
+            dist.destroy_process_group()
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is rank 0, which writes and tells."""
+        return self.rank == 0
+
+    # ---- sums and copies ----
+
+    def barrier(self) -> None:
+        """Waits for all ranks."""
+        self.sum(torch.zeros(1, dtype=torch.float32, device=self.device))
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over all ranks of a tensor of one shape and dtype; the same bits on each."""
+        return self._reduce(tensor, dist.ReduceOp.SUM)
+
+    def max(self, tensor: Tensor) -> Tensor:
+        """The largest over all ranks, value by value."""
+        return self._reduce(tensor, dist.ReduceOp.MAX)
+
+    def _reduce(self, tensor: Tensor, operation: Any) -> Tensor:
+        reduced = tensor.to(self.device, copy=True).contiguous()
+        self._try(lambda: dist.all_reduce(reduced, operation))
+        self.sent_bytes += 2 * reduced.nbytes * (self.size - 1) // self.size
+        return reduced.to(tensor.device)
+
+    def stack(self, tensor: Tensor) -> Tensor:
+        """The tensors of all ranks, of one shape and dtype: [size, ...]."""
+        own = tensor.to(self.device).contiguous()
+        made = own.new_empty((self.size, *own.shape))
+        self._try(lambda: dist.all_gather_into_tensor(made.view(-1), own.view(-1)))
+        self.sent_bytes += own.nbytes * (self.size - 1)
+        return made.to(tensor.device)
+
+    def tell(self, value: _Made) -> _Made:
+        """What rank 0 has, a value that JSON knows; what others bring is of no meaning."""
+        text = json.dumps(value).encode() if self.is_first else b""
+        length = int(self.sum(torch.tensor([len(text)], dtype=torch.int64, device="cpu"))[0])
+        sent = torch.zeros(length, dtype=torch.uint8, device="cpu")
+        if self.is_first:
+            sent = torch.from_numpy(np.frombuffer(text, dtype=np.uint8).copy())
+        sent = sent.to(self.device)
+        self._try(lambda: dist.broadcast(sent, 0))
+        self.sent_bytes += length * (self.size - 1) if self.is_first else 0
+        told: _Made = json.loads(sent.cpu().numpy().tobytes())
+        return told
+
+    # ---- rows ----
+
+    def exchange(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """Sends rows to every rank, and gets those that every rank sends here.
+
+        Args:
+            parts: one for each rank: [n, ...], of one dtype and one shape but for n, which may be
+                another on every rank.
+
+        Returns:
+            Those of each rank, in order.
+        """
+        counts = torch.tensor([len(part) for part in parts], dtype=torch.int64, device="cpu")
+        arriving = self.stack(counts)[:, self.rank].tolist()
+        rows = self.exchange_rows(torch.cat([*parts]), counts.tolist(), arriving)
+        return list(rows.split(arriving))
+
+    def exchange_rows(
+        self, rows: Tensor, leaving: Sequence[int], arriving: Sequence[int]
+    ) -> Tensor:
+        """The same where all know how many there are.
+
+        Args:
+            rows: [sum of leaving, ...], those for rank 0 first.
+            leaving: how many are for each rank.
+            arriving: how many come from each.
+
+        Returns:
+            [sum of arriving, ...], those of rank 0 first.
+        """
+        sent = rows.to(self.device).contiguous()
+        made = sent.new_empty((sum(arriving), *sent.shape[1:]))
+        self._try(lambda: dist.all_to_all_single(made, sent, [*arriving], [*leaving]))
+        away = sum(leaving) - leaving[self.rank]
+        self.sent_bytes += away * (sent.nbytes // max(len(sent), 1))
+        return made.to(rows.device)
+
+    def join(self, rows: Tensor) -> Tensor:
+        """The rows [n, ...] of all ranks, in order, on every rank."""
+        return torch.cat(self.exchange([rows] * self.size))
+
+    def collect(self, rows: Tensor) -> Tensor:
+        """The rows of all ranks, in order, on rank 0; nothing on the others."""
+        nothing = rows[:0]
+        return torch.cat(self.exchange([rows, *[nothing] * (self.size - 1)]))
+
+    def deal(self, rows: Tensor, edges: Sequence[int]) -> Tensor:
+        """The reverse: of what rank 0 has, the rows from this rank's edge to the next.
+
+        Args:
+            rows: on rank 0 all; on others none, of the same dtype and shape but for their number.
+            edges: [size + 1], the same on all ranks.
+        """
+        parts = [rows[:0]] * self.size
+        if self.is_first:
+            parts = [rows[edges[rank] : edges[rank + 1]] for rank in range(self.size)]
+        return self.exchange(parts)[0]
+
+    # ---- ending together ----
+
+    def _try(self, send: Callable[[], Any]) -> None:
+        try:
+            send()
+        except RuntimeError as error:
+            raise RankError(
+                "another process that works on this has ended; the same command goes on from what is "
+                f"saved: {_first_line(error)}"
+            ) from error
+
+    def _claim(self) -> bool:
+        """Whether it is this rank that tells why all end: the first that asks."""
+        own = str(self.rank)
+        try:
+            return self._store.compare_set("teller", "", own).decode() == own
+        except RuntimeError:  # of who keeps the store nothing is left
+            return True
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n", 1)[0]
