@@ -51,7 +51,7 @@ class IdCollector:
             ids = ids.astype(np.int64)
         self._pieces.append(ids)
         self._are_codes.append(False)
-        self._recent.append(_distinct(ids).astype(np.int64))
+        self._recent.append(sort_distinct(ids).astype(np.int64))
         if sum(map(len, self._recent)) > len(self._distinct) + _MERGE_AT:
             self._merge()
 
@@ -59,7 +59,7 @@ class IdCollector:
         """Adds strings [m]; those of text files may mean integers."""
         self._are_strings = self._are_strings or (ids.typed and len(ids) > 0)
         own = np.zeros(len(ids.names), dtype=np.int32)
-        for code in _distinct(ids.codes).tolist():
+        for code in sort_distinct(ids.codes).tolist():
             own[code] = self._code_of.setdefault(ids.names[code], len(self._code_of))
         self._pieces.append(own[ids.codes])
         self._are_codes.append(True)
@@ -75,13 +75,18 @@ class IdCollector:
         """The distinct ids that came as strings, in the order they first came."""
         return list(self._code_of)
 
+    @property
+    def are_strings(self) -> bool:
+        """Whether some came with the type of strings, and so are never integers."""
+        return self._are_strings
+
     def values_of_names(self) -> NDArray[np.int64] | None:
         """What :attr:`names` mean where all are text for integers, else None."""
         return None if self._are_strings else _integers(self.names)
 
-    def odd_names(self) -> list[str]:
-        """Those of :attr:`names` that mean no integer, one at least where some are typed."""
-        return [name for name in self.names if self._are_strings or not _INTEGER.fullmatch(name)]
+    def odd_names(self, are_strings: bool) -> list[str]:
+        """Those of :attr:`names` that mean no integer: all, where some are strings by their type."""
+        return [name for name in self.names if are_strings or not _INTEGER.fullmatch(name)]
 
     def finish(self) -> tuple[IdMap, NDArray[np.int32]]:
         """The map of the distinct ids, and the row of every id in the order they were added.
@@ -91,13 +96,13 @@ class IdCollector:
         integers, names = self.integers, self.names
         values = self.values_of_names()
         if values is not None:
-            ids: NDArray[Any] = _distinct(np.concatenate([integers, values]))
+            ids: NDArray[Any] = sort_distinct(np.concatenate([integers, values]))
             of_code = np.searchsorted(ids, values)
             of_integer = np.searchsorted(ids, integers)
         else:
             texts = [*names, *map(str, integers.tolist())]
-            odd = self.odd_names()
-            if 0 < len(odd) <= len(texts) // 10:
+            odd = self.odd_names(self._are_strings)
+            if are_few(len(odd), len(texts)):
                 self.odd = odd[0]
             distinct = sorted(set(texts))
             row_of = {name: row for row, name in enumerate(distinct)}
@@ -108,7 +113,7 @@ class IdCollector:
         return IdMap(ids), self.take_rows(of_integer, of_code)
 
     def _merge(self) -> None:
-        self._distinct = _distinct(np.concatenate([self._distinct, *self._recent]))
+        self._distinct = sort_distinct(np.concatenate([self._distinct, *self._recent]))
         self._recent = []
 
     def take_rows(
@@ -136,6 +141,11 @@ class IdCollector:
         return rows
 
 
+def are_few(num_odd: int, num_all: int) -> bool:
+    """Whether so few of the distinct ids mean no integer that it is worth a remark."""
+    return 0 < num_odd <= num_all // 10
+
+
 def _row_finder(
     integers: NDArray[np.int64], rows: NDArray[np.int64], count: int
 ) -> Callable[[NDArray[Any]], NDArray[Any]]:
@@ -160,7 +170,7 @@ def _integers(names: list[str]) -> NDArray[np.int64] | None:
     return np.array(values, dtype=np.int64)
 
 
-def _distinct(values: NDArray[Any]) -> NDArray[Any]:
+def sort_distinct(values: NDArray[Any]) -> NDArray[Any]:
     """Each value once, ascending, by sorting: np.unique hashes, and is slow with millions."""
     ordered = np.sort(values)
     is_first = np.ones(len(ordered), dtype=bool)

@@ -114,8 +114,7 @@ def open_delimited(
     Raises:
         DataError: it is empty, or its first line cannot be read.
     """
-    if kind == "movielens" and not _begins_with_colons(file):
-        kind = "csv"  # other data sets have tables of this suffix
+    kind = _kind(file, kind)
     dialect = _find_dialect(file, kind, reading)
     first = next(dialect.rows(file), None)
     has_header = reading.header and kind != "movielens"
@@ -164,7 +163,7 @@ def has_quoted_fields(
     file: Path, kind: str, reading: ReadingConfig, extent: tuple[int, int]
 ) -> bool:
     """Whether a field may stand between quotes, where there is a quote within some bytes."""
-    if not _find_dialect(file, kind, reading).quoted:
+    if not _find_dialect(file, _kind(file, kind), reading).quoted:
         return False
     with file.open("rb") as stream:
         stream.seek(extent[0])
@@ -202,6 +201,11 @@ def _find_dialect(file: Path, kind: str, reading: ReadingConfig) -> _Dialect:
     # Titles with tabs between them have quotes of their own; what is quoted all the same is undone.
     quoted = separator != "\t" and kind != "movielens"
     return _Dialect(separator, quoted, reading.encoding)
+
+
+def _kind(file: Path, kind: str) -> str:
+    """The format of a file, for other data sets than MovieLens have tables of its suffix."""
+    return "csv" if kind == "movielens" and not _begins_with_colons(file) else kind
 
 
 def _begins_with_colons(file: Path) -> bool:

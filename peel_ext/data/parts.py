@@ -132,8 +132,8 @@ class PartReader:
         for name, part in self.parts.items():
             own = slice(start, start + part.length)
             start += part.length
-            times = _join(part.times) if part.times else None
-            weights = _join(part.weights) if part.weights else None
+            times = join_pieces(part.times) if part.times else None
+            weights = join_pieces(part.weights) if part.weights else None
             made[name] = Interactions(
                 user_rows[own], item_rows[own], times, user_map, item_map, weights
             )
@@ -282,7 +282,7 @@ def _named_column(
         raise ValueReadingError(row, f"column {table.header[at]}: {error.message}") from None
 
 
-def _join(pieces: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+def join_pieces(pieces: list[NDArray[np.float64]]) -> NDArray[np.float64]:
     """All pieces in order; takes them apart, so that no two copies are ever whole."""
     joined = np.empty(sum(map(len, pieces)))
     start = 0

@@ -111,8 +111,8 @@ def read_split(
             raise ValueError("separator, header and format are of files, not of a frame")
         reader.read("train", [open_frame(data)])
     else:
-        places = _places(data)
-        for name, files in _find(places, reading, on_remark).items():
+        places = data_places(data)
+        for name, files in find_parts(places, reading, on_remark).items():
             if files:
                 reader.read(name, _open_all(files, places, reading))
     parts = reader.finish()
@@ -138,7 +138,12 @@ def _read_standard_input(reading: ReadingConfig, on_remark: Remark) -> GivenPart
             raise DataError(str(error).replace(place, "")) from None
 
 
-def _places(data: Any) -> list[Path]:
+def data_places(data: Any) -> list[Path]:
+    """The paths of data: one, or several in a list.
+
+    Raises:
+        TypeError: data of another kind.
+    """
     several = isinstance(data, Sequence) and not isinstance(data, str | bytes)
     paths = list(data) if several else [data]
     if not paths or not all(isinstance(path, str | os.PathLike) for path in paths):
@@ -149,8 +154,14 @@ def _places(data: Any) -> list[Path]:
     return [Path(path) for path in paths]
 
 
-def _find(places: list[Path], reading: ReadingConfig, on_remark: Remark) -> dict[str, list[Path]]:
-    """The files of every part."""
+def find_parts(
+    places: list[Path], reading: ReadingConfig, on_remark: Remark
+) -> dict[str, list[Path]]:
+    """The files of every part, by its name; there may be none.
+
+    Raises:
+        DataError: a place cannot be read, or there is no clear choice of files.
+    """
     try:
         found = [find_files(place, reading) for place in places]
     except OSError as error:

@@ -51,7 +51,8 @@ def find_pieces(file: Path, reading: ReadingConfig) -> Pieces:
         kind = format_of(file, reading)
         if kind == "parquet":
             rows = row_group_sizes(file)
-            return Pieces([max(1, size * count // max(1, sum(rows))) for count in rows], "groups")
+            sizes = [max(1, size * count // max(1, sum(rows))) for count in rows]
+            return Pieces(sizes, "groups") if sizes else Pieces([1], "whole")
     except OSError:  # which is told by who opens it
         return Pieces([1], "whole")
     is_text = kind not in (None, "lightgcn") and file.suffix.lower() not in COMPRESSIONS
