@@ -44,7 +44,7 @@ from peel_ext.errors import DataError
 from peel_ext.scale.collectives import Collectives
 from peel_ext.scale.messages import count_before, gather, together, total
 from peel_ext.scale.numbering import number_ids
-from peel_ext.scale.shards import ShardedParts, send_to_owners
+from peel_ext.scale.shards import Route, ShardedParts
 from peel_ext.scale.shared_overlap import check_shared_overlap
 from peel_ext.scale.shared_overview import SharedOverview
 
@@ -223,21 +223,26 @@ def _number(
     for what, odd in (("users", odd_user), ("items", odd_item)):
         if odd is not None:
             tell(text_remark(what, odd))
+    lengths = [part.length for part in reader.parts.values()]
+    rows = zip(_cut(user_rows, lengths), _cut(item_rows, lengths), strict=True)
+    del user_rows, item_rows
     made: dict[str, Interactions] = {}
     counts: dict[str, NDArray[np.bool_]] = {}
-    start = base = 0
+    start = 0
     for name, part in reader.parts.items():
-        own = slice(start, start + part.length)
-        start += part.length
         before, size = count_before(part.length, ranks)
-        whole = Interactions(
-            user_rows[own], item_rows[own], _join(part.times if have_times[name] else None),
-            RowsElsewhere(user_partition.size), RowsElsewhere(item_partition.size),
-            _join(part.weights if reading.weight_column is not None else None),
-            np.arange(base + before, base + before + part.length),
+        own_users, own_items = next(rows)
+        route = Route(own_users, user_partition, ranks)
+        own_users = route.send(own_users)
+        own_users -= own_users.dtype.type(user_partition.start(ranks.rank))
+        own_items = route.send(own_items)
+        times = _send(part.times if have_times[name] else None, route)
+        weights = _send(part.weights if reading.weight_column is not None else None, route)
+        made[name] = Interactions(
+            own_users, own_items, times, users, RowsElsewhere(item_partition.size), weights,
+            route.send_places(start + before),
         )  # fmt: skip
-        base += size
-        made[name], route = send_to_owners(whole, users, user_partition, ranks)
+        start += size
         if reading.min_rating is not None:
             held = np.concatenate([*part.counts, np.zeros(0, dtype=bool)])
             counts[name] = route.send(held.view(np.uint8)).view(bool)
@@ -247,6 +252,12 @@ def _number(
     return made, overview
 
 
-def _join(pieces: list[NDArray[np.float64]] | None) -> NDArray[np.float64] | None:
-    """All pieces in order, taken apart; None for none."""
-    return None if pieces is None else join_pieces(pieces)
+def _cut(rows: NDArray[np.int32], lengths: list[int]) -> Iterator[NDArray[np.int32]]:
+    """Runs of an array, of which the last one to be used lets it go."""
+    for start, length in zip(np.cumsum([0, *lengths]).tolist(), lengths, strict=False):
+        yield rows[start : start + length]
+
+
+def _send(pieces: list[NDArray[np.float64]] | None, route: Route) -> NDArray[np.float64] | None:
+    """All pieces in order, taken apart, by their way; None for none."""
+    return None if pieces is None else route.send(join_pieces(pieces))

@@ -15,7 +15,7 @@ from peel_ext.data.interactions import IdMap, Interactions, RowsElsewhere
 from peel_ext.data.readers import GivenParts
 from peel_ext.data.splits import Split, split_interactions
 from peel_ext.scale.collectives import Collectives
-from peel_ext.scale.messages import count_before, exchange_counted
+from peel_ext.scale.messages import count_before, exchange_counted, total
 from peel_ext.scale.numbering import redistribute
 from peel_ext.scale.partition import Partition
 from peel_ext.scale.shared_overview import SharedOverview
@@ -87,12 +87,15 @@ def split_shard(parts: ShardedParts, config: SplitConfig, ranks: Collectives) ->
         users = getattr(split, names[0]).users
         start, size = count_before(len(users), ranks)
         partition = Partition(size, ranks.size)
+        partitions.append(partition)
+        is_in_place = partition.own(ranks.rank) == slice(start, start + len(users))
+        if total(int(is_in_place), ranks) == ranks.size:
+            continue
         ids = redistribute(users, partition, ranks)
         for name in names:
             part = getattr(split, name)
             if part is not None:
-                moved[name] = send_to_owners(part, ids, partition, ranks, start)[0]
-        partitions.append(partition)
+                moved[name] = _moved(part, start, ids, partition, ranks)
     return ShardedSplit(
         dataclasses.replace(split, **moved), partitions[0], partitions[1],
         overview.partition, overview.items,
@@ -111,41 +114,47 @@ class Route:
     def __init__(self, rows: NDArray[np.integer], partition: Partition, ranks: Collectives) -> None:
         owners = (rows // max(partition.rows_per_rank, 1)).astype(np.int16)
         self._ranks = ranks
-        self._order = np.argsort(owners, kind="stable")  # short integers sort fastest
+        # Short integers sort fastest, and there is no more memory of them than is needed.
+        small = np.int32 if len(rows) < 1 << 31 else np.int64
+        self._order = np.argsort(owners, kind="stable").astype(small)
         self._leaving = np.bincount(owners, minlength=ranks.size).tolist()
         counts = torch.tensor(self._leaving, dtype=torch.int64, device="cpu")
         self._arriving = ranks.stack(counts)[:, ranks.rank].tolist()
+
+    def send_places(self, start: int) -> NDArray[np.int64]:
+        """The places of the interactions, of which the first one here has the place ``start``."""
+        return exchange_counted(
+            self._order.astype(np.int64) + start, self._leaving, self._arriving, self._ranks
+        )
 
     def send(self, values: NDArray[Any]) -> NDArray[Any]:
         """Values [m] of the interactions; returns those that arrive, in the order of the ranks."""
         return exchange_counted(values[self._order], self._leaving, self._arriving, self._ranks)
 
 
-def send_to_owners(
-    part: Interactions, users: IdMap, partition: Partition, ranks: Collectives, start: int = 0
-) -> tuple[Interactions, Route]:
-    """Interactions of any users, sent to the owners of these.
+def _moved(
+    part: Interactions, start: int, users: IdMap, partition: Partition, ranks: Collectives
+) -> Interactions:
+    """Interactions of a run of users, sent to the owners of these.
 
     Args:
         part: what this rank has, with times and weights or without, as all ranks.
+        start: the row among all users of the first one in the map of the part.
         users: ids of the own users of the partition.
         partition: of all users.
         ranks: the processes.
-        start: the row among all users of the first one in the map of the part.
 
     Returns:
-        Those of the own users, in the order of the ranks that sent them, and their way.
+        Those of the own users, in the order of the ranks that sent them.
     """
     rows = part.user_rows + part.user_rows.dtype.type(start)
     route = Route(rows, partition, ranks)
     own = route.send(rows)
     own -= own.dtype.type(partition.start(ranks.rank))
-    times, weights, positions = (
-        None if values is None else route.send(values)
-        for values in (part.timestamps, part.weights, part.positions)
+    times, weights = (
+        None if values is None else route.send(values) for values in (part.timestamps, part.weights)
     )
-    item_rows = route.send(part.item_rows)
-    return Interactions(own, item_rows, times, users, part.items, weights, positions), route
+    return Interactions(own, route.send(part.item_rows), times, users, part.items, weights)
 
 
 def _own_users(part: Interactions, users: slice, start: int) -> Interactions:

@@ -67,8 +67,9 @@ class SharedOverview(Overview):
         if positions is None:
             raise ValueError("interactions of which other ranks have some must have positions")
         size = self.total(len(positions))
-        last = torch.tensor(int(positions[-1]) if len(positions) else -1, device="cpu")
-        end = int(self._ranks.max(last)) + 1
+        end_here = int(positions[-1]) + 1 if len(positions) else 0
+        last = torch.tensor(end_here, dtype=torch.int64, device="cpu")
+        end = int(self._ranks.max(last))
         if size == end:
             return positions, size
         runs = Partition(end, self._ranks.size)
