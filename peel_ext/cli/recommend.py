@@ -86,11 +86,13 @@ def run(options: argparse.Namespace) -> int:
 def _recommend_to_one(trained: TrainedRun, options: argparse.Namespace) -> None:
     import numpy as np
 
+    from peel_ext.data import ItemLists
+
     person = find_user(trained, options.user, options.history)
     ranked = trained.rank(
         person.vector[None],
         np.array([person.group]),
-        (np.array([0, len(person.seen)]), person.seen),
+        ItemLists.from_lists([person.seen]),
         min(options.n, len(trained.items)),
         _resolve_budget(trained, options),
     )
