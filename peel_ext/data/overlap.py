@@ -1,4 +1,4 @@
-"""Whether ids of a test part are those of the training part, or only look like them."""
+"""A check that ids of a test part are those of the training part, and do not only look like them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def check_overlap(
     Args:
         train: what is trained on.
         part: what is measured on, with the same maps.
-        name: of the part.
+        name: the name of the part.
         on_remark: told how many are unknown.
 
     Raises:

@@ -23,7 +23,7 @@ def split_random(
     Args:
         interactions: what to split; repeated pairs count once.
         test_share: share of each user's items, in (0, 1).
-        seed: of the draw.
+        seed: seeds the draw.
 
     Returns:
         The training and the test interactions.
@@ -63,7 +63,7 @@ def split_time(
 
     Args:
         interactions: what to split; of repeated pairs the first in the data counts.
-        test_share: of all interactions, in (0, 1).
+        test_share: share of all interactions, in (0, 1).
 
     Raises:
         DataError: interactions without timestamps, or all at one time.
@@ -130,10 +130,10 @@ def core_rows(interactions: Interactions, k: int) -> tuple[NDArray[np.int64], ND
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """What a run trains on and is measured on; all parts share the map of items.
+    """The parts that a run trains on and is measured on; all parts share the map of items.
 
     Attributes:
-        train: of the known users; its map of users holds those with training interactions.
+        train: interactions of the known users; its map of users holds those with training interactions.
         target: what known users are to be shown; same maps.
         others: what known users had beyond both, which is neither trained on nor recommended; same
             maps.
