@@ -1,4 +1,4 @@
-"""The facts that a split must know of all interactions; where several processes share them, they ask each other."""
+"""The facts that a split must know of all interactions; processes that share them ask each other."""
 
 from __future__ import annotations
 

@@ -195,8 +195,8 @@ def split_interactions(
         config: how.
         validation: those of the validation part with the same maps, or None.
         others: what users had that is not trained on, with the same maps, or None.
-        overview: overview of all interactions, where other processes have users, too: then the parts are those
-            of this process's users.
+        overview: overview of all interactions, where other processes have users, too: then the parts are
+            those of this process's users.
 
     Raises:
         DataError: nothing is left to train on, or a split by time without timestamps.
