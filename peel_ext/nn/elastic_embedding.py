@@ -386,7 +386,7 @@ class ElasticEmbedding(nn.Embedding):
         """Writes the ``.peel`` file of a user group: every budget in one file.
 
         Args:
-            path: of the file; while it is written, whatever was there stays.
+            path: the file; while it is written, whatever was there stays.
             group: user group.
             fold_in: how a device computes a user's vector.
             centroids: [num_groups, embedding_dim] of all user groups, rotated (:meth:`rotate`).
@@ -603,7 +603,7 @@ class ElasticEmbedding(nn.Embedding):
         the rotated one, and so must the user vectors scored with it (:meth:`rotate`).
 
         Args:
-            seed: of the rotation.
+            seed: seeds the rotation.
             keep_mean: whether the mean of a row's values stays as it is: where rows have a prior.
 
         Raises:

@@ -33,7 +33,7 @@ def replace_embeddings(
 
     Args:
         model: any module; an ``nn.Embedding`` itself has the name ``""``.
-        names: of the embeddings in ``model.named_modules()``. None: every module that is exactly
+        names: names of the embeddings in ``model.named_modules()``. None: every module that is exactly
             an ``nn.Embedding``. Subclasses and ``nn.EmbeddingBag`` stay as they are, for a lookup is
             not all they do; named, they are refused.
         num_groups: as in :class:`ElasticEmbedding`.
