@@ -143,14 +143,18 @@ class Collectives:
         """What rank 0 has, a value that JSON knows; what others bring is of no meaning."""
         text = json.dumps(value).encode() if self.is_first else b""
         length = int(self.sum(torch.tensor([len(text)], dtype=torch.int64, device="cpu"))[0])
-        sent = torch.zeros(length, dtype=torch.uint8, device="cpu")
-        if self.is_first:
-            sent = torch.from_numpy(np.frombuffer(text, dtype=np.uint8).copy())
-        sent = sent.to(self.device)
-        self._try(lambda: dist.broadcast(sent, 0))
-        self.sent_bytes += length * (self.size - 1) if self.is_first else 0
-        told: _Made = json.loads(sent.cpu().numpy().tobytes())
+        own = torch.from_numpy(np.frombuffer(text, dtype=np.uint8).copy())
+        told: _Made = json.loads(self.copy(own, (length,)).numpy().tobytes())
         return told
+
+    def copy(self, tensor: Tensor, shape: Sequence[int]) -> Tensor:
+        """What rank 0 has, of a shape and of the dtype that all have; others' values do not matter."""
+        sent = tensor.to(self.device).contiguous() if self.is_first else None
+        if sent is None:
+            sent = torch.empty(*shape, dtype=tensor.dtype, device=self.device)
+        self._try(lambda: dist.broadcast(sent, 0))
+        self.sent_bytes += sent.nbytes * (self.size - 1) if self.is_first else 0
+        return sent.to(tensor.device)
 
     # ---- rows ----
 

@@ -99,14 +99,18 @@ def give_prior(
     """
     shares = np.maximum(counts, 1) / np.maximum(counts, 1).sum()
     centred = prior.astype(np.float64) - float(shares @ prior)
-    spread = math.sqrt(float(shares @ centred**2))
-    component = max(round(math.sqrt(spread), 4), 0.01)  # short, as it is shown
+    component = component_of_spread(math.sqrt(float(shares @ centred**2)))
     along = np.where(users.any(axis=1), component, 0.0).astype(np.float32)
     return (
         join_prior(users, along),
         join_prior(items, (centred / component).astype(np.float32)),
         component,
     )
+
+
+def component_of_spread(spread: float) -> float:
+    """The component of every user along the axis of a prior of that standard deviation."""
+    return max(round(math.sqrt(spread), 4), 0.01)  # short, as it is shown
 
 
 def choose_prior(
