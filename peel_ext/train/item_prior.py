@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,8 @@ from peel_ext.train.lists import Lists
 #: Counts are of all interactions and of the last half, quarter, ... of them down to the last 1/32.
 NUM_HALVINGS = 5
 
-#: Lists by which a prior is judged: longer than those that are shown, so that few users say more.
-_DEPTH = 100
+#: Length of the lists by which a prior is judged: more than is shown, so that few users say more.
+DEPTH = 100
 
 #: Changes of a weight that are tried, large ones first.
 _STEPS = (0.1, 0.05, 0.025)
@@ -142,14 +142,28 @@ def choose_prior(
     Returns:
         The weights [num_features], and NDCG at a depth of 100 with them.
     """
-    vectors = _widen(users, np.ones(len(users), dtype=np.float32))
+    vectors = widen(users, np.ones(len(users), dtype=np.float32))
 
     def judge(weights: Sequence[float]) -> float:
-        rows = _widen(items, weigh_features(features, weights))
-        return rank_quality(rank_unseen(vectors, rows, seen, _DEPTH, device), *held).ndcg
+        rows = widen(items, weigh_features(features, weights))
+        return rank_quality(rank_unseen(vectors, rows, seen, DEPTH, device), *held).ndcg
 
+    return search_weights(judge, len(features), start, fixed)
+
+
+def search_weights(
+    judge: Callable[[Sequence[float]], float], count: int, start: Sequence[float], fixed: bool
+) -> tuple[list[float], float]:
+    """The search of :func:`choose_prior`.
+
+    Args:
+        judge: the quality with some weights.
+        count: how many weights there are.
+        start: weights to begin with; those that are missing are 0.
+        fixed: whether to keep to them.
+    """
     weights = [float(each) for each in start]
-    weights += [0.0] * (len(features) - len(weights))
+    weights += [0.0] * (count - len(weights))
     best = judge(weights)
     for step in () if fixed else _STEPS:
         gains = True
@@ -163,6 +177,6 @@ def choose_prior(
     return weights, best
 
 
-def _widen(vectors: NDArray[np.float32], values: NDArray[np.float32]) -> NDArray[np.float32]:
+def widen(vectors: NDArray[np.float32], values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Vectors [n, dim] with one more value each."""
     return np.concatenate([vectors, values[:, None]], axis=1, dtype=np.float32)

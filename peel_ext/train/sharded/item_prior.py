@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from peel_ext.device.item_prior import join_prior
@@ -22,17 +21,12 @@ def give_prior(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], float]:
     """What :func:`peel_ext.train.item_prior.give_prior` gives, of the own users and items."""
     shares = np.maximum(counts, 1).astype(np.float64)
-    shares /= _total(float(shares.sum()), ranks)
-    centred = prior.astype(np.float64) - _total(float(shares @ prior), ranks)
-    component = component_of_spread(math.sqrt(_total(float(shares @ centred**2), ranks)))
+    shares /= ranks.total(float(shares.sum()))
+    centred = prior.astype(np.float64) - ranks.total(float(shares @ prior))
+    component = component_of_spread(math.sqrt(ranks.total(float(shares @ centred**2))))
     along = np.where(users.any(axis=1), component, 0.0).astype(np.float32)
     return (
         join_prior(users, along),
         join_prior(items, (centred / component).astype(np.float32)),
         component,
     )
-
-
-def _total(value: float, ranks: Collectives) -> float:
-    """The sum over all ranks."""
-    return float(ranks.sum(torch.tensor([value], dtype=torch.float64, device="cpu"))[0])
