@@ -12,6 +12,7 @@ from peel_ext import ColumnsLayout, ElasticEmbedding, PlanesLayout
 EVERYTHING = 1 << 50  # a budget that keeps all blocks
 LAYOUTS = {
     "columns, float32": ColumnsLayout(),
+    "columns, float16": ColumnsLayout(value_type="float16"),
     "columns, int8": ColumnsLayout(value_type="int8"),
     "planes, 2 bits": PlanesLayout((2,)),
     "planes, 3 bits": PlanesLayout((2, 1)),

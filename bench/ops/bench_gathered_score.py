@@ -20,20 +20,33 @@ from torch import Tensor
 
 from peel_ext import PersonalizedElasticEmbedding, ops
 from peel_ext.format import unpack_embedding
+from peel_ext.format.quantizer import distortion
 
 ROWS, DIM, N, BATCHES = 1_000_000, 64, 20, 8
 GROWTH = (1_000, 10_000, 100_000, 1_000_000, pytest.param(10_000_000, marks=pytest.mark.large))
 FLOAT32_PEERS = ("torch", "numpy", "faiss FlatIP", "usearch", "implicit")
 MANY_USER_PEERS = ("torch", "numpy", "faiss FlatIP", "implicit")  # usearch: 64 times one user
+FLOAT16_PEERS = ("numpy, float16", "faiss SQ fp16")
 INT8_PEERS = ("numpy, int8", "faiss SQ8", "usearch, int8")
+FAISS_KINDS = {"faiss SQ8": "8bit", "faiss SQ4": "4bit", "faiss SQ fp16": "fp16"}
+FAISS_KINDS |= {f"faiss EDEN{bits}": f"{bits}bit_eden" for bits in PLANES_BITS.values()}
+RABITQ_BITS = 4
+PLANES_PEERS = {4: ("faiss SQ4", f"faiss RaBitQ{RABITQ_BITS}")}  # of some widths alone
 ONE_USER = [
     *(("dense", contender) for contender in (OURS, *FLOAT32_PEERS, LIMIT)),
     *(("columns, float32", contender) for contender in (OURS, "torch", "faiss FlatIP", LIMIT)),
+    *(("columns, float16", contender) for contender in (OURS, *FLOAT16_PEERS, LIMIT)),
     *(("columns, int8", contender) for contender in (OURS, *INT8_PEERS, LIMIT)),
     *(
         (name, contender)
-        for name in PLANES_BITS
-        for contender in (OURS, "faiss SQ8", *["faiss SQ4"] * (name == "planes, 4 bits"), LIMIT)
+        for name, bits in PLANES_BITS.items()
+        for contender in (
+            OURS,
+            "faiss SQ8",
+            f"faiss EDEN{bits}",
+            *PLANES_PEERS.get(bits, ()),
+            LIMIT,
+        )
     ),
 ]
 
@@ -47,8 +60,10 @@ def embedding_of(held: str, rows: int, percent: int = 100) -> PersonalizedElasti
 
 
 @functools.cache
-def quantized(peer: str, bits: int, rows: int) -> tuple[Run, Tensor]:
-    return peers.load(peer).best_quantized_rows(random_table(rows, DIM), N, bits)
+def quantized(contender: str, rows: int) -> tuple[Run, Tensor]:
+    return peers.load("faiss").best_quantized_rows(
+        random_table(rows, DIM), N, FAISS_KINDS[contender]
+    )
 
 
 def rows_held(pee: PersonalizedElasticEmbedding) -> Tensor:
@@ -68,8 +83,14 @@ def contender_of(contender: str, held: str, rows: int, threads: int) -> tuple[Ru
     if contender == OURS:
         pee = embedding_of(held, rows)
         return lambda users: ops.gathered_score(users, pee, N), rows_held(pee), 1e-3
-    if contender.startswith("faiss SQ"):
-        return *quantized("faiss", int(contender[-1]), rows), 1e-3
+    if contender in FAISS_KINDS:
+        return *quantized(contender, rows), 1e-3
+    if contender == f"faiss RaBitQ{RABITQ_BITS}":
+        # It estimates the scores of rows: six standard deviations of what its codes leave out.
+        off = 6 * (DIM * distortion(RABITQ_BITS)) ** 0.5
+        return peers.load("faiss").best_rabitq_rows(table, N, RABITQ_BITS), table, off
+    if contender == "numpy, float16":
+        return *peers.load("numpy").best_float16_rows(table, N), 1e-3
     if contender == "numpy, int8":
         return *peers.load("numpy").best_int8_rows(table, N), 1e-3
     if contender == "usearch, int8":

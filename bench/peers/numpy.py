@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+Run = Callable[[Tensor], tuple[Tensor, Tensor]]
+
 _CHUNK = 1 << 14  # rows decoded at a time, to stay in cache
 
 
@@ -34,25 +36,36 @@ def _best(scores: np.ndarray, n: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(indices), torch.from_numpy(np.take_along_axis(values, order, axis=1))
 
 
-def best_rows(table: Tensor, n: int) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+def best_rows(table: Tensor, n: int) -> Run:
     """Indices and scores [num_users, n] of users [num_users, dim], by matmul and argpartition."""
     rows = table.numpy()
     return lambda users: _best(users.numpy() @ rows.T, n)
 
 
-def best_int8_rows(
-    table: Tensor, n: int
-) -> tuple[Callable[[Tensor], tuple[Tensor, Tensor]], Tensor]:
-    """The same over int8 codes with one scale a row, and the rows they stand for."""
-    scales = np.abs(table.numpy()).max(axis=1) / np.float32(127)  # [rows]
-    codes = np.rint(table.numpy() / scales[:, None]).astype(np.int8)  # [rows, dim]
+def _best_decoded_rows(codes: np.ndarray, scales: np.ndarray | None, n: int) -> Run:
+    """Of codes [rows, dim] that are made float32 a part at a time, times a scale a row [rows]."""
 
     def run(users: Tensor) -> tuple[Tensor, Tensor]:
         scores = np.empty((len(users), len(codes)), np.float32)
         for begin in range(0, len(codes), _CHUNK):
             part = slice(begin, begin + _CHUNK)
             scores[:, part] = users.numpy() @ codes[part].astype(np.float32).T
-        scores *= scales
+        if scales is not None:
+            scores *= scales
         return _best(scores, n)
 
-    return run, torch.from_numpy(codes.astype(np.float32) * scales[:, None])
+    return run
+
+
+def best_int8_rows(table: Tensor, n: int) -> tuple[Run, Tensor]:
+    """The same over int8 codes with one scale a row, and the rows they stand for."""
+    scales = np.abs(table.numpy()).max(axis=1) / np.float32(127)  # [rows]
+    codes = np.rint(table.numpy() / scales[:, None]).astype(np.int8)  # [rows, dim]
+    rows = torch.from_numpy(codes.astype(np.float32) * scales[:, None])
+    return _best_decoded_rows(codes, scales, n), rows
+
+
+def best_float16_rows(table: Tensor, n: int) -> tuple[Run, Tensor]:
+    """The same over rows rounded to float16, and these."""
+    codes = table.numpy().astype(np.float16)  # [rows, dim]
+    return _best_decoded_rows(codes, None, n), torch.from_numpy(codes.astype(np.float32))

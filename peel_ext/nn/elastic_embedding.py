@@ -23,8 +23,8 @@ from peel_ext.format import (
     resolve_layout,
     write_file,
 )
+from peel_ext.nn import deferred, selection, state
 from peel_ext.nn import rotation as rotations
-from peel_ext.nn import selection, state
 from peel_ext.nn import vectors as vector_tables
 from peel_ext.nn.blending import blend_blocks, check_worth
 from peel_ext.nn.encoding import BudgetedBlocks, Rows, held_blocks, layout_text, refuse_onnx
@@ -209,6 +209,8 @@ class ElasticEmbedding(nn.Embedding):
         self._layout_text = layout_text(layout)
         self._named_groups = list(range(num_groups))  # by which packed embeddings name them
         self._begin()
+        # Until the values of a module made on the meta device are loaded.
+        self._is_deferred = self._parameter("weight").is_meta
         state.give_even_blocks(self)
         # After the others: torch.export takes the position of a buffer for its place among those
         # that are not None.
@@ -465,6 +467,8 @@ class ElasticEmbedding(nn.Embedding):
         if groups is None:
             groups = in_force
         weight = self._parameter("weight")
+        if self._is_deferred and not weight.is_meta:
+            self._settle()
         traced = is_traced(weight, input)
         refined = groups is not None and self._parameters["refinement"] is not None
         if max_norm is not None and (budget_bytes is not None or refined):
@@ -554,6 +558,8 @@ class ElasticEmbedding(nn.Embedding):
     def _check_blocks(self) -> None:
         """Raises unless there are blocks for the rows there are, and cuts them where none were set."""
         weight = self._parameter("weight")
+        if not weight.is_meta:
+            self._settle()
         state.check_weight(weight, (self.num_embeddings, self.embedding_dim))
         state.bring_blocks_along(self, weight)
 
@@ -757,19 +763,40 @@ class ElasticEmbedding(nn.Embedding):
         replica._views = Views(self._views.get())
         return replica
 
+    def train(self, mode: bool = True) -> Self:
+        """As ``nn.Module``'s; whoever sets a mode has loaded what there is to load."""
+        self._settle()
+        return super().train(mode)
+
+    def _settle(self) -> None:
+        """Ends what :mod:`peel_ext.nn.deferred` begins."""
+        if self._is_deferred:
+            self._is_deferred = False
+            deferred.settle(self)
+
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        if self._is_deferred:
+            deferred.settle(self)
         before = {name: self._buffers[name] for name in state.BUFFERS}
         was_meta = self._parameter("weight").is_meta
         super()._apply(fn, recurse)
         self._cache, self._table = TensorCache(), None  # with them the memory of before
         state.keep_values(self, before, was_meta)
+        self._is_deferred = self._is_deferred and self._parameter("weight").is_meta
         return self
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        if not self._parameter("weight").is_meta:
+            self._settle()
+        if self._is_deferred:
+            deferred.offer(self)
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        state.without_defaults(self, destination, prefix)
+        if not self._is_deferred:
+            state.without_defaults(self, destination, prefix)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        if self._is_deferred:
+            deferred.settle(self)
         state_dict = state.fit_to_load(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
 

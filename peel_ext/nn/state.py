@@ -5,6 +5,7 @@ Functions over the module, whose methods of ``nn.Module`` call them.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import lru_cache
 from typing import Any
 
@@ -60,15 +61,21 @@ def even_blocks(
     }
 
 
-def give_even_blocks(module: Any) -> None:
+def give_even_blocks(module: Any, names: Collection[str] = ("block_weights", "item_group")) -> None:
     """Gives a module blocks as if nothing had been set, beside its weight.
 
     They have values even where the weight is on the meta device and has none.
+
+    Args:
+        module: whose blocks are made anew.
+        names: which of ``block_weights`` and ``item_group`` are.
     """
     weight = module._parameter("weight")
     device = torch.device("cpu") if weight.is_meta else weight.device
     blocks = even_blocks(module.layout, module.num_groups, *weight.shape)
     for name, value in blocks.items():
+        if name not in names:
+            continue
         if name in module._buffers:
             module._buffers[name] = value.to(device)
         else:
@@ -80,6 +87,13 @@ def _set_blocks(module: Any) -> list[str]:
     rows = module.item_group.shape[1]
     fresh = even_blocks(module.layout, module.num_groups, rows, module.embedding_dim)
     return [name for name, value in fresh.items() if not _equal(getattr(module, name), value)]
+
+
+def set_names(module: Any) -> list[str]:
+    """Which optional state of a module is not that of a fresh one."""
+    blocks = ("block_weights", "item_group")
+    others = [name for name in OPTIONAL_STATE if name not in blocks]
+    return _set_blocks(module) + [name for name in others if getattr(module, name) is not None]
 
 
 def _equal(own: Tensor, fresh: Tensor) -> bool:
@@ -172,13 +186,14 @@ def fit_to_load(module: Any, state_dict: dict[str, Any], prefix: str) -> dict[st
         if value.dtype != wanted:
             state_dict = {**state_dict, prefix + name: value.to(wanted)}
         if own is None or own.shape != value.shape:
-            _check_shape(module, name, tuple(value.shape))
+            check_shape(module, name, tuple(value.shape))
             fresh = torch.empty_like(value, dtype=wanted, device=module.block_weights.device)
             setattr(module, name, nn.Parameter(fresh) if name == "refinement" else fresh)
     return state_dict
 
 
-def _check_shape(module: Any, name: str, shape: tuple[int, ...]) -> None:
+def check_shape(module: Any, name: str, shape: tuple[int, ...]) -> None:
+    """Raises RuntimeError unless optional state of this name and shape fits the module."""
     rows, dim = module.num_embeddings, module.embedding_dim
     expected = {
         "block_weights": tuple(module.block_weights.shape),

@@ -1,0 +1,145 @@
+"""Tables of the documentation, made of the rows of the study."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from study.parts import PARTS
+from study.runs import budgets_of
+from study.sources import SOURCES
+
+#: The budget under which parts are compared with what they differ from.
+COMPARED_SHARE = 0.01
+
+Row = dict[str, Any]
+#: Rows by part, of one data set, split and protocol.
+Parts = dict[str, list[Row]]
+
+
+def gather(rows: Iterable[Row]) -> dict[tuple[str, str], Parts]:
+    """Rows by source and protocol, then by part in the order of :data:`PARTS`."""
+    found: dict[tuple[str, str], Parts] = {}
+    for row in sorted(rows, key=lambda row: (list(PARTS).index(row["part"]), row["seed"])):
+        parts = found.setdefault((f"{row['data']}/{row['split']}", row["protocol"]), {})
+        parts.setdefault(row["part"], []).append(row)
+    return dict(sorted(found.items(), key=lambda pair: list(SOURCES).index(pair[0][0])))
+
+
+def budgets(source: str, parts: Parts) -> dict[int | None, str]:
+    """The budgets of a source by their bytes, with their names; the full table is None."""
+    shares = SOURCES[source].shares
+    num_items = next(iter(parts.values()))[0]["table_bytes"] // 256
+    made = zip(budgets_of(shares, num_items), shares, strict=True)
+    return {None: "full", **{budget: _percent(share) for budget, share in made}}
+
+
+def qualities(rows: list[Row], budget: int | None, method: str | None = None) -> dict[int, Any]:
+    """Recall and NDCG of the rows' seeds under a budget, of one method where there are several."""
+    return {
+        row["seed"]: (line["recall"], line["ndcg"])
+        for row in rows
+        for line in row["lines"]
+        if line["budget_bytes"] == budget and method in (None, line["method"])
+    }
+
+
+def lead(parts: Parts, part: str, budget: int | None) -> list[float] | None:
+    """What a part finds more than its base with the same seeds, Recall@20; None without any."""
+    base = PARTS[part].base
+    if base is None or base not in parts or PARTS[part].measures == "rivals":
+        return None
+    ours, others = qualities(parts[part], budget), qualities(parts[base], budget)
+    seeds = sorted(ours.keys() & others.keys())
+    return [ours[seed][0] - others[seed][0] for seed in seeds] or None
+
+
+def make_tables(rows: Iterable[Row]) -> dict[str, str]:
+    """Markdown by name: ``"SOURCE PROTOCOL"``, and the same with ``" rivals"``."""
+    made = {}
+    for (source, protocol), parts in gather(rows).items():
+        made[f"{source} {protocol}"] = _parts_table(source, parts)
+        if "rivals" in parts:
+            made[f"{source} {protocol} rivals"] = _rivals_table(source, parts)
+    return made
+
+
+def fill(page: str, tables: dict[str, str]) -> str:
+    """A page with its tables made anew: each stands between two comments that name it.
+
+    Raises:
+        ValueError: the page asks for a table that there are no rows for.
+    """
+
+    def table(found: re.Match[str]) -> str:
+        if found[1] not in tables:
+            raise ValueError(f"table must be one of {', '.join(tables)}, got {found[1]!r}")
+        return f"<!-- table {found[1]} -->\n\n{tables[found[1]]}\n\n<!-- end of table -->"
+
+    pattern = r"<!-- table ([^>]*?) -->.*?<!-- end of table -->"
+    return re.sub(pattern, table, page, flags=re.DOTALL)
+
+
+def _parts_table(source: str, parts: Parts) -> str:
+    names = budgets(source, parts)
+    compared = next(budget for budget, name in names.items() if name == _percent(COMPARED_SHARE))
+    head = ["part", "seeds", *names.values(), f"{_percent(COMPARED_SHARE)}, less base"]
+    lines = [head, ["---"] * len(head)]
+    for part, rows in parts.items():
+        if PARTS[part].measures == "rivals":
+            continue
+        cells = [_mean(qualities(rows, budget), len(rows)) for budget in names]
+        differences = lead(parts, part, compared)
+        gain = "" if differences is None else _spread(differences)
+        lines.append([_title(part), str(len(rows)), *cells, gain])
+    return _markdown(lines)
+
+
+def _rivals_table(source: str, parts: Parts) -> str:
+    names = budgets(source, parts)
+    del names[None]
+    rows = parts["rivals"]
+    head = ["Recall@20 / NDCG@20", *names.values()]
+    lines = [head, ["---"] * len(head)]
+    if "full" in parts:
+        cells = [_mean(qualities(parts["full"], budget), len(parts["full"])) for budget in names]
+        lines.append([_title("full"), *cells])
+    methods = dict.fromkeys(line["method"] for row in rows for line in row["lines"])
+    for method in methods:
+        cells = [_mean(qualities(rows, budget, method), len(rows)) for budget in names]
+        lines.append([method, *cells])
+    return _markdown(lines)
+
+
+def _title(part: str) -> str:
+    says, base = PARTS[part].says, PARTS[part].base
+    return f"the paper's, {says}" if base == "paper" else says
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:g}%"
+
+
+def _mean(found: dict[int, Any], wanted: int) -> str:
+    """Recall and NDCG, if all seeds have them."""
+    if len(found) < wanted or not found:
+        return "-"
+    return " / ".join(_short(value) for value in np.mean(list(found.values()), axis=0))
+
+
+def _spread(values: list[float]) -> str:
+    """The mean and how far the farthest seed is from it."""
+    mean = float(np.mean(values))
+    text = f"{_short(mean, '+.4f')}"
+    return text if len(values) == 1 else f"{text} ± {_short(np.abs(np.array(values) - mean).max())}"
+
+
+def _short(value: float, form: str = ".4f") -> str:
+    return format(value, form).replace("0.", ".")
+
+
+def _markdown(lines: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines).replace("|  |", "| |")
