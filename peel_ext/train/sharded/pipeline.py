@@ -9,6 +9,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from peel_ext.config import PipelineConfig
@@ -60,7 +61,7 @@ def run_sharded_pipeline(
 
     Args:
         data: as there.
-        out: as there; its folder is looked at by rank 0 alone.
+        out: as there, on a file system that all ranks share.
         config: all settings.
         listeners: what is told on the way.
         item_names: as there.
@@ -112,7 +113,7 @@ def train_together(
             folder = RunFolder(out)  # as it is now that no other process trains there
             sections = {stage.name: stage.sections for stage in STAGES}
             folder.begin(dataclasses.asdict(config), digest, sections, redo=redo)
-        _run_stages(folder, config, prepared, told, ranks)
+        _run_stages(folder, Path(out), config, prepared, told, ranks)
         if folder is not None and names is not None:
             folder.add_document("item_names.json", names)
         ranks.barrier()
@@ -176,6 +177,7 @@ def _flat(value: dict[str, Any], before: str = "") -> dict[str, Any]:
 
 def _run_stages(
     folder: RunFolder | None,
+    path: Path,
     config: PipelineConfig,
     prepared: PreparedData,
     told: Listeners,
@@ -195,7 +197,7 @@ def _run_stages(
     if "validation_indptr" in split:
         held = ShardedData.of_split(split, num_items, ranks, "validation")
         validation = held.indptr, held.item_rows
-    stages = ShardedStages(folder, config, own, validation, ranks, on_step, on_doubt)
+    stages = ShardedStages(folder, path, config, own, validation, ranks, on_step, on_doubt)
     if folder is not None and "data" not in folder.stages:
         whole = Stages(folder, config, split, facts, ids, None, on_step, on_doubt)
         _finish(folder, "data", whole.data, told.progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ from peel_ext.scale.item_shard import ItemShard
 from peel_ext.scale.partition import Partition
 from peel_ext.scale.propagation import Propagation
 from peel_ext.scale.svd import truncated_svd
+from peel_ext.train.checkpoint import Checkpoint, Timer
 from peel_ext.train.placement import limit_chunk, to_array
 from peel_ext.train.pretraining import (
     DEFAULT_DIM,
@@ -47,6 +49,7 @@ def pretrain(
     *,
     prior: NDArray[np.float32] | None = None,
     on_progress: Callable[[int, int, float], None] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> PretrainedVectors:
     """What :func:`peel_ext.train.pretraining.pretrain` learns, up to rounding, in parts.
 
@@ -59,6 +62,8 @@ def pretrain(
         ranks: the processes.
         prior: of each own item, as there.
         on_progress: as there.
+        checkpoint: where to go on from and to save to, of all ranks; the number of ranks may have been
+            another.
 
     Returns:
         The vectors of the own users and items.
@@ -67,11 +72,12 @@ def pretrain(
         PeelError: the loss is no longer a finite number.
     """
     training = _Training(shard, config, ranks)
-    training.start()
-    while len(training.losses) < training.num_steps:
-        training.losses.append(training.step(len(training.losses)))
-        if on_progress is not None:
-            on_progress(len(training.losses), training.num_steps, training.losses[-1])
+    saved = checkpoint.load() if checkpoint is not None else None
+    if saved is None:
+        training.start()
+    else:
+        training.restore(saved)
+    training.run(on_progress, checkpoint)
     users, items = training.tastes()
     counts = to_array(shard.counts)
     if prior is None:
@@ -97,7 +103,7 @@ class _Training:
         self.steps_per_epoch = min(config.steps_per_epoch, len(self.active))
         self.num_steps = config.epochs * self.steps_per_epoch
         self.losses: list[float] = []
-        self.order = self.active
+        self.order, self.epoch = self.active, self.generator.get_state()
         self.own_users = shard.users.own(ranks.rank)
 
     def start(self) -> None:
@@ -120,12 +126,69 @@ class _Training:
         made = self.config.start_scale * (vectors / size + 0.01 * noise.to(vectors.device))
         return made.contiguous().requires_grad_()
 
+    def restore(self, state: dict[str, NDArray[Any]]) -> None:
+        """The model, the optimiser and the draws as :meth:`state` had them."""
+        tables = {name: _own_memory(state[name]) for name in ("users", "items")}
+        self.users, self.items = (tables[name].requires_grad_() for name in ("users", "items"))
+        self.optimiser = torch.optim.Adam([self.users, self.items], fused=True)
+        self.losses = state["losses"].tolist()
+        for name, parameter in (("users", self.users), ("items", self.items)):
+            self.optimiser.state[parameter] = {
+                "step": parameter.new_full((), len(self.losses), dtype=torch.float32),
+                "exp_avg": _own_memory(state[f"{name}.exp_avg"]),
+                "exp_avg_sq": _own_memory(state[f"{name}.exp_avg_sq"]),
+            }
+        self.generator.set_state(torch.from_numpy(state["epoch"]).clone())
+        self._shuffle()
+        self.generator.set_state(torch.from_numpy(state["generator"]).clone())
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """All that the next step depends on: of tables the own rows."""
+        state = {
+            "epoch": self.epoch.numpy(),
+            "generator": self.generator.get_state().numpy(),
+            "losses": np.array(self.losses, dtype=np.float64),
+        }
+        for name, parameter in (("users", self.users), ("items", self.items)):
+            moments = self.optimiser.state[parameter]
+            state[name] = to_array(parameter)
+            state |= {
+                f"{name}.{part}": to_array(moments[part]) for part in ("exp_avg", "exp_avg_sq")
+            }
+        return state
+
+    def run(
+        self,
+        on_progress: Callable[[int, int, float], None] | None,
+        checkpoint: Checkpoint | None,
+    ) -> None:
+        """The steps that are left."""
+        timer = Timer()
+        while len(self.losses) < self.num_steps:
+            self.losses.append(self.step(len(self.losses)))
+            done = len(self.losses)
+            if checkpoint is not None and done < self.num_steps and self._is_due(timer):
+                began = time.monotonic()
+                checkpoint.save(self.state())
+                timer.saved(began)
+            if on_progress is not None:
+                on_progress(done, self.num_steps, self.losses[-1])
+
+    def _is_due(self, timer: Timer) -> bool:
+        """Whether it is time to save, by the clock of rank 0."""
+        return self.ranks.total(self.ranks.is_first and timer.is_due()) > 0
+
+    def _shuffle(self) -> None:
+        """The order of the users in an epoch."""
+        self.epoch = self.generator.get_state()
+        shuffled = torch.randperm(len(self.active), generator=self.generator, device="cpu")
+        self.order = self.active[shuffled.to(self.active.device)]
+
     def step(self, done: int) -> float:
         """One step; returns the loss before it, in nats."""
         at = done % self.steps_per_epoch
         if at == 0:  # every user once in each epoch, in random order
-            shuffled = torch.randperm(len(self.active), generator=self.generator, device="cpu")
-            self.order = self.active[shuffled.to(self.active.device)]
+            self._shuffle()
         value = self._learn(self.order.tensor_split(self.steps_per_epoch)[at])
         if not math.isfinite(value):
             raise PeelError(
@@ -210,6 +273,11 @@ class _Training:
             active = self.shard.degrees[self.own_users] > 0
             users = F.normalize(users) * active[:, None]
             return to_array(users), to_array(F.normalize(items))
+
+
+def _own_memory(array: NDArray[Any]) -> Tensor:
+    """A tensor in torch's own memory: matrix products round differently at another alignment."""
+    return torch.from_numpy(array).clone()
 
 
 def scale_weights(

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from peel_ext.config import PipelineConfig
 from peel_ext.nn import ElasticEmbedding
+from peel_ext.scale.checkpoint import SharedCheckpoint
 from peel_ext.scale.collectives import Collectives
 from peel_ext.scale.item_shard import ItemShard
 from peel_ext.scale.partition import Partition
@@ -23,7 +25,7 @@ from peel_ext.train.item_prior import weigh_features
 from peel_ext.train.layout import layout_of
 from peel_ext.train.lists import Lists
 from peel_ext.train.placement import to_array
-from peel_ext.train.run_folder import RunFolder
+from peel_ext.train.run_folder import RunFolder, shared_checkpoint
 from peel_ext.train.sharded.clustering import cluster_users
 from peel_ext.train.sharded.exposure import measure_exposure
 from peel_ext.train.sharded.held_out import describe_items
@@ -42,6 +44,7 @@ class ShardedStages:
 
     Attributes:
         folder: of the run, which only rank 0 has.
+        path: of that folder, where all ranks keep checkpoints.
         config: all settings.
         data: the own users' training interactions.
         validation: those of a validation part that was given, or None.
@@ -53,6 +56,7 @@ class ShardedStages:
     """
 
     folder: RunFolder | None
+    path: Path
     config: PipelineConfig
     data: ShardedData
     validation: Lists | None
@@ -71,7 +75,7 @@ class ShardedStages:
                 config.pretraining.weight_scale, self.ranks,
             ),
             config.tuning, config.pretraining, self.data.timestamps is not None,
-            self._steps("tuning"), None,
+            self._steps("tuning"), self._checkpoint("tuning"),
         )  # fmt: skip
         prior = [round(weight, 4) for weight in tuned.prior]
         facts = {"temperature": tuned.temperature, "embedding_dim": tuned.embedding_dim}
@@ -89,7 +93,7 @@ class ShardedStages:
         made = pretrain(
             self._shard, settings, self.ranks,
             prior=weigh_features(features, tuned["prior"]),
-            on_progress=self._steps("pretraining"),
+            on_progress=self._steps("pretraining"), checkpoint=self._checkpoint("pretraining"),
         )  # fmt: skip
         doubt = doubt_losses(made.losses, settings)
         if doubt is not None:
@@ -185,6 +189,11 @@ class ShardedStages:
         data = self.data
         weights = scale_weights(data.weights, data.indptr, self.config.pretraining.weight_scale)
         return data.with_items(weights, self.ranks)
+
+    def _checkpoint(self, stage: str) -> SharedCheckpoint:
+        partitions = {"users": self.data.users, "items": self.data.items}
+        path = shared_checkpoint(self.path, stage)
+        return SharedCheckpoint(path, partitions, self.ranks)
 
     def _steps(self, stage: str) -> Callable[[int, int, float], None]:
         return lambda done, total, loss: self.on_step(stage, done, total, loss)

@@ -84,7 +84,9 @@ class ShardedJudge:
         checkpoint: Checkpoint,
     ) -> tuple[list[float], float]:
         """The weights of the best prior after a training, searched from a start, and the quality."""
-        vectors = pretrain(self.shard, settings, self.ranks, on_progress=on_progress)
+        vectors = pretrain(
+            self.shard, settings, self.ranks, on_progress=on_progress, checkpoint=checkpoint
+        )
         own = self.users - self.shard.users.start(self.ranks.rank)
         users = widen(part_tastes(vectors.users[own]), np.ones(len(own), dtype=np.float32))
         items, held = part_tastes(vectors.items), take_users(self.held_out, own)

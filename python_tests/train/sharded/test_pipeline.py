@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -25,11 +27,17 @@ from peel_ext.config import (
     TuningConfig,
 )
 from peel_ext.data import SyntheticConfig, make_interactions
-from peel_ext.errors import ElsewhereError
+from peel_ext.errors import PeelError
 from peel_ext.evaluation import evaluate_run
 from peel_ext.scale.collectives import Collectives
+from peel_ext.train.checkpoint import Timer
 from peel_ext.train.pipeline import TrainedRun, run_pipeline
-from peel_ext.train.sharded.pipeline import Listeners, train_together
+from peel_ext.train.sharded import pretraining as sharded_pretraining
+from peel_ext.train.sharded.pipeline import (
+    Listeners,
+    run_sharded_pipeline,
+    train_together,
+)
 
 CONFIG = PipelineConfig(
     pretraining=PretrainingConfig(embedding_dim=16, epochs=4, temperature=0.2, steps_per_epoch=8),
@@ -141,14 +149,80 @@ def test_a_run_goes_on_from_what_is_finished_with_the_same_bits(
     assert same == ["data", "tuning", "pretraining", "refinement"]
 
 
+class _InterruptionError(Exception):
+    """In place of a signal."""
+
+
+def _interrupted(ranks: Collectives, data: Path, out: Path, config: PipelineConfig) -> None:
+    """Trains until a step that only pretraining, not tuning, comes to; saves after every step."""
+    step = sharded_pretraining._Training.step
+
+    def stop_at(training: sharded_pretraining._Training, done: int) -> float:
+        if done == 21:
+            raise _InterruptionError
+        return step(training, done)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Timer, "is_due", lambda timer: True)
+        patch.setattr(sharded_pretraining._Training, "step", stop_at)
+        with pytest.raises(_InterruptionError):
+            train_together(ranks, data, out, config)
+
+
+def test_an_interrupted_run_goes_on_with_any_number_of_ranks(
+    rank_processes: RankProcesses,
+    shop: Path,
+    runs: tuple[TrainedRun, TrainedRun],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rank_processes.run(_interrupted, shop, tmp_path / "run", CONFIG)
+    kept = tmp_path / "run" / "pretraining.checkpoint"
+    assert sorted(path.name for path in kept.iterdir()) == ["21", "index.json"]
+    for name in ("alone", "damaged"):
+        shutil.copytree(tmp_path / "run", tmp_path / name)
+    expected = runs[1].folder
+    told = rank_processes.run(_train, shop, tmp_path / "run", CONFIG)
+    assert "tuning: done before" in told[0]
+    found = TrainedRun.open(tmp_path / "run").folder
+    assert not kept.exists()
+    for stage, facts in expected.stages.items():
+        assert found.stages[stage]["sha256"] == facts["sha256"], stage
+    # With one rank, and sums in another order.
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MASTER_PORT", str(free.getsockname()[1]))
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "127.0.0.1")):
+        monkeypatch.setenv(name, value)
+    run_sharded_pipeline(shop, tmp_path / "alone", CONFIG)
+    alone, two = (
+        TrainedRun.open(path).folder.load("pretraining")["losses"]
+        for path in (tmp_path / "alone", tmp_path / "run")
+    )
+    assert np.array_equal(alone[:21], two[:21])
+    np.testing.assert_allclose(alone, two, rtol=1e-3)
+    assert not np.array_equal(alone, two)
+    # A bit that has changed is told of.
+    file = sorted((tmp_path / "damaged" / "pretraining.checkpoint" / "21").glob("shard*"))[1]
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    for _, message in rank_processes.run(_refusal, shop, tmp_path / "damaged", CONFIG):
+        assert "damaged" in message
+        assert f"remove {tmp_path / 'damaged' / 'pretraining.checkpoint'} to begin" in message
+
+
 def _redo(ranks: Collectives, data: Path, out: Path, config: PipelineConfig) -> None:
     train_together(ranks, data, out, config, redo=True)
 
 
 def _refusal(ranks: Collectives, data: Path, out: Path, config: PipelineConfig) -> tuple[str, str]:
     try:
-        train_together(ranks, data, out, config)
-    except (ValueError, ElsewhereError) as error:
+        with pytest.raises(_InterruptionError):
+            train_together(ranks, data, out, config)
+    except PeelError as error:
+        return type(error).__name__, str(error)
+    except ValueError as error:
         return type(error).__name__, str(error)
     raise AssertionError("not refused")
 
