@@ -20,9 +20,9 @@ from quality import circumstances
 from threadpoolctl import threadpool_limits
 
 from peel_ext.config import PipelineConfig, SplitConfig, TuningConfig
+from peel_ext.data import ItemLists
 from peel_ext.metrics import rank_quality
 from peel_ext.train.held_out import TrainingData
-from peel_ext.train.lists import Lists
 from peel_ext.train.pipeline import run_pipeline
 
 N, DEPTH = 20, 100
@@ -31,16 +31,17 @@ TRIED: dict[str, list[dict[str, float]]] = {
     "popularity": [{}],
     "item-kNN": [
         {"neighbours": count, "shrinkage": shrinkage}
-        for count in (20, 50, 100, 200) for shrinkage in (0.0, 10.0, 100.0)
+        for count in (20, 50, 100, 200, 500) for shrinkage in (0.0, 10.0, 100.0, 1000.0)
     ],
     "EASE": [{"penalty": penalty} for penalty in (20.0, 50.0, 100.0, 200.0, 400.0, 800.0)],
     "implicit ALS": [
         {"factors": factors, "alpha": alpha, "regularization": regularization}
         for factors in (64, 128) for alpha in (1.0, 5.0, 20.0) for regularization in (0.1, 1.0, 10.0)
     ],
-    "implicit BPR": [
-        {"factors": factors, "learning_rate": rate, "regularization": regularization}
-        for factors in (64, 128) for rate in (0.02, 0.05, 0.1) for regularization in (0.01, 0.05)
+    "implicit BPR": [  # which learns the training interactions by heart unless it is stopped
+        {"factors": factors, "learning_rate": rate, "iterations": iterations, "regularization": penalty}
+        for factors in (64, 128) for penalty in (0.001, 0.01)
+        for rate, iterations in ((0.005, 50), (0.005, 100), (0.005, 200), (0.02, 100), (0.02, 300))
     ],
 }  # fmt: skip
 
@@ -52,6 +53,9 @@ def main() -> None:
     parser.add_argument("--test-share", type=float, default=0.2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--run", type=Path, help="folder of a trained run: made, or gone on from")
+    parser.add_argument(
+        "--models", nargs="+", choices=TRIED, default=list(TRIED), help="the others"
+    )
     parser.add_argument("--append", type=Path, help="JSON lines file to add a row per model to")
     options = parser.parse_args()
     for row in measure(options):
@@ -80,17 +84,17 @@ def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         arrays, tuned = run.folder.load("data"), run.folder.stages["tuning"]
         vectors = FactorScores(run.user_vectors, run.item_vectors)
     num_items = vectors.num_items
-    lists = (arrays["train_indptr"], arrays["train_items"])
+    lists = ItemLists.from_arrays(arrays, "train")
     data = TrainingData(lists, num_items, None, arrays.get("train_timestamps"))
-    targets = (arrays["test_indptr"], arrays["test_items"])
+    targets = ItemLists.from_arrays(arrays, "test")
     chosen = {name: tuned[name] for name in ("temperature", "embedding_dim", "prior")}
     yield {"model": "peel_ext", "settings": chosen} | quality(vectors, lists, targets)
-    left, held = data.hold_out(options.split, tuning.validation_share, options.seed)
-    for name, tried in TRIED.items():
-        judged = []
+    left, held_out = data.hold_out(options.split, tuning.validation_share, options.seed)
+    for name in options.models:
+        tried, judged = TRIED[name], []
         for settings in tried if len(tried) > 1 else []:
             scores = fit(name, settings, left, options.seed)
-            judged.append(quality(scores, left.lists, held)[f"ndcg{DEPTH}"])
+            judged.append(quality(scores, left.lists, held_out)[f"ndcg{DEPTH}"])
         best = tried[int(np.argmax(judged))] if judged else tried[0]
         began = time.perf_counter()
         scores = fit(name, best, data, options.seed)
@@ -130,10 +134,9 @@ class ItemScores:
 
 def fit(name: str, settings: dict[str, float], data: TrainingData, seed: int) -> Scores:
     """A model of that name."""
-    indptr, items = data.lists
-    shape = (len(indptr) - 1, data.num_items)
+    items, shape = data.lists.items, (len(data.lists), data.num_items)
     train = scipy.sparse.csr_matrix(
-        (np.ones(len(items), dtype=np.float32), items, indptr), shape=shape
+        (np.ones(len(items), dtype=np.float32), items, data.lists.indptr), shape=shape
     )
     if name == "popularity":
         counts = np.bincount(items, minlength=data.num_items).astype(np.float32)
@@ -144,10 +147,7 @@ def fit(name: str, settings: dict[str, float], data: TrainingData, seed: int) ->
     if name == "EASE":
         return ItemScores(train, ease_weights(train, settings["penalty"]))
     kinds = {"implicit ALS": AlternatingLeastSquares, "implicit BPR": BayesianPersonalizedRanking}
-    iterations = 15 if name == "implicit ALS" else 200
-    model = kinds[name](
-        **settings, iterations=iterations, random_state=seed, num_threads=torch.get_num_threads()
-    )
+    model = kinds[name](**settings, random_state=seed, num_threads=torch.get_num_threads())
     with threadpool_limits(1, "blas"):  # as implicit asks for
         model.fit(train, show_progress=False)
     return FactorScores(np.asarray(model.user_factors), np.asarray(model.item_factors))
@@ -176,25 +176,26 @@ def ease_weights(train: scipy.sparse.csr_matrix, penalty: float) -> NDArray[np.f
     """The closed form of Steck (2019, arXiv 1905.03375)."""
     gram = np.asarray((train.T @ train).todense(), dtype=np.float32)
     gram[np.diag_indices(len(gram))] += penalty
-    inverse = torch.linalg.inv(torch.from_numpy(gram)).numpy()
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(torch.from_numpy(gram))).numpy()
     weights = inverse / -np.diag(inverse)
     np.fill_diagonal(weights, 0)
     return np.asarray(weights, dtype=np.float32)
 
 
-def quality(scores: Scores, seen: Lists, targets: Lists) -> dict[str, float]:
+def quality(scores: Scores, seen: ItemLists, targets: ItemLists) -> dict[str, float]:
     """Metrics of the n best unseen items of each user, and NDCG at a larger depth."""
-    num_users = len(seen[0]) - 1
+    num_users = len(seen)
     lists = []
     for start in range(0, num_users, 512):
         users = slice(start, min(start + 512, num_users))
         made = torch.from_numpy(scores.of(users).copy())
-        first, last = seen[0][users.start], seen[0][users.stop]
-        owners = np.repeat(np.arange(len(made)), np.diff(seen[0][users.start : users.stop + 1]))
-        made[torch.from_numpy(owners), torch.from_numpy(seen[1][first:last])] = -np.inf
+        own = seen.take(np.arange(users.start, users.stop))
+        made[torch.from_numpy(own.owners()), torch.from_numpy(own.items)] = -np.inf
         lists.append(made.topk(min(DEPTH, made.shape[1])).indices.numpy())
     ranked = np.concatenate(lists)
-    short, long = rank_quality(ranked[:, :N], *targets), rank_quality(ranked, *targets)
+    short, long = (
+        rank_quality(found, targets.indptr, targets.items) for found in (ranked[:, :N], ranked)
+    )
     return {"recall": short.recall, "ndcg": short.ndcg, f"ndcg{DEPTH}": long.ndcg}
 
 

@@ -19,9 +19,12 @@ from study.parts import PARTS, parts_of
 from study.rows import add_row, read_rows
 from study.runs import Task, key_of, measure
 from study.sources import SOURCES
-from study.tables import fill, make_tables
+from study.tables import fill, make_model_table, make_tables
 
 ROOT = Path(__file__).parent.parent.parent
+
+#: Those of ``bench/models.py``, of which the page has a table, too.
+MODEL_ROWS = ROOT / "bench" / "results" / "models.jsonl"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -50,7 +53,8 @@ def main(arguments: list[str] | None = None) -> None:
         run_all(options)
     rows = read_rows(options.rows)
     page = options.docs / "study.md"
-    page.write_text(fill(page.read_text(), make_tables(rows)))
+    tables = make_tables(rows) | {"models": make_model_table(read_rows(MODEL_ROWS))}
+    page.write_text(fill(page.read_text(), tables))
     for place in pictures.draw(rows, options.docs / "pictures"):
         print(place)
 

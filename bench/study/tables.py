@@ -67,6 +67,21 @@ def make_tables(rows: Iterable[Row]) -> dict[str, str]:
     return made
 
 
+def make_model_table(rows: Iterable[Row]) -> str:
+    """Markdown of the rows of ``bench/models.py``: the last one of each model, data set and split."""
+    found: dict[str, dict[tuple[str, str], str]] = {}
+    for row in rows:
+        column = (row["data"].partition(".")[0], row["split"])
+        cell = f"{_short(row['recall'])} / {_short(row['ndcg'])}"
+        found.setdefault(row["model"], {})[column] = cell
+    columns = sorted({column for cells in found.values() for column in cells}, reverse=True)
+    head = ["Recall@20 / NDCG@20", *(", ".join(column) for column in columns)]
+    lines = [
+        [model, *(cells.get(column, "-") for column in columns)] for model, cells in found.items()
+    ]
+    return _markdown([head, ["---"] * len(head), *lines])
+
+
 def fill(page: str, tables: dict[str, str]) -> str:
     """A page with its tables made anew: each stands between two comments that name it.
 

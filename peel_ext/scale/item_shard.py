@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from peel_ext.data import ItemLists
 from peel_ext.scale.collectives import Collectives
 from peel_ext.scale.partition import Partition
 
@@ -43,8 +44,7 @@ class ItemShard:
     @classmethod
     def of_users(
         cls,
-        indptr: NDArray[np.int64],
-        item_rows: NDArray[np.int64],
+        lists: ItemLists,
         weights: NDArray[np.float32] | None,
         users: Partition,
         items: Partition,
@@ -53,20 +53,17 @@ class ItemShard:
         """Brings interactions from the owners of the users to the owners of the items.
 
         Args:
-            indptr: [num_own_users + 1], the interactions of this rank's users in CSR form.
-            item_rows: their items, ascending for each user.
+            lists: items of each of this rank's users, ascending.
             weights: how much each counts, or None.
             users: the partition of the users.
             items: the partition of the items.
             ranks: the processes.
         """
-        own_degrees = np.diff(indptr)
-        first = users.start(ranks.rank)
-        owners = np.repeat(np.arange(first, first + len(own_degrees)), own_degrees)
-        to = items.owners(item_rows)
+        owners = lists.owners() + users.start(ranks.rank)
+        to = items.owners(lists.items)
         order = np.argsort(to, kind="stable")  # by rank, then as they came
         leaving = np.bincount(to, minlength=ranks.size).tolist()
-        local = item_rows - items.edges[to]
+        local = lists.items - items.edges[to]
 
         def send(values: NDArray[np.generic]) -> Tensor:
             parts = torch.from_numpy(values[order]).split(leaving)
@@ -81,7 +78,7 @@ class ItemShard:
             _ends(arrived, users.size),
             columns,
             None if weights is None else send(weights),
-            ranks.join(torch.from_numpy(own_degrees)),
+            ranks.join(torch.from_numpy(lists.counts)),
             torch.bincount(columns, minlength=items.count(ranks.rank)),
         )
 

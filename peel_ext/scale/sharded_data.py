@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from peel_ext.data import ItemLists
 from peel_ext.scale.collectives import Collectives
 from peel_ext.scale.item_shard import ItemShard
 from peel_ext.scale.partition import Partition
@@ -19,16 +20,14 @@ class ShardedData:
     """Interactions of the own users with items of all ranks, and all that is known of each.
 
     Attributes:
-        indptr: int64 [num_own_users + 1], in CSR form.
-        item_rows: int64 [num_interactions], as all ranks number them, ascending for each user.
+        lists: items of each own user, as all ranks number them, ascending.
         users: the partition of the users.
         items: the partition of the items.
         weights: how much each counts float64 [num_interactions], or None: all alike.
         timestamps: float64 [num_interactions], or None where there are none.
     """
 
-    indptr: NDArray[np.int64]
-    item_rows: NDArray[np.int64]
+    lists: ItemLists
     users: Partition
     items: Partition
     weights: NDArray[np.float64] | None = None
@@ -53,29 +52,25 @@ class ShardedData:
         Raises:
             DataError: fewer users or items than ranks.
         """
-        indptr = split[f"{part}_indptr"]
-        users = Partition.of("users", len(indptr) - 1, ranks.size)
+        lists = ItemLists.from_arrays(split, part)
+        users = Partition.of("users", len(lists), ranks.size)
         items = Partition.of("items", num_items, ranks.size)
         own = users.own(ranks.rank)
-        rows = slice(indptr[own.start], indptr[own.stop])
+        rows = slice(lists.indptr[own.start], lists.indptr[own.stop])
 
         def take(name: str) -> NDArray[np.float64] | None:
             # Copies, so that the whole can go.
             return split[name][rows].copy() if name in split else None
 
         return cls(
-            indptr[own.start : own.stop + 1] - rows.start,
-            split[f"{part}_items"][rows].copy(),
+            ItemLists(
+                lists.indptr[own.start : own.stop + 1] - rows.start, lists.items[rows].copy()
+            ),
             users,
             items,
             take(f"{part}_weights"),
             take(f"{part}_timestamps"),
         )
-
-    @property
-    def degrees(self) -> NDArray[np.int64]:
-        """Interactions of each own user."""
-        return np.diff(self.indptr)
 
     def with_items(self, weights: NDArray[np.float32] | None, ranks: Collectives) -> ItemShard:
         """The interactions with the own items, of all users.
@@ -84,6 +79,4 @@ class ShardedData:
             weights: how much each interaction here counts there, or None.
             ranks: the processes.
         """
-        return ItemShard.of_users(
-            self.indptr, self.item_rows, weights, self.users, self.items, ranks
-        )
+        return ItemShard.of_users(self.lists, weights, self.users, self.items, ranks)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from rank_processes import RankProcesses
 
-from peel_ext.data import SyntheticConfig, make_interactions
+from peel_ext.data import ItemLists, SyntheticConfig, make_interactions
 from peel_ext.models import normalised_adjacency
 from peel_ext.models.lightgcn import LightGCN
 from peel_ext.scale import ranking
@@ -21,21 +19,20 @@ from peel_ext.train import svd
 from peel_ext.train.held_out import rank_unseen
 
 
-def _shard(ranks: Collectives, seed: int) -> tuple[ItemShard, Any]:
+def _shard(ranks: Collectives, seed: int) -> tuple[ItemShard, ItemLists]:
     config = SyntheticConfig(num_users=61, num_items=47, mean_interactions=9, seed=seed)
-    indptr, items = make_interactions(config).csr()
+    lists = make_interactions(config).csr()
+    indptr = lists.indptr
     users = Partition(61, ranks.size)
     own = users.own(ranks.rank)
-    part = indptr[own.start : own.stop + 1]
-    shard = ItemShard.of_users(
-        part - part[0], items[part[0] : part[-1]],
-        np.arange(part[0], part[-1], dtype=np.float32), users, Partition(47, ranks.size), ranks,
-    )  # fmt: skip
-    return shard, (indptr, items)
+    places = np.arange(indptr[own.start], indptr[own.stop], dtype=np.float32)
+    part = lists.take(np.arange(own.start, own.stop))
+    return ItemShard.of_users(part, places, users, Partition(47, ranks.size), ranks), lists
 
 
 def _interactions(ranks: Collectives, seed: int) -> None:
-    shard, (indptr, items) = _shard(ranks, seed)
+    shard, lists = _shard(ranks, seed)
+    indptr, items = lists.indptr, lists.items
     own = shard.items.own(ranks.rank)
     mine = (items >= own.start) & (items < own.stop)
     owners = np.repeat(np.arange(61), np.diff(indptr))[mine]
@@ -48,7 +45,8 @@ def _interactions(ranks: Collectives, seed: int) -> None:
 
 
 def _products(ranks: Collectives, seed: int) -> None:
-    shard, (indptr, items) = _shard(ranks, seed)
+    shard, lists = _shard(ranks, seed)
+    indptr, items = lists.indptr, lists.items
     generator = torch.Generator().manual_seed(seed)
     tables = torch.randn(61, 5, generator=generator), torch.randn(47, 5, generator=generator)
     model = LightGCN(
@@ -68,7 +66,9 @@ def _decompositions(ranks: Collectives, seed: int) -> None:
     rows, factor = factor_rows(table[shard.items.own(ranks.rank)], ranks)
     torch.testing.assert_close(rows @ factor, table[shard.items.own(ranks.rank)])
     torch.testing.assert_close(ranks.sum(rows.T @ rows), torch.eye(13), rtol=0, atol=1e-5)
-    matrices = normalised_adjacency(*map(torch.from_numpy, lists), 47)
+    matrices = normalised_adjacency(
+        torch.from_numpy(lists.indptr), torch.from_numpy(lists.items), 47
+    )
     expected = svd.truncated_svd(*matrices, 6, torch.Generator().manual_seed(seed))
     found = truncated_svd(
         Propagation(shard, ranks), shard.users, shard.items, 6,

@@ -1,4 +1,4 @@
-"""What each item is worth to the own user groups; see :mod:`peel_ext.train.exposure`."""
+"""What each item is worth to the own user groups; see :mod:`peel_ext.train.block_weights.exposure`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from peel_ext.scale.item_shard import ItemShard
 from peel_ext.scale.partition import Partition
 from peel_ext.scale.ranking import rank_unseen
 from peel_ext.scale.sharded_data import ShardedData
-from peel_ext.train.exposure import draw_members, worth_of_ranks
+from peel_ext.train.block_weights.exposure import draw_members, worth_of_ranks
 
 #: Users of each rank whose lists are made and sent at a time.
 _BATCH = 4096
@@ -30,7 +30,7 @@ def measure_exposure(
     config: ExposureConfig,
     ranks: Collectives,
 ) -> NDArray[np.float64]:
-    """What :func:`peel_ext.train.exposure.measure_exposure` says, of the own groups and all items.
+    """Row values as :func:`peel_ext.train.block_weights.exposure.measure_exposure` has them, in parts.
 
     Every rank lists the own users' best items among those of all, and tells the owners of the groups.
 
@@ -68,9 +68,9 @@ def measure_exposure(
     values.cells *= scale[groups.own(ranks.rank), None]
     in_group = _GroupSums(groups, num_items, np.int32, ranks)
     for rows in _batches(np.arange(len(user_group)), ranks):
-        part = slice(data.indptr[rows[0]], data.indptr[rows[-1] + 1]) if len(rows) else slice(0)
-        owners = np.repeat(user_group[rows], data.degrees[rows])
-        in_group.add(owners * num_items + data.item_rows[part], None)
+        lists_of_rows = data.lists.take(rows)
+        cells = user_group[rows][lists_of_rows.owners()] * num_items + lists_of_rows.items
+        in_group.add(cells, None)
     popularity = ranks.join(seen.counts).numpy()
     for own_values, counts in zip(values.cells, in_group.cells, strict=True):
         own_values += config.group_popularity_weight * counts

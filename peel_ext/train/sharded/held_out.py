@@ -8,31 +8,30 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from peel_ext.data import ItemLists
 from peel_ext.scale.collectives import Collectives
 from peel_ext.scale.sharded_data import ShardedData
 from peel_ext.train.held_out import TrainingData
 from peel_ext.train.item_prior import NUM_HALVINGS, measure_recency
-from peel_ext.train.lists import Lists
 
 
 def hold_out(
     data: ShardedData, method: str, share: float, seed: int, ranks: Collectives
-) -> tuple[ShardedData, Lists]:
-    """What is left of the own users' interactions, and what is held out in CSR form over them.
+) -> tuple[ShardedData, ItemLists]:
+    """What is left of the own users' interactions, and what is held out of them.
 
     It is what :meth:`peel_ext.train.held_out.TrainingData.hold_out` draws in one process, for which
     every rank has all interactions for a moment.
     """
-    counts = _join(data.degrees, ranks)
+    counts, items = _join(data.lists.counts, ranks), _join(data.lists.items, ranks)
     whole = TrainingData(
-        (_ends(counts), _join(data.item_rows, ranks)),
+        ItemLists.from_counts(counts, items),
         data.items.size,
         None if data.weights is None else _join(data.weights, ranks),
         None if data.timestamps is None else _join(data.timestamps, ranks),
     )
     left, held = whole.hold_out(method, share, seed)
-    arrays: dict[str, NDArray[Any]] = {"left_indptr": left.lists[0], "left_items": left.lists[1]}
-    arrays |= {"held_indptr": held[0], "held_items": held[1]}
+    arrays: dict[str, NDArray[Any]] = {**left.lists.to_arrays("left"), **held.to_arrays("held")}
     if left.weights is not None:
         arrays["left_weights"] = left.weights
     if left.timestamps is not None:
@@ -40,7 +39,7 @@ def hold_out(
     own, other = (
         ShardedData.of_split(arrays, data.items.size, ranks, part) for part in ("left", "held")
     )
-    return own, (other.indptr, other.item_rows)
+    return own, other.lists
 
 
 def describe_items(data: ShardedData, ranks: Collectives) -> NDArray[np.float32]:
@@ -49,13 +48,13 @@ def describe_items(data: ShardedData, ranks: Collectives) -> NDArray[np.float32]
     Returns:
         float32 [num_features, num_own_items].
     """
-    features = [np.log(np.maximum(_count(data.item_rows, data, ranks), 1))]
+    features = [np.log(np.maximum(_count(data.lists.items, data, ranks), 1))]
     if data.timestamps is not None:
         whole = measure_recency(_join(data.timestamps, ranks))
-        start = int(_join(np.array([len(data.item_rows)]), ranks)[: ranks.rank].sum())
-        recency = whole[start : start + len(data.item_rows)]
+        start = int(_join(np.array([len(data.lists.items)]), ranks)[: ranks.rank].sum())
+        recency = whole[start : start + len(data.lists.items)]
         for halvings in range(1, NUM_HALVINGS + 1):
-            recent = _count(data.item_rows[recency >= halvings], data, ranks)
+            recent = _count(data.lists.items[recency >= halvings], data, ranks)
             features.append(np.log1p(recent * float(1 << halvings)))
     return np.stack(features).astype(np.float32)
 
@@ -74,7 +73,3 @@ def _join(values: NDArray[Any], ranks: Collectives) -> NDArray[Any]:
     """The values of all ranks, in order."""
     joined: NDArray[Any] = ranks.join(torch.from_numpy(values)).numpy()
     return joined
-
-
-def _ends(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)

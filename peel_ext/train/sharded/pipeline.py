@@ -195,8 +195,7 @@ def _run_stages(
     num_items, validation = len(ids["items"]), None
     own = ShardedData.of_split(split, num_items, ranks)
     if "validation_indptr" in split:
-        held = ShardedData.of_split(split, num_items, ranks, "validation")
-        validation = held.indptr, held.item_rows
+        validation = ShardedData.of_split(split, num_items, ranks, "validation").lists
     stages = ShardedStages(folder, path, config, own, validation, ranks, on_step, on_doubt)
     if folder is not None and "data" not in folder.stages:
         whole = Stages(folder, config, split, facts, ids, None, on_step, on_doubt)

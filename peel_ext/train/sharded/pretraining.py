@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from peel_ext.config import PretrainingConfig
+from peel_ext.data import ItemLists
 from peel_ext.errors import PeelError
 from peel_ext.scale.collectives import Collectives
 from peel_ext.scale.draws import draw_normal
@@ -281,19 +282,18 @@ def _own_memory(array: NDArray[Any]) -> Tensor:
 
 
 def scale_weights(
-    weights: NDArray[np.float64] | None, indptr: NDArray[np.int64], scale: str
+    weights: NDArray[np.float64] | None, lists: ItemLists, scale: str
 ) -> NDArray[np.float32] | None:
     """The share of each interaction in the mean of its user, or None: all alike.
 
     Args:
         weights: of the interactions [m], before their scale, or None.
-        indptr: of the users, in CSR form.
+        lists: of the users.
         scale: of :attr:`peel_ext.config.PretrainingConfig.weight_scale`.
     """
     if weights is None:
         return None
     scaled = (np.log1p(weights) if scale == "log" else weights).astype(np.float32)
-    sums: Any = np.zeros(len(indptr) - 1, dtype=np.float32)
-    owners = np.repeat(np.arange(len(sums)), np.diff(indptr))
+    owners, sums = lists.owners(), np.zeros(len(lists), dtype=np.float32)
     np.add.at(sums, owners, scaled)
     return np.asarray(scaled / sums[owners], dtype=np.float32)

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from peel_ext.config import PipelineConfig
+from peel_ext.data import ItemLists
 from peel_ext.nn import ElasticEmbedding
 from peel_ext.scale.checkpoint import SharedCheckpoint
 from peel_ext.scale.collectives import Collectives
@@ -23,7 +24,6 @@ from peel_ext.scale.sharded_data import ShardedData
 from peel_ext.train.doubts import doubt_losses
 from peel_ext.train.item_prior import weigh_features
 from peel_ext.train.layout import layout_of
-from peel_ext.train.lists import Lists
 from peel_ext.train.placement import to_array
 from peel_ext.train.run_folder import RunFolder, shared_checkpoint
 from peel_ext.train.sharded.clustering import cluster_users
@@ -59,7 +59,7 @@ class ShardedStages:
     path: Path
     config: PipelineConfig
     data: ShardedData
-    validation: Lists | None
+    validation: ItemLists | None
     ranks: Collectives
     on_step: Callable[[str, int, int, float], None]
     on_doubt: Callable[[str], None]
@@ -187,7 +187,7 @@ class ShardedStages:
     @cached_property
     def _shard(self) -> ItemShard:
         data = self.data
-        weights = scale_weights(data.weights, data.indptr, self.config.pretraining.weight_scale)
+        weights = scale_weights(data.weights, data.lists, self.config.pretraining.weight_scale)
         return data.with_items(weights, self.ranks)
 
     def _checkpoint(self, stage: str) -> SharedCheckpoint:

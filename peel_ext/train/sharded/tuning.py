@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from peel_ext.config import PretrainingConfig, TuningConfig
+from peel_ext.data import ItemLists
 from peel_ext.device.item_prior import part_tastes
 from peel_ext.metrics import rank_quality
 from peel_ext.scale.collectives import Collectives
@@ -19,7 +20,6 @@ from peel_ext.scale.sharded_data import ShardedData
 from peel_ext.train.checkpoint import Checkpoint
 from peel_ext.train.held_out import draw_users
 from peel_ext.train.item_prior import DEPTH, search_weights, weigh_features, widen
-from peel_ext.train.lists import Lists, take_users
 from peel_ext.train.sharded.held_out import describe_items, hold_out
 from peel_ext.train.sharded.pretraining import pretrain, scale_weights
 from peel_ext.train.tuning import LEAST_USERS
@@ -40,7 +40,7 @@ class ShardedJudge:
 
     num_users: int
     shard: ItemShard
-    held_out: Lists
+    held_out: ItemLists
     users: NDArray[np.int64]
     features: NDArray[np.float32]
     ranks: Collectives
@@ -51,7 +51,7 @@ class ShardedJudge:
         data: ShardedData,
         tuning: TuningConfig,
         method: str,
-        validation: Lists | None,
+        validation: ItemLists | None,
         weight_scale: str,
         ranks: Collectives,
     ) -> ShardedJudge:
@@ -60,13 +60,12 @@ class ShardedJudge:
         if held is None:
             left, held = hold_out(data, method, tuning.validation_share, tuning.seed, ranks)
         # All items tie for a user who has nothing left, and any prior at all would look like a gain.
-        usable = torch.from_numpy((left.degrees > 0) & (np.diff(held[0]) > 0))
-        known = ranks.join(usable.byte()).numpy().astype(np.int64)
+        usable = torch.from_numpy((left.lists.counts > 0) & (held.counts > 0))
+        known = np.flatnonzero(ranks.join(usable.byte()).numpy())
         affordable = max(LEAST_USERS, tuning.max_scores // max(data.items.size, 1))
-        ends = np.concatenate([[0], np.cumsum(known)])
-        drawn = draw_users((ends, known), min(tuning.max_users, affordable), tuning.seed)
+        drawn = draw_users(known, min(tuning.max_users, affordable), tuning.seed)
         own = data.users.own(ranks.rank)
-        weights = scale_weights(left.weights, left.indptr, weight_scale)
+        weights = scale_weights(left.weights, left.lists, weight_scale)
         return cls(
             len(drawn),
             left.with_items(weights, ranks),
@@ -89,12 +88,12 @@ class ShardedJudge:
         )
         own = self.users - self.shard.users.start(self.ranks.rank)
         users = widen(part_tastes(vectors.users[own]), np.ones(len(own), dtype=np.float32))
-        items, held = part_tastes(vectors.items), take_users(self.held_out, own)
+        items, held = part_tastes(vectors.items), self.held_out.take(own)
 
         def judge(weights: Sequence[float]) -> float:
             rows = widen(items, weigh_features(self.features, weights))
             lists = rank_unseen(self.users, users, rows, self.shard, DEPTH, self.ranks)
-            quality = rank_quality(lists, *held)
+            quality = rank_quality(lists, held.indptr, held.items)
             own_sum = quality.ndcg * quality.num_users if quality.num_users else 0.0
             return self.ranks.total(own_sum) / self.num_users
 

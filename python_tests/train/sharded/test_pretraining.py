@@ -24,17 +24,17 @@ def _steps(ranks: Collectives, seed: int, settings: dict[str, Any], weighted: bo
     made = make_interactions(
         SyntheticConfig(num_users=90, num_items=70, mean_interactions=12, seed=seed)
     )
-    indptr, items = made.csr()
-    weights = np.random.default_rng(seed).uniform(1, 9, len(items)) if weighted else None
+    lists = made.csr()
+    weights = np.random.default_rng(seed).uniform(1, 9, len(lists.items)) if weighted else None
     config = PretrainingConfig(embedding_dim=9, epochs=1, steps_per_epoch=4, **settings)
     users = Partition(90, ranks.size)
     own = users.own(ranks.rank)
-    part = slice(indptr[own.start], indptr[own.stop])
-    local = indptr[own.start : own.stop + 1] - part.start
+    part = slice(lists.indptr[own.start], lists.indptr[own.stop])
+    local = lists.take(np.arange(own.start, own.stop))
     shares = scale_weights(None if weights is None else weights[part], local, config.weight_scale)
-    shard = ItemShard.of_users(local, items[part], shares, users, Partition(70, ranks.size), ranks)
+    shard = ItemShard.of_users(local, shares, users, Partition(70, ranks.size), ranks)
     one = pretraining._Training(
-        torch.from_numpy(indptr), torch.from_numpy(items), 70, config,
+        torch.from_numpy(lists.indptr), torch.from_numpy(lists.items), 70, config,
         None if weights is None else pretraining._scaled(weights, config),
     )  # fmt: skip
     two = sharded._Training(shard, config, ranks)
@@ -72,19 +72,16 @@ def _vectors(ranks: Collectives, seed: int) -> tuple[Any, ...]:
     made = make_interactions(
         SyntheticConfig(num_users=90, num_items=70, mean_interactions=12, seed=seed)
     )
-    indptr, items = made.csr()
+    lists = made.csr()
     users = Partition(90, ranks.size)
     own = users.own(ranks.rank)
-    part = slice(indptr[own.start], indptr[own.stop])
-    shard = ItemShard.of_users(
-        indptr[own.start : own.stop + 1] - part.start, items[part], None, users,
-        Partition(70, ranks.size), ranks,
-    )  # fmt: skip
+    local = lists.take(np.arange(own.start, own.stop))
+    shard = ItemShard.of_users(local, None, users, Partition(70, ranks.size), ranks)
     config = PretrainingConfig(embedding_dim=9, epochs=2, steps_per_epoch=4, seed=seed)
     told: list[tuple[int, int, float]] = []
     found = sharded.pretrain(shard, config, ranks, on_progress=lambda *step: told.append(step))
     assert [step[:2] for step in told] == [(done, 8) for done in range(1, 9)]
-    expected = pretraining.pretrain(indptr, items, 70, config)
+    expected = pretraining.pretrain(lists, 70, config)
     assert found.prior == pytest.approx(expected.prior, abs=1e-3)
     np.testing.assert_allclose(found.losses, expected.losses, rtol=0.02)
     rows = ranks.join(torch.from_numpy(found.items)).numpy()
