@@ -83,7 +83,7 @@ def normalised_adjacency(
         indptr: int64 [num_users + 1].
         item_rows: int64 [num_interactions].
         num_items: number of items.
-        dtype: of the weights.
+        dtype: dtype of the weights.
 
     Returns:
         Two sparse CSR matrices, [num_users, num_items] and [num_items, num_users].
