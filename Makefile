@@ -119,7 +119,7 @@ fuzz: build/.tools
 	CC=clang CXX=clang++ $(BIN)/cmake -S . -B build/fuzz -DPEEL_BUILD_FUZZERS=ON \
 	  -DPEEL_SANITIZE=fuzzer-no-link,address,undefined
 	$(BIN)/cmake --build build/fuzz --parallel 2
-	for target in open resize score; do \
+	for target in bundle open resize score; do \
 	  mkdir -p build/fuzz/corpus-$$target; \
 	  build/fuzz/fuzz_$$target -max_total_time=$(FUZZ_SECONDS) -max_len=8192 -malloc_limit_mb=64 \
 	    -artifact_prefix=build/fuzz/ build/fuzz/corpus-$$target python_tests/format/golden || exit 1; \

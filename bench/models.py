@@ -20,9 +20,9 @@ from quality import circumstances
 from threadpoolctl import threadpool_limits
 
 from peel_ext.config import PipelineConfig, SplitConfig, TuningConfig
+from peel_ext.data import ItemLists
 from peel_ext.metrics import rank_quality
 from peel_ext.train.held_out import TrainingData
-from peel_ext.train.lists import Lists
 from peel_ext.train.pipeline import run_pipeline
 
 N, DEPTH = 20, 100
@@ -84,17 +84,17 @@ def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         arrays, tuned = run.folder.load("data"), run.folder.stages["tuning"]
         vectors = FactorScores(run.user_vectors, run.item_vectors)
     num_items = vectors.num_items
-    lists = (arrays["train_indptr"], arrays["train_items"])
+    lists = ItemLists.from_arrays(arrays, "train")
     data = TrainingData(lists, num_items, None, arrays.get("train_timestamps"))
-    targets = (arrays["test_indptr"], arrays["test_items"])
+    targets = ItemLists.from_arrays(arrays, "test")
     chosen = {name: tuned[name] for name in ("temperature", "embedding_dim", "prior")}
     yield {"model": "peel_ext", "settings": chosen} | quality(vectors, lists, targets)
-    left, held = data.hold_out(options.split, tuning.validation_share, options.seed)
+    left, held_out = data.hold_out(options.split, tuning.validation_share, options.seed)
     for name in options.models:
         tried, judged = TRIED[name], []
         for settings in tried if len(tried) > 1 else []:
             scores = fit(name, settings, left, options.seed)
-            judged.append(quality(scores, left.lists, held)[f"ndcg{DEPTH}"])
+            judged.append(quality(scores, left.lists, held_out)[f"ndcg{DEPTH}"])
         best = tried[int(np.argmax(judged))] if judged else tried[0]
         began = time.perf_counter()
         scores = fit(name, best, data, options.seed)
@@ -134,10 +134,9 @@ class ItemScores:
 
 def fit(name: str, settings: dict[str, float], data: TrainingData, seed: int) -> Scores:
     """A model of that name."""
-    indptr, items = data.lists
-    shape = (len(indptr) - 1, data.num_items)
+    items, shape = data.lists.items, (len(data.lists), data.num_items)
     train = scipy.sparse.csr_matrix(
-        (np.ones(len(items), dtype=np.float32), items, indptr), shape=shape
+        (np.ones(len(items), dtype=np.float32), items, data.lists.indptr), shape=shape
     )
     if name == "popularity":
         counts = np.bincount(items, minlength=data.num_items).astype(np.float32)
@@ -183,19 +182,20 @@ def ease_weights(train: scipy.sparse.csr_matrix, penalty: float) -> NDArray[np.f
     return np.asarray(weights, dtype=np.float32)
 
 
-def quality(scores: Scores, seen: Lists, targets: Lists) -> dict[str, float]:
+def quality(scores: Scores, seen: ItemLists, targets: ItemLists) -> dict[str, float]:
     """Metrics of the n best unseen items of each user, and NDCG at a larger depth."""
-    num_users = len(seen[0]) - 1
+    num_users = len(seen)
     lists = []
     for start in range(0, num_users, 512):
         users = slice(start, min(start + 512, num_users))
         made = torch.from_numpy(scores.of(users).copy())
-        first, last = seen[0][users.start], seen[0][users.stop]
-        owners = np.repeat(np.arange(len(made)), np.diff(seen[0][users.start : users.stop + 1]))
-        made[torch.from_numpy(owners), torch.from_numpy(seen[1][first:last])] = -np.inf
+        own = seen.take(np.arange(users.start, users.stop))
+        made[torch.from_numpy(own.owners()), torch.from_numpy(own.items)] = -np.inf
         lists.append(made.topk(min(DEPTH, made.shape[1])).indices.numpy())
     ranked = np.concatenate(lists)
-    short, long = rank_quality(ranked[:, :N], *targets), rank_quality(ranked, *targets)
+    short, long = (
+        rank_quality(found, targets.indptr, targets.items) for found in (ranked[:, :N], ranked)
+    )
     return {"recall": short.recall, "ndcg": short.ndcg, f"ndcg{DEPTH}": long.ndcg}
 
 

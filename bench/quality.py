@@ -153,7 +153,7 @@ def smaller_models(run: TrainedRun) -> Callable[[Ship], Sequence[Rival]]:
     @functools.cache
     def train(dim: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         small = dataclasses.replace(settings, embedding_dim=dim)
-        made = pretrain(run.train_indptr, run.train_items, len(run.items), small, prior=prior)
+        made = pretrain(run.train, len(run.items), small, prior=prior)
         return made.users, made.items
 
     def rivals(ship: Ship) -> Sequence[Rival]:

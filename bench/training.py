@@ -66,9 +66,9 @@ def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         document = json.loads((Path(folder) / "run" / "run.json").read_text())
         stages = {name: made["seconds"] for name, made in document["stages"].items()}
     yield {"model": "peel_ext", "settings": {}, "curve": [point], "stages": stages}
-    shape = (len(run.train_indptr) - 1, len(run.items))
-    values = np.ones(len(run.train_items), dtype=np.float32)
-    train = scipy.sparse.csr_matrix((values, run.train_items, run.train_indptr), shape=shape)
+    shape = (len(run.train), len(run.items))
+    values = np.ones(len(run.train.items), dtype=np.float32)
+    train = scipy.sparse.csr_matrix((values, run.train.items, run.train.indptr), shape=shape)
     kinds = (("implicit ALS", AlternatingLeastSquares, ALS, ALS_ITERATIONS),
              ("implicit BPR", BayesianPersonalizedRanking, BPR, BPR_ITERATIONS))  # fmt: skip
     for name, kind, tried, iterations in kinds:
@@ -111,10 +111,10 @@ def quality(
     """Of the validation interactions under full ranking, training items excluded."""
     indices, _ = ops.gathered_score(
         torch.from_numpy(np.ascontiguousarray(users)), torch.from_numpy(items), N,
-        exclude_indptr=torch.from_numpy(run.train_indptr),
-        exclude=torch.from_numpy(run.train_items),
+        exclude_indptr=torch.from_numpy(run.train.indptr),
+        exclude=torch.from_numpy(run.train.items),
     )  # fmt: skip
-    found = rank_quality(indices.numpy(), run.test_indptr, run.test_items)
+    found = rank_quality(indices.numpy(), run.test.indptr, run.test.items)
     return {"recall": found.recall, "ndcg": found.ndcg}
 
 

@@ -54,9 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def train_als(train: Interactions) -> VectorPair:
     """Vectors of all users and items, in ascending order of their ids."""
-    indptr, items = train.csr()
-    ones = np.ones(len(items), dtype=np.float32)
-    matrix = csr_matrix((ones, items, indptr), shape=(train.num_users, train.num_items))
+    lists = train.csr()
+    ones = np.ones(len(lists.items), dtype=np.float32)
+    matrix = csr_matrix((ones, lists.items, lists.indptr), shape=(train.num_users, train.num_items))
     model = AlternatingLeastSquares(factors=64, alpha=4, random_state=0, num_threads=1)
     model.fit(matrix, show_progress=False)
     return VectorPair(model.user_factors, model.item_factors)

@@ -53,7 +53,7 @@ def print_quality(evaluation: Evaluation) -> None:
 def recommend_on_device(run: TrainedRun, path: Path, budgets: Sequence[int]) -> None:
     """Writes the file of one user group, and recommends from it under budgets that shrink."""
     run.embedding.export(path, group=0, fold_in=run.fold_in_settings)
-    history = run.train_items[: run.train_indptr[1]]  # rows of the first user's items
+    history = run.train[0]  # rows of the first user's items
     with DeviceRecommender.open(path, budgets[0]) as recommender:
         for budget in budgets:
             recommender.resize(budget)

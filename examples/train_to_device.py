@@ -42,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run = run_pipeline(options.data, options.out, config, progress=Narration())
     files = export_groups(run, options.out / "devices")
 
-    histories = split_lists(run.history_indptr, run.history_items)
-    targets = split_lists(run.history_test_indptr, run.history_test_items)
+    histories = list(run.history)
+    targets = list(run.history_test)
     users = [user for user, target in enumerate(targets) if len(target) and len(histories[user])]
     groups = choose_files(files, [histories[user] for user in users])
 
@@ -66,11 +66,6 @@ def export_groups(run: TrainedRun, folder: Path) -> list[Path]:
     for group, path in enumerate(files):
         run.embedding.export(path, group, fold_in=run.fold_in_settings, centroids=centroids)
     return files
-
-
-def split_lists(indptr: NDArray[np.int64], items: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """The items of each user, from CSR form."""
-    return np.split(items, indptr[1:-1])
 
 
 def choose_files(files: list[Path], histories: list[NDArray[np.int64]]) -> list[int]:

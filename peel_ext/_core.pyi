@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections.abc
 import typing
 import typing_extensions
-__all__: list[str] = ['Pee', 'PeelFile', 'StoreTable', 'compiler', 'first_out_of_range', 'gathered_score', 'grouped_lookup', 'grouped_lookup_backward', 'isa', 'isas', 'levels', 'num_threads', 'set_num_threads', 'topk_blocks', 'update_rows']
+__all__: list[str] = ['Pee', 'PeelFile', 'StoreTable', 'compiler', 'find_user', 'first_out_of_range', 'gathered_score', 'grouped_lookup', 'grouped_lookup_backward', 'isa', 'isas', 'levels', 'num_threads', 'set_num_threads', 'topk_blocks', 'update_rows']
 class StoreTable:
     def __init__(self, layout: typing.SupportsInt | typing.SupportsIndex, value_type: typing.SupportsInt | typing.SupportsIndex, dim: typing.SupportsInt | typing.SupportsIndex, block_dim: typing.SupportsInt | typing.SupportsIndex, layer_bits: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], num_embeddings: typing.SupportsInt | typing.SupportsIndex, num_groups: typing.SupportsInt | typing.SupportsIndex, weight: typing.SupportsInt | typing.SupportsIndex, weight_stride: typing.SupportsInt | typing.SupportsIndex, refinement: typing.SupportsInt | typing.SupportsIndex, refinement_slot: typing.SupportsInt | typing.SupportsIndex, num_refined: typing.SupportsInt | typing.SupportsIndex, store: typing.SupportsInt | typing.SupportsIndex, row_bytes: typing.SupportsInt | typing.SupportsIndex, scales: typing.SupportsInt | typing.SupportsIndex, scales_per_row: typing.SupportsInt | typing.SupportsIndex, item_group: typing.SupportsInt | typing.SupportsIndex, item_group_stride: typing.SupportsInt | typing.SupportsIndex, held: typing.SupportsInt | typing.SupportsIndex, num_item_groups: typing.SupportsInt | typing.SupportsIndex, levels: typing.SupportsInt | typing.SupportsIndex, rotation: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
@@ -48,13 +48,13 @@ class Pee:
         ...
 class PeelFile:
     @staticmethod
-    def open_buffer(buffer: typing_extensions.Buffer, budget_bytes: typing.SupportsInt | typing.SupportsIndex | None = None) -> PeelFile:
+    def open_buffer(buffer: typing_extensions.Buffer, budget_bytes: typing.SupportsInt | typing.SupportsIndex | None = None, user: str | None = None) -> PeelFile:
         ...
     @staticmethod
     def open_callable(read: collections.abc.Callable[[int, int], bytes], size: typing.SupportsInt | typing.SupportsIndex, budget_bytes: typing.SupportsInt | typing.SupportsIndex | None = None) -> PeelFile:
         ...
     @staticmethod
-    def open_path(path: str, budget_bytes: typing.SupportsInt | typing.SupportsIndex | None = None) -> PeelFile:
+    def open_path(path: str, budget_bytes: typing.SupportsInt | typing.SupportsIndex | None = None, user: str | None = None) -> PeelFile:
         ...
     def choose_group(self, user: typing.SupportsInt | typing.SupportsIndex) -> int:
         ...
@@ -81,6 +81,8 @@ class PeelFile:
     @property
     def rotated(self) -> bool:
         ...
+def find_user(read: collections.abc.Callable[[int, int], bytes], size: typing.SupportsInt | typing.SupportsIndex, user: str) -> tuple[int, int, int, int]:
+    ...
 def first_out_of_range(values: typing.SupportsInt | typing.SupportsIndex, bytes: typing.SupportsInt | typing.SupportsIndex, count: typing.SupportsInt | typing.SupportsIndex, limit: typing.SupportsInt | typing.SupportsIndex) -> int:
     ...
 def gathered_score(weight: typing.SupportsInt | typing.SupportsIndex, num_embeddings: typing.SupportsInt | typing.SupportsIndex, dim: typing.SupportsInt | typing.SupportsIndex, weight_stride: typing.SupportsInt | typing.SupportsIndex, candidates: typing.SupportsInt | typing.SupportsIndex, num_candidates: typing.SupportsInt | typing.SupportsIndex, users: typing.SupportsInt | typing.SupportsIndex, num_users: typing.SupportsInt | typing.SupportsIndex, user_stride: typing.SupportsInt | typing.SupportsIndex, exclude_indptr: typing.SupportsInt | typing.SupportsIndex, exclude: typing.SupportsInt | typing.SupportsIndex, n: typing.SupportsInt | typing.SupportsIndex, scores: typing.SupportsInt | typing.SupportsIndex, indices: typing.SupportsInt | typing.SupportsIndex) -> None:

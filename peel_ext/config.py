@@ -314,7 +314,7 @@ class ClusteringConfig(_Checked):
 
 @dataclass(frozen=True)
 class ExposureConfig(_Checked):
-    """What a row is worth to a user group; see :mod:`peel_ext.train.exposure`.
+    """What a row is worth to a user group; see :mod:`peel_ext.train.block_weights.exposure`.
 
     Attributes:
         depth: length of each user's list of unseen items.
@@ -406,7 +406,7 @@ class RefinementConfig(_Checked):
 
 @dataclass(frozen=True)
 class ControlConfig(_Checked):
-    """Stage 4, what decides the weights of blocks; see :mod:`peel_ext.train.control`.
+    """Stage 4, what decides the weights of blocks; see :mod:`peel_ext.train.block_weights`.
 
     Attributes:
         controller: ``"exposure"``, the exposure of rows as it is; ``"regression"``, hits of held-out

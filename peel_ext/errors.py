@@ -43,6 +43,10 @@ class ClosedError(PeelError, ValueError):
     """A recommender that has been closed."""
 
 
+class NoUserError(DataError):
+    """A bundle has no file of the user asked for."""
+
+
 class BudgetError(PeelError, ValueError):
     """A byte budget too small for any block.
 

@@ -17,6 +17,7 @@
 #include "bindings/arguments.h"
 #include "core/packed_rows.h"
 #include "device/appendix.h"
+#include "device/bundle.h"
 #include "device/errors.h"
 #include "device/fold_in.h"
 #include "device/levels.h"
@@ -202,11 +203,14 @@ uint64_t budget_of(const std::optional<uint64_t>& budget_bytes) {
   return budget_bytes.value_or(kNoBudget);
 }
 
+// With a user, its file in the bundle that the source is.
 template <typename MakeSource>
 std::shared_ptr<PeelFile> open_file(const std::optional<uint64_t>& budget_bytes,
+                                    const std::optional<std::string>& user,
                                     MakeSource&& make_source) {
-  const std::shared_ptr<const Source> source = make_source();
+  std::shared_ptr<const Source> source = make_source();
   const py::gil_scoped_release release;
+  if (user) source = std::make_shared<UserSource>(source, find_user(*source, *user), 0);
   return std::make_shared<PeelFile>(source, budget_of(budget_bytes));
 }
 
@@ -236,6 +240,14 @@ py::bytes read_bytes(const PeelFile& file, uint64_t offset, uint64_t count) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
+// Offset, bytes, end of the blocks and checksum of the header of a user's file in a bundle.
+std::tuple<uint64_t, uint64_t, uint64_t, uint32_t> find_user_by(
+    const py::typing::Callable<py::bytes(uint64_t, uint64_t)>& read, uint64_t size,
+    const std::string& user) {
+  const UserFile file = find_user(CallableSource(read, size), user);
+  return {file.offset, file.size, file.blocks_end, file.header_checksum};
+}
+
 // Native errors as those of peel_ext.errors.
 void translate_errors(std::exception_ptr thrown) {
   const auto raise = [](const char* name, const py::tuple& arguments) {
@@ -252,6 +264,8 @@ void translate_errors(std::exception_ptr thrown) {
     raise("SourceError", py::make_tuple(error.what()));
   } catch (const ClosedError& error) {
     raise("ClosedError", py::make_tuple(error.what()));
+  } catch (const NoUserError& error) {
+    raise("NoUserError", py::make_tuple(error.what()));
   }
 }
 
@@ -260,6 +274,7 @@ std::vector<float> level_list() { return {levels(), levels() + 510}; }
 void bind_device(py::module_& m) {
   py::register_exception_translator(&translate_errors);
   m.def("levels", &level_list);
+  m.def("find_user", &find_user_by, py::arg("read"), py::arg("size"), py::arg("user"));
   py::class_<Pee>(m, "Pee")
       .def_property_readonly("dim", &Pee::dim)
       .def_property_readonly("num_embeddings", &Pee::num_embeddings)
@@ -284,21 +299,25 @@ void bind_device(py::module_& m) {
   py::class_<PeelFile, std::shared_ptr<PeelFile>>(m, "PeelFile")
       .def_static(
           "open_buffer",
-          [](const py::buffer& buffer, std::optional<uint64_t> budget_bytes) {
-            return open_file(budget_bytes, [&] { return std::make_shared<BufferSource>(buffer); });
+          [](const py::buffer& buffer, std::optional<uint64_t> budget_bytes,
+             const std::optional<std::string>& user) {
+            return open_file(budget_bytes, user,
+                             [&] { return std::make_shared<BufferSource>(buffer); });
           },
-          py::arg("buffer"), py::arg("budget_bytes") = py::none())
+          py::arg("buffer"), py::arg("budget_bytes") = py::none(), py::arg("user") = py::none())
       .def_static(
           "open_path",
-          [](const std::string& path, std::optional<uint64_t> budget_bytes) {
-            return open_file(budget_bytes, [&] { return std::make_shared<FileSource>(path); });
+          [](const std::string& path, std::optional<uint64_t> budget_bytes,
+             const std::optional<std::string>& user) {
+            return open_file(budget_bytes, user,
+                             [&] { return std::make_shared<FileSource>(path); });
           },
-          py::arg("path"), py::arg("budget_bytes") = py::none())
+          py::arg("path"), py::arg("budget_bytes") = py::none(), py::arg("user") = py::none())
       .def_static(
           "open_callable",
           [](const py::typing::Callable<py::bytes(uint64_t, uint64_t)>& read, uint64_t size,
              std::optional<uint64_t> budget_bytes) {
-            return open_file(budget_bytes,
+            return open_file(budget_bytes, std::nullopt,
                              [&] { return std::make_shared<CallableSource>(read, size); });
           },
           py::arg("read"), py::arg("size"), py::arg("budget_bytes") = py::none())

@@ -27,6 +27,11 @@ class NotHeldError : public std::invalid_argument {
   using std::invalid_argument::invalid_argument;
 };
 
+// A bundle has no file of the user asked for.
+class NoUserError : public std::invalid_argument {
+  using std::invalid_argument::invalid_argument;
+};
+
 // Too few bytes for the first blocks.
 class BudgetError : public std::invalid_argument {
  public:

@@ -96,6 +96,9 @@ uint64_t FileHeader::item_group_section_bytes() const {
 }
 
 FileHeader read_header(const uint8_t* data, uint64_t size) {
+  if (size >= 4 && std::memcmp(data, "PEEB", 4) == 0) {
+    throw FormatError("not a .peel file but a bundle of many: open it with the id of a user");
+  }
   if (size == 0 || std::memcmp(data, "PEEL", memory_size(std::min<uint64_t>(size, 4))) != 0) {
     throw FormatError("not a .peel file: it does not begin with 'PEEL'");
   }

@@ -13,6 +13,7 @@
 
 #include "core/executor.h"
 #include "core/mutex.h"
+#include "device/bundle.h"
 #include "device/errors.h"
 #include "device/fold_in.h"
 #include "device/item_ids.h"
@@ -79,6 +80,8 @@ peel_status guarded(peel_error* error, F&& f) noexcept {
     return fail(error, PEEL_ERROR_SOURCE, e.what());
   } catch (const NotHeldError& e) {
     return fail(error, PEEL_ERROR_NOT_HELD, e.what());
+  } catch (const NoUserError& e) {
+    return fail(error, PEEL_ERROR_NO_USER, e.what());
   } catch (const std::logic_error& e) {  // invalid_argument, out_of_range
     return fail(error, PEEL_ERROR_ARGUMENT, e.what());
   } catch (const std::bad_alloc&) {
@@ -96,6 +99,12 @@ void require(const void* pointer, const char* name) {
 
 void require_array(const void* pointer, size_t count, const char* name) {
   if (count > 0) require(pointer, name);
+}
+
+std::shared_ptr<const Source> make_source(const peel_source* source) {
+  require(source, "source");
+  if (!source->read) throw std::invalid_argument("source.read must not be null");
+  return std::make_shared<CallbackSource>(*source);
 }
 
 template <typename MakeSource>
@@ -171,6 +180,7 @@ const char* peel_status_text(peel_status status) {
     case PEEL_ERROR_MEMORY: return "out of memory";
     case PEEL_ERROR_INTERNAL: return "an error inside the library";
     case PEEL_ERROR_NOT_HELD: return "the item is not held";
+    case PEEL_ERROR_NO_USER: return "the bundle has no file of the user";
   }
   // clang-format on
   return "an unknown status";
@@ -202,10 +212,27 @@ peel_status peel_open_memory(const void* data, uint64_t size, uint64_t budget_by
 
 peel_status peel_open_source(const peel_source* source, uint64_t budget_bytes,
                              peel_recommender** recommender, peel_error* error) {
+  return peel::open(budget_bytes, recommender, error, [&] { return peel::make_source(source); });
+}
+
+peel_status peel_open_user(const char* bundle_path, const char* user, uint64_t budget_bytes,
+                           peel_recommender** recommender, peel_error* error) {
   return peel::open(budget_bytes, recommender, error, [&] {
-    peel::require(source, "source");
-    if (!source->read) throw std::invalid_argument("source.read must not be null");
-    return std::make_shared<peel::CallbackSource>(*source);
+    peel::require(bundle_path, "bundle_path");
+    peel::require(user, "user");
+    const auto bundle = std::make_shared<peel::FileSource>(bundle_path);
+    // Reading twice costs nothing here.
+    return std::make_shared<peel::UserSource>(bundle, peel::find_user(*bundle, user), 0);
+  });
+}
+
+peel_status peel_open_user_in_source(const peel_source* bundle, const char* user,
+                                     uint64_t budget_bytes, peel_recommender** recommender,
+                                     peel_error* error) {
+  return peel::open(budget_bytes, recommender, error, [&] {
+    peel::require(user, "user");
+    const auto source = peel::make_source(bundle);
+    return std::make_shared<peel::UserSource>(source, peel::find_user(*source, user), budget_bytes);
   });
 }
 

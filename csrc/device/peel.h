@@ -40,7 +40,8 @@ typedef enum peel_status {
   PEEL_UNKNOWN_USER = 5,   /* no error, and never returned: see peel_recommend */
   PEEL_ERROR_MEMORY = 6,
   PEEL_ERROR_INTERNAL = 7,
-  PEEL_ERROR_NOT_HELD = 8 /* the item asked about is not; a larger budget may hold it */
+  PEEL_ERROR_NOT_HELD = 8, /* the item asked about is not; a larger budget may hold it */
+  PEEL_ERROR_NO_USER = 9   /* the bundle has no file of the user asked for */
 } peel_status;
 
 typedef struct peel_error {
@@ -100,6 +101,15 @@ PEEL_API peel_status peel_open_memory(const void* data, uint64_t size, uint64_t 
                                       peel_recommender** recommender, peel_error* error);
 PEEL_API peel_status peel_open_source(const peel_source* source, uint64_t budget_bytes,
                                       peel_recommender** recommender, peel_error* error);
+/* Opens the file of one user in a bundle of many: `user` is its id in UTF-8, an integer in decimal.
+ * Of a source, what is read is the bundle's header, a page of its index, and in one piece what of
+ * the user's file the budget has room for. */
+PEEL_API peel_status peel_open_user(const char* bundle_path, const char* user,
+                                    uint64_t budget_bytes, peel_recommender** recommender,
+                                    peel_error* error);
+PEEL_API peel_status peel_open_user_in_source(const peel_source* bundle, const char* user,
+                                              uint64_t budget_bytes, peel_recommender** recommender,
+                                              peel_error* error);
 /* Null is allowed. */
 PEEL_API void peel_close(peel_recommender* recommender);
 

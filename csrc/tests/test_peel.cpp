@@ -684,7 +684,7 @@ void shipped_items_that_are_not_held_compete(const Bytes& whole) {
 void the_library_tells_of_itself() {
   CHECK(std::string(peel_version()) == PEEL_VERSION);
   std::set<std::string> texts;
-  for (int status = PEEL_OK; status <= PEEL_ERROR_NOT_HELD; ++status) {
+  for (int status = PEEL_OK; status <= PEEL_ERROR_NO_USER; ++status) {
     CHECK(texts.insert(peel_status_text(static_cast<peel_status>(status))).second);
   }
   CHECK(texts.insert(peel_status_text(static_cast<peel_status>(100))).second);

@@ -11,6 +11,7 @@ from peel_ext.errors import FormatError, SourceError
 
 if TYPE_CHECKING:
     from peel_ext.device import DeviceRecommender
+    from peel_ext.device.user_source import Readable
 
 #: A pipe is not waited for, and nothing translated; each where a system has it.
 _FOR_READING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -25,6 +26,7 @@ def add_options(parser: argparse.ArgumentParser, items: str) -> None:
         action="store_true",
         help="tell items by row, also those of a .peel file that has not arrived whole",
     )
+    add_user_option(parser)
     parser.add_argument(
         "--header",
         type=_parse_header,
@@ -41,11 +43,22 @@ def add_options(parser: argparse.ArgumentParser, items: str) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def check_no_server_options(options: argparse.Namespace) -> None:
-    """Raises ValueError where options for a server are given with a run folder."""
-    for option, value in (("--header", options.header), ("--timeout", options.timeout)):
+def add_user_option(parser: argparse.ArgumentParser) -> None:
+    """Adds the option that names a user of a bundle."""
+    parser.add_argument(
+        "--bundle-user",
+        metavar="ID",
+        help="where the file is a bundle of many users' files, the user whose file to open",
+    )
+
+
+def check_no_device_options(options: argparse.Namespace) -> None:
+    """Raises ValueError where options for a server or a bundle are given with a run folder."""
+    given = (("--header", options.header, "URL"), ("--timeout", options.timeout, "URL"),
+             ("--bundle-user", options.bundle_user, "bundle"))  # fmt: skip
+    for option, value, what in given:
         if value is not None:
-            raise ValueError(f"{option} is for a URL, not for a run folder")
+            raise ValueError(f"{option} is for a {what}, not for a run folder")
 
 
 def _parse_header(text: str) -> tuple[str, str]:
@@ -62,6 +75,7 @@ def open_device(options: argparse.Namespace) -> DeviceRecommender:
 
     Raises:
         FormatError: not a ``.peel`` file, or damaged.
+        NoUserError: the bundle has no file of the user.
         SourceError: it cannot be read.
         BudgetError: too few bytes for the first block.
         ValueError: headers or a timeout that cannot be, or that are given with a path.
@@ -74,26 +88,32 @@ def open_device(options: argparse.Namespace) -> DeviceRecommender:
     timeout: float | None = options.timeout
     limit = None
     if budget is not None:
-        full = _full_bytes(file, headers, timeout) if budget.unit == "%" else 0
+        full = _full_bytes(file, options.bundle_user, headers, timeout) if budget.unit == "%" else 0
         limit = budget.resolve(full)
     return DeviceRecommender.open(
-        file, limit, item_ids=not options.no_item_ids, headers=headers, timeout=timeout
+        file,
+        limit,
+        user=options.bundle_user,
+        item_ids=not options.no_item_ids,
+        headers=headers,
+        timeout=timeout,
     )
 
 
-def _full_bytes(file: str, headers: dict[str, str] | None, timeout: float | None) -> int:
+def _full_bytes(
+    file: str, user: str | None, headers: dict[str, str] | None, timeout: float | None
+) -> int:
     """Bytes of the table in float32, by the header alone: the rest may be far away, or large."""
     from peel_ext.device.http_source import HttpSource, is_url, shown_url
+    from peel_ext.device.sources import FileObjectSource
     from peel_ext.format import read_header
-    from peel_ext.format.layout import HEADER_BYTES
 
     try:
         if is_url(file):
-            data = HttpSource(file, headers, timeout).read(0, HEADER_BYTES)
+            data = _read_start(HttpSource(file, headers, timeout), user)
         else:
-            descriptor = os.open(file, _FOR_READING)
-            with open(descriptor, "rb") as opened:
-                data = opened.read(HEADER_BYTES) or b""
+            with open(os.open(file, _FOR_READING), "rb") as opened:
+                data = _read_start(FileObjectSource(opened), user)
         header = read_header(data)
     except FormatError as error:
         raise FormatError(f"{shown_url(file)}: {error}") from None
@@ -102,3 +122,13 @@ def _full_bytes(file: str, headers: dict[str, str] | None, timeout: float | None
             raise
         raise SourceError(f"{file}: cannot be opened: {error.strerror}") from None
     return header.num_embeddings * header.dim * 4
+
+
+def _read_start(source: Readable, user: str | None) -> bytes:
+    """The bytes of a header, as far as they are there; with a user, those of its file in a bundle."""
+    from peel_ext.device.user_source import UserSource
+    from peel_ext.format.layout import HEADER_BYTES
+
+    if user is not None:
+        source = UserSource(source, user, ahead=0)
+    return source.read(0, min(HEADER_BYTES, source.size))

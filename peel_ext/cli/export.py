@@ -121,11 +121,12 @@ def _export_for_user(
     import numpy as np
     import torch
 
+    from peel_ext.data import ItemLists
     from peel_ext.train.blending import blend_for_users
 
     person = find_user(trained, options.user, options.history)
     blend = blend_for_users(
-        trained.embedding, person.vector[None], (np.array([0, len(person.seen)]), person.seen),
+        trained.embedding, person.vector[None], ItemLists.from_lists([person.seen]),
         trained.centroids, BlendConfig(), ExposureConfig(**trained.folder.config["exposure"]),
     )  # fmt: skip
     path, beside = out / "user.peel", out / "user.npy"

@@ -1,28 +1,36 @@
-"""``peel inspect``: what a ``.peel`` file holds under every budget, after a check of all its bytes."""
+"""``peel inspect``: what a ``.peel`` file holds under every budget, after a check of all its bytes; of a
+bundle, how many users it has, after a check of its index, or what the file of one of them holds.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from peel_ext.cli.arguments import Budget, parse_budgets
+from peel_ext.cli.devices import add_user_option
 from peel_ext.device import DeviceRecommender
 from peel_ext.device.http_source import is_url, shown_url
+from peel_ext.device.sources import FileObjectSource
+from peel_ext.device.user_source import UserSource
 from peel_ext.errors import FormatError, SourceError
 from peel_ext.format import Header, read_blocks, read_header
 from peel_ext.format.appendix import NAMES, read_sections
+from peel_ext.format.bundle import BundleIndex, user_text
+from peel_ext.format.header import BUNDLE_MAGIC
+from peel_ext.format.layout import HEADER_BYTES
 from peel_ext.format.reader import FileBlock
 
 
 def add_parser(verbs: Any) -> None:
     """Adds the verb."""
     parser = verbs.add_parser("inspect", help="check and describe a file", description=__doc__)
-    parser.add_argument("file", help="a .peel file, or the first bytes of one")
+    parser.add_argument("file", help="a .peel file, or the first bytes of one; or a bundle")
+    add_user_option(parser)
     parser.add_argument(
         "--budgets",
         type=parse_budgets,
@@ -40,20 +48,23 @@ def run(options: argparse.Namespace) -> int:
             f"{shown_url(options.file)}: inspect reads all bytes, and so a file on this machine alone"
         )
     try:
-        data = Path(options.file).read_bytes()
-    except OSError as error:
-        raise SourceError(f"{options.file}: cannot be read: {error.strerror}") from None
-    try:
-        facts = _describe(data, options.budgets)
+        with open(options.file, "rb") as file:
+            facts = _read_facts(file, options)
     except FormatError as error:
         raise FormatError(f"{options.file}: {error}") from None
+    except OSError as error:
+        if isinstance(error, SourceError):
+            raise
+        raise SourceError(f"{options.file}: cannot be read: {error.strerror}") from None
     if options.json:
         json.dump({"file": options.file, **facts}, sys.stdout, indent=2)
         print()
         return 0
-    budgets = facts.pop("budgets")
+    budgets = facts.pop("budgets", None)
     for name, value in facts.items():
         print(f"{name:15} {value if not isinstance(value, list) else ', '.join(value) or 'none'}")
+    if budgets is None:
+        return 0
     print(f"{'budget':>10} {'bytes held':>12} {'blocks':>8} {'rows':>10} {'bits a value':>13}")
     for row in budgets:
         if row["bytes"] is None:
@@ -64,6 +75,25 @@ def run(options: argparse.Namespace) -> int:
                 f"{row['bits']:>13.2f}"
             )
     return 0
+
+
+def _read_facts(file: BinaryIO, options: argparse.Namespace) -> dict[str, Any]:
+    if options.bundle_user is not None:
+        source = UserSource(FileObjectSource(file), user_text(options.bundle_user), ahead=0)
+        return _describe(source.read(0, source.size), options.budgets)
+    start = file.read(HEADER_BYTES)
+    if not start.startswith(BUNDLE_MAGIC):
+        return _describe(start + file.read(), options.budgets)
+    index = BundleIndex(file)
+    sizes = index.entries["size"]
+    return {
+        "layout": "bundle",
+        "users": len(sizes),
+        "index": f"{index.num_pages:,} pages of up to {index.page_entries} users, all sound",
+        "bytes": index.size,
+        "smallest file": int(sizes.min()),
+        "largest file": int(sizes.max()),
+    }
 
 
 def _describe(data: bytes, budgets: list[Budget]) -> dict[str, Any]:

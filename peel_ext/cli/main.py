@@ -52,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     # Not at the top: imports take a while, in which an interruption should be told in one line, too.
     from peel_ext.cli import (
+        bundle,
         doctor,
         evaluate,
         export,
@@ -68,7 +69,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"peel_ext {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    for verb in (train, evaluate, report, export, inspect, recommend, similar, vectors, doctor):
+    for verb in (
+        train,
+        evaluate,
+        report,
+        export,
+        bundle,
+        inspect,
+        recommend,
+        similar,
+        vectors,
+        doctor,
+    ):
         verb.add_parser(verbs)
     return parser
 

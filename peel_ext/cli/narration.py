@@ -21,7 +21,7 @@ def suggest(command: str, quiet: bool = False) -> None:
 
 def note_target_kept(trained: TrainedRun) -> None:
     """Says so where what is served was trained without a part of the interactions."""
-    kept, known = len(trained.test_items), len(trained.train_items)
+    kept, known = len(trained.test.items), len(trained.train.items)
     if not kept:
         return
     settings, method = trained.folder.config["split"], trained.folder.stages["data"]["split"]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from peel_ext.cli.answers import answer_facts, print_answer, run_facts
 from peel_ext.cli.arguments import parse_ids
-from peel_ext.cli.devices import add_options, check_no_server_options, open_device
+from peel_ext.cli.devices import add_options, check_no_device_options, open_device
 from peel_ext.cli.list_files import SUFFIXES, open_lists
 from peel_ext.cli.narration import Narration, note_target_kept
 from peel_ext.cli.requirements import require_train
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 def add_parser(verbs: Any) -> None:
     """Adds the verb."""
     parser = verbs.add_parser("recommend", help="recommend items", description=__doc__)
-    parser.add_argument("source", help="a .peel file or its URL, or a run folder of 'peel train'")
+    parser.add_argument(
+        "source", help="a .peel file or a bundle or its URL, or a run folder of 'peel train'"
+    )
     who = parser.add_mutually_exclusive_group(required=True)
     who.add_argument(
         "--user", help="id of a user of the training data; what it had there is left out"
@@ -70,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
 
     if options.no_item_ids:
         raise ValueError("--no-item-ids is for a .peel file, not for a run folder")
-    check_no_server_options(options)
+    check_no_device_options(options)
     trained = TrainedRun.open(options.source)
     if options.users is not None:
         _recommend_to_many(trained, options)
@@ -84,11 +86,13 @@ def run(options: argparse.Namespace) -> int:
 def _recommend_to_one(trained: TrainedRun, options: argparse.Namespace) -> None:
     import numpy as np
 
+    from peel_ext.data import ItemLists
+
     person = find_user(trained, options.user, options.history)
     ranked = trained.rank(
         person.vector[None],
         np.array([person.group]),
-        (np.array([0, len(person.seen)]), person.seen),
+        ItemLists.from_lists([person.seen]),
         min(options.n, len(trained.items)),
         _resolve_budget(trained, options),
     )
@@ -152,7 +156,10 @@ def _recommend_on_device(options: argparse.Namespace) -> int:
         if not is_url(options.source) and not os.path.exists(options.source):
             raise DataError(f"{options.source}: no such run folder")
         which = "--user" if options.users is None else "--users"
-        raise DataError(f"{which} needs a run folder: a .peel file knows no users, give --history")
+        raise DataError(
+            f"{which} needs a run folder: a .peel file knows no users, give --history, and of a bundle "
+            "--bundle-user"
+        )
     with open_device(options) as recommender:
         history = [recommender.parse_item(text) for text in options.history]
         with warnings.catch_warnings(

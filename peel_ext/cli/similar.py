@@ -9,7 +9,7 @@ import os
 from typing import Any
 
 from peel_ext.cli.answers import answer_facts, print_answer, run_facts
-from peel_ext.cli.devices import add_options, check_no_server_options, open_device
+from peel_ext.cli.devices import add_options, check_no_device_options, open_device
 from peel_ext.cli.requirements import require_train
 from peel_ext.cli.users import find_rows
 
@@ -17,7 +17,9 @@ from peel_ext.cli.users import find_rows
 def add_parser(verbs: Any) -> None:
     """Adds the verb."""
     parser = verbs.add_parser("similar", help="find similar items", description=__doc__)
-    parser.add_argument("source", help="a .peel file or its URL, or a run folder of 'peel train'")
+    parser.add_argument(
+        "source", help="a .peel file or a bundle or its URL, or a run folder of 'peel train'"
+    )
     parser.add_argument("item", help="id of the item, which is left out")
     add_options(parser, "items to find")
     parser.set_defaults(run=run)
@@ -45,7 +47,7 @@ def _find_in_run(options: argparse.Namespace) -> int:
     if options.no_item_ids or options.budget is not None:
         option = "--no-item-ids" if options.no_item_ids else "--budget"
         raise ValueError(f"{option} is for a .peel file, not for a run folder")
-    check_no_server_options(options)
+    check_no_device_options(options)
     trained = TrainedRun.open(options.source)
     row = find_rows(trained.items, [options.item], "item")
     n = min(options.n, len(trained.items))

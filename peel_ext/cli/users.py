@@ -57,8 +57,8 @@ def find_user(trained: TrainedRun, user: str | None, history: list[str] | None) 
 
     if user is not None:
         row = int(find_rows(trained.users, [user], "user")[0])
-        trained_on = int(trained.train_indptr[row + 1] - trained.train_indptr[row])
-        seen = trained.seen([row])[1]
+        trained_on = len(trained.train[row])
+        seen = trained.seen([row]).items
         return Person(trained.user_vectors[row], int(trained.user_group[row]), seen, trained_on)
     items = np.unique(find_rows(trained.items, history or [], "item"))
     vector = fold_in_softmax(

@@ -4,6 +4,7 @@ NumPy alone, but for reading, which needs pyarrow.
 """
 
 from peel_ext.data.interactions import IdMap, Interactions
+from peel_ext.data.item_lists import ItemLists
 from peel_ext.data.readers import GivenParts, read_interactions, read_split
 from peel_ext.data.splits import (
     Split,
@@ -20,6 +21,7 @@ __all__ = [
     "GivenParts",
     "IdMap",
     "Interactions",
+    "ItemLists",
     "Split",
     "SyntheticConfig",
     "core_rows",

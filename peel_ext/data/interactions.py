@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from peel_ext.data.item_lists import ItemLists
 from peel_ext.errors import DataError
 
 _Value = TypeVar("_Value", bound=np.generic)
@@ -210,15 +211,15 @@ class Interactions:
         """Items in the map."""
         return len(self.items)
 
-    def csr(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Each user's distinct items: indptr int64 [num_users + 1], and items ascending per user."""
+    def csr(self) -> ItemLists:
+        """Each user's distinct items, ascending."""
         pairs = self._pairs()
         pairs.sort()  # in place, as all that follows: there may be a hundred million
         if np.any(pairs[1:] == pairs[:-1]):
             pairs = pairs[np.concatenate([[True], pairs[1:] != pairs[:-1]])]
         size = max(self.num_items, 1)
         indptr = np.searchsorted(pairs, np.arange(self.num_users + 1, dtype=np.int64) * size)
-        return indptr.astype(np.int64), np.remainder(pairs, size, out=pairs)
+        return ItemLists(indptr.astype(np.int64), np.remainder(pairs, size, out=pairs))
 
     def csr_weights(self) -> NDArray[np.float64] | None:
         """The weights float64 of the distinct items of :meth:`csr`, those of repeats added up."""

@@ -86,6 +86,7 @@ class HttpSource:
         url: of the file; a user and a password in it are sent as basic authentication.
         headers: to send with every request.
         timeout: seconds without an answer after which a request fails; None: 30.
+        first_bytes: of the file, to ask for at once, and to keep.
 
     Raises:
         SourceError: the URL is malformed, the server cannot be reached, has no such file, answers no
@@ -95,7 +96,11 @@ class HttpSource:
     """
 
     def __init__(
-        self, url: str, headers: Mapping[str, str] | None = None, timeout: float | None = None
+        self,
+        url: str,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        first_bytes: int = HEADER_BYTES,
     ) -> None:
         self._headers = check_headers(headers)
         self._timeout = check_timeout(timeout)
@@ -103,8 +108,8 @@ class HttpSource:
         self._request_url = self._parse(url)
         self._opener = urllib.request.build_opener(_Redirections)
         self._tag: str | None = None
-        self.size = HEADER_BYTES  # until the server has told
-        self._start = self._fetch(0, HEADER_BYTES, first=True)
+        self.size = first_bytes  # until the server has told
+        self._start = self._fetch(0, first_bytes, first=True)
 
     def read(self, offset: int, count: int) -> bytes:
         """The bytes [offset, offset + count).

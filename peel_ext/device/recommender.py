@@ -20,8 +20,10 @@ from peel_ext.device.http_source import HttpSource, is_url, shown_url
 from peel_ext.device.item_ids import ItemIds, open_item_ids
 from peel_ext.device.shipped_list import add_shipped, check_shipped
 from peel_ext.device.sources import CachedSource, FileObjectSource, describe, open_url
+from peel_ext.device.user_source import Readable, UserSource
 from peel_ext.errors import DataError, FormatError, UnknownUserWarning
 from peel_ext.format.appendix import ITEM_IDS, ROTATION, ROW_MEAN
+from peel_ext.format.bundle import user_text
 
 Ids = Sequence[int | str] | NDArray[np.integer]
 
@@ -65,6 +67,7 @@ class DeviceRecommender:
         file: str | os.PathLike[str] | BinaryIO | _bridge.Buffer,
         budget_bytes: int | None = None,
         *,
+        user: int | str | None = None,
         item_ids: bool = True,
         cache: str | os.PathLike[str] | None = None,
         headers: Mapping[str, str] | None = None,
@@ -80,6 +83,9 @@ class DeviceRecommender:
                 bytes have arrived is a smaller model, whose items go by row: open it with
                 ``item_ids=False``.
             budget_bytes: upper limit of everything held for the table; None: all there is.
+            user: where the file is a bundle of many users' files (:mod:`peel_ext.format.bundle`), the id
+                of the one whose file to open; an integer is its decimal text. Nothing is read of the
+                others but where they lie.
             item_ids: whether to tell items by the ids of the file; without them items are row
                 numbers. Ids are not held: they are read where they are when they are needed, those of
                 a server from a temporary file, which they come to once.
@@ -93,30 +99,34 @@ class DeviceRecommender:
                 connection that breaks, or an answer like 503, is tried three times.
 
         Raises:
-            FormatError: not a ``.peel`` file, a newer version, or damaged.
+            FormatError: not a ``.peel`` file, a newer version, or damaged; with a user, no bundle.
+            NoUserError: the bundle has no file of this user.
             SourceError: it cannot be read.
             BudgetError: too few bytes for the first block; names the minimum.
-            TypeError: budget_bytes is not an integer, cache not a path, headers not a mapping of text,
-                or timeout not a number.
+            TypeError: budget_bytes is not an integer, user neither that nor text, cache not a path,
+                headers not a mapping of text, or timeout not a number.
             ValueError: what is for files on a server, given with another; bytes that do not lie one
                 after another.
         """
         budget = _bridge.check_budget(budget_bytes)
+        whose = None if user is None else user_text(user)
         if not isinstance(cache, str | os.PathLike | None):
             raise TypeError(f"cache must be a path, got {cache!r}")
         if isinstance(file, str) and is_url(file):
-            return cls._open_url(file, budget, item_ids, cache, headers, timeout)
+            return cls._open_url(file, budget, whose, item_ids, cache, headers, timeout)
         for name, value in (("cache", cache), ("headers", headers), ("timeout", timeout)):
             if value is not None:
                 raise ValueError(f"{name} is for files on a server, got {describe(file)}")
         if isinstance(file, str | os.PathLike):
             try:
-                return cls(_core.PeelFile.open_path(os.fspath(file), budget), item_ids)
+                return cls(_core.PeelFile.open_path(os.fspath(file), budget, whose), item_ids)
             except FormatError as error:
                 raise FormatError(f"{os.fspath(file)}: {error}") from None
         if _bridge.is_buffer(file):
-            return cls(_core.PeelFile.open_buffer(_bridge.aligned(file), budget), item_ids)
-        source = FileObjectSource(cast(BinaryIO, file))
+            return cls(_core.PeelFile.open_buffer(_bridge.aligned(file), budget, whose), item_ids)
+        source: Readable = FileObjectSource(cast(BinaryIO, file))
+        if whose is not None:
+            source = UserSource(source, whose, ahead=0)
         return cls(_core.PeelFile.open_callable(source.read, source.size, budget), item_ids)
 
     @classmethod
@@ -124,13 +134,14 @@ class DeviceRecommender:
         cls,
         url: str,
         budget: int | None,
+        user: str | None,
         item_ids: bool,
         cache: str | os.PathLike[str] | None,
         headers: Mapping[str, str] | None,
         timeout: float | None,
     ) -> DeviceRecommender:
         try:
-            opened, remote = open_url(url, budget, cache, headers, timeout)
+            opened, remote = open_url(url, budget, user, cache, headers, timeout)
         except FormatError as error:
             raise FormatError(f"{shown_url(url)}: {error}") from None
         try:

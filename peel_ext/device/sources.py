@@ -13,6 +13,7 @@ from typing import BinaryIO
 from peel_ext import _core
 from peel_ext.device import file_lock
 from peel_ext.device.http_source import HttpSource
+from peel_ext.device.user_source import Readable, UserSource
 from peel_ext.errors import FormatError, SourceError
 from peel_ext.format.header import MAGIC, read_header
 from peel_ext.format.layout import HEADER_BYTES
@@ -111,7 +112,7 @@ class CachedSource:
         SourceError: the cache cannot be written, is in use, or is a file of something else.
     """
 
-    def __init__(self, source: HttpSource, path: str | os.PathLike[str]) -> None:
+    def __init__(self, source: Readable, path: str | os.PathLike[str]) -> None:
         self._source = source
         self._path = path
         self._lock = threading.Lock()
@@ -210,26 +211,39 @@ class CachedSource:
                 file.close()
 
 
+#: Of a bundle, at once: its header, and what is there of the index, as much as comes without a wait.
+_BUNDLE_START_BYTES = 8192
+
+
 def open_url(
     url: str,
     budget: int | None,
+    user: str | None,
     cache: str | os.PathLike[str] | None,
     headers: Mapping[str, str] | None,
     timeout: float | None,
 ) -> tuple[_core.PeelFile, HttpSource | CachedSource]:
     """Opens a file on a server; where what a cache holds is damaged, with an emptied one.
 
+    With a user, its file in the bundle that the server has.
+
     Raises:
-        FormatError: not a ``.peel`` file, or damaged on the server.
+        FormatError: not a ``.peel`` file, no bundle, or damaged on the server.
+        NoUserError: the bundle has no file of this user.
         SourceError: it cannot be read, or the cache cannot be used.
         BudgetError: too few bytes for the first block.
         TypeError: headers or a timeout of a wrong type.
         ValueError: headers or a timeout that cannot be.
     """
-    http = HttpSource(url, headers, timeout)
+    http = HttpSource(url, headers, timeout, *([] if user is None else [_BUNDLE_START_BYTES]))
+    source: Readable = http
+    if user is not None:
+        # A cache may have all but the header.
+        ahead = 0 if cache is not None else http.size if budget is None else budget
+        source = UserSource(http, user, ahead)
     if cache is None:
-        return _core.PeelFile.open_callable(http.read, http.size, budget), http
-    cached = CachedSource(http, os.fspath(cache))
+        return _core.PeelFile.open_callable(source.read, source.size, budget), http
+    cached = CachedSource(source, os.fspath(cache))
     try:
         with contextlib.suppress(FormatError):
             return _open_or_forget(cached, budget), cached

@@ -12,7 +12,6 @@ from peel_ext.evaluation.measurement import Measurement
 from peel_ext.evaluation.ranking import Audience, rank_rival
 from peel_ext.evaluation.rivals import Rival
 from peel_ext.metrics import measure_users
-from peel_ext.train.lists import take_users
 
 #: Users who choose, at most, and the user groups they are drawn from: a table of each group has to be
 #: made for each variant and budget.
@@ -29,7 +28,7 @@ def draw_choosers(audience: Audience) -> NDArray[np.int64]:
 
     Both are drawn with a fixed seed.
     """
-    users = np.flatnonzero(np.diff(audience.targets[0]))
+    users = np.flatnonzero(audience.targets.counts)
     rng = np.random.default_rng(_SEED)
     groups = rng.permutation(np.unique(audience.groups[users]))[:_GROUPS]
     users = users[np.isin(audience.groups[users], groups)]
@@ -58,7 +57,7 @@ def measure_rivals(
         on_pass: called after every variant, and then after every family.
         device: where to rank.
     """
-    targets = take_users(audience.targets, choosers)
+    targets = audience.targets.take(choosers)
     found: dict[tuple[str, int], list[tuple[float, Rival]]] = {}
     for rival in rivals:
         for budget in budgets:
@@ -66,7 +65,9 @@ def measure_rivals(
                 lists = rank_rival(audience, rival, budget, n, choosers, device)
             except BudgetError:
                 continue
-            recall = float(measure_users(lists.indices[choosers], *targets).recall.mean())
+            recall = float(
+                measure_users(lists.indices[choosers], targets.indptr, targets.items).recall.mean()
+            )
             found.setdefault((rival.family, budget), []).append((recall, rival))
         on_pass()
     everybody = np.arange(len(audience.vectors))

@@ -16,10 +16,11 @@ from peel_ext.evaluation.measurement import Measurement
 from peel_ext.evaluation.plan import BLENDED, Plan, Ship
 from peel_ext.evaluation.ranking import Audience, Blend, rank_blended, rank_elastic, rank_full
 from peel_ext.evaluation.rivals import Rival, build_rivals
-from peel_ext.train.exposure import measure_exposure
+from peel_ext.train.block_weights.exposure import count_popularity, measure_exposure
 from peel_ext.train.frames import require_pandas
 from peel_ext.train.pipeline import TrainedRun
 from peel_ext.train.placement import ranking_device, require_device
+from peel_ext.train.population import Population
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,13 +211,19 @@ def rival_inputs(
     """What :func:`peel_ext.evaluation.rivals.build_rivals` asks for."""
     items = run.embedding.weight.detach().numpy()
     num_groups, num_items = len(run.centroids), len(items)
-    owners = np.repeat(run.user_group, np.diff(run.train_indptr))
-    cells = np.bincount(owners * num_items + run.train_items, minlength=num_groups * num_items)
-    exposure = measure_exposure(
-        run.user_vectors, items, run.user_group, num_groups, run.train_indptr, run.train_items,
-        ExposureConfig(**run.folder.config["exposure"]), device,
-    )  # fmt: skip
-    return items, cells.reshape(num_groups, num_items).astype(np.float64), exposure
+    popularity = count_popularity(run.train, run.user_group, num_groups, num_items)
+    population = Population(
+        run.user_vectors,
+        items,
+        run.user_group,
+        run.centroids,
+        run.train,
+        run.temperature,
+        run.prior,
+    )
+    config = ExposureConfig(**run.folder.config["exposure"])
+    exposure = measure_exposure(population, config, device)
+    return items, popularity.astype(np.float64), exposure
 
 
 class _Steps:

@@ -41,7 +41,7 @@ class Measurement:
         per_group: bool = True,
     ) -> Measurement:
         """What the lists of a whole audience are worth."""
-        users = measure_users(lists.indices, *audience.targets)
+        users = measure_users(lists.indices, audience.targets.indptr, audience.targets.items)
         return cls(method, variant, budget, lists.max_bytes, lists.mean_rows, users, per_group)
 
 

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peel_ext.config import BlendConfig, ExposureConfig
-from peel_ext.device.fold_in import fold_in_users
+from peel_ext.data import ItemLists
+from peel_ext.device.fold_in import RowSample, fold_in_users
 from peel_ext.errors import DataError
 from peel_ext.evaluation.protocols import (
     FoldHistories,
@@ -24,7 +25,6 @@ from peel_ext.evaluation.ranking import Audience, Blend
 from peel_ext.nn import ElasticEmbedding
 from peel_ext.train.blending import blend_for_users
 from peel_ext.train.clustering import nearest_group
-from peel_ext.train.lists import Lists, take_users
 from peel_ext.train.pipeline import TrainedRun
 
 PROTOCOLS = ("known", "new", "offline", "time")
@@ -77,36 +77,32 @@ class Plan:
                 f"{method}); train with --split time"
             )
         if protocol in ("known", "time"):
-            _check_targets(run, run.test_items, "")
-            seen = (run.train_indptr, run.train_items)
-            targets = (run.test_indptr, run.test_items)
-            audience = known_users(run.user_vectors, run.user_group, seen, targets)
+            _check_targets(run, run.test, "")
+            audience = known_users(run.user_vectors, run.user_group, run.train, run.test)
             return cls("full table", audience, None, audience, [], lambda users, _: users)
         if len(run.new_users) == 0:
             raise DataError(
                 f"{place}: no users were held out of training; train with --new-user-share 0.1"
             )
-        _check_targets(run, run.history_test_items, " of new users")
-        histories = (run.history_indptr, run.history_items)
-        targets = (run.history_test_indptr, run.history_test_items)
+        _check_targets(run, run.history_test, " of new users")
         items = run.embedding.weight.detach().numpy()
         fold_in = _fold_in(run)
         assign = functools.partial(nearest_group, centroids=run.centroids)
         if protocol == "new":
-            audience = new_users(items, histories, targets, fold_in, assign)
-            on_device = fold_on_device(audience, histories, fold_in)
+            audience = new_users(items, run.history, run.history_test, fold_in, assign)
+            on_device = fold_on_device(audience, run.history, fold_in)
             others = [("PEE, folded in on the device", on_device)]
             return cls(
                 "full table", audience, None, audience, others,
-                lambda _, rows: fold_in(rows, *histories),
-                blend_of(run, audience.vectors, histories),
+                lambda _, rows: fold_in(rows, run.history),
+                blend_of(run, audience.vectors, run.history),
             )  # fmt: skip
         offline = offline_users_of(run, n)
-        _check_targets(run, offline.server.targets[1], " of new users with a history of 2 or more")
+        _check_targets(run, offline.server.targets, " of new users with a history of 2 or more")
         others = [("PEE, vector never updated", offline.stale)]
         return cls(
             "fresh server", offline.server, offline.stale, offline.device, others,
-            lambda _, rows: fold_in(rows, *offline.before),
+            lambda _, rows: fold_in(rows, offline.before),
             blend_of(run, offline.device.vectors, offline.before),
         )  # fmt: skip
 
@@ -115,8 +111,8 @@ def offline_users_of(run: TrainedRun, n: int = 20) -> OfflineUsers:
     """The users of the offline protocol, for lists of n; they are shipped twice as many items."""
     return offline_users(
         run.embedding.weight.detach().numpy(),
-        (run.history_indptr, run.history_items),
-        (run.history_test_indptr, run.history_test_items),
+        run.history,
+        run.history_test,
         _fold_in(run),
         functools.partial(nearest_group, centroids=run.centroids),
         run.prior,
@@ -124,29 +120,37 @@ def offline_users_of(run: TrainedRun, n: int = 20) -> OfflineUsers:
     )
 
 
-def blend_of(run: TrainedRun, vectors: NDArray[np.float32], seen: Lists) -> Blend:
+def blend_of(run: TrainedRun, vectors: NDArray[np.float32], seen: ItemLists) -> Blend:
     """Blends of groups for users of whom the server knows a vector and the items seen."""
     exposure = ExposureConfig(**run.folder.config["exposure"])
 
     def blend(members: NDArray[np.int64]) -> ElasticEmbedding:
         return blend_for_users(
-            run.embedding, vectors[members], take_users(seen, members), run.centroids,
+            run.embedding, vectors[members], seen.take(members), run.centroids,
             BlendConfig(), exposure,
         )  # fmt: skip
 
     return blend
 
 
-def _check_targets(run: TrainedRun, items: NDArray[np.int64], whose: str) -> None:
-    if len(items) == 0 and run.folder.stages["data"]["split"] == "none":
+def _check_targets(run: TrainedRun, targets: ItemLists, whose: str) -> None:
+    if len(targets.items) == 0 and run.folder.stages["data"]["split"] == "none":
         raise DataError(
             f"{run.folder.path}: trained on all interactions (test_share 0): there is nothing to "
             "measure on; train with a test share into another folder"
         )
-    if len(items) == 0:
+    if len(targets.items) == 0:
         target = run.folder.config["split"]["target"]
         raise DataError(f"{run.folder.path}: no {target} interactions{whose} to measure on")
 
 
 def _fold_in(run: TrainedRun) -> FoldHistories:
-    return functools.partial(fold_in_users, temperature=run.temperature, prior=run.prior)
+    def fold_in(
+        rows: NDArray[np.float32], histories: ItemLists, *, sample: RowSample | None = None
+    ) -> NDArray[np.float32]:
+        return fold_in_users(
+            rows, histories.indptr, histories.items, sample=sample,
+            temperature=run.temperature, prior=run.prior,
+        )  # fmt: skip
+
+    return fold_in

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from peel_ext.data import ItemLists
 from peel_ext.device.fold_in import RowSample, continue_vectors
 from peel_ext.evaluation.ranking import Audience, held_lists, rank
-from peel_ext.train.lists import Lists, take_users
 
 
 class FoldHistories(Protocol):
@@ -24,12 +24,11 @@ class FoldHistories(Protocol):
     def __call__(
         self,
         rows: NDArray[np.float32],
-        indptr: NDArray[np.int64],
-        histories: NDArray[np.int64],
+        histories: ItemLists,
         *,
         sample: RowSample | None = None,
     ) -> NDArray[np.float32]:
-        """Vectors [num_users, dim] of positions in rows [n, dim], in CSR form."""
+        """Vectors [num_users, dim] of positions in rows [n, dim]."""
 
 
 #: The group int64 [num_users] of each vector [num_users, dim].
@@ -37,23 +36,23 @@ AssignGroups = Callable[[NDArray[np.float32]], NDArray[np.int64]]
 
 
 def known_users(
-    vectors: NDArray[np.float32], groups: NDArray[np.int64], seen: Lists, targets: Lists
+    vectors: NDArray[np.float32], groups: NDArray[np.int64], seen: ItemLists, targets: ItemLists
 ) -> Audience:
     """Users of the training part, who are to find their target items.
 
     Args:
         vectors: float32 [num_users, dim].
         groups: int64 [num_users].
-        seen: training items in CSR form, ascending for each user; they are masked.
-        targets: target items in CSR form.
+        seen: training items, ascending for each user; they are masked.
+        targets: target items.
     """
     return Audience(vectors, groups, seen, targets)
 
 
 def new_users(
     items: NDArray[np.float32],
-    histories: Lists,
-    targets: Lists,
+    histories: ItemLists,
+    targets: ItemLists,
     fold_in: FoldHistories,
     assign_groups: AssignGroups,
 ) -> Audience:
@@ -61,16 +60,16 @@ def new_users(
 
     Args:
         items: float32 [num_items, dim], the full table.
-        histories: what they did before, in CSR form; masked.
-        targets: in CSR form.
+        histories: what they did before; masked.
+        targets: items to find.
         fold_in: makes vectors of histories.
         assign_groups: says to which group a vector belongs.
     """
-    vectors = fold_in(items, *histories)
+    vectors = fold_in(items, histories)
     return Audience(vectors, assign_groups(vectors), histories, targets)
 
 
-def fold_on_device(audience: Audience, histories: Lists, fold_in: FoldHistories) -> Audience:
+def fold_on_device(audience: Audience, histories: ItemLists, fold_in: FoldHistories) -> Audience:
     """The same users, folded in again on the device from the rows it holds."""
 
     def update(
@@ -80,7 +79,7 @@ def fold_on_device(audience: Audience, histories: Lists, fold_in: FoldHistories)
         shipped: NDArray[np.float32],
         members: NDArray[np.int64],
     ) -> NDArray[np.float32]:
-        return fold_in(rows, *held_lists(take_users(histories, members), ids), sample=sample)
+        return fold_in(rows, held_lists(histories.take(members), ids), sample=sample)
 
     return replace(audience, update=update)
 
@@ -94,19 +93,19 @@ class OfflineUsers:
         stale: with the vector, group and list of the download; with the full table this is the list
             shipped then, without what the user has had since: the floor.
         device: the same, but the device brings the vector up to date with the rows it holds.
-        before: the histories known at download, in CSR form.
+        before: the histories known at download.
     """
 
     server: Audience
     stale: Audience
     device: Audience
-    before: Lists
+    before: ItemLists
 
 
 def offline_users(
     items: NDArray[np.float32],
-    histories: Lists,
-    targets: Lists,
+    histories: ItemLists,
+    targets: ItemLists,
     fold_in: FoldHistories,
     assign_groups: AssignGroups,
     prior: float = 0.0,
@@ -121,22 +120,22 @@ def offline_users(
 
     Args:
         items: float32 [num_items, dim], the full table.
-        histories: in CSR form, in the order of time for each user.
-        targets: in CSR form.
+        histories: of each user, in the order of time.
+        targets: items to find.
         fold_in: makes vectors of histories.
         assign_groups: says to which group a vector belongs.
         prior: the component of vectors along the axis of the prior; 0: none.
         list_length: items of the list shipped.
     """
-    taking_part = np.flatnonzero(np.diff(histories[0]) >= 2)
-    histories = take_users(histories, taking_part)
-    targets = take_users(targets, taking_part)
+    taking_part = np.flatnonzero(histories.counts >= 2)
+    histories = histories.take(taking_part)
+    targets = targets.take(taking_part)
     before, after = halve(histories)
     server = new_users(items, histories, targets, fold_in, assign_groups)
-    shipped = fold_in(items, *before)
+    shipped = fold_in(items, before)
     lists = rank(shipped, torch.from_numpy(items), min(list_length, len(items)), before)
     stale = replace(server, vectors=shipped, groups=assign_groups(shipped), shipped=lists)
-    new_share = (np.diff(after[0]) / np.maximum(np.diff(histories[0]), 1)).astype(np.float32)
+    new_share = (after.counts / np.maximum(histories.counts, 1)).astype(np.float32)
 
     def update(
         ids: NDArray[np.int64],
@@ -145,19 +144,13 @@ def offline_users(
         shipped: NDArray[np.float32],
         members: NDArray[np.int64],
     ) -> NDArray[np.float32]:
-        folded = fold_in(rows, *held_lists(take_users(after, members), ids), sample=sample)
+        folded = fold_in(rows, held_lists(after.take(members), ids), sample=sample)
         return continue_vectors(shipped, folded, new_share[members], prior=prior)
 
     return OfflineUsers(server, stale, replace(stale, update=update), before)
 
 
-def halve(histories: Lists) -> tuple[Lists, Lists]:
+def halve(histories: ItemLists) -> tuple[ItemLists, ItemLists]:
     """The first and the second half of each user's history; of an odd one the second has more."""
-    indptr, items = histories
-    counts = np.diff(indptr)
-    place = np.arange(len(items)) - np.repeat(indptr[:-1], counts)
-    early = place < np.repeat(counts // 2, counts)
-    starts = [
-        np.concatenate([[0], np.cumsum(part)]) for part in (counts // 2, counts - counts // 2)
-    ]
-    return (starts[0], items[early]), (starts[1], items[~early])
+    early = histories.places() < (histories.counts // 2)[histories.owners()]
+    return histories.where(early), histories.where(~early)

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from peel_ext.data import ItemLists
 from peel_ext.device import PersonalizedElasticEmbedding
 from peel_ext.device.fold_in import RowSample
 from peel_ext.device.shipped_list import add_shipped
 from peel_ext.evaluation.rivals import Rival
 from peel_ext.nn import ElasticEmbedding
 from peel_ext.ops import gathered_score
-from peel_ext.train.lists import Lists, take_users
 from peel_ext.train.placement import to_array
 
 #: Users times items whose worth is in memory at once.
@@ -43,8 +43,8 @@ class Audience:
     Attributes:
         vectors: float32 [num_users, dim], in the space of the item rows.
         groups: int64 [num_users].
-        exclude: items not to return, in CSR form: indptr int64 [num_users + 1], and items.
-        targets: items to be found, in CSR form, distinct for each user.
+        exclude: items not to return.
+        targets: items to be found, distinct for each user.
         update: what the device makes of the vectors; None where it uses them as they are.
         shipped: items int64 [num_users, k], -1 for none, that a server ranked for them with the full
             table, and their scores float32 [num_users, k]; None: devices have no such list.
@@ -52,8 +52,8 @@ class Audience:
 
     vectors: NDArray[np.float32]
     groups: NDArray[np.int64]
-    exclude: Lists
-    targets: Lists
+    exclude: ItemLists
+    targets: ItemLists
     update: DeviceUpdate | None = None
     shipped: tuple[NDArray[np.int64], NDArray[np.float32]] | None = None
 
@@ -183,7 +183,7 @@ def _rank_tables(
     ]
     collectors = [[_Collector(audience, n) for audience in audiences] for _ in range(num_budgets)]
     for members, pees in tables:
-        exclude = [take_users(audience.exclude, members) for audience in audiences]
+        exclude = [audience.exclude.take(members) for audience in audiences]
         for pee, row in zip(pees, collectors, strict=True):
             ids = pee.row_ids
             rows = None
@@ -227,7 +227,7 @@ def rank_rival(
             vectors = audience.update(held.ids, held.decoded(), None, vectors, members)
         if held.axes is not None:
             vectors = vectors @ held.axes
-        exclude = held_lists(take_users(audience.exclude, members), held.ids)
+        exclude = held_lists(audience.exclude.take(members), held.ids)
         places, scores = rank(vectors, torch.from_numpy(held.rows), n, exclude, device)
         found = np.where(places < 0, -1, held.ids[places])
         indices = _with_shipped(audience, members, held.ids, found, scores)
@@ -235,14 +235,13 @@ def rank_rival(
     return collected.lists()
 
 
-def held_lists(lists: Lists, ids: NDArray[np.int64]) -> Lists:
-    """What of CSR lists is held, as positions in the ascending ids held [h]."""
-    indptr, items = lists
+def held_lists(lists: ItemLists, ids: NDArray[np.int64]) -> ItemLists:
+    """What of the lists is held, as positions in the ascending ids held [h]."""
     if len(ids) == 0:
-        return np.zeros_like(indptr), items[:0]
-    at = np.minimum(np.searchsorted(ids, items), len(ids) - 1)
-    held = ids[at] == items
-    return np.concatenate([[0], np.cumsum(held)])[indptr], at[held]
+        return ItemLists.empty(len(lists))
+    at = np.minimum(np.searchsorted(ids, lists.items), len(ids) - 1)
+    held = ids[at] == lists.items
+    return ItemLists(lists.where(held).indptr, at[held])
 
 
 class _Collector:
@@ -279,12 +278,13 @@ def rank(
     vectors: NDArray[np.float32],
     table: torch.Tensor | PersonalizedElasticEmbedding,
     n: int,
-    exclude: Lists,
+    exclude: ItemLists,
     device: str = "cpu",
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The n best rows of each user, -1 for none, and their scores, -infinity for none."""
     users, indptr, items = (
-        torch.from_numpy(array).to(device) for array in (np.ascontiguousarray(vectors), *exclude)
+        torch.from_numpy(array).to(device)
+        for array in (np.ascontiguousarray(vectors), exclude.indptr, exclude.items)
     )
     if isinstance(table, torch.Tensor):
         table = table.to(device)
@@ -304,7 +304,6 @@ def _with_shipped(
         return found
     items, worth = audience.shipped[0][members], audience.shipped[1][members]
     missing = (items >= 0) & ~np.isin(items, held)
-    indptr, seen = take_users(audience.exclude, members)
-    for at, own in enumerate(np.split(seen, indptr[1:-1])):
+    for at, own in enumerate(audience.exclude.take(members)):
         missing[at] &= ~np.isin(items[at], own)
     return add_shipped(found, scores, np.where(missing, items, -1), worth)[0]

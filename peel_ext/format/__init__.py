@@ -1,5 +1,6 @@
 """Blocks as bytes: layouts, the quantiser, the ``.peel`` format. NumPy only."""
 
+from peel_ext.format.bundle import BundleIndex, write_bundle
 from peel_ext.format.file import write_file
 from peel_ext.format.header import FoldInSettings, Header, read_header
 from peel_ext.format.layout import ColumnsLayout, Layout, PlanesLayout, resolve_layout
@@ -8,6 +9,7 @@ from peel_ext.format.reader import read_blocks, unpack_embedding
 from peel_ext.format.writer import GroupTable, pack_embedding, pack_prefix
 
 __all__ = [
+    "BundleIndex",
     "ColumnsLayout",
     "EncodedRows",
     "FoldInSettings",
@@ -21,5 +23,6 @@ __all__ = [
     "read_header",
     "resolve_layout",
     "unpack_embedding",
+    "write_bundle",
     "write_file",
 ]

@@ -20,6 +20,7 @@ from peel_ext.format.layout import (
 )
 
 MAGIC = b"PEEL"
+BUNDLE_MAGIC = b"PEEB"
 VERSION = 1
 CONSECUTIVE, LISTED, IN_BLOCKS = range(3)
 
@@ -152,6 +153,8 @@ def read_header(data: bytes) -> Header:
     Raises:
         FormatError: not a ``.peel`` file, a newer one, or a damaged one.
     """
+    if data[:4] == BUNDLE_MAGIC:
+        raise FormatError("not a .peel file but a bundle of many: open it with the id of a user")
     if data[:4] != MAGIC[: len(data)] or not data:
         raise FormatError("not a .peel file: it does not begin with 'PEEL'")
     if len(data) < HEADER_BYTES:

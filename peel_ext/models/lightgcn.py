@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from peel_ext.models.matrix_factorisation import tables_of
+from peel_ext.models.tables import tables_of
 
 
 class LightGCN(nn.Module):

@@ -9,7 +9,8 @@ from torch import nn
 
 from peel_ext.errors import ReplacementWarning
 from peel_ext.format import Layout
-from peel_ext.nn.elastic_embedding import ElasticEmbedding, check_geometry
+from peel_ext.nn.arguments import check_geometry
+from peel_ext.nn.elastic_embedding import ElasticEmbedding
 
 
 def replace_embeddings(

@@ -116,6 +116,15 @@ def check_plain(weight: Tensor) -> None:
         )
 
 
+def check_whole(module: Any) -> None:
+    """Raises TypeError where FSDP shards the weight: it refills memory without torch counting that."""
+    if "_is_fsdp_managed_module" in module.__dict__:
+        raise TypeError(
+            "weight is sharded by FSDP, and blocks cannot be cut from it: make a module of "
+            "ElasticEmbedding.from_pretrained(weight.full_tensor()) for a budget"
+        )
+
+
 def check_weight(weight: Tensor, shape: tuple[int, int]) -> None:
     """Raises unless blocks can be cut from the weight.
 

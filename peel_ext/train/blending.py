@@ -7,16 +7,16 @@ import torch
 from numpy.typing import NDArray
 
 from peel_ext.config import BlendConfig, ExposureConfig
+from peel_ext.data import ItemLists
 from peel_ext.nn import ElasticEmbedding
-from peel_ext.train.exposure import sum_exposure
+from peel_ext.train.block_weights.exposure import sum_exposure
 from peel_ext.train.held_out import rank_unseen
-from peel_ext.train.lists import Lists
 
 
 def blend_for_users(
     embedding: ElasticEmbedding,
     user_vectors: NDArray[np.float32],
-    seen: Lists,
+    seen: ItemLists,
     centroids: NDArray[np.float32],
     config: BlendConfig,
     exposure: ExposureConfig,
@@ -35,10 +35,10 @@ def blend_for_users(
     Args:
         embedding: the item table of all groups.
         user_vectors: float32 [m, dim], of length 1 or zero, m at least 1.
-        seen: items each user has had, in CSR form.
+        seen: items each user has had.
         centroids: float32 [num_groups, dim], of length 1.
         config: the constants above.
-        exposure: those of :func:`peel_ext.train.exposure.measure_exposure`.
+        exposure: those of :func:`peel_ext.train.block_weights.exposure.measure_exposure`.
 
     Returns:
         An embedding of m groups (:meth:`peel_ext.nn.ElasticEmbedding.blend`).
@@ -69,7 +69,7 @@ def share_groups(
 def own_values(
     user_vectors: NDArray[np.float32],
     items: NDArray[np.float32],
-    seen: Lists,
+    seen: ItemLists,
     config: ExposureConfig,
 ) -> NDArray[np.float64]:
     """Exposure float64 [m, num_items] in each user's own list; of a zero vector nothing."""

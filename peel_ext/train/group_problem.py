@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from peel_ext.train.lists import take_users
 from peel_ext.train.placement import limit_chunk
 from peel_ext.train.population import Population
 
@@ -60,12 +59,11 @@ class GroupProblem:
     ) -> GroupProblem:
         """The problem of one group over rows int64 [num_rows], on a device."""
         members = np.flatnonzero(population.user_group == group)
-        indptr, items = take_users(population.lists, members)
+        lists = population.lists.take(members)
         place = np.full(len(population.item_vectors), -1)
         place[rows] = np.arange(len(rows))
-        owner = np.repeat(np.arange(len(members)), np.diff(indptr))
-        targets = place[items]
-        counts = np.bincount(owner[targets >= 0], minlength=len(members))
+        targets = place[lists.items]
+        counts = lists.where(targets >= 0).counts
         kept = counts > 0
         weights = torch.from_numpy(np.sqrt(counts[kept]).astype(np.float32))
         # Torch's own memory: matrix products round differently at another alignment.

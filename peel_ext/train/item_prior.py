@@ -9,15 +9,15 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from peel_ext.data import ItemLists
 from peel_ext.device.item_prior import join_prior
 from peel_ext.metrics import rank_quality
 from peel_ext.train.held_out import rank_unseen
-from peel_ext.train.lists import Lists
 
 #: Counts are of all interactions and of the last half, quarter, ... of them down to the last 1/32.
 NUM_HALVINGS = 5
 
-#: Lists by which a prior is judged: longer than those that are shown, so that few users say more.
+#: ItemLists by which a prior is judged: longer than those that are shown, so that few users say more.
 _DEPTH = 100
 
 #: Changes of a weight that are tried, large ones first.
@@ -113,8 +113,8 @@ def choose_prior(
     users: NDArray[np.float32],
     items: NDArray[np.float32],
     features: NDArray[np.float32],
-    seen: Lists,
-    held: Lists,
+    seen: ItemLists,
+    held_out: ItemLists,
     start: Sequence[float],
     *,
     fixed: bool = False,
@@ -129,8 +129,8 @@ def choose_prior(
         users: float32 [num_users, dim], of those whose interactions are held out.
         items: float32 [num_items, dim].
         features: float32 [num_features, num_items].
-        seen: what each user had, in CSR form.
-        held: what is to be found, in CSR form.
+        seen: what each user had.
+        held_out: what is to be found.
         start: weights to begin with.
         fixed: whether to keep to them, and measure alone.
         device: where to rank (:func:`peel_ext.train.held_out.rank_unseen`).
@@ -142,7 +142,8 @@ def choose_prior(
 
     def judge(weights: Sequence[float]) -> float:
         rows = _widen(items, weigh_features(features, weights))
-        return rank_quality(rank_unseen(vectors, rows, seen, _DEPTH, device), *held).ndcg
+        lists = rank_unseen(vectors, rows, seen, _DEPTH, device)
+        return rank_quality(lists, held_out.indptr, held_out.items).ndcg
 
     weights = [float(each) for each in start]
     weights += [0.0] * (len(features) - len(weights))

@@ -20,6 +20,7 @@ from peel_ext.config import PipelineConfig, ReadingConfig, SplitConfig
 from peel_ext.data import (
     GivenParts,
     IdMap,
+    ItemLists,
     Split,
     make_interactions,
     read_split,
@@ -94,24 +95,18 @@ def split_arrays(split: Split) -> dict[str, NDArray[Any]]:
     What users had beyond training and target, a validation part, weights and times are there where
     the split has them.
     """
-    train_indptr, train_items = split.train.csr()
-    test_indptr, test_items = split.target.csr()
-    target_indptr, target_items = split.history_target.csr()
     lengths = np.bincount(split.history.user_rows, minlength=split.history.num_users)
+    rows = split.history.item_rows.astype(np.int64)  # by user, then in order
     arrays: dict[str, NDArray[Any]] = {
-        "train_indptr": train_indptr,
-        "train_items": train_items,
-        "test_indptr": test_indptr,
-        "test_items": test_items,
-        "history_indptr": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        "history_items": split.history.item_rows.astype(np.int64),  # by user, then in order
-        "history_test_indptr": target_indptr,
-        "history_test_items": target_items,
+        **split.train.csr().to_arrays("train"),
+        **split.target.csr().to_arrays("test"),
+        **ItemLists.from_counts(lengths, rows).to_arrays("history"),
+        **split.history_target.csr().to_arrays("history_test"),
     }
     if len(split.others):
-        arrays["other_indptr"], arrays["other_items"] = split.others.csr()
+        arrays |= split.others.csr().to_arrays("other")
     if split.validation is not None:
-        arrays["validation_indptr"], arrays["validation_items"] = split.validation.csr()
+        arrays |= split.validation.csr().to_arrays("validation")
     weights, timestamps = split.train.csr_weights(), split.train.csr_timestamps()
     if weights is not None:
         arrays["train_weights"] = weights

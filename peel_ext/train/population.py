@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from peel_ext.data import ItemLists
 from peel_ext.device import fold_in_users
 from peel_ext.train.held_out import draw_users, hold_out
-from peel_ext.train.lists import Lists, take_users
 
 #: Gradient steps of the fold-in that stands in for training without the held-out interactions.
 _FOLD_IN_STEPS = 5
@@ -24,7 +24,7 @@ class Population:
         item_vectors: float32 [num_items, dim].
         user_group: int64 [num_users].
         centroids: float32 [num_groups, dim], the same.
-        lists: training interactions in CSR form.
+        lists: training items of each user.
         temperature: of pretraining.
         prior: the component of user vectors along the axis of the prior; 0: rows have none.
     """
@@ -33,11 +33,11 @@ class Population:
     item_vectors: NDArray[np.float32]
     user_group: NDArray[np.int64]
     centroids: NDArray[np.float32]
-    lists: Lists
+    lists: ItemLists
     temperature: float
     prior: float = 0.0
 
-    def without_some(self, share: float, max_users: int, seed: int) -> tuple[Population, Lists]:
+    def without_some(self, share: float, max_users: int, seed: int) -> tuple[Population, ItemLists]:
         """Some users as if a share of their items had not happened yet, and those items.
 
         Their vectors are folded in anew from what is left, as a new user's would be. The items'
@@ -45,11 +45,11 @@ class Population:
         from them may not judge how good a list is. Item vectors without that knowledge would take a
         second pretraining. The regression of row values gains nothing from them (``docs/log.md``).
         """
-        left, held = hold_out(*self.lists, len(self.item_vectors), share, seed)
-        users = draw_users(held, max_users, seed)
-        left = take_users(left, users)
+        left, held_out = hold_out(self.lists, len(self.item_vectors), share, seed)
+        users = draw_users(np.flatnonzero(held_out.counts), max_users, seed)
+        left = left.take(users)
         vectors = fold_in_users(
-            self.item_vectors, *left, steps=_FOLD_IN_STEPS, temperature=self.temperature,
+            self.item_vectors, left.indptr, left.items, steps=_FOLD_IN_STEPS, temperature=self.temperature,
             prior=self.prior,
         )  # fmt: skip
         return (
@@ -57,5 +57,5 @@ class Population:
                 vectors, self.item_vectors, self.user_group[users], self.centroids, left,
                 self.temperature, self.prior,
             ),
-            take_users(held, users),
+            held_out.take(users),
         )  # fmt: skip

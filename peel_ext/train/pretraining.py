@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from peel_ext.config import PretrainingConfig
+from peel_ext.data import ItemLists
 from peel_ext.errors import DataError, PeelError
 from peel_ext.models import LightGCN, MatrixFactorisation, normalised_adjacency, table_of
 from peel_ext.nn import ElasticEmbedding
@@ -49,8 +50,7 @@ class PretrainedVectors(NamedTuple):
 
 
 def pretrain(
-    indptr: NDArray[np.int64],
-    item_rows: NDArray[np.int64],
+    lists: ItemLists,
     num_items: int,
     config: PretrainingConfig,
     *,
@@ -73,8 +73,7 @@ def pretrain(
     The global random state is neither read nor changed.
 
     Args:
-        indptr: [num_users + 1], interactions in CSR form.
-        item_rows: [num_interactions], user u's are ``item_rows[indptr[u] : indptr[u + 1]]``.
+        lists: items of each user.
         num_items: number of items, those without interactions included.
         config: all settings.
         weights: how much each interaction counts in its user's loss [num_interactions], above 0, before
@@ -87,13 +86,15 @@ def pretrain(
         device: where to compute.
 
     Raises:
-        DataError: the interactions are not in CSR form, or an item is out of range.
+        DataError: an item is out of range.
         PeelError: the loss is no longer a finite number.
     """
-    positions = torch.from_numpy(np.ascontiguousarray(indptr, dtype=np.int64)).to(device)
-    items = torch.from_numpy(np.ascontiguousarray(item_rows, dtype=np.int64)).to(device)
+    indptr, item_rows = (
+        torch.from_numpy(np.ascontiguousarray(array)).to(device)
+        for array in (lists.indptr, lists.items)
+    )
     scaled = None if weights is None else _scaled(weights, config).to(device)
-    training = _Training(positions, items, num_items, config, scaled)
+    training = _Training(indptr, item_rows, num_items, config, scaled)
     saved = checkpoint.load() if checkpoint is not None else None
     if saved is None:
         training.start()
@@ -102,10 +103,10 @@ def pretrain(
     training.run(on_progress, checkpoint)
     losses = np.array(training.losses, dtype=np.float64)
     if prior is None:
-        features = describe_items(item_rows, num_items)
+        features = describe_items(lists.items, num_items)
         prior = weigh_features(features, [left_out_weight(config)])
     users, rows, component = give_prior(
-        *_tastes(training.model, positions), prior, np.bincount(item_rows, minlength=num_items)
+        *_tastes(training.model, indptr), prior, np.bincount(lists.items, minlength=num_items)
     )
     return PretrainedVectors(users, rows, losses, component)
 

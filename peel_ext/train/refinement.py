@@ -14,8 +14,7 @@ from torch import Tensor
 
 from peel_ext.config import RefinementConfig
 from peel_ext.format import Layout
-from peel_ext.train.adam_state import adam_arrays, restore_adam
-from peel_ext.train.checkpoint import Checkpoint, Timer
+from peel_ext.train.checkpoint import Checkpoint, Timer, adam_arrays, restore_adam
 from peel_ext.train.group_problem import GroupProblem
 from peel_ext.train.placement import to_array
 from peel_ext.train.population import Population

@@ -12,19 +12,16 @@ import torch
 from numpy.typing import NDArray
 
 from peel_ext.config import PipelineConfig
-from peel_ext.data import IdMap
-from peel_ext.format import PlanesLayout
+from peel_ext.data import IdMap, ItemLists
 from peel_ext.nn import ElasticEmbedding
-from peel_ext.train.bilevel import control_blocks
+from peel_ext.train.block_weights.bilevel import control_blocks
+from peel_ext.train.block_weights.exposure import measure_exposure
+from peel_ext.train.block_weights.row_values import value_rows
 from peel_ext.train.clustering import cluster_users
-from peel_ext.train.control import regress_row_values
 from peel_ext.train.doubts import doubt_losses
-from peel_ext.train.exposure import measure_exposure
 from peel_ext.train.held_out import TrainingData
 from peel_ext.train.item_prior import describe_items, measure_recency, weigh_features
 from peel_ext.train.layout import layout_of
-from peel_ext.train.lists import Lists
-from peel_ext.train.mixture import choose_mixture
 from peel_ext.train.placement import to_array
 from peel_ext.train.population import Population
 from peel_ext.train.pretraining import DEFAULT_TEMPERATURE, pretrain
@@ -96,9 +93,9 @@ class Stages:
             return {"users": users, "items": items}, {"given": True}
         data, tuned = self._training_data(), self.folder.stages["tuning"]
         recency = None if data.timestamps is None else measure_recency(data.timestamps)
-        features = describe_items(data.lists[1], data.num_items, recency)
+        features = describe_items(data.lists.items, data.num_items, recency)
         made = pretrain(
-            *data.lists,
+            data.lists,
             data.num_items,
             dataclasses.replace(
                 self.config.pretraining,
@@ -140,7 +137,7 @@ class Stages:
         population = self._population()
         made = refine_tables(
             population,
-            self._exposure(population),
+            measure_exposure(population, self.config.exposure, self.config.device),
             layout_of(self.folder.config, population.item_vectors.shape[1]),
             self.config.refinement,
             on_progress=self._steps("refinement"),
@@ -155,26 +152,13 @@ class Stages:
         With the losses of a controller that has some.
         """
         population, control = self._population(), self.config.control
-        device = self.config.device
-        chosen: dict[str, Any] = {}
-        if control.controller == "regression":
-            values = regress_row_values(population, self.config.exposure, control, device)
-        elif control.controller == "mixture":
-            layout = layout_of(self.folder.config, population.item_vectors.shape[1])
-            yardstick = layout if isinstance(layout, PlanesLayout) else PlanesLayout()
-            values, mixture = choose_mixture(
-                population, self.config.exposure, control, yardstick, device
-            )
-            chosen = {
-                "neighbours": mixture.share, "neighbour_temperature": mixture.temperature,
-            }  # fmt: skip
-        else:
-            values = self._exposure(population)
+        layout = layout_of(self.folder.config, population.item_vectors.shape[1])
+        values, chosen = value_rows(population, layout, self.config)
         embedding = ElasticEmbedding.from_pretrained(
             # Torch's own memory: matrix products round differently at another alignment.
-            torch.from_numpy(population.item_vectors).clone().to(device),
+            torch.from_numpy(population.item_vectors).clone().to(self.config.device),
             num_groups=len(population.centroids),
-            layout=layout_of(self.folder.config, population.item_vectors.shape[1]),
+            layout=layout,
         )
         if embedding.layout.nested:
             embedding.fit_rotation(keep_mean=self._prior() > 0)
@@ -208,35 +192,24 @@ class Stages:
             self._prior(),
         )
 
-    def _exposure(self, population: Population) -> NDArray[np.float64]:
-        return measure_exposure(
-            population.user_vectors,
-            population.item_vectors,
-            population.user_group,
-            len(population.centroids),
-            *population.lists,
-            self.config.exposure,
-            self.config.device,
-        )
-
     def _training_data(self) -> TrainingData:
         return TrainingData(
             self._train(), len(self.ids["items"]), self.split.get("train_weights"),
             self.split.get("train_timestamps"),
         )  # fmt: skip
 
-    def _train(self) -> Lists:
-        return self.split["train_indptr"], self.split["train_items"]
+    def _train(self) -> ItemLists:
+        return ItemLists.from_arrays(self.split, "train")
 
     def _prior(self) -> float:
         """The component of every user along the axis of the prior; 0 where rows have none."""
         return float(self.folder.stages["pretraining"].get("prior", 0))
 
-    def _validation(self) -> Lists | None:
+    def _validation(self) -> ItemLists | None:
         """The validation part that was given, or None."""
         if "validation_indptr" not in self.split:
             return None
-        return self.split["validation_indptr"], self.split["validation_items"]
+        return ItemLists.from_arrays(self.split, "validation")
 
     def _steps(self, stage: str) -> Callable[[int, int, float], None]:
         return lambda done, total, loss: self.on_step(stage, done, total, loss)

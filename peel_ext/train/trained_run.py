@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from peel_ext.data import IdMap
+from peel_ext.data import IdMap, ItemLists
 from peel_ext.device import score_rows
 from peel_ext.device.similarity import check_count
 from peel_ext.errors import DataError, RunError
 from peel_ext.train.layout import layout_of
-from peel_ext.train.lists import Lists, merge_lists, take_users
 from peel_ext.train.recommendations import Ranked, Recommendations, ids_or_none
 from peel_ext.train.run_folder import RunFolder
 
@@ -31,8 +30,8 @@ _BATCH_CELLS = 1 << 18
 
 _NAMES = "item_names.json"
 
-#: Items in CSR form that users at some positions [m] are not to be shown.
-ExcludeItems = Callable[[NDArray[np.int64]], Lists]
+#: Items that users at some positions [m] are not to be shown.
+ExcludeItems = Callable[[NDArray[np.int64]], ItemLists]
 
 
 class TrainedRun:
@@ -143,87 +142,59 @@ class TrainedRun:
 
     # ---- the interactions ----
 
-    @property
-    def train_indptr(self) -> NDArray[np.int64]:
-        """int64 [num_users + 1], training interactions in CSR form."""
-        return self._data["train_indptr"]
+    @cached_property
+    def train(self) -> ItemLists:
+        """Training items of every user, ascending."""
+        return ItemLists.from_arrays(self._data, "train")
 
-    @property
-    def train_items(self) -> NDArray[np.int64]:
-        """Their items, ascending for each user."""
-        return self._data["train_items"]
+    @cached_property
+    def test(self) -> ItemLists:
+        """Target items of every user."""
+        return ItemLists.from_arrays(self._data, "test")
 
-    @property
-    def test_indptr(self) -> NDArray[np.int64]:
-        """The same of the target interactions."""
-        return self._data["test_indptr"]
-
-    @property
-    def test_items(self) -> NDArray[np.int64]:
-        """Their items."""
-        return self._data["test_items"]
-
-    @property
-    def other_indptr(self) -> NDArray[np.int64]:
-        """The same of what users had beside: kept from training, and no target."""
-        empty = np.zeros(len(self.train_indptr), dtype=np.int64)
-        return self._data.get("other_indptr", empty)
-
-    @property
-    def other_items(self) -> NDArray[np.int64]:
-        """Their items."""
-        return self._data.get("other_items", np.zeros(0, dtype=np.int64))
+    @cached_property
+    def other(self) -> ItemLists:
+        """What users had beside: kept from training, and no target."""
+        if "other_indptr" not in self._data:
+            return ItemLists.empty(len(self.train))
+        return ItemLists.from_arrays(self._data, "other")
 
     @cached_property
     def new_users(self) -> IdMap:
         """Ids of the users held out of every stage."""
-        return self._read_ids("new_users.json", len(self.history_indptr) - 1)
+        return self._read_ids("new_users.json", len(self.history))
 
-    @property
-    def history_indptr(self) -> NDArray[np.int64]:
-        """int64 [num_new_users + 1], what they did before, in CSR form."""
-        return self._data["history_indptr"]
+    @cached_property
+    def history(self) -> ItemLists:
+        """What every new user did before, in the order of time where there is time."""
+        return ItemLists.from_arrays(self._data, "history")
 
-    @property
-    def history_items(self) -> NDArray[np.int64]:
-        """Their items, for each user in the order of time where there is time."""
-        return self._data["history_items"]
+    @cached_property
+    def history_test(self) -> ItemLists:
+        """Target items of every new user."""
+        return ItemLists.from_arrays(self._data, "history_test")
 
-    @property
-    def history_test_indptr(self) -> NDArray[np.int64]:
-        """The same of their target interactions."""
-        return self._data["history_test_indptr"]
-
-    @property
-    def history_test_items(self) -> NDArray[np.int64]:
-        """Their items."""
-        return self._data["history_test_items"]
-
-    def seen(self, user_rows: Sequence[int] | NDArray[np.int64]) -> Lists:
+    def seen(self, user_rows: Sequence[int] | NDArray[np.int64]) -> ItemLists:
         """Everything some users had in the data the run was made from, trained on or not.
 
         Args:
             user_rows: [m].
 
         Returns:
-            indptr int64 [m + 1] and items int64, ascending for each user: CSR form.
+            Lists of m users, each ascending.
 
         Raises:
             IndexError: a row out of range.
         """
         rows = np.asarray(user_rows, dtype=np.int64)
-        num_users = len(self.train_indptr) - 1
+        num_users = len(self.train)
         outside = (rows < 0) | (rows >= num_users)
         if outside.any():
             raise IndexError(
                 f"user_rows contain {rows[np.argmax(outside)]}, expected rows in [0, {num_users})"
             )
-        parts = (
-            (self.train_indptr, self.train_items),
-            (self.test_indptr, self.test_items),
-            (self.other_indptr, self.other_items),
-        )
-        return merge_lists([take_users(part, rows) for part in parts], len(self.item_vectors))
+        parts = [part.take(rows) for part in (self.train, self.test, self.other)]
+        return ItemLists.merged(parts, len(self.item_vectors))
 
     # ---- recommending ----
 
@@ -292,7 +263,7 @@ class TrainedRun:
         self,
         vectors: NDArray[np.float32],
         groups: NDArray[np.int64],
-        exclude: Lists,
+        exclude: ItemLists,
         n: int,
         budget_bytes: int | None = None,
     ) -> Ranked:
@@ -301,12 +272,12 @@ class TrainedRun:
         Args:
             vectors: float32 [m, dim].
             groups: int64 [m], the user group of each.
-            exclude: items not to return, in CSR form.
+            exclude: items not to return.
             n: items for each.
             budget_bytes: as in :meth:`recommend`.
         """
         if budget_bytes is None:
-            found = score_rows(vectors, self.item_vectors, n, exclude)
+            found = score_rows(vectors, self.item_vectors, n, (exclude.indptr, exclude.items))
             return Ranked(*found, np.full(len(vectors), self.full_bytes))
         import torch
 
@@ -317,10 +288,11 @@ class TrainedRun:
         for group in np.unique(groups):
             members = np.flatnonzero(groups == group)
             pee = self.embedding.generate(int(group), budget_bytes)
-            indptr, items = map(torch.from_numpy, take_users(exclude, members))
+            own = exclude.take(members)
             rows, scores = gathered_score(
-                rotated[torch.from_numpy(members)], pee, n, exclude_indptr=indptr, exclude=items
-            )
+                rotated[torch.from_numpy(members)], pee, n,
+                exclude_indptr=torch.from_numpy(own.indptr), exclude=torch.from_numpy(own.items),
+            )  # fmt: skip
             ranked.put(members, rows.numpy(), scores.numpy(), pee.nbytes)
         return ranked
 
@@ -366,14 +338,12 @@ class TrainedRun:
                 raise ValueError(f'exclude must be "seen", None or lists of items, got {exclude!r}')
             return None
         if exclude is None:
-            nothing = np.zeros(0, dtype=np.int64)
-            return lambda positions: (np.zeros(len(positions) + 1, dtype=np.int64), nothing)
+            return lambda positions: ItemLists.empty(len(positions))
         if not hasattr(exclude, "__len__") or len(exclude) != len(user_rows):
             raise ValueError(
                 f"exclude must have a list of items for each of {len(user_rows)} users, "
                 f"got {len(exclude) if hasattr(exclude, '__len__') else exclude!r}"
             )
-        lists = [self._rows_of(self.items, items, "exclude item") for items in exclude]
-        indptr = np.cumsum([0, *map(len, lists)]).astype(np.int64)
-        flat = np.concatenate([np.zeros(0, dtype=np.int64), *lists])
-        return lambda positions: take_users((indptr, flat), positions)
+        return ItemLists.from_lists(
+            self._rows_of(self.items, items, "exclude item") for items in exclude
+        ).take

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peel_ext.config import PretrainingConfig, TuningConfig
+from peel_ext.data import ItemLists
 from peel_ext.device.item_prior import part_tastes
 from peel_ext.train.checkpoint import Checkpoint
 from peel_ext.train.held_out import TrainingData, draw_users
 from peel_ext.train.item_prior import NUM_HALVINGS, choose_prior, describe_items, measure_recency
-from peel_ext.train.lists import Lists, take_users
 from peel_ext.train.pretraining import DEFAULT_TEMPERATURE, left_out_weight, pretrain
 
 #: Users whose lists are made however many items there are.
@@ -48,7 +48,7 @@ def choose_settings(
     pretraining: PretrainingConfig,
     *,
     method: str = "random",
-    validation: Lists | None = None,
+    validation: ItemLists | None = None,
     on_progress: Callable[[int, int, float], None] | None = None,
     checkpoint: Checkpoint | None = None,
     device: str = "cpu",
@@ -66,7 +66,7 @@ def choose_settings(
         tuning: candidates, and how to judge them.
         pretraining: all other settings.
         method: how interactions are held out, of :class:`peel_ext.config.SplitConfig`.
-        validation: the interactions to judge by, in CSR form over the same users; None holds a share
+        validation: the interactions to judge by, of the same users; None holds a share
             of the others out.
         on_progress: as of :func:`peel_ext.train.pretraining.pretrain`, over all trainings there may be.
         checkpoint: where the qualities of finished trainings are kept, and the state of one under way.
@@ -187,7 +187,7 @@ class _Judge:
     """What trainings are judged by: interactions that they do not see."""
 
     left: TrainingData
-    held: Lists
+    held_out: ItemLists
     users: NDArray[np.int64]  # those whose lists are made
     features: NDArray[np.float32]  # of the items, by what is left
     device: str
@@ -198,23 +198,19 @@ class _Judge:
         data: TrainingData,
         tuning: TuningConfig,
         method: str,
-        validation: Lists | None,
+        validation: ItemLists | None,
         device: str,
     ) -> _Judge:
-        left, held = data, validation
-        if held is None:
-            left, held = data.hold_out(method, tuning.validation_share, tuning.seed)
+        left, held_out = data, validation
+        if held_out is None:
+            left, held_out = data.hold_out(method, tuning.validation_share, tuning.seed)
         # All items tie for a user who has nothing left, and any prior at all would look like a gain.
-        known = np.diff(left.lists[0]) > 0
-        counts = np.where(known, np.diff(held[0]), 0)
+        usable = np.flatnonzero((left.lists.counts > 0) & (held_out.counts > 0))
         affordable = max(_LEAST_USERS, tuning.max_scores // max(data.num_items, 1))
-        users = draw_users(
-            (np.concatenate([[0], np.cumsum(counts)]), held[1]),
-            min(tuning.max_users, affordable), tuning.seed,
-        )  # fmt: skip
+        users = draw_users(usable, min(tuning.max_users, affordable), tuning.seed)
         recency = None if left.timestamps is None else measure_recency(left.timestamps)
-        features = describe_items(left.lists[1], left.num_items, recency)
-        return cls(left, held, users, features, device)
+        features = describe_items(left.lists.items, left.num_items, recency)
+        return cls(left, held_out, users, features, device)
 
     def train(
         self,
@@ -225,7 +221,7 @@ class _Judge:
     ) -> tuple[list[float], float]:
         """The weights of the best prior after a training, searched from a start, and the quality."""
         vectors = pretrain(
-            *self.left.lists,
+            self.left.lists,
             self.left.num_items,
             settings,
             weights=self.left.weights,
@@ -237,8 +233,8 @@ class _Judge:
             part_tastes(vectors.users[self.users]),
             part_tastes(vectors.items),
             self.features,
-            take_users(self.left.lists, self.users),
-            take_users(self.held, self.users),
+            self.left.lists.take(self.users),
+            self.held_out.take(self.users),
             start if settings.prior is None else settings.prior,
             fixed=settings.prior is not None,
             device=self.device,

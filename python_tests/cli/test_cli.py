@@ -234,7 +234,7 @@ def test_recommend_leaves_out_what_the_user_knows(run: Path, capsys, budget: str
     answer = json.loads(printed)
     items = [entry["item"] for entry in answer["items"]]
     scores = [entry["score"] for entry in answer["items"]]
-    known = trained.seen([5])[1]
+    known = trained.seen([5]).items
     assert len(set(items)) == 7
     assert not set(items) & set(known.tolist())
     assert scores == sorted(scores, reverse=True)
@@ -256,7 +256,7 @@ def test_recommend_from_a_history(run: Path, capsys) -> None:
 
 def test_n_beyond_the_rows_held_returns_all_of_them(run: Path, capsys) -> None:
     trained = TrainedRun.open(run)
-    known = len(trained.seen([1])[1])
+    known = len(trained.seen([1]).items)
     for limits in ((), ("--budget", "100%")):
         arguments = ("recommend", run, "--user", 1, "-n", 2**31 - 1, "--json", *limits)
         code, printed, _ = call(capsys, *arguments)

@@ -115,7 +115,7 @@ def test_what_was_rated_low_or_for_validation_is_known_too(
     options = ("--min-rating", "3", "--target", target, "--item-names", tmp_path / "films.csv")
     out = tmp_path / "run"
     assert call(capsys, "train", folder, "--out", out, *options, *FAST)[0] == 0
-    assert len(TrainedRun.open(out).other_items)
+    assert len(TrainedRun.open(out).other.items)
     lists = tmp_path / "lists.jsonl"
     assert call(capsys, "recommend", out, "--users", "all", "--out", lists, "-n", 200)[0] == 0
     for answer in map(json.loads, lists.read_text().splitlines()):
@@ -142,10 +142,10 @@ def test_a_file_for_one_user_leaves_out_what_it_had(
     assert code == 0
     trained = TrainedRun.open(run)
     (row,) = trained.users.to_rows(["u4"])
-    ((indptr, seen),) = given
+    (lists,) = given
+    (seen,) = lists
     assert trained.items.to_ids(seen) == sorted(item for user, item in pairs if user == "u4")
-    assert indptr.tolist() == [0, len(seen)]
-    known = int(np.diff(trained.train_indptr)[row])
+    known = len(trained.train[row])
     assert json.loads(printed)[0]["known_count"] == known < len(seen)
 
 
@@ -394,7 +394,7 @@ def test_an_item_without_a_name(named: Path, capsys) -> None:
     trained = TrainedRun.open(named)
     (user,) = next(
         users for users in ([each] for each in trained.users.ids)
-        if 0 not in trained.seen(trained.users.to_rows(users))[1]
+        if 0 not in trained.seen(trained.users.to_rows(users)).items
     )  # fmt: skip
     items = one(capsys, named, user, "-n", 200)["items"]
     assert [item["name"] for item in items if item["item"] == 0] == [None]
@@ -431,7 +431,7 @@ def test_vectors_rank_as_recommend_does(run: Path, tmp_path: Path, capsys) -> No
     trained = TrainedRun.open(run)
     for row in (0, 13, 99):
         scores = items @ users[row]
-        scores[trained.seen([row])[1]] = -np.inf
+        scores[trained.seen([row]).items] = -np.inf
         want = one(capsys, run, str(user_ids[row]), "-n", 5)["items"]
         order = np.argsort(-scores, kind="stable")[:5]
         assert item_ids[order].tolist() == [item["item"] for item in want]

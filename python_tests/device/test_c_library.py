@@ -16,7 +16,7 @@ from tables import LAYOUTS, draw_table
 import peel_ext
 from peel_ext.device import DeviceRecommender
 from peel_ext.errors import DataError
-from peel_ext.format import write_file
+from peel_ext.format import write_bundle, write_file
 
 ROOT = Path(__file__).parents[2]
 ROWS, DIM, BUDGET = 400, 16, 4_000
@@ -194,6 +194,32 @@ def test_similar_items_are_those_of_python(opened: Opened) -> None:
         opened.call("peel_similar", *arguments)
         assert best(opened, ids) == wanted[0]
         assert scores[ids >= 0].tolist() == wanted[1].tolist()
+
+
+def test_a_user_of_a_bundle_has_the_answers_of_its_own_file(
+    library: Library, opened: Opened, tmp_path: Path
+) -> None:
+    files = [(user, tmp_path / "a.peel") for user in (7, "müller")]
+    write_bundle(tmp_path / "all.peelb", files)
+    budget = ctypes.c_uint64(BUDGET)
+    bundle = str(tmp_path / "all.peelb").encode()
+    user = np.random.default_rng(0).normal(size=DIM).astype(np.float32)
+    wanted = DeviceRecommender.open(tmp_path / "a.peel", BUDGET, item_ids=False).recommend(
+        user=user, n=20
+    )
+    for name in ("7", "müller"):
+        handle = ctypes.c_void_p()
+        library.call("peel_open_user", bundle, name.encode(), budget, ctypes.byref(handle))
+        ids, scores = np.empty(20, dtype=np.int64), np.empty(20, dtype=np.float32)
+        arguments = (pointer(user), None, size(0), size(20), pointer(ids), pointer(scores))
+        library.call("peel_score", handle, *arguments)
+        library.functions.peel_close(handle)
+        assert ids[ids >= 0].tolist() == np.asarray(wanted[0]).tolist()
+        assert scores[ids >= 0].tolist() == wanted[1].tolist()
+    handle = ctypes.c_void_p()
+    with pytest.raises(PeelError, match="the bundle has no file of user 'nobody'"):
+        library.call("peel_open_user", bundle, b"nobody", budget, ctypes.byref(handle))
+    assert library.functions.peel_status_text(9) == b"the bundle has no file of the user"
 
 
 def test_versions_agree(library: Library) -> None:

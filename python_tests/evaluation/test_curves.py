@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from peel_ext.config import BlendConfig, ExposureConfig, PipelineConfig, SplitConfig
+from peel_ext.data import ItemLists
 from peel_ext.device.fold_in import continue_vectors, fold_in_users
 from peel_ext.errors import BudgetError, DataError, DependencyError
 from peel_ext.evaluation import (
@@ -80,8 +81,11 @@ def tables_of(
     )
 
 
-def lists_of(indptr: np.ndarray, values: np.ndarray) -> list[np.ndarray]:
-    return np.split(values, indptr[1:-1])
+def fold(run: TrainedRun, rows: np.ndarray, histories: list[np.ndarray]) -> np.ndarray:
+    lists = ItemLists.from_lists(histories)
+    return fold_in_users(
+        rows, lists.indptr, lists.items, temperature=run.temperature, prior=run.prior
+    )
 
 
 def assert_close(found: RankingQuality, plain: RankingQuality) -> None:
@@ -93,10 +97,10 @@ def assert_close(found: RankingQuality, plain: RankingQuality) -> None:
 
 def test_known_users_equal_a_plain_full_ranking(run: TrainedRun) -> None:
     found = evaluate_run(run, "known", BUDGETS, n=10)
-    seen = lists_of(run.train_indptr, run.train_items)
+    seen = list(run.train)
     for budget, row in zip([None, *BUDGETS], [found.ceiling, *found.curve], strict=True):
         lists = plain_lists(*tables_of(run, budget), run.user_vectors, run.user_group, seen)
-        assert_close(row.users.mean(), rank_quality(lists, run.test_indptr, run.test_items))
+        assert_close(row.users.mean(), rank_quality(lists, run.test.indptr, run.test.items))
     assert found.floor is None
     assert found.gap_recovered(found.curve[0]) is None
 
@@ -104,11 +108,11 @@ def test_known_users_equal_a_plain_full_ranking(run: TrainedRun) -> None:
 def test_new_users_equal_a_plain_full_ranking(run: TrainedRun, monkeypatch) -> None:
     monkeypatch.setattr(ranking, "_BLENDED_CELLS", 7 * len(run.items))  # some users at once
     found = evaluate_run(run, "new", BUDGETS, n=10, with_blends=True)
-    fold_in = functools.partial(fold_in_users, temperature=run.temperature, prior=run.prior)
-    histories = lists_of(run.history_indptr, run.history_items)
-    targets = (run.history_test_indptr, run.history_test_items)
+    fold_in = functools.partial(fold, run)
+    histories = list(run.history)
+    targets = (run.history_test.indptr, run.history_test.items)
     items = run.embedding.weight.detach().numpy()
-    vectors = fold_in(items, run.history_indptr, run.history_items)
+    vectors = fold_in(items, histories)
     groups = nearest_group(vectors, run.centroids)
     assert len(vectors) == len(run.new_users) == 80
     rows = [found.ceiling, *found.curve]
@@ -119,15 +123,14 @@ def test_new_users_equal_a_plain_full_ranking(run: TrainedRun, monkeypatch) -> N
         tables, held = tables_of(run, budget)
         folded = np.stack(
             [
-                fold_in(tables[group], [0, len(history)], history)[0]
+                fold_in(tables[group], [history])[0]
                 for group, history in zip(groups, histories, strict=True)
             ]
         )
         lists = plain_lists(tables, held, folded, groups, histories)
         assert_close(row.users.mean(), rank_quality(lists, *targets))
-    seen = (run.history_indptr, run.history_items)
     blend = blend_for_users(
-        run.embedding, vectors, seen, run.centroids, BlendConfig(), ExposureConfig()
+        run.embedding, vectors, run.history, run.centroids, BlendConfig(), ExposureConfig()
     )
     for budget, row in zip(BUDGETS, others(found, "PEE, blended for the user"), strict=True):
         lists = plain_lists(*tables_of(run, budget, blend), vectors, np.arange(80), histories)
@@ -137,15 +140,15 @@ def test_new_users_equal_a_plain_full_ranking(run: TrainedRun, monkeypatch) -> N
 
 def test_the_offline_protocol_equals_a_plain_one(run: TrainedRun) -> None:
     found = evaluate_run(run, "offline", BUDGETS, n=10, with_blends=True)
-    fold_in = functools.partial(fold_in_users, temperature=run.temperature, prior=run.prior)
-    histories = lists_of(run.history_indptr, run.history_items)
-    targets = (run.history_test_indptr, run.history_test_items)
+    fold_in = functools.partial(fold, run)
+    histories = list(run.history)
+    targets = (run.history_test.indptr, run.history_test.items)
     items = run.embedding.weight.detach().numpy()
     before = [history[: len(history) // 2] for history in histories]
     after = [history[len(history) // 2 :] for history in histories]
-    shipped = np.stack([fold_in(items, [0, len(part)], part)[0] for part in before])
+    shipped = np.stack([fold_in(items, [part])[0] for part in before])
     groups = nearest_group(shipped, run.centroids)
-    fresh = fold_in(items, run.history_indptr, run.history_items)
+    fresh = fold_in(items, histories)
     lists_shipped = []
     for user, vector in enumerate(shipped):  # twice the ten of a list
         scores = items @ vector
@@ -160,15 +163,12 @@ def test_the_offline_protocol_equals_a_plain_one(run: TrainedRun) -> None:
     def updated(tables: list[np.ndarray], group_of: np.ndarray) -> np.ndarray:
         vectors = []
         for user, group in enumerate(group_of):
-            folded = fold_in(tables[group], [0, len(after[user])], after[user])[0]
+            folded = fold_in(tables[group], [after[user]])[0]
             share = len(after[user]) / len(histories[user])
             vectors.append(continue_vectors(shipped[user], folded, share, prior=run.prior))
         return np.stack(vectors)
 
-    seen = (
-        np.concatenate([[0], np.cumsum([len(part) for part in before])]),
-        np.concatenate(before),
-    )
+    seen = ItemLists.from_lists(before)
     blend = blend_for_users(
         run.embedding, shipped, seen, run.centroids, BlendConfig(), ExposureConfig()
     )
@@ -261,7 +261,7 @@ def test_where_everybody_chooses_a_rival_is_the_best_variant(run: TrainedRun) ->
             lists = ranking.rank_rival(audience, rival, 4000, 20, everybody)
         except BudgetError:
             continue
-        recall = rank_quality(lists.indices, *audience.targets).recall
+        recall = rank_quality(lists.indices, audience.targets.indptr, audience.targets.items).recall
         best[rival.family] = max(recall, best.get(rival.family, 0.0))
     assert {rival.method: rival.users.recall.mean() for rival in found.rivals} == best
     assert len(set(best.values())) > 3
@@ -271,7 +271,7 @@ def test_choosers_are_some_of_those_with_targets(
     run: TrainedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     audience = Plan.of_run(run, "known").device
-    all_of_them = np.flatnonzero(np.diff(audience.targets[0]))
+    all_of_them = np.flatnonzero(audience.targets.counts)
     assert choice.draw_choosers(audience).tolist() == all_of_them.tolist()
     monkeypatch.setattr(choice, "_USERS", 30)
     monkeypatch.setattr(choice, "_GROUPS", 2)
@@ -294,7 +294,7 @@ def test_of_two_finalists_everybody_keeps_the_better(
     right = TrainedDimensions(lambda dim: (audience.vectors, items), len(items), 16, 32)
     wrong = TrainedDimensions(lambda dim: (vectors, items), len(items), 16, 32)
     vectors = -audience.vectors
-    chooser = int(np.flatnonzero(np.diff(audience.targets[0]))[0])
+    chooser = int(np.flatnonzero(audience.targets.counts)[0])
     vectors[chooser] = audience.vectors[chooser]
     monkeypatch.setattr(choice, "draw_choosers", lambda _: np.array([chooser]))
     monkeypatch.setattr(curves, "draw_choosers", choice.draw_choosers)
@@ -378,7 +378,7 @@ def test_a_run_split_by_time(tmp_path: Path, small_config: PipelineConfig, shop:
     timed = run_pipeline(shop, tmp_path / "run", config)
     found = evaluate_run(timed, "time", [4000])
     assert 0 < found.curve[0].users.recall.mean() <= 1
-    assert found.ceiling.users.users.tolist() == np.flatnonzero(np.diff(timed.test_indptr)).tolist()
+    assert found.ceiling.users.users.tolist() == np.flatnonzero(timed.test.counts).tolist()
     assert evaluate_run(timed, "offline", [4000]).floor is not None
 
 

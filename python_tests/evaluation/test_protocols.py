@@ -1,22 +1,21 @@
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
 
 from peel_ext import ElasticEmbedding
+from peel_ext.data import ItemLists
 from peel_ext.device.fold_in import RowSample
 from peel_ext.evaluation.protocols import halve, offline_users
 from peel_ext.evaluation.ranking import Audience, held_lists, rank_elastic, rank_rival
 from peel_ext.evaluation.rivals import build_rivals
 
 
-def fold_in(rows: np.ndarray, indptr: np.ndarray, items: np.ndarray, *, sample=None) -> np.ndarray:
+def fold_in(rows: np.ndarray, histories: ItemLists, *, sample=None) -> np.ndarray:
     """Sums of rows, and 10 for each row of a sample: easy to follow."""
     more = 0 if sample is None else 10 * len(sample[0])
-    parts = [rows[items[a:b]].sum(axis=0) + more for a, b in itertools.pairwise(indptr)]
+    parts = [rows[items].sum(axis=0) + more for items in histories]
     return np.array(parts, dtype=np.float32).reshape(-1, rows.shape[1])
 
 
@@ -24,32 +23,25 @@ def fold_in(rows: np.ndarray, indptr: np.ndarray, items: np.ndarray, *, sample=N
     ("counts", "early"), [([], []), ([0, 1, 2, 3, 4], [0, 0, 1, 1, 2]), ([7], [3])]
 )
 def test_histories_are_halved_in_order(counts: list[int], early: list[int]) -> None:
-    indptr = np.cumsum([0, *counts])
-    items = np.arange(indptr[-1]) * 3 % 7
-    (first_indptr, first), (second_indptr, second) = halve((indptr, items))
-    assert np.diff(first_indptr).tolist() == early
-    for user, start in enumerate(indptr[:-1]):
-        whole = items[start : indptr[user + 1]].tolist()
-        parts = first[first_indptr[user] : first_indptr[user + 1]].tolist()
-        parts += second[second_indptr[user] : second_indptr[user + 1]].tolist()
-        assert parts == whole
+    histories = ItemLists.from_counts(counts, np.arange(sum(counts)) * 3 % 7)
+    first, second = halve(histories)
+    assert first.counts.tolist() == early
+    for start, rest, whole in zip(first, second, histories, strict=True):
+        assert [*start, *rest] == whole.tolist()
 
 
 @pytest.mark.parametrize("ids", [[], [4], [0, 2, 3, 5], list(range(9))])
 def test_held_lists_point_at_what_is_held(ids: list[int]) -> None:
     lists = [[3, 1, 8], [], [2], [5, 5, 0]]
-    indptr = np.cumsum([0, *map(len, lists)])
-    items = np.array(list(itertools.chain(*lists)), dtype=np.int64)
-    found_indptr, found = held_lists((indptr, items), np.array(ids, dtype=np.int64))
-    for user, wanted in enumerate(lists):
-        own = found[found_indptr[user] : found_indptr[user + 1]].tolist()
+    found = held_lists(ItemLists.from_lists(lists), np.array(ids, dtype=np.int64))
+    for own, wanted in zip(found, lists, strict=True):
         assert [ids[at] for at in own] == [item for item in wanted if item in ids]
 
 
 def test_the_device_knows_what_came_after_only_through_its_rows() -> None:
     rows = np.eye(4, dtype=np.float32)
-    histories = (np.array([0, 1, 3, 7]), np.array([0, 1, 2, 0, 1, 2, 3]))
-    targets = (np.array([0, 1, 2, 3]), np.array([3, 3, 3]))
+    histories = ItemLists.from_lists([[0], [1, 2], [0, 1, 2, 3]])
+    targets = ItemLists.from_lists([[3], [3], [3]])
     asked: list[int] = []
 
     def assign(vectors: np.ndarray) -> np.ndarray:
@@ -63,7 +55,7 @@ def test_the_device_knows_what_came_after_only_through_its_rows() -> None:
     assert offline.stale.vectors.tolist() == [[0, 1, 0, 0], [1, 1, 0, 0]]
     assert offline.stale.groups.tolist() == [1, 0]
     assert offline.stale.update is None
-    assert offline.device.exclude[1].tolist() == [1, 2, 0, 1, 2, 3]
+    assert offline.device.exclude.items.tolist() == [1, 2, 0, 1, 2, 3]
     assert offline.device.update is not None
     shipped, ids = offline.device.vectors[[1]], np.array([0, 1, 2])  # item 3 is not held
     for sample, more in ((None, 0), ((np.array([0]), np.ones(1, dtype=np.float32)), 10)):
@@ -83,7 +75,7 @@ def test_a_device_folds_in_over_a_sample_and_a_rival_over_all_it_holds() -> None
         samples.append(sample)
         return vectors
 
-    nothing = (np.zeros(2, dtype=np.int64), np.zeros(0, dtype=np.int64))
+    nothing = ItemLists.empty(1)
     audience = Audience(
         np.ones((1, dim), dtype=np.float32), np.zeros(1, dtype=np.int64), nothing, nothing, update
     )

@@ -149,10 +149,7 @@ def test_neighbouring_item_groups_share_a_column_where_there_are_many(seed: int)
 
 def test_topics_are_shares_of_users(folder: Path, report: Report) -> None:
     run = TrainedRun.open(folder)
-    lists = [
-        set(run.train_items[start:end].tolist())
-        for start, end in itertools.pairwise(run.train_indptr)
-    ]
+    lists = [set(own.tolist()) for own in run.train]
     assert len(report.topics) == 3
     for topic in report.topics:
         members = [lists[user] for user in np.flatnonzero(run.user_group == topic.group)]
@@ -171,8 +168,7 @@ def test_lists_are_those_of_the_run(folder: Path, report: Report) -> None:
     assert len(report.examples) == 3
     for example in report.examples:
         user = run.users.to_rows([example.user])[0]
-        own = run.train_items[run.train_indptr[user] : run.train_indptr[user + 1]]
-        targets = run.test_items[run.test_indptr[user] : run.test_indptr[user + 1]]
+        own, targets = run.train[user], run.test[user]
         exclude = [run.items.to_ids(own)]
         full = example.lists[0].rows
         assert [each.budget_bytes for each in example.lists] == [None, *report.budgets]

@@ -17,7 +17,7 @@ def population() -> Population:
     made = make_interactions(SyntheticConfig(num_users=200, num_items=150, mean_interactions=15))
     lists = made.csr()
     config = PretrainingConfig(embedding_dim=16, epochs=5, steps_per_epoch=8)
-    vectors = pretrain(*lists, made.num_items, config)
+    vectors = pretrain(lists, made.num_items, config)
     centroids, group = cluster_users(
         vectors.users, ClusteringConfig(num_groups=3), prior=vectors.prior
     )

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from peel_ext.config import BlendConfig, ExposureConfig
+from peel_ext.data import ItemLists
 from peel_ext.nn import ElasticEmbedding
 from peel_ext.train.blending import blend_for_users, own_values, share_groups
 
 ROWS, DIM, GROUPS, USERS = 90, 8, 6, 5
-NOTHING_SEEN = (np.zeros(USERS + 1, np.int64), np.zeros(0, np.int64))
+NOTHING_SEEN = ItemLists.empty(USERS)
 
 
 def draw_units(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -43,7 +44,7 @@ def test_own_values_are_the_exposure_of_unseen_items(seed: int) -> None:
     users, items = draw_units(rng, 2), rng.normal(size=(ROWS, DIM)).astype(np.float32)
     users[1] = 0
     best = np.argsort(-(items @ users[0]), kind="stable")
-    seen = (np.array([0, 2, 2]), np.sort(best[[0, 4]]))
+    seen = ItemLists.from_lists([np.sort(best[[0, 4]]), []])
     values = own_values(users, items, seen, ExposureConfig(depth=10))
     left = best[[at for at in range(ROWS) if at not in (0, 4)]][:10]
     assert set(np.flatnonzero(values[0])) == set(left)

@@ -74,8 +74,8 @@ def test_a_run_holds_what_it_was_given(data_file: Path, tmp_path: Path) -> None:
     parts = load_split(data_file, SMALL.split)
     assert run.items.to_ids(np.arange(3)) == [0, 7, 14]
     assert run.users.to_ids([0]) == ["u0"]
-    assert np.array_equal(run.train_items, parts.train.csr()[1])
-    assert np.array_equal(run.test_items, parts.target.csr()[1])
+    assert np.array_equal(run.train.items, parts.train.csr().items)
+    assert np.array_equal(run.test.items, parts.target.csr().items)
     assert run.user_vectors.shape == (150, 16)
     assert run.embedding.num_groups == len(run.centroids) == 2
     assert run.folder.config == json.loads(json.dumps(dataclasses.asdict(SMALL)))
@@ -92,7 +92,7 @@ def test_copies_of_a_run_are_the_same(data_file: Path, tmp_path: Path) -> None:
         twin = again(run)
         assert twin.folder.stages == run.folder.stages
         assert twin.items.to_ids(np.arange(3)) == run.items.to_ids(np.arange(3))
-        assert np.array_equal(twin.train_items, run.train_items)
+        assert np.array_equal(twin.train.items, run.train.items)
         assert np.array_equal(twin.user_vectors, run.user_vectors)
         assert torch.equal(twin.embedding.weight, run.embedding.weight)
         for made in (twin.embedding.generate(1, 2000), again(pee)):
@@ -353,7 +353,7 @@ def test_users_and_items_of_the_test_file_alone(tmp_path: Path) -> None:
     # A user without training interactions is none of the run; items may appear later.
     assert run.users.to_ids([0]) == ["a"]
     assert run.items.to_ids([0, 1, 2]) == [2, 3, 4]
-    assert len(run.test_items) == 0
+    assert len(run.test.items) == 0
 
 
 def test_new_users_take_no_part_in_training(data_file: Path, tmp_path: Path) -> None:
@@ -362,8 +362,8 @@ def test_new_users_take_no_part_in_training(data_file: Path, tmp_path: Path) -> 
     assert (len(run.users), len(run.new_users)) == (120, 30)
     assert not set(run.users.ids) & set(run.new_users.ids)
     assert len(run.user_vectors) == len(run.user_group) == 120
-    assert len(run.history_indptr) == len(run.history_test_indptr) == 31
-    assert np.diff(run.history_indptr).min() > 0
+    assert len(run.history) == len(run.history_test) == 30
+    assert run.history.counts.min() > 0
     # Training on a file without them gives the same bits.
     parts = load_split(data_file, config.split)
     pairs = zip(
@@ -378,7 +378,7 @@ def test_new_users_take_no_part_in_training(data_file: Path, tmp_path: Path) -> 
     every = "".join(f"nobody,{item}\n" for item in run.items.ids)
     (known / "test.csv").write_text("user,item\n" + lines[0] + every)
     without = run_pipeline(known, tmp_path / "without", SMALL, on_remark=lambda _: None)
-    assert np.array_equal(without.train_items, run.train_items)
+    assert np.array_equal(without.train.items, run.train.items)
     assert np.array_equal(without.user_vectors, run.user_vectors)
     assert torch.equal(without.embedding.weight, run.embedding.weight)
 

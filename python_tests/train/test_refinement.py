@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from peel_ext.config import ExposureConfig, RefinementConfig
 from peel_ext.format import ColumnsLayout, PlanesLayout
-from peel_ext.train.exposure import measure_exposure
+from peel_ext.train.block_weights.exposure import measure_exposure
 from peel_ext.train.group_problem import GroupProblem
 from peel_ext.train.population import Population
 from peel_ext.train.refinement import diversity_penalty, refine_tables
@@ -18,24 +18,16 @@ CONFIG = RefinementConfig(steps=30, rows_per_group=40, learning_rate=1e-2, ancho
 
 
 def values_of(population: Population) -> np.ndarray:
-    return measure_exposure(
-        population.user_vectors,
-        population.item_vectors,
-        population.user_group,
-        3,
-        *population.lists,
-        ExposureConfig(group_popularity_weight=0.1),
-    )
+    return measure_exposure(population, ExposureConfig(group_popularity_weight=0.1))
 
 
 def test_the_loss_is_the_plain_cross_entropy(population: Population) -> None:
     rows = np.array([7, 3, 140, 12, 9, 30, 31])
     problem = GroupProblem.of(population, 1, rows)
     table = torch.from_numpy(population.item_vectors[rows])
-    indptr, items = population.lists
     losses, weights = [], []
     for user in np.flatnonzero(population.user_group == 1):
-        own = [item for item in items[indptr[user] : indptr[user + 1]] if item in rows]
+        own = [item for item in population.lists[user] if item in rows]
         if not own:
             continue
         scores = torch.from_numpy(population.user_vectors[user]) @ table.T / 0.1

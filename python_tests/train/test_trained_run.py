@@ -74,7 +74,7 @@ def test_recommending_without_a_budget_imports_nothing_heavy(folder: Path) -> No
         "import sys\nfrom peel_ext.train.trained_run import TrainedRun\n"
         "run = TrainedRun.open(sys.argv[1])\n"
         "assert (run.recommend(['u3', 'u5'], 4).items >= 0).all()\n"
-        "assert len(run.seen([0])[1]) and run.users and run.new_users is not None\n"
+        "assert len(run.seen([0]).items) and run.users and run.new_users is not None\n"
         "heavy = {'torch', 'scipy', 'sklearn', 'pandas', 'pyarrow', 'rich'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
@@ -94,7 +94,7 @@ def test_a_missing_file_is_refused_at_once(copy: Path, name: str) -> None:
         ("pretraining", "user_vectors"),
         ("pretraining", "item_vectors"),
         ("clustering", "user_group"),
-        ("data", "train_items"),
+        ("data", "train"),
         ("block_weights", "embedding"),
     ],
 )
@@ -139,12 +139,11 @@ def test_names_go_with_the_data_they_were_of(copy: Path, tmp_path: Path) -> None
 
 def test_everything_a_user_had_is_seen(run: TrainedRun, pairs: set[tuple[str, int]]) -> None:
     rows = np.array([7, 0, 7, 149])
-    indptr, items = run.seen(rows)
+    seen = run.seen(rows)
     for at, row in enumerate(rows):
-        own = items[indptr[at] : indptr[at + 1]]
         (user,) = run.users.to_ids([row])
-        assert run.items.to_ids(own) == sorted(item for name, item in pairs if name == user)
-    assert [part.tolist() for part in run.seen([])] == [[0], []]
+        assert run.items.to_ids(seen[at]) == sorted(item for name, item in pairs if name == user)
+    assert len(run.seen([])) == len(run.seen([]).items) == 0
     for bad in (-1, 150):
         with pytest.raises(IndexError, match=rf"user_rows contain {bad}, expected rows in \[0, 15"):
             run.seen([0, bad])
@@ -165,13 +164,13 @@ def test_what_was_neither_trained_on_nor_a_target_is_seen_too(copy: Path, folder
         }
 
     before = TrainedRun.open(folder)
-    assert len(before.other_items) == 0
-    assert before.other_indptr.tolist() == [0] * 151
+    assert len(before.other.items) == 0
+    assert before.other.counts.tolist() == [0] * 150
     edit_stage(copy, "data", keep_from_training)
     after = TrainedRun.open(copy)
     for row in range(150):
-        want = np.union1d(before.seen([row])[1], [199])
-        assert after.seen([row])[1].tolist() == want.tolist()
+        want = np.union1d(before.seen([row]).items, [199])
+        assert after.seen([row]).items.tolist() == want.tolist()
         found = after.recommend(after.users.to_ids([row]), 200).items
         assert not set(after.items.to_ids(want)) & set(found[found >= 0].tolist())
 
@@ -199,7 +198,7 @@ def test_lists_are_those_of_a_plain_ranking(
             ids, scores = (part[0] for part in pee.score(vector.numpy()[None], 200))
             held = pee.row_ids.tolist()
             assert len(held) < 200
-        seen = set(run.seen([row])[1].tolist())
+        seen = set(run.seen([row]).items.tolist())
         want = [each for each in ids.tolist() if each in held and each not in seen][:12]
         assert found.items[at, : len(want)].tolist() == run.items.to_ids(want)
         assert (found.items[at, len(want) :] == -1).all()

@@ -11,10 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from peel_ext.config import PipelineConfig, PretrainingConfig, ReadingConfig, SplitConfig
-from peel_ext.data import SyntheticConfig, make_interactions, read_interactions, read_split
+from peel_ext.data import (
+    ItemLists,
+    SyntheticConfig,
+    make_interactions,
+    read_interactions,
+    read_split,
+)
 from peel_ext.errors import DataWarning, RunError
 from peel_ext.train.pipeline import TrainedRun, run_pipeline
 from peel_ext.train.tuning import Tuned
@@ -34,17 +39,16 @@ def data_file(tmp_path: Path) -> Path:
 # ---- what is trained on ----
 
 
-def pairs_of(indptr: NDArray[np.int64], items: NDArray[np.int64]) -> set[tuple[int, int]]:
-    users = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
-    return set(zip(users.tolist(), items.tolist(), strict=True))
+def pairs_of(lists: ItemLists) -> set[tuple[int, int]]:
+    return set(zip(lists.owners().tolist(), lists.items.tolist(), strict=True))
 
 
 def test_a_test_share_of_0_trains_on_everything(data_file: Path, tmp_path: Path) -> None:
     whole = read_interactions(data_file)
     config = dataclasses.replace(SMALL, split=SplitConfig(test_share=0))
     run = run_pipeline(data_file, tmp_path / "run", config)
-    assert pairs_of(run.train_indptr, run.train_items) == pairs_of(*whole.csr())
-    assert len(run.test_items) == 0
+    assert pairs_of(run.train) == pairs_of(whole.csr())
+    assert len(run.test.items) == 0
     assert run.folder.stages["data"]["split"] == "none"
     # The temperature is chosen all the same, on interactions held out for the choice alone.
     assert len(run.folder.load("tuning")["qualities"]) >= 3
@@ -74,24 +78,20 @@ def test_a_given_validation_part_is_what_settings_are_chosen_on(
 
     monkeypatch.setattr("peel_ext.train.stages.choose_settings", choose)
     run = run_pipeline(tmp_path / "data", tmp_path / "run", SMALL)
-    assert pairs_of(*given["validation"]) == pairs_of(*parts.validation.csr())
-    assert pairs_of(*given["train"]) == pairs_of(*parts.train.csr())
-    assert pairs_of(run.test_indptr, run.test_items) == pairs_of(*parts.test.csr())
+    assert pairs_of(given["validation"]) == pairs_of(parts.validation.csr())
+    assert pairs_of(given["train"]) == pairs_of(parts.train.csr())
+    assert pairs_of(run.test) == pairs_of(parts.test.csr())
     # It is neither trained on nor recommended.
-    others = run.folder.load("data")
-    assert pairs_of(others["other_indptr"], others["other_items"]) == pairs_of(
-        *parts.validation.csr()
-    )
+    assert pairs_of(run.other) == pairs_of(parts.validation.csr())
     config = dataclasses.replace(SMALL, split=SplitConfig(target="validation"))
     run = run_pipeline(tmp_path / "data", tmp_path / "second", config)
     assert given["validation"] is None
-    assert pairs_of(run.test_indptr, run.test_items) == pairs_of(*parts.validation.csr())
-    others = run.folder.load("data")
-    assert pairs_of(others["other_indptr"], others["other_items"]) == pairs_of(*parts.test.csr())
+    assert pairs_of(run.test) == pairs_of(parts.validation.csr())
+    assert pairs_of(run.other) == pairs_of(parts.test.csr())
     config = dataclasses.replace(SMALL, split=SplitConfig(test_share=0))
     run = run_pipeline(tmp_path / "data", tmp_path / "third", config)
-    everything = [pairs_of(*part.csr()) for part in (parts.train, parts.validation, parts.test)]
-    assert pairs_of(run.train_indptr, run.train_items) == set.union(*everything)
+    everything = [pairs_of(part.csr()) for part in (parts.train, parts.validation, parts.test)]
+    assert pairs_of(run.train) == set.union(*everything)
 
 
 def test_a_real_choice_on_a_given_validation_part(tmp_path: Path) -> None:
@@ -108,11 +108,10 @@ def test_what_is_rated_low_is_had_and_not_trained_on(tmp_path: Path) -> None:
     config = dataclasses.replace(SMALL, reading=ReadingConfig(min_rating=4))
     with pytest.warns(DataWarning, match="interactions are rated below 4"):
         run = run_pipeline(tmp_path / "a.csv", tmp_path / "run", config)
-    data = run.folder.load("data")
     low = {(user, item) for user, item in rows if (user + item) % 5 + 1 < 4}
-    assert pairs_of(data["other_indptr"], data["other_items"]) == low
-    trained = pairs_of(run.train_indptr, run.train_items)
-    assert trained | pairs_of(run.test_indptr, run.test_items) == set(rows) - low
+    assert pairs_of(run.other) == low
+    trained = pairs_of(run.train)
+    assert trained | pairs_of(run.test) == set(rows) - low
 
 
 def test_weights_reach_the_loss(tmp_path: Path) -> None:

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 from peel_ext.config import PretrainingConfig, TuningConfig
-from peel_ext.data import IdMap, Interactions, SyntheticConfig, make_interactions
+from peel_ext.data import IdMap, Interactions, ItemLists, SyntheticConfig, make_interactions
 from peel_ext.device.item_prior import part_tastes
 from peel_ext.metrics import rank_quality
 from peel_ext.train import tuning
 from peel_ext.train.held_out import TrainingData, draw_users, hold_out
-from peel_ext.train.lists import Lists, take_users
 from peel_ext.train.pretraining import PretrainedVectors, pretrain
 from peel_ext.train.tuning import Tuned, choose_settings
 
@@ -25,20 +24,19 @@ def make_data(*, times: bool = False) -> TrainingData:
 
 
 def quality_of(
-    data: TrainingData, left: TrainingData, held: Lists, temperature: float, epochs: int
+    data: TrainingData, left: TrainingData, held_out: ItemLists, temperature: float, epochs: int
 ) -> float:
     """The best NDCG at 100 over some weights of popularity, by a plain computation."""
     settings = dataclasses.replace(SMALL, temperature=temperature, epochs=epochs)
-    vectors = pretrain(*left.lists, data.num_items, settings)
+    vectors = pretrain(left.lists, data.num_items, settings)
     users, items = part_tastes(vectors.users), part_tastes(vectors.items)
-    counts = np.bincount(left.lists[1], minlength=data.num_items).clip(1)
+    counts = np.bincount(left.lists.items, minlength=data.num_items).clip(1)
     best = 0.0
     for weight in np.arange(-0.2, 1.0, 0.025) + 0.25 * temperature:
         scores = users @ items.T + weight * np.log(counts)
-        owners = np.repeat(np.arange(len(scores)), np.diff(left.lists[0]))
-        scores[owners, left.lists[1]] = -np.inf
+        scores[left.lists.owners(), left.lists.items] = -np.inf
         lists = np.argsort(-scores, axis=1, kind="stable")[:, :100]
-        best = max(best, rank_quality(lists, *held).ndcg)
+        best = max(best, rank_quality(lists, held_out.indptr, held_out.items).ndcg)
     return best
 
 
@@ -46,8 +44,8 @@ def test_the_candidate_that_ranks_best_with_the_prior_that_suits_it_is_taken() -
     data = make_data()
     config = TuningConfig(temperatures=(0.02, 0.2, 1.0), validation_share=0.3, epochs=2)
     tuned = choose_settings(data, config, SMALL)
-    left, held = data.hold_out("random", 0.3, config.seed)
-    expected = [quality_of(data, left, held, each, 2) for each in config.temperatures]
+    left, held_out = data.hold_out("random", 0.3, config.seed)
+    expected = [quality_of(data, left, held_out, each, 2) for each in config.temperatures]
     tried = expected[: 2 + (expected[1] > expected[0])]  # none after one that is worse
     assert len(tuned.qualities) == len(tried) + 1  # and the one the prior was chosen after
     # The search takes no step that gains next to nothing, and stops at the first peak; the grid
@@ -124,7 +122,7 @@ def test_finished_trainings_are_not_repeated(monkeypatch: pytest.MonkeyPatch) ->
     trained: list[float | None] = []
 
     def note(*arguments, **options) -> PretrainedVectors:
-        trained.append(arguments[3].temperature)
+        trained.append(arguments[2].temperature)
         return pretrain(*arguments, **options)
 
     monkeypatch.setattr(tuning, "pretrain", note)
@@ -149,12 +147,12 @@ def test_a_prior_that_is_given_fits_the_features() -> None:
 
 def test_one_moment_is_no_order_to_hold_out_by() -> None:
     data = make_data()
-    moment = dataclasses.replace(data, timestamps=np.full(len(data.lists[1]), 7.0))
+    moment = dataclasses.replace(data, timestamps=np.full(len(data.lists.items), 7.0))
     for method in ("time", "last"):
-        left, held = moment.hold_out(method, 0.2, 0)
+        left, held_out = moment.hold_out(method, 0.2, 0)
         expected = data.hold_out("random", 0.2, 0)
-        assert np.array_equal(held[1], expected[1][1])
-        assert np.array_equal(left.lists[1], expected[0].lists[1])
+        assert np.array_equal(held_out.items, expected[1].items)
+        assert np.array_equal(left.lists.items, expected[0].lists.items)
 
 
 def same(one: Tuned, other: Tuned) -> bool:
@@ -174,10 +172,8 @@ def same(one: Tuned, other: Tuned) -> bool:
     ],
 )
 def test_nothing_to_choose(lists: list[list[int]], temperatures, expected: float) -> None:
-    indptr = np.cumsum([0, *map(len, lists)])
-    items = np.array([item for items in lists for item in items], dtype=np.int64)
     tuned = choose_settings(
-        TrainingData((indptr, items), 3), TuningConfig(temperatures=temperatures), SMALL
+        TrainingData(ItemLists.from_lists(lists), 3), TuningConfig(temperatures=temperatures), SMALL
     )
     assert tuned.temperature == expected
     assert tuned.prior == pytest.approx((0.25 * expected,))
@@ -201,27 +197,21 @@ def test_progress_runs_over_all_trainings(monkeypatch: pytest.MonkeyPatch) -> No
     assert reports == [(each, 28) for each in done]
 
 
-def make_lists() -> tuple[np.ndarray, np.ndarray, int]:
-    data = make_data()
-    return *data.lists, data.num_items
-
-
 def test_held_out_items_are_the_rest(seed: int) -> None:
-    indptr, items, num_items = make_lists()
-    left, held = hold_out(indptr, items, num_items, 0.25, seed)
-    for user in range(len(indptr) - 1):
-        parts = [lists[1][lists[0][user] : lists[0][user + 1]] for lists in (left, held)]
-        assert sorted(np.concatenate(parts)) == items[indptr[user] : indptr[user + 1]].tolist()
+    data = make_data()
+    left, held_out = hold_out(data.lists, data.num_items, 0.25, seed)
+    for parts, whole in zip(zip(left, held_out, strict=True), data.lists, strict=True):
+        assert sorted(np.concatenate(parts)) == whole.tolist()
         assert len(parts[1]) == min(max(round(0.25 * sum(map(len, parts))), 1), len(parts[0]))
 
 
-def test_taking_and_drawing_users(seed: int) -> None:
-    lists = (np.array([0, 2, 2, 5]), np.array([7, 8, 1, 2, 3]))
-    taken = take_users(lists, np.array([2, 0, 1, 2]))
-    assert taken[0].tolist() == [0, 3, 5, 5, 8]
-    assert taken[1].tolist() == [1, 2, 3, 7, 8, 1, 2, 3]
-    assert draw_users(lists, 9, seed).tolist() == [0, 2]
-    assert len(draw_users(lists, 1, seed)) == 1
+def test_some_of_many_users_are_drawn(seed: int) -> None:
+    users = np.arange(0, 30, 3)
+    assert draw_users(users, 10, seed).tolist() == users.tolist()
+    drawn = draw_users(users, 4, seed)
+    assert np.array_equal(drawn, np.unique(drawn))
+    assert len(drawn) == 4
+    assert set(drawn) <= set(users)
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,7 @@ def _read_topics(
     report.item_names = ItemNames(run, given)
     if report.item_names.are_ids:
         report.missing.append("Names of items: items are called by their ids; see --item-names.")
-    train, num_items = (run.train_indptr, run.train_items), len(run.item_vectors)
+    train, num_items = run.train, len(run.item_vectors)
     groups = largest_groups(run.user_group, len(run.centroids), len(run.centroids))
     report.num_groups = len(groups)
     report.popular = most_popular(train, num_items, _TOPIC_ITEMS)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from peel_ext.train.lists import take_users
 from peel_ext.train.trained_run import TrainedRun
 
 
@@ -65,18 +64,17 @@ def rank_examples(
         n: items of a list.
         num_history: training items told of.
     """
-    popularity = np.bincount(run.train_items, minlength=len(run.item_vectors))
+    popularity = np.bincount(run.train.items, minlength=len(run.item_vectors))
     users = [_median_user(run, group) for group in groups]
     positions = np.array(users, dtype=np.int64)
-    seen = take_users((run.train_indptr, run.train_items), positions)
+    seen = run.train.take(positions)
     found = [
         (budget, run.rank(run.user_vectors[positions], run.user_group[positions], seen, n, budget))
         for budget in (None, *budgets)
     ]
     examples = []
     for at, user in enumerate(users):
-        own = run.train_items[run.train_indptr[user] : run.train_indptr[user + 1]]
-        targets = run.test_items[run.test_indptr[user] : run.test_indptr[user + 1]]
+        own, targets = run.train[user], run.test[user]
         full = found[0][1].rows[at]
         lists = []
         for budget, ranked_lists in found:
@@ -103,5 +101,5 @@ def rank_examples(
 def _median_user(run: TrainedRun, group: int) -> int:
     """The user of a group who has the median number of training interactions."""
     members = np.flatnonzero(run.user_group == group)
-    ranked = members[np.argsort(np.diff(run.train_indptr)[members], kind="stable")]
+    ranked = members[np.argsort(run.train.counts[members], kind="stable")]
     return int(ranked[len(ranked) // 2])

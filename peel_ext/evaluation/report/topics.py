@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from peel_ext.train.lists import Lists, take_users
+from peel_ext.data import ItemLists
 
 
 @dataclass(frozen=True)
@@ -42,26 +42,26 @@ class Topic:
     popular: list[ItemShare]
 
 
-def most_popular(train: Lists, num_items: int, count: int) -> list[ItemShare]:
+def most_popular(train: ItemLists, num_items: int, count: int) -> list[ItemShare]:
     """The items that most users have."""
     overall = _shares(train, num_items)
     return [_share(int(row), overall, overall) for row in _largest(overall, count)]
 
 
 def describe_group(
-    group: int, user_group: NDArray[np.int64], train: Lists, num_items: int, count: int
+    group: int, user_group: NDArray[np.int64], train: ItemLists, num_items: int, count: int
 ) -> Topic:
     """What a user group is about.
 
     Args:
         group: user group, of at least one user.
         user_group: of each user [num_users].
-        train: training interactions in CSR form.
+        train: training items of all users.
         num_items: items.
         count: items listed.
     """
     members = np.flatnonzero(user_group == group)
-    own, overall = _shares(take_users(train, members), num_items), _shares(train, num_items)
+    own, overall = _shares(train.take(members), num_items), _shares(train, num_items)
     distinctive = [row for row in _largest(own - overall, count) if own[row] > overall[row]]
     return Topic(
         group,
@@ -71,8 +71,8 @@ def describe_group(
     )
 
 
-def _shares(lists: Lists, num_items: int) -> NDArray[np.float64]:
-    return np.bincount(lists[1], minlength=num_items) / max(1, len(lists[0]) - 1)
+def _shares(lists: ItemLists, num_items: int) -> NDArray[np.float64]:
+    return np.bincount(lists.items, minlength=num_items) / max(1, len(lists))
 
 
 def _largest(values: NDArray[np.float64], count: int) -> NDArray[np.int64]:

@@ -141,17 +141,27 @@ class Pairs(NamedTuple):
         return Pairs(self.indices.contiguous(), groups, self.group)
 
 
-def check_groups(groups: Tensor | int, indices: Tensor, num_groups: int) -> None:
+def check_groups(
+    groups: Tensor | int, indices: Tensor, num_groups: int, traced: bool | None = None
+) -> None:
     """Raises unless every index has a user group; the errors are those of a lookup.
 
     Values are not looked at while tracing, or where reading them would wait for a device.
+
+    Args:
+        groups: a group, or one of each index.
+        indices: the indices.
+        num_groups: user groups there are.
+        traced: whether the call is traced, where the caller had to ask; None: it is asked here.
     """
     if not isinstance(groups, Tensor):
         check_group(groups, num_groups)
         return
     if groups.dtype not in _INDEX or groups.shape != indices.shape:
         _check_groups_fit(groups, indices)
-    if not groups.is_cpu or is_traced(groups):
+    if not groups.is_cpu:
+        return
+    if traced or (is_traced(groups) if traced is None or type(groups) is not Tensor else False):
         return
     if groups.ndim != 1 or not groups.is_contiguous():
         groups = groups.reshape(-1).contiguous()

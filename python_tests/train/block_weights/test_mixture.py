@@ -7,9 +7,10 @@ import pytest
 
 from peel_ext.config import ControlConfig, ExposureConfig
 from peel_ext.format import PlanesLayout
-from peel_ext.train import mixture as mixtures
-from peel_ext.train.exposure import measure_exposure
-from peel_ext.train.mixture import Mixture, Trial, choose_mixture, mix, share_neighbours
+from peel_ext.train.block_weights import mixture_trial
+from peel_ext.train.block_weights.exposure import measure_exposure
+from peel_ext.train.block_weights.mixture import Mixture, mix, share_neighbours
+from peel_ext.train.block_weights.mixture_trial import Trial, choose_mixture
 from peel_ext.train.population import Population
 
 LAYOUT = PlanesLayout(rows_per_block=8)
@@ -18,14 +19,11 @@ LAYOUT = PlanesLayout(rows_per_block=8)
 @pytest.fixture
 def small_budgets(monkeypatch: pytest.MonkeyPatch) -> None:
     """Budgets that leave rows out of 150."""
-    monkeypatch.setattr(mixtures, "_BUDGET_SHARES", (0.2, 0.1))
+    monkeypatch.setattr(mixture_trial, "_BUDGET_SHARES", (0.2, 0.1))
 
 
 def exposure_of(population: Population) -> np.ndarray:
-    return measure_exposure(
-        population.user_vectors, population.item_vectors, population.user_group,
-        len(population.centroids), *population.lists, ExposureConfig(),
-    )  # fmt: skip
+    return measure_exposure(population, ExposureConfig())
 
 
 def make_trial(population: Population, own: np.ndarray) -> Trial:

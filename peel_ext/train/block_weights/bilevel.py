@@ -16,23 +16,16 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from peel_ext.config import ControlConfig
-from peel_ext.format import Layout
 from peel_ext.nn import ElasticEmbedding
-from peel_ext.train.adam_state import adam_arrays, restore_adam
-from peel_ext.train.block_controller import BlockController
-from peel_ext.train.checkpoint import Checkpoint, Timer
+from peel_ext.train.block_weights.cut import Cut, cut_rows
+from peel_ext.train.checkpoint import Checkpoint, Timer, adam_arrays, restore_adam
 from peel_ext.train.group_problem import GroupProblem
-from peel_ext.train.lists import take_users
 from peel_ext.train.placement import FLOAT32_ON_CPU, to_array
 from peel_ext.train.population import Population
-
-#: Rows of a group that take part: more than small budgets keep.
-_ROWS_PER_GROUP = 1024
 
 #: Groups in one turn.
 _GROUPS_PER_STEP = 4
@@ -43,39 +36,48 @@ _ROW_LEARNING_RATE = 1e-3
 _ANCHOR = 10.0
 
 
-@dataclass(frozen=True)
-class Cut:
-    """The rows that take part in a group, in pieces that the weights of their blocks multiply.
+class BlockController(nn.Module):
+    """Weights of the blocks of a user group, from their features.
 
-    In the planes layout a piece is what a layer adds to its row. In the columns layout, where layers
-    do not overlap, the row is one piece, and every column of it has the weight of its layer.
-
-    Attributes:
-        rows: int64 [num_rows].
-        item_group: int64 [num_rows].
-        num_item_groups: of these rows.
-        pieces: [num_rows, num_layers or 1, dim].
-        layer_of_column: int64 [dim] in the columns layout, else None.
+    Args:
+        num_layers: layers of a row; which one a block belongs to is a feature too.
+        hidden_dim: width of the two hidden layers.
     """
 
-    rows: NDArray[np.int64]
-    item_group: Tensor
-    num_item_groups: int
-    pieces: Tensor
-    layer_of_column: Tensor | None
+    def __init__(self, num_layers: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.num_layers = num_layers
+        self.scores = nn.Sequential(
+            nn.Linear(2 + num_layers, hidden_dim, **FLOAT32_ON_CPU),
+            nn.ReLU(),
+            nn.Linear(hidden_dim, hidden_dim, **FLOAT32_ON_CPU),
+            nn.ReLU(),
+            nn.Linear(hidden_dim, 1, **FLOAT32_ON_CPU),
+        )
 
-    def whole(self) -> Tensor:
-        """The rows [num_rows, dim] with all weights 1."""
-        return self.pieces.sum(dim=1)
+    def forward(self, popularity: Tensor, loss: Tensor) -> Tensor:
+        """Weights of mean 1, [num_item_groups, num_layers].
 
-    def weighted(self, weights: Tensor) -> Tensor:
-        """The rows [num_rows, dim] under weights [num_item_groups, num_layers] of their blocks."""
-        if self.layer_of_column is None:
-            of_rows = weights[self.item_group][:, :, None]
-        else:
-            of_rows = F.embedding(self.item_group, weights[:, self.layer_of_column])[:, None]
-        weighted: Tensor = (self.pieces * of_rows).sum(dim=1)
-        return weighted
+        Args:
+            popularity: [num_item_groups], the logarithm of the interactions with a block's rows.
+            loss: [num_item_groups], the loss of those interactions.
+        """
+        seen = torch.stack([_standardised(popularity), _standardised(loss)], dim=1)
+        layers = torch.eye(self.num_layers, dtype=seen.dtype, device=seen.device)
+        features = torch.cat(
+            [
+                seen[:, None, :].expand(-1, self.num_layers, -1),
+                layers[None].expand(len(seen), -1, -1),
+            ],
+            dim=2,
+        )
+        scores = self.scores(features)[..., 0]
+        weights: Tensor = torch.softmax(scores.flatten(), dim=0).view_as(scores)
+        return weights * scores.numel()
+
+
+def _standardised(values: Tensor) -> Tensor:
+    return (values - values.mean()) / values.std(correction=0).clamp(min=1e-6)
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class _Group:
     """One user group's part of the loop."""
 
     train: GroupProblem
-    held: GroupProblem
+    held_out: GroupProblem
     cut: Cut
     popularity: Tensor  # [num_item_groups]
     learning: Tensor  # int64 [num_learning], which of the cut's rows learn
@@ -136,8 +138,10 @@ def control_blocks(
     Returns:
         The held-out loss of every step, float64 [num_steps], in nats.
     """
-    earlier, held = population.without_some(config.held_out_share, config.max_users, config.seed)
-    later = dataclasses.replace(earlier, lists=held)
+    earlier, held_out = population.without_some(
+        config.held_out_share, config.max_users, config.seed
+    )
+    later = dataclasses.replace(earlier, lists=held_out)
     shared = None if embedding.layout.nested else cut_rows(embedding, 0)
     groups = [
         _make_group(embedding, earlier, later, group, shared or cut_rows(embedding, group))
@@ -177,7 +181,7 @@ class _Loop:
         self, groups: list[_Group], num_layers: int, config: ControlConfig, device: torch.device
     ) -> None:
         self.usable = [
-            group for group in groups if len(group.train.users) and len(group.held.users)
+            group for group in groups if len(group.train.users) and len(group.held_out.users)
         ]
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(config.seed)  # and no device's
@@ -220,7 +224,7 @@ class _Loop:
         _descend(self.for_rows, (group.fit(self.controller) for group in turn))
         judged = _descend(
             self.for_blocks,
-            (group.held.loss(group.table(group.weights(self.controller))) for group in turn),
+            (group.held_out.loss(group.table(group.weights(self.controller))) for group in turn),
         )
         return judged / len(turn)
 
@@ -234,32 +238,16 @@ def _descend(optimiser: torch.optim.Optimizer, losses: Iterable[Tensor]) -> floa
     return total.item()
 
 
-def cut_rows(embedding: ElasticEmbedding, group: int) -> Cut:
-    """The rows of a user group that take part: in the columns layout all, whatever the group."""
-    which = embedding.item_group[0 if len(embedding.item_group) == 1 else group].long()
-    sizes = torch.bincount(which, minlength=embedding.block_weights.shape[1])
-    count = int((sizes.cumsum(0) <= max(_ROWS_PER_GROUP, int(sizes[0]))).sum())
-    layout, layer_of_column = embedding.layout, None
-    if not layout.nested:
-        count = len(sizes)
-        columns = torch.arange(embedding.embedding_dim, device=which.device)
-        layer_of_column = columns // layout.block_dim
-    rows = (which < count).nonzero()[:, 0]
-    turned = embedding.rotate(embedding.weight.detach()[rows])
-    pieces = torch.from_numpy(_row_pieces(layout, to_array(turned))).to(rows.device)
-    return Cut(to_array(rows), which[rows], count, pieces, layer_of_column)
-
-
 def _make_group(
     embedding: ElasticEmbedding, earlier: Population, later: Population, group: int, cut: Cut
 ) -> _Group:
     device = cut.pieces.device
-    train, held = (
+    train, held_out = (
         _rotated(GroupProblem.of(each, group, cut.rows, device), embedding)
         for each in (earlier, later)
     )
     members = np.flatnonzero(earlier.user_group == group)
-    _, items = take_users(earlier.lists, members)
+    items = earlier.lists.take(members).items
     item_group = np.full(len(earlier.item_vectors), cut.num_item_groups)
     item_group[cut.rows] = to_array(cut.item_group)
     popularity = np.bincount(item_group[items], minlength=cut.num_item_groups + 1)[:-1]
@@ -268,7 +256,7 @@ def _make_group(
         learning = train.targets.unique()
     return _Group(
         train,
-        held,
+        held_out,
         cut,
         torch.from_numpy(np.log1p(popularity).astype(np.float32)).to(device),
         learning,
@@ -287,21 +275,3 @@ def _rotated(problem: GroupProblem, embedding: ElasticEmbedding) -> GroupProblem
         embedding.rotate(problem.users), problem.indptr, problem.targets, problem.weights,
         problem.temperature,
     )  # fmt: skip
-
-
-def _row_pieces(layout: Layout, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What a weight multiplies of rows [n, dim] as a device has them, [n, num_pieces, dim].
-
-    Planes layout: what every layer adds to its row. Columns layout: the row itself.
-    """
-    dim = rows.shape[1]
-    store, scales = layout.encode(rows)
-    if not layout.nested:
-        return layout.decode(store, scales, -1, dim)[:, None]
-    pieces = np.empty((len(rows), layout.num_layers(dim), dim), dtype=np.float32)
-    below = np.zeros_like(rows)
-    for layer in range(pieces.shape[1]):
-        decoded = layout.decode(store, scales, (1 << (layer + 1)) - 1, dim)
-        pieces[:, layer] = decoded - below
-        below = decoded
-    return pieces

@@ -6,19 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peel_ext.config import ExposureConfig
+from peel_ext.data import ItemLists
 from peel_ext.train.held_out import rank_unseen
-from peel_ext.train.lists import Lists, take_users
+from peel_ext.train.population import Population
 
 
 def measure_exposure(
-    user_vectors: NDArray[np.float32],
-    item_vectors: NDArray[np.float32],
-    user_group: NDArray[np.int64],
-    num_groups: int,
-    indptr: NDArray[np.int64],
-    item_rows: NDArray[np.int64],
-    config: ExposureConfig,
-    device: str = "cpu",
+    population: Population, config: ExposureConfig, device: str = "cpu"
 ) -> NDArray[np.float64]:
     """Row values for :meth:`peel_ext.nn.ElasticEmbedding.set_row_values`.
 
@@ -28,30 +22,28 @@ def measure_exposure(
     and overall, which orders what is left.
 
     Args:
-        user_vectors: [num_users, dim].
-        item_vectors: [num_items, dim].
-        user_group: [num_users].
-        num_groups: number of groups.
-        indptr: [num_users + 1], training interactions in CSR form.
-        item_rows: ascending for each user.
+        population: users, their training items and the vectors.
         config: the constants of the formula.
         device: where to rank (:func:`peel_ext.train.held_out.rank_unseen`).
 
     Returns:
         float64 [num_groups, num_items].
     """
-    num_items = len(item_vectors)
+    num_groups, num_items = len(population.centroids), len(population.item_vectors)
+    user_group = population.user_group
     users = draw_members(
         user_group, num_groups, config.max_scores // max(num_items, 1), config.seed
     )
-    seen = take_users((indptr, item_rows), users)
-    lists = rank_unseen(user_vectors[users], item_vectors, seen, config.depth, device)
+    lists = rank_unseen(
+        population.user_vectors[users], population.item_vectors, population.lists.take(users),
+        config.depth, device,
+    )  # fmt: skip
     values = sum_exposure(lists, user_group[users], num_groups, num_items, config)
     sizes, drawn = (
         np.bincount(groups, minlength=num_groups) for groups in (user_group, user_group[users])
     )
     values *= (sizes / np.maximum(drawn, 1))[:, None]
-    in_group = count_popularity((indptr, item_rows), user_group, num_groups, num_items)
+    in_group = count_popularity(population.lists, user_group, num_groups, num_items)
     return np.asarray(
         values
         + config.group_popularity_weight * in_group
@@ -107,10 +99,9 @@ def sum_exposure(
 
 
 def count_popularity(
-    lists: Lists, user_group: NDArray[np.int64], num_groups: int, num_items: int
+    lists: ItemLists, user_group: NDArray[np.int64], num_groups: int, num_items: int
 ) -> NDArray[np.int64]:
     """Interactions of each group's users with each item [num_groups, num_items]."""
-    owner = np.repeat(np.arange(len(user_group)), np.diff(lists[0]))
-    cells = user_group[owner] * num_items + lists[1]
+    cells = user_group[lists.owners()] * num_items + lists.items
     counts = np.bincount(cells, minlength=num_groups * num_items)
     return np.asarray(counts.reshape(num_groups, num_items))

@@ -1,12 +1,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from numpy.typing import ArrayLike
 
 from peel_ext.config import ExposureConfig
-from peel_ext.train.exposure import draw_members, measure_exposure
+from peel_ext.data import ItemLists
+from peel_ext.train.block_weights.exposure import draw_members, measure_exposure
+from peel_ext.train.population import Population
+
+
+def make_population(
+    users: np.ndarray, items: np.ndarray, group: np.ndarray, lists: Sequence[ArrayLike]
+) -> Population:
+    """Users in 3 groups."""
+    centroids = np.zeros((3, users.shape[1]), np.float32)
+    return Population(users, items, group, centroids, ItemLists.from_lists(lists), 1.0)
 
 
 @pytest.mark.parametrize("depth", [3, 100])
@@ -16,11 +28,10 @@ def test_equals_the_plain_formula(depth: int, seed: int) -> None:
     items = rng.normal(size=(12, 4)).astype(np.float32)
     group = rng.integers(3, size=9)
     lists = [np.sort(rng.permutation(12)[: rng.integers(6)]) for _ in range(9)]
-    indptr = np.cumsum([0, *map(len, lists)])
     config = ExposureConfig(
         depth=depth, cutoff=2, slope=1.5, group_popularity_weight=0.25, popularity_weight=0.01
     )
-    got = measure_exposure(users, items, group, 3, indptr, np.concatenate(lists), config)
+    got = measure_exposure(make_population(users, items, group, lists), config)
 
     expected = np.zeros((3, 12))
     for user in range(9):
@@ -35,16 +46,9 @@ def test_equals_the_plain_formula(depth: int, seed: int) -> None:
 
 
 def test_a_group_without_users_falls_back_on_popularity() -> None:
-    indptr, seen = np.array([0, 2, 3]), np.array([0, 1, 1])
-    values = measure_exposure(
-        np.ones((2, 2), np.float32),
-        np.ones((4, 2), np.float32),
-        np.array([1, 1]),
-        2,
-        indptr,
-        seen,
-        ExposureConfig(),
-    )
+    users, items = np.ones((2, 2), np.float32), np.ones((4, 2), np.float32)
+    population = make_population(users, items, np.array([1, 1]), [[0, 1], [1]])
+    values = measure_exposure(population, ExposureConfig())
     np.testing.assert_allclose(values[0], [1e-6, 2e-6, 0, 0])
     assert (values[1] > values[0]).all()
 
@@ -55,9 +59,9 @@ def test_some_users_stand_for_all(seed: int) -> None:
     group = rng.integers(3, size=40)
     users = rng.normal(size=(3, 4)).astype(np.float32)[group]
     items = rng.normal(size=(12, 4)).astype(np.float32)
-    indptr, seen = np.zeros(41, np.int64), np.zeros(0, np.int64)
+    population = make_population(users, items, group, [[]] * 40)
     everybody, some = (
-        measure_exposure(users, items, group, 3, indptr, seen, ExposureConfig(max_scores=scores))
+        measure_exposure(population, ExposureConfig(max_scores=scores))
         for scores in (40 * 12, 10 * 12)
     )
     np.testing.assert_allclose(some, everybody, rtol=1e-12)

@@ -12,11 +12,15 @@ from peel_ext.config import ControlConfig, ExposureConfig
 from peel_ext.device.item_prior import part_tastes
 from peel_ext.format import ColumnsLayout, PlanesLayout
 from peel_ext.nn import ElasticEmbedding
-from peel_ext.train.bilevel import control_blocks, cut_rows
-from peel_ext.train.block_controller import BlockController
-from peel_ext.train.control import regress_row_values
+from peel_ext.train.block_weights.bilevel import BlockController, control_blocks
+from peel_ext.train.block_weights.cut import cut_rows
+from peel_ext.train.block_weights.expected_hits import (
+    RowFeatures,
+    ValueRegression,
+    fit_value_regression,
+    regress_row_values,
+)
 from peel_ext.train.population import Population
-from peel_ext.train.value_regression import RowFeatures, ValueRegression, fit_value_regression
 
 QUICK = ControlConfig(steps=40, hidden_dim=8, batch_size=256)
 
@@ -69,20 +73,19 @@ def test_one_seed_gives_the_same_values_and_leaves_the_global_state(population: 
 def test_values_foretell_held_out_hits_better_than_chance(population: Population) -> None:
     values = regress_row_values(population, ExposureConfig(), dataclasses.replace(QUICK, steps=300))
     counts = np.zeros_like(values)
-    owner = np.repeat(np.arange(200), np.diff(population.lists[0]))
-    np.add.at(counts, (population.user_group[owner], population.lists[1]), 1)
+    lists = population.lists
+    np.add.at(counts, (population.user_group[lists.owners()], lists.items), 1)
     for group in range(3):
         best = np.argsort(-values[group])[:20]
         assert counts[group, best].mean() > 1.5 * counts[group].mean()
 
 
 def test_some_users_as_they_were_earlier(population: Population) -> None:
-    earlier, held = population.without_some(0.3, 50, seed=3)
-    assert len(earlier.user_vectors) == len(earlier.user_group) == len(held[0]) - 1 == 50
+    earlier, held_out = population.without_some(0.3, 50, seed=3)
+    assert len(earlier.user_vectors) == len(earlier.user_group) == len(held_out) == 50
     for user in range(50):
-        parts = [lists[1][lists[0][user] : lists[0][user + 1]] for lists in (earlier.lists, held)]
-        assert not set(parts[0]) & set(parts[1])
-        assert len(parts[1]) > 0
+        assert not set(earlier.lists[user]) & set(held_out[user])
+        assert len(held_out[user]) > 0
     np.testing.assert_allclose(
         np.linalg.norm(part_tastes(earlier.user_vectors), axis=1), 1, rtol=1e-5
     )
@@ -174,9 +177,10 @@ def test_memory_does_not_grow_with_groups_times_rows() -> None:
     code = """
 import resource, numpy as np, torch
 from peel_ext.config import ControlConfig
+from peel_ext.data import ItemLists
 from peel_ext.format import ColumnsLayout
 from peel_ext.nn import ElasticEmbedding
-from peel_ext.train.bilevel import control_blocks
+from peel_ext.train.block_weights.bilevel import control_blocks
 from peel_ext.train.population import Population
 
 rng = np.random.default_rng(0)
@@ -190,7 +194,7 @@ def peak_with(groups):
     )
     population = Population(
         *vectors, np.arange(users) % groups, vectors[0][:groups],
-        (np.arange(users + 1) * 10, own.ravel()), 1.0,
+        ItemLists.from_lists(own), 1.0,
     )
     control_blocks(embedding, population, ControlConfig(steps=10))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

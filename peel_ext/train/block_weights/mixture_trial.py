@@ -1,8 +1,8 @@
-"""Block control by a mixture: a row is worth what it is to its group, or to the groups around it.
+"""The choice of a mixture, by the lists that budgets leave to users.
 
-The mixture has two numbers, chosen for the lists that budgets leave to users. No held-out interaction
-judges them: item vectors have seen all there are, and foretell those far too well. Instead a list is
-worth the share of the model's own softmax that it keeps, which is what it can be expected to find.
+No held-out interaction judges it: item vectors have seen all there are, and foretell those far too
+well. Instead a list is worth the share of the model's own softmax that it keeps, which is what it can be
+expected to find.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ import torch
 from numpy.typing import NDArray
 
 from peel_ext.config import ControlConfig, ExposureConfig
+from peel_ext.data import ItemLists
 from peel_ext.device import fold_in_users
 from peel_ext.format import PlanesLayout
 from peel_ext.nn.rotation import fit_rotation
 from peel_ext.nn.selection import minimum_bytes, select_blocks
+from peel_ext.train.block_weights.exposure import draw_members, measure_exposure
+from peel_ext.train.block_weights.mixture import Mixture, mix, share_neighbours
 from peel_ext.train.clustering import nearest_group
-from peel_ext.train.exposure import draw_members, measure_exposure
 from peel_ext.train.held_out import hold_out, rank_unseen
-from peel_ext.train.lists import Lists, take_users
 from peel_ext.train.population import Population
 
 #: Users whose lists are looked at: differences between mixtures are paired, and small.
@@ -42,19 +43,6 @@ _TEMPERATURES = (0.05, 0.1, 0.2)
 _CLEARLY = 2.0
 
 
-@dataclass(frozen=True)
-class Mixture:
-    """How much the neighbours of a group have to say.
-
-    Attributes:
-        share: of what a row is worth around the group; 0 leaves the neighbours out.
-        temperature: a neighbour weighs ``exp((cosine - 1) / temperature)``, of the two centroids.
-    """
-
-    share: float = 0.0
-    temperature: float = 1.0
-
-
 def choose_mixture(
     population: Population,
     exposure: ExposureConfig,
@@ -73,10 +61,7 @@ def choose_mixture(
         layout: the blocks that budgets take.
         device: where to rank (:func:`peel_ext.train.held_out.rank_unseen`).
     """
-    own = measure_exposure(
-        population.user_vectors, population.item_vectors, population.user_group,
-        len(population.centroids), *population.lists, exposure, device,
-    )  # fmt: skip
+    own = measure_exposure(population, exposure, device)
     trial = Trial(population, own, exposure, config, layout, device)
     best = Mixture()
     kept = start = trial.keep(best)
@@ -88,35 +73,6 @@ def choose_mixture(
             if found.mean() > kept.mean() and (found - start).mean() > _CLEARLY * noise:
                 best, kept = other, found
     return mix(own, share_neighbours(population, best), best), best
-
-
-def mix(
-    own: NDArray[np.float64], near: NDArray[np.float64], mixture: Mixture
-) -> NDArray[np.float64]:
-    """Row values [num_groups, num_items]: the group's own, or a share of those around it if more.
-
-    The larger of the two and not their sum: the first rows stay those of the group itself, which
-    small budgets need, and later ones serve users at its edge.
-
-    Args:
-        own: [num_groups, num_items].
-        near: [num_groups, num_groups], as of :func:`share_neighbours`.
-        mixture: its numbers.
-    """
-    return np.maximum(own, mixture.share * (near @ own)) if mixture.share else own
-
-
-def share_neighbours(population: Population, mixture: Mixture) -> NDArray[np.float64]:
-    """How much of the worth in each group counts around every group, [num_groups, num_groups].
-
-    All groups count, the group itself among them, scaled to as many users as the group has.
-    """
-    products = (population.centroids @ population.centroids.T).astype(np.float64)
-    cosines = products - population.prior**2  # of tastes
-    sizes = np.bincount(population.user_group, minlength=len(cosines))
-    weights = np.exp((cosines - 1) / mixture.temperature)
-    users = np.maximum(weights @ sizes, np.finfo(np.float64).tiny)
-    return np.asarray(weights * (sizes / users)[:, None])
 
 
 class Trial:
@@ -156,10 +112,16 @@ class Trial:
         generator = np.random.default_rng(config.seed)
         count = min(_NUM_USERS, config.max_users, len(measured))
         users = np.sort(generator.choice(measured, count, replace=False))
-        history = take_users(population.lists, users)
-        before = hold_out(*history, len(items), 0.5, config.seed)[0]
+        history = population.lists.take(users)
+        before = hold_out(history, len(items), 0.5, config.seed)[0]
         folded, earlier = (
-            fold_in_users(items, *lists, temperature=population.temperature, prior=population.prior)
+            fold_in_users(
+                items,
+                lists.indptr,
+                lists.items,
+                temperature=population.temperature,
+                prior=population.prior,
+            )
             for lists in (history, before)
         )
         vectors = population.user_vectors[users]
@@ -239,7 +201,7 @@ class _RankedUsers:
         cls,
         vectors: NDArray[np.float32],
         population: Population,
-        seen: Lists,
+        seen: ItemLists,
         rotation: NDArray[np.float32],
         layout: PlanesLayout,
         device: str,

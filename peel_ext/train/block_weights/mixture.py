@@ -1,0 +1,52 @@
+"""Row values by a mixture: a row is worth what it is to its group, or to the groups around it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from peel_ext.train.population import Population
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """How much the neighbours of a group have to say.
+
+    Attributes:
+        share: of what a row is worth around the group; 0 leaves the neighbours out.
+        temperature: a neighbour weighs ``exp((cosine - 1) / temperature)``, of the two centroids.
+    """
+
+    share: float = 0.0
+    temperature: float = 1.0
+
+
+def mix(
+    own: NDArray[np.float64], near: NDArray[np.float64], mixture: Mixture
+) -> NDArray[np.float64]:
+    """Row values [num_groups, num_items]: the group's own, or a share of those around it if more.
+
+    The larger of the two and not their sum: the first rows stay those of the group itself, which
+    small budgets need, and later ones serve users at its edge.
+
+    Args:
+        own: [num_groups, num_items].
+        near: [num_groups, num_groups], as of :func:`share_neighbours`.
+        mixture: its numbers.
+    """
+    return np.maximum(own, mixture.share * (near @ own)) if mixture.share else own
+
+
+def share_neighbours(population: Population, mixture: Mixture) -> NDArray[np.float64]:
+    """How much of the worth in each group counts around every group, [num_groups, num_groups].
+
+    All groups count, the group itself among them, scaled to as many users as the group has.
+    """
+    products = (population.centroids @ population.centroids.T).astype(np.float64)
+    cosines = products - population.prior**2  # of tastes
+    sizes = np.bincount(population.user_group, minlength=len(cosines))
+    weights = np.exp((cosines - 1) / mixture.temperature)
+    users = np.maximum(weights @ sizes, np.finfo(np.float64).tiny)
+    return np.asarray(weights * (sizes / users)[:, None])
