@@ -77,11 +77,11 @@ class IdCollector:
 
     @property
     def are_strings(self) -> bool:
-        """Whether some came with the type of strings, and so are never integers."""
+        """True if some came with the type of strings, and so are never integers."""
         return self._are_strings
 
     def values_of_names(self) -> NDArray[np.int64] | None:
-        """What :attr:`names` mean where all are text for integers, else None."""
+        """The integers that :attr:`names` mean where all are text for such, else None."""
         return None if self._are_strings else _integers(self.names)
 
     def odd_names(self, are_strings: bool) -> list[str]:
@@ -142,7 +142,7 @@ class IdCollector:
 
 
 def are_few(num_odd: int, num_all: int) -> bool:
-    """Whether so few of the distinct ids mean no integer that it is worth a remark."""
+    """True if so few of the distinct ids mean no integer that it is worth a remark."""
     return 0 < num_odd <= num_all // 10
 
 

@@ -162,7 +162,7 @@ def open_delimited(
 def has_quoted_fields(
     file: Path, kind: str, reading: ReadingConfig, extent: tuple[int, int]
 ) -> bool:
-    """Whether a field may stand between quotes, where there is a quote within some bytes."""
+    """True if a field may stand between quotes, where there is a quote within some bytes."""
     if not _find_dialect(file, _kind(file, kind), reading).quoted:
         return False
     with file.open("rb") as stream:

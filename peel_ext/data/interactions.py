@@ -33,7 +33,7 @@ class IdMap:
 
     @property
     def holds_integers(self) -> bool:
-        """Whether ids are integers, not strings."""
+        """True if ids are integers, not strings."""
         return self.ids.dtype.kind == "i"
 
     @classmethod
@@ -136,7 +136,7 @@ def _as_array(values: Sequence[int | str]) -> NDArray[Any]:
 
 @dataclass(frozen=True, eq=False)
 class Interactions:
-    """Who interacted with what.
+    """Interactions of users with items.
 
     Attributes:
         user_rows: int32 or int64 [m].

@@ -1,4 +1,4 @@
-"""Whether ids of a test part are those of the training part, or only look like them."""
+"""A check that ids of a test part are those of the training part, and do not only look like them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def check_overlap(
     Args:
         train: what is trained on.
         part: what is measured on, with the same maps.
-        name: of the part.
+        name: the name of the part.
         on_remark: told how many are unknown.
 
     Raises:
@@ -39,11 +39,11 @@ def check_overlap(
 
 @dataclass(frozen=True)
 class Overlap:
-    """What is known of the users or items of a part.
+    """The users or items of a part beside those of the training part.
 
     Attributes:
-        num_own: of the part.
-        num_unknown: of these, those that the training part does not have.
+        num_own: number of those of the part.
+        num_unknown: number of these that the training part does not have.
         first_unknown: the least of them, or None.
         first_known: the least of the training part, or None.
         num_twins: unknown ones that differ from a known one by case, blanks, leading zeros or ``.0``
@@ -64,7 +64,7 @@ def judge_overlap(what: str, name: str, overlap: Overlap, on_remark: Callable[[s
 
     Args:
         what: ``"user"`` or ``"item"``.
-        name: of the part.
+        name: name of the part.
         overlap: what is known of them.
         on_remark: told how many are unknown.
 
@@ -111,5 +111,5 @@ def find_twins(
 
 
 def plain_form(name: str) -> str:
-    """What ids that look alike have in common."""
+    """The form that ids that look alike have in common."""
     return name.strip().casefold().removesuffix(".0").lstrip("0")

@@ -1,4 +1,4 @@
-"""What a split must know of all interactions; where several processes share them, they ask each other."""
+"""The facts that a split must know of all interactions; processes that share them ask each other."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Overview:
 
         Args:
             interactions: all, or those this process has of all.
-            seed: of the draw.
+            seed: seeds the draw.
             dtype: float32 or float64.
         """
         return np.random.default_rng(seed).random(len(interactions), dtype=dtype)
@@ -38,7 +38,7 @@ class Overview:
         Args:
             users: ascending rows, those of this process.
             count: how many of all are chosen.
-            seed: of the draw.
+            seed: seeds the draw.
         """
         return np.random.default_rng(seed).choice(users, count, replace=False)
 

@@ -31,17 +31,17 @@ _Read = TypeVar("_Read")
 
 @dataclass
 class Part:
-    """What is known of the interactions of one part beside their ids, piece by piece.
+    """The interactions of one part, piece by piece, without their ids.
 
     Attributes:
-        name: of its first table, empty before that.
+        name: name of its first table, empty before that.
         length: interactions so far.
-        times: of theirs; None where not all have one.
+        times: times of the interactions; None where not all have one.
         have_times: whether tables so far have times.
         are_dates: whether the times are of dates, None before the first.
         first_time: tells where the first time stands, with its column.
         failure: why times are not used, where one could not be read.
-        weights: of theirs.
+        weights: weights of the interactions.
         counts: whether each is rated so much or more that it counts.
         remarks: on columns that are not used.
     """

@@ -28,7 +28,7 @@ def drop_low(
         first: the name of the first table of each part.
         min_rating: the least rating that counts.
         on_remark: told how many are too low.
-        overview: of all interactions, where other processes have users, too.
+        overview: overview of all interactions, where other processes have users, too.
 
     Raises:
         DataError: a part has none that counts.

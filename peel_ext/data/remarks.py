@@ -21,7 +21,7 @@ def once(on_remark: Callable[[str], None]) -> Callable[[str], None]:
 
 
 def mixed_times(column: str) -> str:
-    """What is wrong with a column of dates where others are of numbers, or the reverse."""
+    """The fault of a column of dates where others are of numbers, or the reverse."""
     return f"column {column}: some times are dates and some are numbers"
 
 

@@ -25,8 +25,8 @@ def split_random(
     Args:
         interactions: what to split; repeated pairs count once.
         test_share: share of each user's items, in (0, 1).
-        seed: of the draw.
-        overview: of all interactions, where other processes have users, too.
+        seed: seeds the draw.
+        overview: overview of all interactions, where other processes have users, too.
 
     Returns:
         The training and the test interactions.
@@ -66,8 +66,8 @@ def split_time(
 
     Args:
         interactions: what to split; of repeated pairs the first in the data counts.
-        test_share: of all interactions, in (0, 1).
-        overview: of all interactions, where other processes have users, too.
+        test_share: share of all interactions, in (0, 1).
+        overview: overview of all interactions, where other processes have users, too.
 
     Raises:
         DataError: interactions without timestamps, or all at one time.
@@ -97,9 +97,9 @@ def split_users(
 
     Args:
         interactions: what to split.
-        share: of the users, in (0, 1).
-        seed: of the draw.
-        overview: of all interactions, where other processes have users, too.
+        share: share of the users, in (0, 1).
+        seed: seeds the draw.
+        overview: overview of all interactions, where other processes have users, too.
 
     Raises:
         DataError: fewer than two users with interactions.
@@ -145,10 +145,10 @@ def _core(distinct: Interactions, k: int, overview: Overview) -> Interactions:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """What a run trains on and is measured on; all parts share the map of items.
+    """The parts that a run trains on and is measured on; all parts share the map of items.
 
     Attributes:
-        train: of the known users; its map of users holds those with training interactions.
+        train: interactions of the known users; its map of users holds those with training interactions.
         target: what known users are to be shown; same maps.
         others: what known users had beyond both, which is neither trained on nor recommended; same
             maps.
@@ -195,8 +195,8 @@ def split_interactions(
         config: how.
         validation: those of the validation part with the same maps, or None.
         others: what users had that is not trained on, with the same maps, or None.
-        overview: of all interactions, where other processes have users, too: then the parts are those
-            of this process's users.
+        overview: overview of all interactions, where other processes have users, too: then the parts are
+            those of this process's users.
 
     Raises:
         DataError: nothing is left to train on, or a split by time without timestamps.

@@ -16,7 +16,7 @@ from peel_ext.data.tables import COMPRESSIONS
 
 @dataclass(frozen=True)
 class Pieces:
-    """What a file can be cut into.
+    """The pieces that a file can be cut into.
 
     Attributes:
         sizes: bytes of each piece, about, at least 1.
@@ -41,7 +41,9 @@ class Share:
 
 
 def find_pieces(file: Path, reading: ReadingConfig) -> Pieces:
-    """What a file can be cut into, but for quotes (:func:`has_quoted_fields`), if it is there at all.
+    """Finds the pieces that a file can be cut into, but for quotes (:func:`has_quoted_fields`).
+
+    A file that is not there is one piece: who opens it tells of that.
 
     Raises:
         DataError: it ought to be Parquet and is not.

@@ -1,4 +1,4 @@
-"""What every format of interactions becomes before it is read: record batches of named columns."""
+"""Tables, which every format of interactions becomes: record batches of named columns."""
 
 from __future__ import annotations
 

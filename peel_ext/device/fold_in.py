@@ -155,7 +155,7 @@ def fold_in_users(
 
 
 def users_at_a_time(num_rows: int) -> int:
-    """How many users are folded in at once, over so many rows that are not zero."""
+    """The number of users folded in at once, over so many rows that are not zero."""
     return max(1, _CHUNK_BYTES // (4 * max(1, num_rows)))
 
 

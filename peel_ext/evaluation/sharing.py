@@ -1,4 +1,4 @@
-"""How processes that measure together share the users: each ranks for some, and all get the lists."""
+"""Users shared by processes that measure together: each ranks for some, and all get the lists."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Sharing:
         return RankedLists(indices, max_bytes, num_rows, num_users)
 
     def any(self, holds: bool) -> bool:
-        """Whether something holds for any process."""
+        """True where something holds for any process."""
         return holds if self._ranks is None else bool(self._ranks.max(_integers([int(holds)]))[0])
 
     def fold_in(

@@ -1,4 +1,4 @@
-"""What ranks tell each other in words and numbers: counts, values that JSON knows, errors."""
+"""Messages of ranks to each other, in words and numbers: counts, values that JSON knows, errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from peel_ext.scale.collectives import Collectives
 
 
 def gather(value: Any, ranks: Collectives) -> list[Any]:
-    """What every rank has, in order: values that JSON knows."""
+    """Gathers what every rank has, in order: values that JSON knows."""
     text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
     return [json.loads(each.numpy().tobytes()) for each in ranks.exchange([text] * ranks.size)]
 

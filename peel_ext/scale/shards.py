@@ -27,7 +27,7 @@ class ShardedParts:
 
     Attributes:
         given: the parts; users are those of this rank, rows of items are those of all.
-        overview: of all interactions, with the ids of the own run of items.
+        overview: overview of all interactions, with the ids of the own run of items.
     """
 
     given: GivenParts
@@ -54,7 +54,7 @@ class ShardedSplit:
     """A split of which every rank has its own users.
 
     Attributes:
-        split: of the users of this rank: those of training and, with maps of their own, new ones.
+        split: the split of the users of this rank: those of training and, with maps of their own, new ones.
             Their rows count from 0; rows of items are those of all. A user's interactions come in the
             order in which one process has them.
         users: which rank owns which users of training.
@@ -106,8 +106,8 @@ class Route:
     """The way of interactions to the owners of their users.
 
     Args:
-        rows: of the users among all, integers [m].
-        partition: of all users.
+        rows: rows of the users among all, integers [m].
+        partition: partition of all users.
         ranks: the processes.
     """
 
@@ -141,7 +141,7 @@ def _moved(
         part: what this rank has, with times and weights or without, as all ranks.
         start: the row among all users of the first one in the map of the part.
         users: ids of the own users of the partition.
-        partition: of all users.
+        partition: partition of all users.
         ranks: the processes.
 
     Returns:

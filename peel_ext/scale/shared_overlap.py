@@ -1,4 +1,4 @@
-"""Whether ids of a test part are those of the training part, where ranks share both."""
+"""A check that ids of a test part are those of the training part, where ranks share both."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def check_shared_overlap(
     Args:
         train: what is trained on, of the users of this rank.
         part: what is measured on, with the same maps.
-        name: of the part.
-        overview: of all interactions.
+        name: name of the part.
+        overview: overview of all interactions.
         on_remark: told how many are unknown.
         ranks: the processes.
 

@@ -1,4 +1,4 @@
-"""What splits must know of all interactions, of which every rank has those of its own users."""
+"""The facts that splits must know of all interactions; every rank has those of its own users."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class SharedOverview(Overview):
 
     Args:
         items: ids of the own run of items.
-        partition: of all items.
+        partition: partition of all items.
         ranks: the processes.
 
     Attributes:
         items: ids of the own run of items that are left.
-        partition: of all items that are left.
+        partition: partition of all items that are left.
     """
 
     def __init__(self, items: IdMap, partition: Partition, ranks: Collectives) -> None:
