@@ -458,7 +458,8 @@ class ElasticEmbedding(nn.Embedding):
         if view is not NOTHING and not (traced or is_of_function) and is_in_function():
             refuse_reentrant_checkpoint()
         refined = groups is not None and self._parameters["refinement"] is not None
-        if max_norm is not None and (budget_bytes is not None or refined):
+        is_ours = budget_bytes is not None or refined
+        if max_norm is not None and is_ours and isinstance(input, Tensor):
             with torch.no_grad():
                 torch.embedding_renorm_(weight, input.reshape(-1), max_norm, self.norm_type)
         if budget_bytes is not None:
@@ -568,7 +569,10 @@ class ElasticEmbedding(nn.Embedding):
         state.bring_blocks_along(self, weight)
 
     def _options(self) -> Options:
-        return Options(self.padding_idx, self.scale_grad_by_freq, self.sparse)
+        padding_idx: int | None = self.padding_idx
+        if padding_idx is not None and padding_idx < 0:  # set later, as F.embedding takes it
+            padding_idx += self.num_embeddings
+        return Options(padding_idx, self.scale_grad_by_freq, self.sparse)
 
     # ---- the table ----
 
