@@ -141,7 +141,7 @@ def draw_candidates(
     generator: torch.Generator,
     ranks: Collectives,
 ) -> list[Candidates]:
-    """Draws what stands for all items in each chunk, as in :func:`peel_ext.train.losses.sampled_softmax_loss`.
+    """Draws the candidates of each chunk, as :func:`peel_ext.train.losses.sampled_softmax_loss` does.
 
     Args:
         positives: positives of the users, of this rank.
