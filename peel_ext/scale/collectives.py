@@ -37,6 +37,11 @@ def num_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def is_first_process() -> bool:
+    """True if this process is rank 0, or the only one."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 class Collectives:
     """Operations that every rank does at the same time as all others, in the same order.
 
@@ -135,7 +140,7 @@ class Collectives:
         """The tensors of all ranks, of one shape and dtype: [size, ...]."""
         own = tensor.to(self.device).contiguous()
         made = own.new_empty((self.size, *own.shape))
-        self._try(lambda: dist.all_gather_into_tensor(made.view(-1), own.view(-1)))
+        self._try(lambda: dist.all_gather(list(made.unbind()), own))
         self.sent_bytes += own.nbytes * (self.size - 1)
         return made.to(tensor.device)
 
@@ -143,14 +148,18 @@ class Collectives:
         """Returns what rank 0 has, a value that JSON knows; what others bring is of no meaning."""
         text = json.dumps(value).encode() if self.is_first else b""
         length = int(self.sum(torch.tensor([len(text)], dtype=torch.int64, device="cpu"))[0])
-        sent = torch.zeros(length, dtype=torch.uint8, device="cpu")
-        if self.is_first:
-            sent = torch.from_numpy(np.frombuffer(text, dtype=np.uint8).copy())
-        sent = sent.to(self.device)
-        self._try(lambda: dist.broadcast(sent, 0))
-        self.sent_bytes += length * (self.size - 1) if self.is_first else 0
-        told: _Made = json.loads(sent.cpu().numpy().tobytes())
+        own = torch.from_numpy(np.frombuffer(text, dtype=np.uint8).copy())
+        told: _Made = json.loads(self.copy(own, (length,)).numpy().tobytes())
         return told
+
+    def copy(self, tensor: Tensor, shape: Sequence[int]) -> Tensor:
+        """Copies what rank 0 has, of a shape and dtype that all have; others' values do not matter."""
+        sent = tensor.to(self.device).contiguous() if self.is_first else None
+        if sent is None:
+            sent = torch.empty(*shape, dtype=tensor.dtype, device=self.device)
+        self._try(lambda: dist.broadcast(sent, 0))
+        self.sent_bytes += sent.nbytes * (self.size - 1) if self.is_first else 0
+        return sent.to(tensor.device)
 
     # ---- rows ----
 
@@ -164,10 +173,15 @@ class Collectives:
         Returns:
             Those of each rank, in order.
         """
-        counts = torch.tensor([len(part) for part in parts], dtype=torch.int64, device="cpu")
-        arriving = self.stack(counts)[:, self.rank].tolist()
-        rows = self.exchange_rows(torch.cat([*parts]), counts.tolist(), arriving)
+        counts = [len(part) for part in parts]
+        rows, arriving = self._exchange(torch.cat([*parts]), counts)
         return list(rows.split(arriving))
+
+    def _exchange(self, rows: Tensor, leaving: list[int]) -> tuple[Tensor, list[int]]:
+        """What arrives, and how many rows from each rank."""
+        counts = self.stack(torch.tensor(leaving, dtype=torch.int64, device="cpu"))
+        arriving: list[int] = counts[:, self.rank].tolist()
+        return self.exchange_rows(rows, leaving, arriving), arriving
 
     def exchange_rows(
         self, rows: Tensor, leaving: Sequence[int], arriving: Sequence[int]
@@ -191,12 +205,11 @@ class Collectives:
 
     def join(self, rows: Tensor) -> Tensor:
         """The rows [n, ...] of all ranks, in order, on every rank."""
-        return torch.cat(self.exchange([rows] * self.size))
+        return self._exchange(torch.cat([rows] * self.size), [len(rows)] * self.size)[0]
 
     def collect(self, rows: Tensor) -> Tensor:
         """The rows of all ranks, in order, on rank 0; nothing on the others."""
-        nothing = rows[:0]
-        return torch.cat(self.exchange([rows, *[nothing] * (self.size - 1)]))
+        return self._exchange(rows, [len(rows), *[0] * (self.size - 1)])[0]
 
     def deal(self, rows: Tensor, edges: Sequence[int]) -> Tensor:
         """The reverse: of what rank 0 has, the rows from this rank's edge to the next.
@@ -209,6 +222,18 @@ class Collectives:
         if self.is_first:
             parts = [rows[edges[rank] : edges[rank + 1]] for rank in range(self.size)]
         return self.exchange(parts)[0]
+
+    # ---- agreeing ----
+
+    def total(self, value: float) -> float:
+        """The sum of a number over all ranks."""
+        return float(self.sum(torch.tensor([value], dtype=torch.float64, device="cpu"))[0])
+
+    def differing(self, digest: bytes) -> list[int]:
+        """The ranks whose digest, of one length, is not that of rank 0."""
+        own = torch.from_numpy(np.frombuffer(digest, dtype=np.uint8).copy())
+        all_digests = self.stack(own)
+        return (all_digests != all_digests[0]).any(dim=1).nonzero()[:, 0].tolist()
 
     # ---- ending together ----
 
