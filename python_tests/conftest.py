@@ -118,6 +118,15 @@ def rank_processes() -> Iterator[RankProcesses]:
     processes.close()
 
 
+@pytest.fixture(scope="session")
+def trained_shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``interactions.parquet`` and a run trained on it, which tests copy."""
+    pytest.importorskip("torch")
+    from small_shop import train_shop
+
+    return train_shop(tmp_path_factory.mktemp("small-shop"))
+
+
 @pytest.fixture
 def data_folder() -> Path:
     """The folder with real interactions; in CI it must be there."""

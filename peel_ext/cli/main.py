@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from peel_ext import __version__
-from peel_ext.errors import PeelError
+from peel_ext.errors import ElsewhereError, PeelError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = options.run(options)
         sys.stdout.flush()
         return code
+    except ElsewhereError:
+        return 1
     except (PeelError, ValueError, IndexError) as error:
         if not isinstance(error, PeelError) and os.environ.get("PEEL_DEBUG"):
             raise

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import functools
 import shlex
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peel_ext.cli.arguments import parse_count, parse_path
 from peel_ext.cli.narration import Narration, suggest
@@ -14,6 +14,9 @@ from peel_ext.cli.reading import add_reading_options, reading_of
 from peel_ext.cli.requirements import require_train
 from peel_ext.config import DEVICES, PipelineConfig
 from peel_ext.errors import DependencyError
+
+if TYPE_CHECKING:
+    from peel_ext.train.vectors import VectorPair
 
 
 def add_parser(verbs: Any) -> None:
@@ -130,7 +133,7 @@ def add_parser(verbs: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Runs the verb."""
     require_train()
-    from peel_ext.train.pipeline import run_pipeline
+    from peel_ext.scale.collectives import is_first_process
     from peel_ext.train.vectors import VectorPair, read_vectors
 
     paths = (options.user_embeddings, options.item_embeddings)
@@ -145,19 +148,11 @@ def run(options: argparse.Namespace) -> int:
     vectors = None if paths[0] is None else VectorPair(*map(read_vectors, paths))
     with Narration(options.quiet) as narration, LossWriter(options.tensorboard) as losses:
         try:
-            run_pipeline(
-                options.data[0] if len(options.data) == 1 else options.data,
-                options.out,
-                config_of(options),
-                narration.stage,
-                vectors=vectors,
-                item_names=options.item_names,
-                redo=options.redo,
-                on_loss=losses.write,
-                on_remark=lambda remark: narration.stage("remark", 1, 1, remark),
-            )
+            _train(options, narration, losses, vectors)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("the same command goes on from what is finished") from None
+    if not is_first_process():
+        return 0
     print(options.out)
     folder = shlex.quote(options.out)
     if options.test_share > 0:
@@ -167,6 +162,37 @@ def run(options: argparse.Namespace) -> int:
             f"peel export {folder} --out {shlex.quote(options.out + '/devices')}", options.quiet
         )
     return 0
+
+
+def _train(
+    options: argparse.Namespace,
+    narration: Narration,
+    losses: LossWriter,
+    vectors: VectorPair | None,
+) -> None:
+    """Trains in this process, or together with the others that torchrun has started."""
+    from peel_ext.scale.collectives import num_processes
+    from peel_ext.train.pipeline import run_pipeline
+    from peel_ext.train.sharded.pipeline import Listeners, run_sharded_pipeline
+
+    def on_remark(remark: str) -> None:
+        narration.stage("remark", 1, 1, remark)
+
+    data = options.data[0] if len(options.data) == 1 else options.data
+    shared: Any = {"item_names": options.item_names, "redo": options.redo}
+    if num_processes() == 1:
+        run_pipeline(
+            data, options.out, config_of(options), narration.stage, vectors=vectors,
+            on_loss=losses.write, on_remark=on_remark, **shared,
+        )  # fmt: skip
+        return
+    if vectors is not None:
+        raise ValueError(
+            f"--user-embeddings must not be given where {num_processes()} processes train together, "
+            f"got {options.user_embeddings!r}: one process can use it"
+        )
+    listeners = Listeners(narration.stage, losses.write, on_remark)
+    run_sharded_pipeline(data, options.out, config_of(options), listeners, **shared)
 
 
 def config_of(options: argparse.Namespace) -> PipelineConfig:

@@ -83,7 +83,7 @@ def normalised_adjacency(
         indptr: int64 [num_users + 1].
         item_rows: int64 [num_interactions].
         num_items: number of items.
-        dtype: of the weights.
+        dtype: dtype of the weights.
 
     Returns:
         Two sparse CSR matrices, [num_users, num_items] and [num_items, num_users].
@@ -104,12 +104,13 @@ def normalised_adjacency(
     item_indptr = torch.cat([indptr.new_zeros(1), item_degrees.cumsum(0)])
     shape = (len(user_degrees), num_items)
     return (
-        _sparse(indptr, item_rows, weights, shape),
-        _sparse(item_indptr, owners[by_item], weights[by_item], shape[::-1]),
+        csr_matrix(indptr, item_rows, weights, shape),
+        csr_matrix(item_indptr, owners[by_item], weights[by_item], shape[::-1]),
     )
 
 
-def _sparse(indptr: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
+def csr_matrix(indptr: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A sparse matrix; columns may be unsorted and come again."""
     with warnings.catch_warnings():
         # Torch calls sparse CSR a beta; the product is all that is used of it here.
         warnings.filterwarnings("ignore", "Sparse CSR tensor support", UserWarning)

@@ -1,4 +1,4 @@
-"""What users give to an elastic embedding, checked."""
+"""Checks of what users give to an elastic embedding."""
 
 from __future__ import annotations
 

@@ -387,23 +387,27 @@ class ElasticEmbedding(nn.Embedding):
     ) -> None:
         """Writes the ``.peel`` file of a user group: every budget in one file.
 
-        Args:
-            path: of the file; while it is written, whatever was there stays. Or an open binary file.
-            group: user group.
-            budget_bytes: the largest budget that a device will have: what it would not hold is left out.
-                None: all blocks.
-            fold_in: how a device computes a user's vector.
-            centroids: [num_groups, embedding_dim] of all user groups, rotated (:meth:`rotate`).
-            item_ids: [num_embeddings], by which a device tells items; None: they are known by row.
-            keep_rotation: whether the file carries the rotation, if there is one, so that a device
-                can rotate vectors of this module's space; the file says in any case that there is.
-                None: where the table is one of :meth:`from_vectors`.
+                Args:
+        <<<<<<< HEAD
+                    path: of the file; while it is written, whatever was there stays. Or an open binary file.
+        =======
+                    path: the file; while it is written, whatever was there stays.
+        >>>>>>> main
+                    group: user group.
+                    budget_bytes: the largest budget that a device will have: what it would not hold is left out.
+                        None: all blocks.
+                    fold_in: how a device computes a user's vector.
+                    centroids: [num_groups, embedding_dim] of all user groups, rotated (:meth:`rotate`).
+                    item_ids: [num_embeddings], by which a device tells items; None: they are known by row.
+                    keep_rotation: whether the file carries the rotation, if there is one, so that a device
+                        can rotate vectors of this module's space; the file says in any case that there is.
+                        None: where the table is one of :meth:`from_vectors`.
 
-        Raises:
-            IndexError: a group out of range.
-            BudgetError: too few bytes for the first block; names the minimum.
-            ValueError: centroids or ids that do not fit.
-            OSError: the file cannot be written.
+                Raises:
+                    IndexError: a group out of range.
+                    BudgetError: too few bytes for the first block; names the minimum.
+                    ValueError: centroids or ids that do not fit.
+                    OSError: the file cannot be written.
         """
         if budget_bytes is None:
             table = self._group_table(group)
@@ -467,7 +471,8 @@ class ElasticEmbedding(nn.Embedding):
         if view is not NOTHING and not (traced or is_of_function) and is_in_function():
             refuse_reentrant_checkpoint()
         refined = groups is not None and self._parameters["refinement"] is not None
-        if max_norm is not None and (budget_bytes is not None or refined):
+        is_ours = budget_bytes is not None or refined
+        if max_norm is not None and is_ours and isinstance(input, Tensor):
             with torch.no_grad():
                 torch.embedding_renorm_(weight, input.reshape(-1), max_norm, self.norm_type)
         if budget_bytes is not None:
@@ -577,7 +582,10 @@ class ElasticEmbedding(nn.Embedding):
         state.bring_blocks_along(self, weight)
 
     def _options(self) -> Options:
-        return Options(self.padding_idx, self.scale_grad_by_freq, self.sparse)
+        padding_idx: int | None = self.padding_idx
+        if padding_idx is not None and padding_idx < 0:  # set later, as F.embedding takes it
+            padding_idx += self.num_embeddings
+        return Options(padding_idx, self.scale_grad_by_freq, self.sparse)
 
     # ---- the table ----
 
@@ -608,7 +616,7 @@ class ElasticEmbedding(nn.Embedding):
         the rotated one, and so must the user vectors scored with it (:meth:`rotate`).
 
         Args:
-            seed: of the rotation.
+            seed: seeds the rotation.
             keep_mean: whether the mean of a row's values stays as it is: where rows have a prior.
 
         Raises:

@@ -1,4 +1,4 @@
-"""What an elastic embedding has beside its weight: made, checked, saved and loaded.
+"""The state of an elastic embedding beside its weight: made, checked, saved and loaded.
 
 Functions over the module, whose methods of ``nn.Module`` call them.
 """

@@ -33,7 +33,7 @@ class Kept:
         self._marks = Marks(*sources)
 
     def is_current(self) -> bool:
-        """Whether torch has counted no change of the sources."""
+        """True if torch has counted no change of the sources."""
         if not self._marks.are_current():
             return False
         table = self.table
@@ -52,7 +52,7 @@ class Tables:
         self._kept: dict[int | None, Kept] = {}
 
     def get(self, budget_bytes: int | None) -> Kept | None:
-        """What is kept for a budget, of whatever it was made."""
+        """The table kept for a budget, of whatever it was made."""
         return self._kept.get(budget_bytes)
 
     def keep(

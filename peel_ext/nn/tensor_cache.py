@@ -1,4 +1,4 @@
-"""What was computed from tensors, kept until torch sees one of them change."""
+"""Results computed from tensors, kept until torch sees one of them change."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def stamp(*tensors: Tensor | None) -> object | None:
 
 
 class Marks:
-    """What :func:`stamp` tells of tensors now, to be asked again at the price of no tuples."""
+    """The stamp of tensors by :func:`stamp`, to be asked again at the price of no tuples."""
 
     __slots__ = ("_marks",)
 
@@ -79,7 +79,7 @@ class Marks:
         )
 
     def are_current(self) -> bool:
-        """Whether torch has counted no change of the tensors since."""
+        """True if torch has counted no change of the tensors since."""
         for tensor, address, version in self._marks:
             if tensor._version != version or tensor.data_ptr() != address:
                 return False

@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 class View(NamedTuple):
-    """What is in force."""
+    """A view that is in force."""
 
     budget_bytes: int | None = None
     groups: Tensor | int | None = None
@@ -48,7 +48,7 @@ class Views:
         self._of_thread.view = view
 
     def get(self) -> View:
-        """What is in force here."""
+        """The view that is in force here."""
         return self._of_thread.view if torch.compiler.is_compiling() else self._of_context.get()
 
     def enter(self, view: View) -> Any:
@@ -113,7 +113,7 @@ _is_forward_mode_enabled = getattr(torch._C, "_is_fwd_grad_enabled", lambda: Tru
 
 
 def is_in_function() -> bool:
-    """Whether this is the forward of an autograd.Function: torch disables all gradients there.
+    """True in the forward of an autograd.Function: torch disables all gradients there.
 
     ``torch.no_grad`` leaves forward mode enabled, and inference mode can be asked for.
     """

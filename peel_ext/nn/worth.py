@@ -1,4 +1,4 @@
-"""What the blocks of an elastic embedding are worth: ``block_weights`` and item groups.
+"""The worth of the blocks of an elastic embedding: ``block_weights`` and item groups.
 
 Functions over the module, whose methods of the same names call them.
 """

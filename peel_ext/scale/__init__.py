@@ -1,6 +1,6 @@
-"""What several processes need to train, measure and export together.
+"""Training and measuring by several processes together: each has a rank, and a part of the rows.
 
-Each has a rank, and a part of the rows; or it maps batches of users.
+Or each maps batches of users: :func:`export_users`.
 """
 
 from __future__ import annotations

@@ -33,24 +33,29 @@ _Made = TypeVar("_Made")
 
 
 def num_processes() -> int:
-    """How many processes work together, as ``torchrun`` says in the environment; 1 without it."""
+    """The number of processes that work together, as ``torchrun`` says in the environment; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def is_first_process() -> bool:
+    """Whether this process is rank 0, or the only one."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 class Collectives:
-    """What every rank does at the same time as all others, in the same order.
+    """Operations that every rank does at the same time as all others, in the same order.
 
     With gloo on CPUs and NCCL on GPUs. Results depend on nothing but the arguments and the number of
     ranks. Every method that sends raises :class:`peel_ext.errors.RankError` where another rank is gone.
 
     Args:
         store: what the ranks share beside, to tell of failures and of being alive.
-        rank: of this process.
+        rank: rank of this process.
         size: number of processes.
         device: where tensors are sent from.
 
     Attributes:
-        rank: of this process.
+        rank: rank of this process.
         size: number of processes.
         device: where tensors are sent from.
         sent_bytes: that this rank has sent to others, by the usual counts: a sum of n bytes over p
@@ -108,7 +113,7 @@ class Collectives:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is rank 0, which writes and tells."""
+        """True for rank 0, which writes and tells."""
         return self.rank == 0
 
     # ---- sums and copies ----
@@ -135,22 +140,26 @@ class Collectives:
         """The tensors of all ranks, of one shape and dtype: [size, ...]."""
         own = tensor.to(self.device).contiguous()
         made = own.new_empty((self.size, *own.shape))
-        self._try(lambda: dist.all_gather_into_tensor(made.view(-1), own.view(-1)))
+        self._try(lambda: dist.all_gather(list(made.unbind()), own))
         self.sent_bytes += own.nbytes * (self.size - 1)
         return made.to(tensor.device)
 
     def tell(self, value: _Made) -> _Made:
-        """What rank 0 has, a value that JSON knows; what others bring is of no meaning."""
+        """Returns what rank 0 has, a value that JSON knows; what others bring is of no meaning."""
         text = json.dumps(value).encode() if self.is_first else b""
         length = int(self.sum(torch.tensor([len(text)], dtype=torch.int64, device="cpu"))[0])
-        sent = torch.zeros(length, dtype=torch.uint8, device="cpu")
-        if self.is_first:
-            sent = torch.from_numpy(np.frombuffer(text, dtype=np.uint8).copy())
-        sent = sent.to(self.device)
-        self._try(lambda: dist.broadcast(sent, 0))
-        self.sent_bytes += length * (self.size - 1) if self.is_first else 0
-        told: _Made = json.loads(sent.cpu().numpy().tobytes())
+        own = torch.from_numpy(np.frombuffer(text, dtype=np.uint8).copy())
+        told: _Made = json.loads(self.copy(own, (length,)).numpy().tobytes())
         return told
+
+    def copy(self, tensor: Tensor, shape: Sequence[int]) -> Tensor:
+        """What rank 0 has, of a shape and of the dtype that all have; others' values do not matter."""
+        sent = tensor.to(self.device).contiguous() if self.is_first else None
+        if sent is None:
+            sent = torch.empty(*shape, dtype=tensor.dtype, device=self.device)
+        self._try(lambda: dist.broadcast(sent, 0))
+        self.sent_bytes += sent.nbytes * (self.size - 1) if self.is_first else 0
+        return sent.to(tensor.device)
 
     # ---- rows ----
 
@@ -164,10 +173,15 @@ class Collectives:
         Returns:
             Those of each rank, in order.
         """
-        counts = torch.tensor([len(part) for part in parts], dtype=torch.int64, device="cpu")
-        arriving = self.stack(counts)[:, self.rank].tolist()
-        rows = self.exchange_rows(torch.cat([*parts]), counts.tolist(), arriving)
+        counts = [len(part) for part in parts]
+        rows, arriving = self._exchange(torch.cat([*parts]), counts)
         return list(rows.split(arriving))
+
+    def _exchange(self, rows: Tensor, leaving: list[int]) -> tuple[Tensor, list[int]]:
+        """What arrives, and how many rows from each rank."""
+        counts = self.stack(torch.tensor(leaving, dtype=torch.int64, device="cpu"))
+        arriving: list[int] = counts[:, self.rank].tolist()
+        return self.exchange_rows(rows, leaving, arriving), arriving
 
     def exchange_rows(
         self, rows: Tensor, leaving: Sequence[int], arriving: Sequence[int]
@@ -191,12 +205,11 @@ class Collectives:
 
     def join(self, rows: Tensor) -> Tensor:
         """The rows [n, ...] of all ranks, in order, on every rank."""
-        return torch.cat(self.exchange([rows] * self.size))
+        return self._exchange(torch.cat([rows] * self.size), [len(rows)] * self.size)[0]
 
     def collect(self, rows: Tensor) -> Tensor:
         """The rows of all ranks, in order, on rank 0; nothing on the others."""
-        nothing = rows[:0]
-        return torch.cat(self.exchange([rows, *[nothing] * (self.size - 1)]))
+        return self._exchange(rows, [len(rows), *[0] * (self.size - 1)])[0]
 
     def deal(self, rows: Tensor, edges: Sequence[int]) -> Tensor:
         """The reverse: of what rank 0 has, the rows from this rank's edge to the next.
@@ -209,6 +222,18 @@ class Collectives:
         if self.is_first:
             parts = [rows[edges[rank] : edges[rank + 1]] for rank in range(self.size)]
         return self.exchange(parts)[0]
+
+    # ---- agreeing ----
+
+    def total(self, value: float) -> float:
+        """The sum of a number over all ranks."""
+        return float(self.sum(torch.tensor([value], dtype=torch.float64, device="cpu"))[0])
+
+    def differing(self, digest: bytes) -> list[int]:
+        """The ranks whose digest, of one length, is not that of rank 0."""
+        own = torch.from_numpy(np.frombuffer(digest, dtype=np.uint8).copy())
+        all_digests = self.stack(own)
+        return (all_digests != all_digests[0]).any(dim=1).nonzero()[:, 0].tolist()
 
     # ---- ending together ----
 

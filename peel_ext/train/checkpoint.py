@@ -38,7 +38,7 @@ class Timer:
         self._last = time.monotonic()
 
     def is_due(self) -> bool:
-        """Whether it is time to save."""
+        """True if it is time to save."""
         return time.monotonic() - self._last >= self._interval
 
     def saved(self, began: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,8 @@ from peel_ext.train.held_out import rank_unseen
 #: Counts are of all interactions and of the last half, quarter, ... of them down to the last 1/32.
 NUM_HALVINGS = 5
 
-#: ItemLists by which a prior is judged: longer than those that are shown, so that few users say more.
-_DEPTH = 100
+#: Length of the lists by which a prior is judged: more than is shown, so that few users say more.
+DEPTH = 100
 
 #: Changes of a weight that are tried, large ones first.
 _STEPS = (0.1, 0.05, 0.025)
@@ -28,7 +28,7 @@ _LEAST_GAIN = 0.003
 
 
 def measure_recency(timestamps: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """How recent each interaction is: the largest k, at most 5, so that it is of the last 1 / 2^k.
+    """The recency of each interaction: the largest k, at most 5, so that it is of the last 1 / 2^k.
 
     Args:
         timestamps: [num_interactions]; of equal ones the later in the data is the later.
@@ -52,7 +52,7 @@ def describe_items(
     Args:
         item_rows: [num_interactions].
         num_items: number of items.
-        recency: of the interactions, as of :func:`measure_recency`; None where there are no times.
+        recency: recency of the interactions, as of :func:`measure_recency`; None where there are no times.
 
     Returns:
         float32 [num_features, num_items]: ``log(max(1, interactions))``, and where there is recency
@@ -99,14 +99,18 @@ def give_prior(
     """
     shares = np.maximum(counts, 1) / np.maximum(counts, 1).sum()
     centred = prior.astype(np.float64) - float(shares @ prior)
-    spread = math.sqrt(float(shares @ centred**2))
-    component = max(round(math.sqrt(spread), 4), 0.01)  # short, as it is shown
+    component = component_of_spread(math.sqrt(float(shares @ centred**2)))
     along = np.where(users.any(axis=1), component, 0.0).astype(np.float32)
     return (
         join_prior(users, along),
         join_prior(items, (centred / component).astype(np.float32)),
         component,
     )
+
+
+def component_of_spread(spread: float) -> float:
+    """The component of every user along the axis of a prior of that standard deviation."""
+    return max(round(math.sqrt(spread), 4), 0.01)  # short, as it is shown
 
 
 def choose_prior(
@@ -138,15 +142,29 @@ def choose_prior(
     Returns:
         The weights [num_features], and NDCG at a depth of 100 with them.
     """
-    vectors = _widen(users, np.ones(len(users), dtype=np.float32))
+    vectors = widen(users, np.ones(len(users), dtype=np.float32))
 
     def judge(weights: Sequence[float]) -> float:
-        rows = _widen(items, weigh_features(features, weights))
-        lists = rank_unseen(vectors, rows, seen, _DEPTH, device)
+        rows = widen(items, weigh_features(features, weights))
+        lists = rank_unseen(vectors, rows, seen, DEPTH, device)
         return rank_quality(lists, held_out.indptr, held_out.items).ndcg
 
+    return search_weights(judge, len(features), start, fixed)
+
+
+def search_weights(
+    judge: Callable[[Sequence[float]], float], count: int, start: Sequence[float], fixed: bool
+) -> tuple[list[float], float]:
+    """The search of :func:`choose_prior`.
+
+    Args:
+        judge: the quality with some weights.
+        count: how many weights there are.
+        start: weights to begin with; those that are missing are 0.
+        fixed: whether to keep to them.
+    """
     weights = [float(each) for each in start]
-    weights += [0.0] * (len(features) - len(weights))
+    weights += [0.0] * (count - len(weights))
     best = judge(weights)
     for step in () if fixed else _STEPS:
         gains = True
@@ -160,6 +178,6 @@ def choose_prior(
     return weights, best
 
 
-def _widen(vectors: NDArray[np.float32], values: NDArray[np.float32]) -> NDArray[np.float32]:
+def widen(vectors: NDArray[np.float32], values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Vectors [n, dim] with one more value each."""
     return np.concatenate([vectors, values[:, None]], axis=1, dtype=np.float32)

@@ -103,7 +103,7 @@ def sampled_softmax_loss(
         positive_weights: as there.
         num_negatives: items drawn for each chunk, at least 1; as many as there are items or more
             take them all.
-        generator: of the draws.
+        generator: makes the draws.
         chunk_users: users who share their candidates.
 
     Returns:
@@ -136,7 +136,7 @@ def draw_candidates(
         positives: int64 [num_positives].
         num_items: items to draw from.
         num_negatives: how many to draw.
-        generator: of the draws, on whatever device.
+        generator: makes the draws, on whatever device.
 
     Returns:
         Ascending ids int64 [num_candidates], and float32 [num_candidates]: how many items each

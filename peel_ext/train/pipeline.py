@@ -9,7 +9,7 @@ import platform
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -43,7 +43,7 @@ SYNTHETIC = "synthetic"
 Progress = Callable[[str, int, int, str], None]
 
 
-def _silent(stage: str, done: int, total: int, remark: str) -> None:
+def silent(stage: str, done: int, total: int, remark: str) -> None:
     """Reports nothing."""
 
 
@@ -81,10 +81,10 @@ def _split(data: Any, given: GivenParts, config: SplitConfig) -> Split:
             given.train, given.test, config, validation=given.validation, others=given.below
         )
     except DataError as error:
-        raise DataError(f"{_name(data)}: {error}") from None
+        raise DataError(f"{name_of(data)}: {error}") from None
 
 
-def _name(data: Any) -> str:
+def name_of(data: Any) -> str:
     """What data is called where it is told of."""
     return str(data) if isinstance(data, str | os.PathLike) else type(data).__name__
 
@@ -115,11 +115,59 @@ def split_arrays(split: Split) -> dict[str, NDArray[Any]]:
     return arrays
 
 
+class PreparedData(NamedTuple):
+    """What a run is made from.
+
+    Attributes:
+        split: of :func:`split_arrays`.
+        ids: id maps by name: users, items, new_users.
+        facts: how the split was made, and what it left out.
+    """
+
+    split: dict[str, NDArray[Any]]
+    ids: dict[str, IdMap]
+    facts: dict[str, Any]
+
+
+def prepare_data(
+    data: Any, config: PipelineConfig, on_remark: Callable[[str], None]
+) -> PreparedData:
+    """Reads and splits what a run is made from.
+
+    Args:
+        data: as of :func:`run_pipeline`.
+        config: all settings.
+        on_remark: told what of the data is not used.
+
+    Raises:
+        DataError: as of :func:`load_split`.
+    """
+    given = _read(data, config.reading, on_remark)
+    if given.test is not None and config.split.method != "random":
+        on_remark(
+            f"a test part is given: split {config.split.method!r} is only how interactions are held out "
+            "to choose settings by"
+        )
+    parts, columns = _split(data, given, config.split), given.columns
+    del given  # memory that training needs
+    ids = {
+        "users": parts.train.users,
+        "items": parts.train.items,
+        "new_users": parts.history.users,
+    }
+    facts: dict[str, Any] = {"split": parts.method}
+    facts |= {"columns": columns} if columns else {}
+    facts |= {"validation": len(parts.validation)} if parts.validation is not None else {}
+    facts |= {"repeats_merged": parts.num_merged} if parts.num_merged else {}
+    facts |= {"test_left_out": parts.num_left_out} if parts.num_left_out else {}
+    return PreparedData(split_arrays(parts), ids, facts)
+
+
 def run_pipeline(
     data: Any,
     out: str | os.PathLike[str],
     config: PipelineConfig | None = None,
-    progress: Progress = _silent,
+    progress: Progress = silent,
     *,
     vectors: VectorPair | None = None,
     item_names: str | os.PathLike[str] | None = None,
@@ -165,32 +213,13 @@ def run_pipeline(
     check_environment()
     require_device(config.device)
     RunFolder(out).check_writable()
-    progress("data", 0, 0, _name(data))
-    on_data, on_doubt = on_remark or warn, on_remark or _warn_of_training
+    progress("data", 0, 0, name_of(data))
+    on_data, on_doubt = on_remark or warn, on_remark or warn_of_training
     if ranking_device(config.device) != config.device:
         on_doubt(
             "lists of items are ranked on the CPU: this package was built without kernels for CUDA"
         )
-    given = _read(data, config.reading, on_data)
-    if given.test is not None and config.split.method != "random":
-        on_data(
-            f"a test part is given: split {config.split.method!r} is only how interactions are held out "
-            "to choose settings by"
-        )
-    parts, columns = _split(data, given, config.split), given.columns
-    del given  # memory that training needs
-    split = split_arrays(parts)
-    ids = {
-        "users": parts.train.users,
-        "items": parts.train.items,
-        "new_users": parts.history.users,
-    }
-    facts: dict[str, Any] = {"split": parts.method}
-    facts |= {"columns": columns} if columns else {}
-    facts |= {"validation": len(parts.validation)} if parts.validation is not None else {}
-    facts |= {"repeats_merged": parts.num_merged} if parts.num_merged else {}
-    facts |= {"test_left_out": parts.num_left_out} if parts.num_left_out else {}
-    del parts
+    split, ids, facts = prepare_data(data, config, on_data)
     names = None if item_names is None else read_item_names(item_names, ids["items"], on_data)
     settings = dataclasses.asdict(config)
     if vectors is not None:
@@ -206,7 +235,7 @@ def run_pipeline(
     with RunFolder(out).lock():
         folder = RunFolder(out)  # as it is now that no other process trains there
         sections = {stage.name: stage.sections for stage in STAGES}
-        folder.begin(settings, _fingerprint(split, ids), sections, redo=redo)
+        folder.begin(settings, fingerprint_data(split, ids), sections, redo=redo)
         stages = Stages(folder, config, split, facts, ids, vectors, on_step, on_doubt)
         for stage in STAGES:
             _run_stage(folder, stage.name, functools.partial(stage.make, stages), progress)
@@ -215,7 +244,8 @@ def run_pipeline(
     return TrainedRun.open(out)
 
 
-def _warn_of_training(remark: str) -> None:
+def warn_of_training(remark: str) -> None:
+    """Warns of what makes the result of a stage doubtful."""
     warnings.warn(remark, TrainingWarning, stacklevel=2)
 
 
@@ -228,12 +258,12 @@ def _run_stage(folder: RunFolder, name: str, make: Callable[[], Made], progress:
     began = time.perf_counter()
     tensors, facts = make()
     seconds = round(time.perf_counter() - began, 2)
-    folder.finish(name, tensors, {**facts, "seconds": seconds, "versions": _versions()})
+    folder.finish(name, tensors, {**facts, "seconds": seconds, "versions": versions_in_use()})
     remark = ", ".join(f"{key} {value}" for key, value in facts.items())
     progress(name, 1, 1, f"{remark}, {seconds:.1f} s" if remark else f"{seconds:.1f} s")
 
 
-def _versions() -> dict[str, str]:
+def versions_in_use() -> dict[str, str]:
     """Of what a stage is computed with."""
     return {
         "peel_ext": peel_ext.__version__,
@@ -243,7 +273,7 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _fingerprint(split: dict[str, NDArray[Any]], ids: dict[str, IdMap]) -> str:
+def fingerprint_data(split: dict[str, NDArray[Any]], ids: dict[str, IdMap]) -> str:
     """A digest of the interactions, and of the ids of their rows."""
     arrays = dict(split)
     for name, each in ids.items():

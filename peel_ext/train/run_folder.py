@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,11 @@ def fingerprint(arrays: Mapping[str, NDArray[Any]]) -> str:
     return digest.hexdigest()
 
 
+def shared_checkpoint(path: Path, stage: str) -> Path:
+    """The folder, in a run folder, where several processes keep the state of a stage under way."""
+    return path / f"{stage}.checkpoint"
+
+
 class RunFolder:
     """Reads and writes the folder of one run.
 
@@ -82,7 +88,7 @@ class RunFolder:
 
     @property
     def exists(self) -> bool:
-        """Whether a run was begun here."""
+        """True if a run was begun here."""
         return bool(self._index)
 
     @property
@@ -92,7 +98,7 @@ class RunFolder:
 
     @property
     def stages(self) -> dict[str, dict[str, Any]]:
-        """What is known of each finished stage, in order; with the digest of its file."""
+        """Facts about each finished stage, in order, and the digest of its file."""
         return dict(self._index.get("stages", {}))
 
     @property
@@ -163,7 +169,7 @@ class RunFolder:
 
         Args:
             config: the settings, by section; JSON values.
-            data_fingerprint: of the data.
+            data_fingerprint: fingerprint of the data.
             depends: the stages in order, and the sections each reads; a stage also depends on all
                 before it.
             redo: whether to drop what other settings or data make invalid.
@@ -198,7 +204,7 @@ class RunFolder:
             with contextlib.suppress(OSError):
                 left_behind.unlink()
         for stage in self.stages:
-            self.checkpoint(stage).remove()
+            self._remove_checkpoints(stage)
 
     def _check_no_files(self) -> None:
         """Somebody's own files could have the names of ours."""
@@ -217,23 +223,28 @@ class RunFolder:
         """Finished stages and those under way from the first that reads what has changed."""
         names = list(depends)
         hit = [at for at, name in enumerate(names) if {*depends[name], "data"} & {*changed}]
-        begun = [
-            name for name in names if name in self.stages or self.checkpoint(name).path.exists()
-        ]
+        begun = [name for name in names if name in self.stages or self._has_checkpoint(name)]
         return [name for name in begun if hit and names.index(name) >= hit[0]]
 
     def _drop(self, stages: Collection[str]) -> None:
         # Checkpoints first: once the index has the new settings, an old one must not be resumed.
         for stage in stages:
-            self.checkpoint(stage).remove()
+            self._remove_checkpoints(stage)
         for stage in stages:
             self._index["stages"].pop(stage, None)
         if not self.stages:  # documents belong to the first stage, which writes those it has
             self._index["documents"] = {}
 
     def checkpoint(self, stage: str) -> StageCheckpoint:
-        """Where a stage under way keeps its state."""
+        """The checkpoint of a stage under way."""
         return StageCheckpoint(self.path / f"{stage}.checkpoint.safetensors")
+
+    def _has_checkpoint(self, stage: str) -> bool:
+        return self.checkpoint(stage).path.exists() or shared_checkpoint(self.path, stage).exists()
+
+    def _remove_checkpoints(self, stage: str) -> None:
+        self.checkpoint(stage).remove()
+        shutil.rmtree(shared_checkpoint(self.path, stage), ignore_errors=True)
 
     def finish(
         self, stage: str, tensors: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]
@@ -244,7 +255,7 @@ class RunFolder:
         write_atomically(self.path / _file_of(stage), data)
         self._index["stages"][stage] = {**facts, "sha256": hashlib.sha256(data).hexdigest()}
         self._write_index()
-        self.checkpoint(stage).remove()
+        self._remove_checkpoints(stage)
 
     def load(self, stage: str) -> dict[str, NDArray[Any]]:
         """The tensors of a finished stage.
@@ -303,7 +314,7 @@ class StageCheckpoint:
     """The state of a stage under way, in a safetensors file with its own digest.
 
     Args:
-        path: of the file.
+        path: the file.
     """
 
     def __init__(self, path: Path) -> None:

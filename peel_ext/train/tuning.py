@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,16 +19,16 @@ from peel_ext.train.item_prior import NUM_HALVINGS, choose_prior, describe_items
 from peel_ext.train.pretraining import DEFAULT_TEMPERATURE, left_out_weight, pretrain
 
 #: Users whose lists are made however many items there are.
-_LEAST_USERS = 1000
+LEAST_USERS = 1000
 
 
 @dataclass(frozen=True, eq=False)
 class Tuned:
-    """What was chosen.
+    """The settings that were chosen.
 
     Attributes:
-        temperature: of pretraining.
-        embedding_dim: of pretraining.
+        temperature: temperature of pretraining.
+        embedding_dim: dimensions of pretraining.
         prior: weights of an item's features in its prior
             (:func:`peel_ext.train.item_prior.describe_items`).
         qualities: float64 [num_trainings], NDCG at a depth of 100 of each training, with the prior
@@ -65,7 +65,7 @@ def choose_settings(
         data: the training interactions.
         tuning: candidates, and how to judge them.
         pretraining: all other settings.
-        method: how interactions are held out, of :class:`peel_ext.config.SplitConfig`.
+        method: how interactions are held out; that of :class:`peel_ext.config.SplitConfig`.
         validation: the interactions to judge by, of the same users; None holds a share
             of the others out.
         on_progress: as of :func:`peel_ext.train.pretraining.pretrain`, over all trainings there may be.
@@ -79,8 +79,32 @@ def choose_settings(
     Raises:
         ValueError: a given prior with more weights than items have features.
     """
+    return search_settings(
+        lambda: _Judge.of(data, tuning, method, validation, device),
+        tuning, pretraining, data.timestamps is not None, on_progress, checkpoint,
+    )  # fmt: skip
+
+
+def search_settings(
+    make_judge: Callable[[], Judge],
+    tuning: TuningConfig,
+    pretraining: PretrainingConfig,
+    has_times: bool,
+    on_progress: Callable[[int, int, float], None] | None,
+    checkpoint: Checkpoint | None,
+) -> Tuned:
+    """What :func:`choose_settings` chooses, by a judge that is made if there is something to choose.
+
+    Args:
+        make_judge: makes it.
+        tuning: as there.
+        pretraining: as there.
+        has_times: whether the interactions have timestamps.
+        on_progress: as there.
+        checkpoint: as there.
+    """
     given = pretraining.prior
-    num_features = 1 if data.timestamps is None else 1 + NUM_HALVINGS
+    num_features = 1 + NUM_HALVINGS if has_times else 1
     if given is not None and len(given) > num_features:
         raise ValueError(
             f"prior must have at most {num_features} weights, for interactions "
@@ -93,8 +117,8 @@ def choose_settings(
         dims = (pretraining.embedding_dim,)
     if given is not None and len(temperatures) == len(dims) == 1:
         return Tuned(temperatures[0], dims[0], given, np.zeros(0))
-    judge = _Judge.of(data, tuning, method, validation, device)
-    if len(judge.users) == 0:
+    judge = make_judge()
+    if judge.num_users == 0:
         only = temperatures[0] if len(temperatures) == 1 else DEFAULT_TEMPERATURE
         settings = dataclasses.replace(pretraining, temperature=only)
         prior = (left_out_weight(settings),) if given is None else given
@@ -152,12 +176,29 @@ def _first_peak(
     return best, quality
 
 
+class Judge(Protocol):
+    """Trains on a part of the interactions, and says how well the others are found."""
+
+    @property
+    def num_users(self) -> int:
+        """How many users it goes by."""
+
+    def train(
+        self,
+        settings: PretrainingConfig,
+        start: Sequence[float],
+        on_progress: Callable[[int, int, float], None] | None,
+        checkpoint: Checkpoint,
+    ) -> tuple[list[float], float]:
+        """The weights of the best prior after a training, searched from a start, and the quality."""
+
+
 class _Trainings:
     """Trainings one after another, which a checkpoint keeps from being repeated."""
 
     def __init__(
         self,
-        judge: _Judge,
+        judge: Judge,
         planned: list[int],
         on_progress: Callable[[int, int, float], None] | None,
         checkpoint: Checkpoint | None,
@@ -192,6 +233,10 @@ class _Judge:
     features: NDArray[np.float32]  # of the items, by what is left
     device: str
 
+    @property
+    def num_users(self) -> int:
+        return len(self.users)
+
     @classmethod
     def of(
         cls,
@@ -206,7 +251,7 @@ class _Judge:
             left, held_out = data.hold_out(method, tuning.validation_share, tuning.seed)
         # All items tie for a user who has nothing left, and any prior at all would look like a gain.
         usable = np.flatnonzero((left.lists.counts > 0) & (held_out.counts > 0))
-        affordable = max(_LEAST_USERS, tuning.max_scores // max(data.num_items, 1))
+        affordable = max(LEAST_USERS, tuning.max_scores // max(data.num_items, 1))
         users = draw_users(usable, min(tuning.max_users, affordable), tuning.seed)
         recency = None if left.timestamps is None else measure_recency(left.timestamps)
         features = describe_items(left.lists.items, left.num_items, recency)
@@ -217,9 +262,8 @@ class _Judge:
         settings: PretrainingConfig,
         start: Sequence[float],
         on_progress: Callable[[int, int, float], None] | None,
-        checkpoint: _TrainingCheckpoint,
+        checkpoint: Checkpoint,
     ) -> tuple[list[float], float]:
-        """The weights of the best prior after a training, searched from a start, and the quality."""
         vectors = pretrain(
             self.left.lists,
             self.left.num_items,

@@ -62,7 +62,7 @@ def test_parts_of_user_groups_are_all_of_them(small_run: Path, tmp_path: Path) -
         ):
             assert (cut.nbytes, cut.num_blocks) == (held.nbytes, held.num_blocks)
             assert cut.nbytes <= BUDGET
-            user = np.ones(cut.embedding_dim)
+            items, user = np.arange(cut.num_embeddings), np.ones(cut.embedding_dim)
             found = [each.score_items(items, user=user, rotated=True) for each in (cut, held)]
             assert np.array_equal(*found)
 

@@ -1,4 +1,4 @@
-"""What a lookup is made of: a table, pairs of (index, group), and options; each checked once.
+"""The parts of a lookup: a table, pairs of (index, group), and options; each checked once.
 
 Schemas of registered ops are flat. ``flat()`` and ``of_flat()`` are the only places that know in
 which order they have the parts.
@@ -54,7 +54,7 @@ class BlockStore:
 
 
 class Options(NamedTuple):
-    """What ``nn.Embedding`` has options for; they only matter to gradients."""
+    """The options that ``nn.Embedding`` has; they only matter to gradients."""
 
     padding_idx: int | None = None
     scale_grad_by_freq: bool = False
@@ -348,7 +348,7 @@ class Table:
         return Table(weight, refinement, refinement_slot, blocks, num_groups)
 
     def native(self) -> _core.StoreTable:
-        """What kernels take, made once."""
+        """The table as kernels take it, made once."""
         if self._native is None:
             rows = rows_with_unit_stride(self.weight.detach())
             refinement = self.refinement

@@ -1,4 +1,4 @@
-"""What each item is worth to each user group: its exposure in the lists of the full model."""
+"""The worth of each item to each user group: its exposure in the lists of the full model."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def draw_members(
         user_group: [num_users].
         num_groups: number of groups.
         max_users: how many are wanted; the ones that rounding up adds come on top.
-        seed: of the draw.
+        seed: seeds the draw.
     """
     num_users = len(user_group)
     if num_users <= max_users:
@@ -89,13 +89,18 @@ def sum_exposure(
         num_items: number of items.
         config: the constants of the formula.
     """
-    ranks = np.arange(1, lists.shape[1] + 1)
-    worth = 1 / (1 + np.exp((ranks - config.cutoff) / config.slope))
+    worth = worth_of_ranks(lists.shape[1], config)
     cells = (user_group[:, None] * num_items + lists)[lists >= 0]
     shares = np.broadcast_to(worth, lists.shape)[lists >= 0]
     size = num_groups * num_items
     summed = np.bincount(cells, weights=shares, minlength=size)
     return np.asarray(summed.reshape(num_groups, num_items), dtype=np.float64)
+
+
+def worth_of_ranks(depth: int, config: ExposureConfig) -> NDArray[np.float64]:
+    """What an item is worth to a user for being at each rank from 1 to the depth [depth]."""
+    ranks = np.arange(1, depth + 1)
+    return np.asarray(1 / (1 + np.exp((ranks - config.cutoff) / config.slope)))
 
 
 def count_popularity(

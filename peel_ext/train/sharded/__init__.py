@@ -1,0 +1,1 @@
+"""Training by several processes, each with its own users and items."""

@@ -1,0 +1,233 @@
+"""All stages in order by several processes, into a run folder as one process makes it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from peel_ext.config import PipelineConfig
+from peel_ext.data.item_names import read_item_names
+from peel_ext.data.readers import warn
+from peel_ext.errors import DataError, ElsewhereError
+from peel_ext.scale.collectives import Collectives
+from peel_ext.scale.sharded_data import ShardedData
+from peel_ext.threads import check_environment
+from peel_ext.train.pipeline import (
+    PreparedData,
+    Progress,
+    fingerprint_data,
+    name_of,
+    prepare_data,
+    silent,
+    versions_in_use,
+    warn_of_training,
+)
+from peel_ext.train.placement import require_device
+from peel_ext.train.run_folder import RunFolder
+from peel_ext.train.sharded.stages import ShardedStages
+from peel_ext.train.stages import STAGES, Made, Stages
+
+#: What only one process does, by the setting: what several do instead.
+_ALONE = {"control.controller": "exposure", "refinement.steps": 0, "layout": "planes"}
+
+
+class Listeners(NamedTuple):
+    """What is told on the way; see :func:`peel_ext.train.pipeline.run_pipeline`."""
+
+    progress: Progress = silent
+    on_loss: Callable[[str, int, float], None] | None = None
+    on_remark: Callable[[str], None] | None = None
+
+
+def run_sharded_pipeline(
+    data: Any,
+    out: str | os.PathLike[str],
+    config: PipelineConfig | None = None,
+    listeners: Listeners | None = None,
+    *,
+    item_names: str | os.PathLike[str] | None = None,
+    redo: bool = False,
+) -> None:
+    """What :func:`peel_ext.train.pipeline.run_pipeline` does, by the processes that ``torchrun`` started.
+
+    Every rank calls it with the same arguments. Rank 0 alone writes, and tells ``listeners`` what happens.
+
+    Args:
+        data: as there.
+        out: as there, on a file system that all ranks share.
+        config: all settings.
+        listeners: what is told on the way.
+        item_names: as there.
+        redo: as there.
+
+    Raises:
+        DataError: as there; fewer users or items than ranks; or ranks read different data.
+        ElsewhereError: another rank raises what ends the run.
+        RankError: another rank has ended without a word.
+        RunError: as there.
+        ValueError: as there; settings that only one process can run, or another rank was given others.
+    """
+    config = PipelineConfig() if config is None else config
+    check_environment()
+    require_device(config.device)
+    with Collectives.joined(config.device) as ranks:
+        train_together(ranks, data, out, config, listeners, item_names=item_names, redo=redo)
+
+
+def train_together(
+    ranks: Collectives,
+    data: Any,
+    out: str | os.PathLike[str],
+    config: PipelineConfig,
+    listeners: Listeners | None = None,
+    *,
+    item_names: str | os.PathLike[str] | None = None,
+    redo: bool = False,
+) -> None:
+    """What :func:`run_sharded_pipeline` does, by processes that have joined each other."""
+    with contextlib.ExitStack() as held:
+        told = listeners if ranks.is_first and listeners is not None else Listeners()
+        check_settings(config, ranks.size)
+        _agree_on_settings(config, ranks)
+        if ranks.is_first:
+            RunFolder(out).check_writable()
+            held.enter_context(RunFolder(out).lock())
+        ranks.barrier()  # nobody reads for a run that cannot be
+        told.progress("data", 0, 0, name_of(data))
+        remark = (told.on_remark or warn) if ranks.is_first else _ignore
+        prepared = prepare_data(data, config, remark)
+        digest = fingerprint_data(prepared.split, prepared.ids)
+        _agree_on_data(digest, ranks)
+        names = None
+        if item_names is not None and ranks.is_first:
+            names = read_item_names(item_names, prepared.ids["items"], remark)
+        folder = None
+        if ranks.is_first:
+            folder = RunFolder(out)  # as it is now that no other process trains there
+            sections = {stage.name: stage.sections for stage in STAGES}
+            folder.begin(dataclasses.asdict(config), digest, sections, redo=redo)
+        _run_stages(folder, Path(out), config, prepared, told, ranks)
+        if folder is not None and names is not None:
+            folder.add_document("item_names.json", names)
+        ranks.barrier()
+
+
+def check_settings(config: PipelineConfig, num_ranks: int) -> None:
+    """Checks that several processes can run these settings.
+
+    Raises:
+        ValueError: they cannot; names the setting.
+    """
+    for name, expected in _ALONE.items():
+        found: Any = config
+        for part in name.split("."):
+            found = getattr(found, part)
+        if found != expected:
+            raise ValueError(
+                f"{name} must be {expected!r} where {num_ranks} processes train together, got "
+                f"{found!r}: one process can run it"
+            )
+
+
+def _agree_on_settings(config: PipelineConfig, ranks: Collectives) -> None:
+    own = {"settings": dataclasses.asdict(config), "versions": versions_in_use()}
+    text = json.dumps(own, sort_keys=True)
+    differing = ranks.differing(hashlib.sha256(text.encode()).digest())
+    first = ranks.tell(own)
+    if not differing:
+        return
+    if ranks.rank != differing[0]:
+        raise ElsewhereError("another rank tells what differs")
+    mine, theirs = (_flat(json.loads(json.dumps(each))) for each in (own, first))
+    name = next(name for name in theirs if mine[name] != theirs[name])
+    raise ValueError(
+        f"rank {ranks.rank} was started with {name} {mine[name]!r}, rank 0 with {theirs[name]!r}: "
+        "all ranks need the same"
+    )
+
+
+def _agree_on_data(digest: str, ranks: Collectives) -> None:
+    differing = ranks.differing(bytes.fromhex(digest))
+    if not differing:
+        return
+    if ranks.rank != differing[0]:
+        raise ElsewhereError("another rank tells what differs")
+    raise DataError(
+        f"rank {ranks.rank} has read other interactions than rank 0: all ranks need the same data"
+    )
+
+
+def _flat(value: dict[str, Any], before: str = "") -> dict[str, Any]:
+    """Settings of sections by names such as ``split.seed``."""
+    found: dict[str, Any] = {}
+    for name, each in value.items():
+        if isinstance(each, dict):
+            found |= _flat(each, f"{before}{name}.")
+        else:
+            found[before + name] = each
+    return found
+
+
+def _run_stages(
+    folder: RunFolder | None,
+    path: Path,
+    config: PipelineConfig,
+    prepared: PreparedData,
+    told: Listeners,
+    ranks: Collectives,
+) -> None:
+    split, ids, facts = prepared
+
+    def on_step(stage: str, done: int, total: int, loss: float) -> None:
+        if total > 1:
+            told.progress(stage, done, total, f"loss {loss:.4f}")
+        if told.on_loss is not None:
+            told.on_loss(stage, done, loss)
+
+    on_doubt = (told.on_remark or warn_of_training) if ranks.is_first else _ignore
+    num_items, validation = len(ids["items"]), None
+    own = ShardedData.of_split(split, num_items, ranks)
+    if "validation_indptr" in split:
+        validation = ShardedData.of_split(split, num_items, ranks, "validation").lists
+    stages = ShardedStages(folder, path, config, own, validation, ranks, on_step, on_doubt)
+    if folder is not None and "data" not in folder.stages:
+        whole = Stages(folder, config, split, facts, ids, None, on_step, on_doubt)
+        _finish(folder, "data", whole.data, told.progress)
+        del whole
+    split.clear()  # memory that training needs
+    for stage in STAGES[1:]:
+        _run_stage(stages, stage.name, told.progress)
+
+
+def _run_stage(stages: ShardedStages, name: str, progress: Progress) -> None:
+    """Makes what a stage makes, and saves it on rank 0, unless it is there."""
+    folder, ranks = stages.folder, stages.ranks
+    if ranks.tell(folder is not None and name in folder.stages):
+        progress(name, 1, 1, "done before")
+        stages.load(name)
+    elif folder is not None:
+        progress(name, 0, 0, "")
+        _finish(folder, name, getattr(stages, name), progress)
+    else:
+        getattr(stages, name)()
+    stages.facts[name] = ranks.tell({} if folder is None else folder.stages[name])
+
+
+def _finish(folder: RunFolder, name: str, make: Callable[[], Made], progress: Progress) -> None:
+    began = time.perf_counter()
+    tensors, facts = make()
+    seconds = round(time.perf_counter() - began, 2)
+    folder.finish(name, tensors, {**facts, "seconds": seconds, "versions": versions_in_use()})
+    remark = ", ".join(f"{key} {value}" for key, value in facts.items())
+    progress(name, 1, 1, f"{remark}, {seconds:.1f} s" if remark else f"{seconds:.1f} s")
+
+
+def _ignore(remark: str) -> None:
+    """What another rank tells."""

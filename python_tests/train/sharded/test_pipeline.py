@@ -1,0 +1,286 @@
+"""A run of two processes is one that every verb reads, with the quality of one process."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+import torch
+from rank_processes import RankProcesses
+
+from peel_ext.config import (
+    ClusteringConfig,
+    ControlConfig,
+    PipelineConfig,
+    PretrainingConfig,
+    RefinementConfig,
+    SplitConfig,
+    TuningConfig,
+)
+from peel_ext.data import SyntheticConfig, make_interactions
+from peel_ext.errors import PeelError
+from peel_ext.evaluation import evaluate_run
+from peel_ext.nn import ElasticEmbedding
+from peel_ext.scale.collectives import Collectives
+from peel_ext.train.block_weights.exposure import measure_exposure
+from peel_ext.train.checkpoint import Timer
+from peel_ext.train.pipeline import TrainedRun, run_pipeline
+from peel_ext.train.population import Population
+from peel_ext.train.sharded import pretraining as sharded_pretraining
+from peel_ext.train.sharded.pipeline import (
+    Listeners,
+    run_sharded_pipeline,
+    train_together,
+)
+
+CONFIG = PipelineConfig(
+    pretraining=PretrainingConfig(embedding_dim=16, epochs=4, temperature=0.2, steps_per_epoch=8),
+    tuning=TuningConfig(prior_epochs=2),
+    clustering=ClusteringConfig(num_groups=5),
+    split=SplitConfig(new_user_share=0.1),
+)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Interactions with times, and weights."""
+    made = make_interactions(
+        SyntheticConfig(num_users=300, num_items=200, mean_interactions=20, seed=5)
+    )
+    path = tmp_path_factory.mktemp("shop") / "shop.parquet"
+    columns = {"user_id": made.user_rows, "item_id": made.item_rows, "timestamp": made.timestamps}
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    return path
+
+
+def _train(ranks: Collectives, data: Path, out: Path, config: PipelineConfig) -> list[str]:
+    told: list[str] = []
+
+    def progress(stage: str, done: int, total: int, remark: str) -> None:
+        if total == 1:
+            told.append(f"{stage}: {remark}")
+
+    train_together(ranks, data, out, config, Listeners(progress))
+    return told
+
+
+@pytest.fixture(scope="module")
+def runs(
+    rank_processes: RankProcesses, shop: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[TrainedRun, TrainedRun]:
+    """Of one process and of two."""
+    folder = tmp_path_factory.mktemp("runs")
+    told = rank_processes.run(_train, shop, folder / "two", CONFIG)
+    assert told[1] == []
+    assert "ranks 2, bytes_per_step" in "\n".join(told[0])
+    return run_pipeline(shop, folder / "one", CONFIG), TrainedRun.open(folder / "two")
+
+
+def test_the_folder_is_that_of_one_process(runs: tuple[TrainedRun, TrainedRun]) -> None:
+    one, two = runs
+    assert one.folder.documents == two.folder.documents
+    assert one.folder.config == two.folder.config
+    for stage, facts in one.folder.stages.items():
+        kept = {"seconds", "sha256", "loss", "prior"}
+        other = two.folder.stages[stage]
+        assert {each for each in facts if each not in kept} <= set(other)
+        assert {name: other[name] for name in facts if name not in kept} == {
+            name: each for name, each in facts.items() if name not in kept
+        }
+        arrays, others = one.folder.load(stage), two.folder.load(stage)
+        assert {name: (each.shape, each.dtype) for name, each in arrays.items()} == {
+            name: (each.shape, each.dtype) for name, each in others.items()
+        }
+        if stage == "data":
+            assert all(np.array_equal(each, others[name]) for name, each in arrays.items())
+
+
+def test_its_blocks_are_worth_what_one_process_says(runs: tuple[TrainedRun, TrainedRun]) -> None:
+    """Of the vectors and groups of the run of two processes."""
+    two = runs[1]
+    population = Population(
+        two.user_vectors, two.item_vectors, two.user_group, two.centroids, two.train,
+        two.temperature, two.prior,
+    )  # fmt: skip
+    values = measure_exposure(population, CONFIG.exposure)
+    expected = ElasticEmbedding.from_pretrained(
+        torch.from_numpy(two.item_vectors).clone(), num_groups=len(two.centroids)
+    )
+    expected.fit_rotation(keep_mean=True)
+    expected.set_row_values(torch.from_numpy(values))
+    found = two.embedding
+    torch.testing.assert_close(found.block_weights, expected.block_weights)
+    # Values that are equal but for rounding may come in either order.
+    assert float((found.item_group == expected.item_group).float().mean()) > 0.995
+    assert torch.equal(found.rotation, expected.rotation)
+
+
+def test_quality_is_that_of_one_process(runs: tuple[TrainedRun, TrainedRun]) -> None:
+    for protocol, noise in (("known", 0.03), ("new", 0.1)):  # of 270 and 30 users
+        one, two = (evaluate_run(run, protocol, [run.full_bytes // 8]) for run in runs)
+        pairs = (two.ceiling, one.ceiling), (two.curve[0], one.curve[0])
+        for found, expected in [[each.users.mean() for each in pair] for pair in pairs]:
+            assert found.num_users == expected.num_users
+            assert found.recall == pytest.approx(expected.recall, abs=noise)
+            assert found.ndcg == pytest.approx(expected.ndcg, abs=noise)
+
+
+def test_a_run_goes_on_from_what_is_finished_with_the_same_bits(
+    rank_processes: RankProcesses, shop: Path, runs: tuple[TrainedRun, TrainedRun], tmp_path: Path
+) -> None:
+    rank_processes.run(_train, shop, tmp_path / "run", CONFIG)
+    again = TrainedRun.open(tmp_path / "run")
+    stages = runs[1].folder.stages
+    digests = {name: facts["sha256"] for name, facts in stages.items()}
+    assert {name: facts["sha256"] for name, facts in again.folder.stages.items()} == digests
+    other = dataclasses.replace(CONFIG, clustering=ClusteringConfig(num_groups=3))
+    rank_processes.run(_redo, shop, tmp_path / "run", other)
+    changed = TrainedRun.open(tmp_path / "run").folder.stages
+    same = [name for name, digest in digests.items() if changed[name]["sha256"] == digest]
+    assert same == ["data", "tuning", "pretraining", "refinement"]
+
+
+class _InterruptionError(Exception):
+    """In place of a signal."""
+
+
+def _interrupted(ranks: Collectives, data: Path, out: Path, config: PipelineConfig) -> None:
+    """Trains until a step that only pretraining, not tuning, comes to; saves after every step."""
+    step = sharded_pretraining._Training.step
+
+    def stop_at(training: sharded_pretraining._Training, done: int) -> float:
+        if done == 21:
+            raise _InterruptionError
+        return step(training, done)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Timer, "is_due", lambda timer: True)
+        patch.setattr(sharded_pretraining._Training, "step", stop_at)
+        with pytest.raises(_InterruptionError):
+            train_together(ranks, data, out, config)
+
+
+def test_an_interrupted_run_goes_on_with_any_number_of_ranks(
+    rank_processes: RankProcesses,
+    shop: Path,
+    runs: tuple[TrainedRun, TrainedRun],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rank_processes.run(_interrupted, shop, tmp_path / "run", CONFIG)
+    kept = tmp_path / "run" / "pretraining.checkpoint"
+    assert sorted(path.name for path in kept.iterdir()) == ["21", "index.json"]
+    for name in ("alone", "damaged"):
+        shutil.copytree(tmp_path / "run", tmp_path / name)
+    expected = runs[1].folder
+    told = rank_processes.run(_train, shop, tmp_path / "run", CONFIG)
+    assert "tuning: done before" in told[0]
+    found = TrainedRun.open(tmp_path / "run").folder
+    assert not kept.exists()
+    for stage, facts in expected.stages.items():
+        assert found.stages[stage]["sha256"] == facts["sha256"], stage
+    # With one rank, and sums in another order.
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MASTER_PORT", str(free.getsockname()[1]))
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "127.0.0.1")):
+        monkeypatch.setenv(name, value)
+    run_sharded_pipeline(shop, tmp_path / "alone", CONFIG)
+    alone, two = (
+        TrainedRun.open(path).folder.load("pretraining")["losses"]
+        for path in (tmp_path / "alone", tmp_path / "run")
+    )
+    assert np.array_equal(alone[:21], two[:21])
+    np.testing.assert_allclose(alone, two, rtol=1e-3)
+    assert not np.array_equal(alone, two)
+    # A bit that has changed is told of.
+    file = sorted((tmp_path / "damaged" / "pretraining.checkpoint" / "21").glob("shard*"))[1]
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    for _, message in rank_processes.run(_refusal, shop, tmp_path / "damaged", CONFIG):
+        assert "damaged" in message
+        assert f"remove {tmp_path / 'damaged' / 'pretraining.checkpoint'} to begin" in message
+
+
+def _redo(ranks: Collectives, data: Path, out: Path, config: PipelineConfig) -> None:
+    train_together(ranks, data, out, config, redo=True)
+
+
+def _refusal(ranks: Collectives, data: Path, out: Path, config: PipelineConfig) -> tuple[str, str]:
+    try:
+        train_together(ranks, data, out, config)
+    except PeelError as error:
+        return type(error).__name__, str(error)
+    except ValueError as error:
+        return type(error).__name__, str(error)
+    raise AssertionError("not refused")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"control": ControlConfig(controller="bilevel")}, "control.controller must be 'exposure'"),
+        ({"refinement": RefinementConfig(steps=5)}, "refinement.steps must be 0 .* got 5"),
+        ({"layout": "columns"}, "layout must be 'planes' where 2 processes .* got 'columns'"),
+    ],
+)
+def test_what_one_process_alone_can_run_is_refused(
+    rank_processes: RankProcesses, shop: Path, tmp_path: Path, change: dict, message: str
+) -> None:
+    config = dataclasses.replace(CONFIG, **change)
+    for kind, found in rank_processes.run(_refusal, shop, tmp_path / "run", config):
+        assert kind == "ValueError"
+        assert re.search(message, found)
+    assert not (tmp_path / "run").exists()
+
+
+def _differing_settings(ranks: Collectives, data: Path, out: Path) -> tuple[str, str]:
+    split = SplitConfig(seed=4 + ranks.rank)
+    return _refusal(ranks, data, out, dataclasses.replace(CONFIG, split=split))
+
+
+def _differing_data(ranks: Collectives, data: Path, out: Path) -> tuple[str, str]:
+    return _refusal(ranks, data if ranks.is_first else "synthetic", out, CONFIG)
+
+
+def test_ranks_must_agree(rank_processes: RankProcesses, shop: Path, tmp_path: Path) -> None:
+    for work, kind, message in (
+        (
+            _differing_settings,
+            "ValueError",
+            "rank 1 was started with settings.split.seed 5, rank 0 w",
+        ),
+        (_differing_data, "DataError", "rank 1 has read other interactions than rank 0"),
+    ):
+        first, second = rank_processes.run(work, shop, tmp_path / "run")
+        assert first[0] == "ElsewhereError"
+        assert second[0] == kind
+        assert second[1].startswith(message)
+
+
+def test_torchrun_trains(shop: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-P", "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command += ["-m", "peel_ext", "train", str(shop), "--out", str(tmp_path / "run")]
+    command += ["--epochs", "1", "--temperature", "0.2", "--embedding-dim", "8", "--groups", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=180)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{tmp_path / 'run'}\n"
+    assert done.stderr.count("pretraining ") == 1
+    assert TrainedRun.open(tmp_path / "run").folder.stages["clustering"]["groups"] == 2
+    # What is wrong with a run is told once, in one line.
+    command += ["--controller", "bilevel"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=180)
+    assert done.returncode != 0
+    told = [line for line in done.stderr.splitlines() if line.startswith("peel:")]
+    assert len(told) == 1
+    assert "got 'bilevel'" in told[0]
