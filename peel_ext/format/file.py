@@ -35,25 +35,20 @@ def write_file(
 ) -> None:
     """Writes the ``.peel`` file of a user group; at any moment the old or the new one is there.
 
-        Args:
-    <<<<<<< HEAD
-            path: of the file; or an open binary file, which is written to as it is.
-            table: of the user group.
-    =======
-            path: the file.
-            table: the table of the user group.
-    >>>>>>> main
-            fold_in: how a device computes a user's vector; None: the settings of the table.
-            centroids: [num_groups, dim] of all user groups, in the space of the rows, by which a device
-                chooses a group, and falls back on for a user of whom it knows nothing.
-            item_ids: [num_embeddings], by which a device tells items; None: they are known by row.
-            rotation: [dim, dim], that of the rows, by which a device rotates vectors of the model's space;
-                None: it cannot, and vectors must come rotated.
-            row_mean: [dim], in the space of the rows, what was subtracted from all of them; None: nothing.
+    Args:
+        path: the file; or an open binary file, which is written to as it is.
+        table: the table of the user group.
+        fold_in: how a device computes a user's vector; None: the settings of the table.
+        centroids: [num_groups, dim] of all user groups, in the space of the rows, by which a device
+            chooses a group, and falls back on for a user of whom it knows nothing.
+        item_ids: [num_embeddings], by which a device tells items; None: they are known by row.
+        rotation: [dim, dim], that of the rows, by which a device rotates vectors of the model's space;
+            None: it cannot, and vectors must come rotated.
+        row_mean: [dim], in the space of the rows, what was subtracted from all of them; None: nothing.
 
-        Raises:
-            ValueError: arguments that do not fit the table.
-            OSError: the file cannot be written.
+    Raises:
+        ValueError: arguments that do not fit the table.
+        OSError: the file cannot be written.
     """
     if fold_in is not None:
         table = dataclasses.replace(table, fold_in=fold_in)

@@ -387,27 +387,23 @@ class ElasticEmbedding(nn.Embedding):
     ) -> None:
         """Writes the ``.peel`` file of a user group: every budget in one file.
 
-                Args:
-        <<<<<<< HEAD
-                    path: of the file; while it is written, whatever was there stays. Or an open binary file.
-        =======
-                    path: the file; while it is written, whatever was there stays.
-        >>>>>>> main
-                    group: user group.
-                    budget_bytes: the largest budget that a device will have: what it would not hold is left out.
-                        None: all blocks.
-                    fold_in: how a device computes a user's vector.
-                    centroids: [num_groups, embedding_dim] of all user groups, rotated (:meth:`rotate`).
-                    item_ids: [num_embeddings], by which a device tells items; None: they are known by row.
-                    keep_rotation: whether the file carries the rotation, if there is one, so that a device
-                        can rotate vectors of this module's space; the file says in any case that there is.
-                        None: where the table is one of :meth:`from_vectors`.
+        Args:
+            path: the file; while it is written, whatever was there stays. Or an open binary file.
+            group: user group.
+            budget_bytes: the largest budget that a device will have: what it would not hold is left out.
+                None: all blocks.
+            fold_in: how a device computes a user's vector.
+            centroids: [num_groups, embedding_dim] of all user groups, rotated (:meth:`rotate`).
+            item_ids: [num_embeddings], by which a device tells items; None: they are known by row.
+            keep_rotation: whether the file carries the rotation, if there is one, so that a device
+                can rotate vectors of this module's space; the file says in any case that there is.
+                None: where the table is one of :meth:`from_vectors`.
 
-                Raises:
-                    IndexError: a group out of range.
-                    BudgetError: too few bytes for the first block; names the minimum.
-                    ValueError: centroids or ids that do not fit.
-                    OSError: the file cannot be written.
+        Raises:
+            IndexError: a group out of range.
+            BudgetError: too few bytes for the first block; names the minimum.
+            ValueError: centroids or ids that do not fit.
+            OSError: the file cannot be written.
         """
         if budget_bytes is None:
             table = self._group_table(group)
