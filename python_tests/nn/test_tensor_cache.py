@@ -159,7 +159,7 @@ def test_a_smaller_table_in_the_same_memory(generator) -> None:
 def test_memory_that_is_used_again_is_not_taken_for_the_old(generator) -> None:
     module = make(LAYOUTS[0], generator)
     twin = copy.deepcopy(module)
-    for _ in range(20):
+    for _ in range(6):
         values = torch.randn(64, 8, generator=generator)
         module.weight = None
         gc.collect()
