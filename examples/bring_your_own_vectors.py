@@ -31,7 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the example."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("data", nargs="?", default="synthetic", help="a file of interactions")
-    parser.add_argument("--out", type=Path, default=Path("run"), help="the run folder")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/bring_your_own_vectors"), help="the run folder"
+    )
     options = parser.parse_args(arguments)
 
     # The same settings split alike here and in run_pipeline, so ALS sees training interactions alone.

@@ -13,6 +13,7 @@ import argparse
 import json
 import tempfile
 import threading
+from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from peel_ext.device import DeviceRecommender
 from peel_ext.errors import BudgetError
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the simulation."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("file", type=Path, help="a .peel file")
@@ -31,7 +32,7 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print JSON, one line a step")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     data = options.file.read_bytes()
     with tempfile.TemporaryDirectory() as folder:
         server = _Server(data)

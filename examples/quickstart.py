@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the example."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("data", nargs="?", default="synthetic", help="a file of interactions")
-    parser.add_argument("--out", type=Path, default=Path("run"), help="the run folder")
+    parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="the run folder")
     options = parser.parse_args(arguments)
 
     # Fewer epochs and one temperature, to be quick: without them both are as good as they can be.

@@ -32,7 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the example."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("data", nargs="?", default="synthetic", help="a file of interactions")
-    parser.add_argument("--out", type=Path, default=Path("run"), help="the run folder")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/train_to_device"), help="the run folder"
+    )
     options = parser.parse_args(arguments)
 
     config = PipelineConfig(

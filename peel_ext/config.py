@@ -90,7 +90,7 @@ def _check_seed(seed: int) -> None:
 
 @dataclass(frozen=True)
 class ReadingConfig(_Checked):
-    """How interactions are read; see :func:`peel_ext.data.read_interactions`.
+    """The reading of interactions; see :func:`peel_ext.data.read_interactions`.
 
     Without a header line, columns are named ``"1"``, ``"2"`` and so on.
 
@@ -108,8 +108,8 @@ class ReadingConfig(_Checked):
             and the header line of a ``.csv`` file.
         header: whether the first line of a text file names the columns.
         timestamps: whether times are read at all.
-        format: of the files, one of :data:`FILE_FORMATS`; None follows the suffix.
-        encoding: of text files.
+        format: the format of the files, one of :data:`FILE_FORMATS`; None follows the suffix.
+        encoding: the encoding of text files.
         missing: what is done where an id is missing (empty, null, nan, NA, None and the like):
             ``"refuse"`` the file, ``"drop"`` the interaction, or ``"keep"`` such words as ids, for
             those who have an item called so.
@@ -161,7 +161,7 @@ class ReadingConfig(_Checked):
 
 @dataclass(frozen=True)
 class TuningConfig(_Checked):
-    """What is chosen on validation interactions before training; see :mod:`peel_ext.train.tuning`.
+    """The choices made on validation interactions before training; see :mod:`peel_ext.train.tuning`.
 
     Attributes:
         temperatures: candidates for :attr:`PretrainingConfig.temperature`, ascending; those after one
@@ -169,12 +169,12 @@ class TuningConfig(_Checked):
         embedding_dims: candidates for :attr:`PretrainingConfig.embedding_dim`, ascending: the first,
             unless a larger one is better by ``least_gain``.
         least_gain: what a larger table has to gain in quality, relative, to be worth its bytes.
-        validation_share: of the training interactions, held out for the choice as the target is.
-        epochs: of each candidate's short training.
-        prior_epochs: of the training after which the prior is chosen: short ones leave more to it.
+        validation_share: share of the training interactions, held out for the choice as the target is.
+        epochs: epochs of each candidate's short training.
+        prior_epochs: epochs of the training after which the prior is chosen: short ones leave more to it.
         max_users: users whose lists are made; a random sample of more.
         max_scores: users times items of these lists; a smaller sample, of 1,000 users at least, beyond.
-        seed: of the draws.
+        seed: seeds the draws.
 
     Raises:
         ValueError: a setting outside its range.
@@ -216,7 +216,7 @@ class PretrainingConfig(_Checked):
         epochs: passes over the users.
         steps_per_epoch: optimiser steps in a pass. A share of the users rather than a number of
             them makes a step, so that small data sets get as many steps as large ones.
-        learning_rate: of Adam, at the first step.
+        learning_rate: that of Adam, at the first step.
         final_learning_rate_share: the learning rate at the last step, as a share of the first.
         temperature: divides the cosines under the softmax; None leaves the choice to the tuning
             stage.
@@ -236,7 +236,7 @@ class PretrainingConfig(_Checked):
             is added to the cosine; None leaves the choice to the tuning stage.
         start_scale: root mean square of the entries of the embeddings before the first step, where
             the learning rate is the yardstick.
-        seed: of the start and of the order of the users.
+        seed: seeds the start and the order of the users.
 
     Raises:
         ValueError: a setting outside its range.
@@ -287,8 +287,8 @@ class ClusteringConfig(_Checked):
         max_groups: never more than this.
         max_cells: never more groups than keep groups times items below this; every cell costs the
             server some 30 bytes of memory.
-        max_iterations: of k-means.
-        seed: of the start.
+        max_iterations: upper limit of the rounds of k-means.
+        seed: seeds the start.
 
     Raises:
         ValueError: a setting outside its range.
@@ -314,7 +314,7 @@ class ClusteringConfig(_Checked):
 
 @dataclass(frozen=True)
 class ExposureConfig(_Checked):
-    """What a row is worth to a user group; see :mod:`peel_ext.train.block_weights.exposure`.
+    """The worth of a row to a user group; see :mod:`peel_ext.train.block_weights.exposure`.
 
     Attributes:
         depth: length of each user's list of unseen items.
@@ -324,7 +324,7 @@ class ExposureConfig(_Checked):
         popularity_weight: share of one interaction of anybody.
         max_scores: users times items that are scored; beyond it a random share of every group's users
             stands for all.
-        seed: of the draw of users.
+        seed: seeds the draw of users.
 
     Raises:
         ValueError: a setting outside its range.
@@ -352,13 +352,13 @@ class ExposureConfig(_Checked):
 
 @dataclass(frozen=True)
 class BlendConfig(_Checked):
-    """How a user between groups shares in them; see :mod:`peel_ext.train.blending`.
+    """The shares of a user in several groups; see :mod:`peel_ext.train.blending`.
 
     Attributes:
         num_groups: nearest groups that have a share.
         temperature: divides the cosine between user and centroid; the larger, the more alike the
             shares.
-        own_share: of the user's own list in what blocks are worth.
+        own_share: share of the user's own list in what blocks are worth.
 
     Raises:
         ValueError: a setting outside its range.
@@ -381,9 +381,9 @@ class RefinementConfig(_Checked):
     """Stage 3, rows of each group's own; see :mod:`peel_ext.train.refinement`.
 
     Attributes:
-        steps: of Adam; 0 leaves every group with the global table.
+        steps: steps of Adam; 0 leaves every group with the global table.
         rows_per_group: rows that are refined, those of the largest exposure; 0: all.
-        learning_rate: of Adam.
+        learning_rate: that of Adam.
         anchor: weight of the mean squared distance to the global table.
         diversity: weight of the regulariser that keeps the blocks of an item, or in the planes
             layout the coordinates of the table, from saying the same.
@@ -412,14 +412,14 @@ class ControlConfig(_Checked):
         controller: ``"exposure"``, the exposure of rows as it is; ``"regression"``, hits of held-out
             interactions foretold from it and other features; ``"bilevel"``, the paper's loop;
             ``"mixture"``, exposure in the group or around it.
-        held_out_share: of each user's interactions, what a controller learns from.
+        held_out_share: share of each user's interactions, which a controller learns from.
         max_users: users whose held-out interactions count; a random sample of more.
         hit_depth: length of the lists in which a held-out interaction is a hit.
         hidden_dim: width of the controller's two hidden layers.
-        steps: of the controller's Adam.
+        steps: steps of the controller's Adam.
         batch_size: rows in a step of the regression.
-        learning_rate: of the controller's Adam.
-        seed: of the draws.
+        learning_rate: that of the controller's Adam.
+        seed: seeds the draws.
 
     Raises:
         ValueError: a setting outside its range.
@@ -447,7 +447,7 @@ class ControlConfig(_Checked):
 
 @dataclass(frozen=True)
 class ColumnsConfig(_Checked):
-    """How the columns layout cuts the table; see :class:`peel_ext.format.ColumnsLayout`.
+    """The cuts of the columns layout; see :class:`peel_ext.format.ColumnsLayout`.
 
     Attributes:
         num_item_groups: contiguous runs of rows that are kept or dropped together, one for each row at
@@ -472,21 +472,21 @@ class ColumnsConfig(_Checked):
 
 @dataclass(frozen=True)
 class SplitConfig(_Checked):
-    """What is trained on and what is measured on; see :mod:`peel_ext.data.splits`.
+    """The parts that are trained on and measured on; see :mod:`peel_ext.data.splits`.
 
     Attributes:
         method: how a target is carved: ``"random"`` items of each user, the ``"last"`` of each user,
             or all after one moment, ``"time"``. A given test file is taken as it is.
-        test_share: of each user's interactions, or of all with method ``"time"``; 0 trains on
+        test_share: share of each user's interactions, or of all with method ``"time"``; 0 trains on
             everything there is, given test and validation files included, to serve and not to measure.
         target: ``"test"``, or ``"validation"`` to take the target of evaluation from a given validation
             file, or carve it from the training interactions, and never look at the test ones.
         validation_share: the same share with target ``"validation"``.
-        new_user_share: of the users, held out of every stage of training, for the protocols that
+        new_user_share: share of the users, held out of every stage of training, for the protocols that
             measure on users the model has never seen.
         k_core: users and items of fewer interactions are left out first, over and over until none
             is; 0 keeps all.
-        seed: of the split.
+        seed: seeds the split.
 
     Raises:
         ValueError: a setting outside its range.
@@ -519,7 +519,7 @@ class PipelineConfig:
     """All settings of a run.
 
     Attributes:
-        layout: of the blocks, ``"planes"`` or ``"columns"``.
+        layout: layout of the blocks, ``"planes"`` or ``"columns"``.
         columns: how the columns layout cuts; of no meaning to the other.
         device: where to train, one of :data:`DEVICES`. What is drawn at random is the same on both,
             sums are rounded otherwise; a run begun on one may go on on the other.

@@ -152,7 +152,7 @@ class Difference:
     """The mean difference between two methods on the same users, and where it may lie.
 
     Attributes:
-        mean: of the first minus the second.
+        mean: the mean of the first minus the second.
         low: lower end of the interval.
         high: upper end.
     """
@@ -178,9 +178,9 @@ def paired_bootstrap(
     Args:
         first: [m], a metric of every user under one method.
         second: [m], of the same users in the same order under another.
-        level: of the interval, in (0, 1).
+        level: confidence of the interval, in (0, 1).
         num_samples: bootstrap samples.
-        seed: of the draws.
+        seed: seeds the draws.
 
     Raises:
         ValueError: no users, different shapes, or a level or number out of range.
@@ -205,9 +205,9 @@ def bootstrap_means(
 
     Args:
         values: [m, k], m at least 1: k differences of every user.
-        level: of the interval, in (0, 1).
+        level: confidence of the interval, in (0, 1).
         num_samples: bootstrap samples.
-        seed: of the draws.
+        seed: seeds the draws.
 
     Raises:
         ValueError: no users, or a level or number out of range.

@@ -1,4 +1,4 @@
-"""How many threads the native core uses. NumPy alone; no result depends on it."""
+"""The number of threads that the native core uses. NumPy alone; no result depends on it."""
 
 from __future__ import annotations
 

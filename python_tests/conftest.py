@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # the device side is tested without it
 # one a core, so each computes with one thread; the native core with two, that two are tried everywhere.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("PEEL_NUM_THREADS", "2")
+# One process compiles what inductor makes: its pool of others takes longer to start than to use.
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 
 def pytest_configure() -> None:
@@ -114,6 +116,15 @@ def rank_processes() -> Iterator[RankProcesses]:
     processes = rank_processes.RankProcesses()
     yield processes
     processes.close()
+
+
+@pytest.fixture(scope="session")
+def trained_shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``interactions.parquet`` and a run trained on it, which tests copy."""
+    pytest.importorskip("torch")
+    from small_shop import train_shop
+
+    return train_shop(tmp_path_factory.mktemp("small-shop"))
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
     PYTHONPATH=bench python -m study [FOLDER] [--sources ml-100k/random] [--parts full,paper] [--seeds 3]
 
-A part that has its row is skipped, and an interrupted one goes on. Without a folder of data only the
-tables and pictures of the documentation are made anew from the rows.
+A part that has its row is skipped, and an interrupted one goes on. Without a folder of data the rows that
+are there are shown. ``--docs docs`` makes the tables and pictures of the documentation anew.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from study import pictures
 from study.parts import PARTS, parts_of
 from study.rows import add_row, read_rows
 from study.runs import Task, key_of, measure
@@ -47,16 +46,21 @@ def main(arguments: list[str] | None = None) -> None:
         "--runs", type=Path, default=ROOT / "build" / "study", help="of run folders"
     )
     parser.add_argument("--rows", type=Path, default=ROOT / "bench" / "results" / "study.jsonl")
-    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="with study.md")
+    parser.add_argument("--docs", type=Path, help="folder of study.md")
     options = parser.parse_args(arguments)
     if options.data is not None:
         run_all(options)
     rows = read_rows(options.rows)
-    page = options.docs / "study.md"
-    tables = make_tables(rows) | {"models": make_model_table(read_rows(MODEL_ROWS))}
-    page.write_text(fill(page.read_text(), tables))
-    for place in pictures.draw(rows, options.docs / "pictures"):
-        print(place)
+    tables = make_tables(rows)
+    for name, table in tables.items():
+        print(f"{name}\n\n{table}\n")
+    if options.docs is not None:
+        from study import pictures  # whose packages are the extra ``report``
+
+        page = options.docs / "study.md"
+        tables["models"] = make_model_table(read_rows(MODEL_ROWS))
+        page.write_text(fill(page.read_text(), tables))
+        pictures.draw(rows, options.docs / "pictures")
 
 
 def run_all(options: argparse.Namespace) -> None:

@@ -36,22 +36,19 @@ _CONFIG = {
 }  # fmt: skip
 
 
-def draw(rows: Iterable[Row], folder: Path) -> list[Path]:
-    """Writes two pictures of each source and protocol, and returns where.
+def draw(rows: Iterable[Row], folder: Path) -> None:
+    """Writes two pictures of each source and protocol.
 
     Args:
         rows: of the study.
         folder: of the pictures.
     """
-    written = []
     for (source, protocol), parts in gather(rows).items():
         for name, chart in (("curves", draw_curves), ("parts", draw_parts)):
             drawn = chart(source, parts)
             if drawn is not None:
                 place = folder / f"study-{source.replace('/', '-')}-{protocol}-{name}.svg"
                 place.write_text(_svg(drawn))
-                written.append(place)
-    return written
 
 
 def draw_curves(source: str, parts: Parts) -> alt.Chart | None:

@@ -30,6 +30,13 @@ peel_status peel_wasm_open(double size, double budget_bytes, peel_recommender** 
   return peel_open_source(&source, budget, recommender, error);
 }
 
+PEEL_EXPORT("find_user")
+peel_status peel_wasm_find_user(double size, const char* user, peel_user_file* found,
+                                peel_error* error) {
+  const peel_source source{&read_from_host, nullptr, nullptr, static_cast<uint64_t>(size)};
+  return peel_find_user(&source, user, found, error);
+}
+
 PEEL_EXPORT("allocate") void* peel_wasm_allocate(size_t bytes) { return std::malloc(bytes); }
 PEEL_EXPORT("release") void peel_wasm_release(void* memory) { std::free(memory); }
 

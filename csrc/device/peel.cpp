@@ -236,6 +236,16 @@ peel_status peel_open_user_in_source(const peel_source* bundle, const char* user
   });
 }
 
+peel_status peel_find_user(const peel_source* bundle, const char* user, peel_user_file* found,
+                           peel_error* error) {
+  return peel::guarded(error, [&] {
+    peel::require(user, "user");
+    peel::require(found, "found");
+    const peel::UserFile file = peel::find_user(*peel::make_source(bundle), user);
+    *found = {file.offset, file.size, file.blocks_end, file.header_checksum};
+  });
+}
+
 void peel_close(peel_recommender* recommender) { delete recommender; }
 
 peel_status peel_resize(peel_recommender* recommender, uint64_t budget_bytes, peel_error* error) {

@@ -66,6 +66,14 @@ typedef struct peel_source {
   uint64_t size;
 } peel_source;
 
+/* Of one user in a bundle. */
+typedef struct peel_user_file {
+  uint64_t offset;          /* in the bundle */
+  uint64_t size;            /* in bytes */
+  uint64_t blocks_end;      /* bytes from its first to the end of its last block */
+  uint32_t header_checksum; /* its bytes 60 to 63 */
+} peel_user_file;
+
 typedef struct peel_info {
   int64_t num_embeddings; /* ids are 0 .. num_embeddings - 1 */
   int64_t num_rows;       /* rows of the item groups held */
@@ -110,6 +118,11 @@ PEEL_API peel_status peel_open_user(const char* bundle_path, const char* user,
 PEEL_API peel_status peel_open_user_in_source(const peel_source* bundle, const char* user,
                                               uint64_t budget_bytes, peel_recommender** recommender,
                                               peel_error* error);
+/* Where that file lies, for a program that fetches bytes by itself: those from `offset` on are a
+ * file to open. Where its bytes 44 to 47 are not blocks_end / 64, or its bytes 60 to 63 not
+ * header_checksum, little endian, they are another file's. */
+PEEL_API peel_status peel_find_user(const peel_source* bundle, const char* user,
+                                    peel_user_file* found, peel_error* error);
 /* Null is allowed. */
 PEEL_API void peel_close(peel_recommender* recommender);
 

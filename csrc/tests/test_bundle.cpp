@@ -151,6 +151,17 @@ void a_user_takes_three_reads(const Bytes& bundle, const std::string& user, uint
     CHECK((info.num_blocks == 3) == (budget == PEEL_NO_BUDGET));
     CHECK(peel_resize(recommender, PEEL_NO_BUDGET, nullptr) == PEEL_OK);
     peel_close(recommender);
+    peel_user_file found;
+    CHECK(peel_find_user(&source, user.c_str(), &found, nullptr) == PEEL_OK);
+    CHECK(found.offset == reads.ranges[2].first && found.size >= found.blocks_end);
+    uint32_t told[2];
+    std::memcpy(&told[0], bundle.data() + found.offset + 44, 4);
+    std::memcpy(&told[1], bundle.data() + found.offset + 60, 4);
+    CHECK(found.blocks_end == uint64_t{64} * told[0] && found.header_checksum == told[1]);
+    found.size = 77;
+    CHECK(peel_find_user(&source, "nobody", &found, nullptr) == PEEL_ERROR_NO_USER);
+    CHECK(peel_find_user(&source, user.c_str(), nullptr, nullptr) == PEEL_ERROR_ARGUMENT);
+    CHECK(found.size == 77);
   }
 }
 

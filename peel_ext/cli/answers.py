@@ -27,11 +27,11 @@ def answer_facts(
     """Items with their scores, and the bytes held, as plain values.
 
     Args:
-        ids: of the items, best first.
-        scores: of each.
+        ids: the items, best first.
+        scores: the score of each.
         held: bytes of the table.
         group: the user group, where it matters.
-        names: of each item, where there are names.
+        names: the name of each item, where there are names.
     """
     keys = ("item", "score") if names is None else ("item", "name", "score")
     columns = (ids, scores) if names is None else (ids, names, scores)

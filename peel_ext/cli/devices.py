@@ -1,4 +1,4 @@
-"""What the verbs that ask a ``.peel`` file for items share."""
+"""The parts that the verbs that ask a ``.peel`` file for items share."""
 
 from __future__ import annotations
 

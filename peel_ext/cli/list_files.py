@@ -33,7 +33,7 @@ def open_lists(path: Path, trained: TrainedRun) -> Iterator[WriteLists]:
     it is a user, with what :func:`peel_ext.cli.answers.run_facts` has.
 
     Args:
-        path: of the file; its suffix is one of ``SUFFIXES``.
+        path: the file; its suffix is one of ``SUFFIXES``.
         trained: the run of the lists.
 
     Raises:

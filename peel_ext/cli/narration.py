@@ -1,4 +1,4 @@
-"""What the verbs say on stderr, beside their results."""
+"""Notes of the verbs on stderr, beside their results."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def format_table(
     """Lines of a table whose columns are aligned.
 
     Args:
-        head: of each column.
+        head: the heading of each column.
         rows: cells [num_rows][num_columns].
         right: columns that are aligned to the right.
         shorten: the column whose cells are cut where lines would be longer than the terminal is wide,

@@ -1,4 +1,4 @@
-"""Whom a command is for: users of the training data, or whoever has a history of items."""
+"""The people a command is for: users of the training data, or whoever has a history of items."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NAMED = 3
 
 
 class Person(NamedTuple):
-    """Whom a command is for.
+    """Somebody a command is for.
 
     Attributes:
         vector: float32 [dim].

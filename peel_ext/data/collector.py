@@ -51,7 +51,7 @@ class IdCollector:
             ids = ids.astype(np.int64)
         self._pieces.append(ids)
         self._are_codes.append(False)
-        self._recent.append(_distinct(ids).astype(np.int64))
+        self._recent.append(sort_distinct(ids).astype(np.int64))
         if sum(map(len, self._recent)) > len(self._distinct) + _MERGE_AT:
             self._merge()
 
@@ -59,28 +59,50 @@ class IdCollector:
         """Adds strings [m]; those of text files may mean integers."""
         self._are_strings = self._are_strings or (ids.typed and len(ids) > 0)
         own = np.zeros(len(ids.names), dtype=np.int32)
-        for code in _distinct(ids.codes).tolist():
+        for code in sort_distinct(ids.codes).tolist():
             own[code] = self._code_of.setdefault(ids.names[code], len(self._code_of))
         self._pieces.append(own[ids.codes])
         self._are_codes.append(True)
+
+    @property
+    def integers(self) -> NDArray[np.int64]:
+        """The distinct ids that came as integers, ascending."""
+        self._merge()
+        return self._distinct
+
+    @property
+    def names(self) -> list[str]:
+        """The distinct ids that came as strings, in the order they first came."""
+        return list(self._code_of)
+
+    @property
+    def are_strings(self) -> bool:
+        """True if some came with the type of strings, and so are never integers."""
+        return self._are_strings
+
+    def values_of_names(self) -> NDArray[np.int64] | None:
+        """The integers that :attr:`names` mean where all are text for such, else None."""
+        return None if self._are_strings else _integers(self.names)
+
+    def odd_names(self, are_strings: bool) -> list[str]:
+        """Those of :attr:`names` that mean no integer: all, where some are strings by their type."""
+        return [name for name in self.names if are_strings or not _INTEGER.fullmatch(name)]
 
     def finish(self) -> tuple[IdMap, NDArray[np.int32]]:
         """The map of the distinct ids, and the row of every id in the order they were added.
 
         Takes the pieces apart to save memory, so it can be called once.
         """
-        self._merge()
-        integers = self._distinct
-        names = list(self._code_of)
-        values = None if self._are_strings else _integers(names)
+        integers, names = self.integers, self.names
+        values = self.values_of_names()
         if values is not None:
-            ids: NDArray[Any] = _distinct(np.concatenate([integers, values]))
+            ids: NDArray[Any] = sort_distinct(np.concatenate([integers, values]))
             of_code = np.searchsorted(ids, values)
             of_integer = np.searchsorted(ids, integers)
         else:
             texts = [*names, *map(str, integers.tolist())]
-            odd = [name for name in names if self._are_strings or not _INTEGER.fullmatch(name)]
-            if 0 < len(odd) <= len(texts) // 10:
+            odd = self.odd_names(self._are_strings)
+            if are_few(len(odd), len(texts)):
                 self.odd = odd[0]
             distinct = sorted(set(texts))
             row_of = {name: row for row, name in enumerate(distinct)}
@@ -88,18 +110,22 @@ class IdCollector:
             of_code, of_integer = rows[: len(names)], rows[len(names) :]
             ids = np.empty(len(distinct), dtype=object)
             ids[:] = distinct
-        return IdMap(ids), self._rows(integers, of_code, of_integer)
+        return IdMap(ids), self.take_rows(of_integer, of_code)
 
     def _merge(self) -> None:
-        self._distinct = _distinct(np.concatenate([self._distinct, *self._recent]))
+        self._distinct = sort_distinct(np.concatenate([self._distinct, *self._recent]))
         self._recent = []
 
-    def _rows(
-        self,
-        integers: NDArray[np.int64],
-        of_code: NDArray[np.int64],
-        of_integer: NDArray[np.int64],
+    def take_rows(
+        self, of_integer: NDArray[np.int64], of_code: NDArray[np.int64]
     ) -> NDArray[np.int32]:
+        """The row of every id [m] in the order they were added; takes the pieces apart, so once.
+
+        Args:
+            of_integer: rows of :attr:`integers`.
+            of_code: rows of :attr:`names`.
+        """
+        integers = self._distinct
         rows = np.empty(sum(map(len, self._pieces)), dtype=np.int32)
         find = _row_finder(integers, of_integer, len(rows))
         start = 0
@@ -113,6 +139,11 @@ class IdCollector:
                 place[:] = find(piece)
             start += len(piece)
         return rows
+
+
+def are_few(num_odd: int, num_all: int) -> bool:
+    """True if so few of the distinct ids mean no integer that it is worth a remark."""
+    return 0 < num_odd <= num_all // 10
 
 
 def _row_finder(
@@ -139,7 +170,7 @@ def _integers(names: list[str]) -> NDArray[np.int64] | None:
     return np.array(values, dtype=np.int64)
 
 
-def _distinct(values: NDArray[Any]) -> NDArray[Any]:
+def sort_distinct(values: NDArray[Any]) -> NDArray[Any]:
     """Each value once, ascending, by sorting: np.unique hashes, and is slow with millions."""
     ordered = np.sort(values)
     is_first = np.ones(len(ordered), dtype=bool)

@@ -38,11 +38,11 @@ class Columns:
     """Positions of the columns that are read.
 
     Attributes:
-        user: of the ids of users.
-        item: of the ids of items.
-        timestamp: of the times, or None.
-        rating: of the ratings that are compared with a least one, or None.
-        weight: of the weights, or None.
+        user: the column of the ids of users.
+        item: the column of the ids of items.
+        timestamp: the column of the times, or None.
+        rating: the column of the ratings that are compared with a least one, or None.
+        weight: the column of the weights, or None.
         unused: names of the others.
     """
 
@@ -60,7 +60,7 @@ class Columns:
         return list(dict.fromkeys(at for at in every if at is not None))
 
     def remarks(self) -> list[str]:
-        """What to tell of the columns that are not read: a line for each that has a value."""
+        """Remarks on the columns that are not read: a line for each that has a value."""
         values = [name for name in self.unused if _VALUE_NAME.fullmatch(_plain(name))]
         lines = [
             f"column {name} is not used, every row counts alike: rating_column and min_rating "

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 from peel_ext.config import ReadingConfig
 from peel_ext.data.columns import ITEM_NAMES, USER_NAMES, find_usual
-from peel_ext.data.tables import BLOCK_BYTES, Table, open_bytes
+from peel_ext.data.tables import BLOCK_BYTES, LineRun, Table, open_bytes
 from peel_ext.errors import DataError
 
 #: Stands for a separator of several characters: ASCII's own "unit separator".
@@ -49,7 +49,9 @@ class _Dialect:
         plain = len(self.separator) == 1 and self.separator.isascii()
         return self.separator if plain else _UNIT_SEPARATOR
 
-    def rows(self, file: Path, *, strict: bool = False) -> Iterator[tuple[int, list[str]]]:
+    def rows(
+        self, file: Path, *, strict: bool = False, stop: int | None = None
+    ) -> Iterator[tuple[int, list[str]]]:
         """The fields of every line that has any, and the number of the line it ends on.
 
         What is not in the encoding comes as surrogates.
@@ -58,12 +60,13 @@ class _Dialect:
             file: the file.
             strict: whether to refuse a quote in the wrong place that takes further lines with it, which
                 pyarrow does not.
+            stop: a byte; only lines that begin before it, or None for all.
 
         Raises:
             DataError: such a quote; names the line.
         """
         reader = csv.reader(
-            self._lines(file),
+            self._lines(file, stop),
             delimiter=self.delimiter,
             quoting=csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE,
             strict=strict,
@@ -87,8 +90,8 @@ class _Dialect:
         finally:
             csv.field_size_limit(limit)
 
-    def _lines(self, file: Path) -> Iterator[str]:
-        with open_bytes(file) as stream:
+    def _lines(self, file: Path, stop: int | None) -> Iterator[str]:
+        with open_bytes(file) if stop is None else LineRun(file, (0, stop)) as stream:
             for number, line in enumerate(io.BufferedReader(stream)):
                 text = line.decode(self.encoding, "surrogateescape")
                 text = text.removeprefix("\ufeff") if number == 0 else text
@@ -96,19 +99,22 @@ class _Dialect:
                 yield from re.split(r"(?<=\r)(?!\n)", text.replace(self.separator, self.delimiter))
 
 
-def open_delimited(file: Path, kind: str, reading: ReadingConfig) -> Table:
+def open_delimited(
+    file: Path, kind: str, reading: ReadingConfig, extent: tuple[int, int] | None = None
+) -> Table:
     """A table of a text file.
 
     Args:
         file: the file, maybe compressed.
         kind: ``"csv"``, ``"tsv"``, ``"inter"`` or ``"movielens"``.
         reading: the separator, the encoding and whether there is a header, where they were given.
+        extent: only the lines that begin within these bytes (:class:`LineRun`), which must not cut a
+            quoted field; None for all.
 
     Raises:
         DataError: it is empty, or its first line cannot be read.
     """
-    if kind == "movielens" and not _begins_with_colons(file):
-        kind = "csv"  # other data sets have tables of this suffix
+    kind = _kind(file, kind)
     dialect = _find_dialect(file, kind, reading)
     first = next(dialect.rows(file), None)
     has_header = reading.header and kind != "movielens"
@@ -136,16 +142,46 @@ def open_delimited(file: Path, kind: str, reading: ReadingConfig) -> Table:
         header = [str(at) for at in range(1, len(fields) + 1)]
     skipped = number if has_header else 0
 
+    run = None if extent is None else (extent, _end_of_line(file, skipped))
+
     def batches(positions: list[int]) -> Iterator[Any]:
-        return _parse(file, dialect, len(header), positions, skipped)
+        return _parse(file, dialect, len(header), positions, skipped, run)
 
     def place(row: int) -> str:
+        if run is not None and run[0][0] > 0:
+            row += sum(1 for _ in dialect.rows(file, stop=LineRun(file, *run).start))
+            row -= int(has_header)
         for at, (line, _) in enumerate(dialect.rows(file), start=-int(has_header)):
             if at == row:
                 return f"{file}:{line}"
         return f"{file}: row {row}"
 
     return Table(str(file), header, batches, place, _strip if dialect.quoted else _tidy)
+
+
+def has_quoted_fields(
+    file: Path, kind: str, reading: ReadingConfig, extent: tuple[int, int]
+) -> bool:
+    """True if a field may stand between quotes, where there is a quote within some bytes."""
+    if not _find_dialect(file, _kind(file, kind), reading).quoted:
+        return False
+    with file.open("rb") as stream:
+        stream.seek(extent[0])
+        left = extent[1] - extent[0]
+        while left > 0:
+            data = stream.read(min(left, 1 << 22))
+            if b'"' in data or not data:
+                return bool(data)
+            left -= len(data)
+    return False
+
+
+def _end_of_line(file: Path, number: int) -> int:
+    """The byte after so many lines of a file that is not compressed."""
+    with file.open("rb") as stream:
+        for _ in range(number):
+            stream.readline()
+        return stream.tell()
 
 
 def _looks_like_header(fields: list[str]) -> bool:
@@ -167,6 +203,11 @@ def _find_dialect(file: Path, kind: str, reading: ReadingConfig) -> _Dialect:
     return _Dialect(separator, quoted, reading.encoding)
 
 
+def _kind(file: Path, kind: str) -> str:
+    """The format of a file, for other data sets than MovieLens have tables of its suffix."""
+    return "csv" if kind == "movielens" and not _begins_with_colons(file) else kind
+
+
 def _begins_with_colons(file: Path) -> bool:
     """Whether the first line has MovieLens's separator, or there is none."""
     with open_bytes(file) as stream:
@@ -182,22 +223,31 @@ def _most_frequent_separator(file: Path, encoding: str) -> str:
 
 
 def _parse(
-    file: Path, dialect: _Dialect, width: int, positions: list[int], skipped: int
+    file: Path,
+    dialect: _Dialect,
+    width: int,
+    positions: list[int],
+    skipped: int,
+    run: tuple[tuple[int, int], int] | None,
 ) -> Iterator[Any]:
-    """Record batches of strings, in the order of the positions."""
+    """Record batches of strings, in the order of the positions, of all lines or a run of them."""
     import pyarrow
     import pyarrow.csv
 
     names = [str(at) for at in range(width)]
     wanted = [names[at] for at in positions]
     num_rows = 0
-    with open_bytes(file) as stream:
+    with open_bytes(file) if run is None else LineRun(file, *run) as stream:
+        if isinstance(stream, LineRun) and stream.left == 0:
+            return
+        is_first = not isinstance(stream, LineRun) or stream.start == 0
         watched = _Watched(stream, dialect)
         try:
             reader = pyarrow.csv.open_csv(
                 pyarrow.PythonFile(watched, mode="r"),
                 pyarrow.csv.ReadOptions(
-                    block_size=BLOCK_BYTES, column_names=names, skip_rows=skipped,
+                    block_size=BLOCK_BYTES, column_names=names,
+                    skip_rows=skipped if is_first else 0,
                     encoding=dialect.encoding,
                 ),
                 pyarrow.csv.ParseOptions(
@@ -272,7 +322,7 @@ class _Watched(io.RawIOBase):
         has_quotes: whether there was a quote.
     """
 
-    def __init__(self, stream: BinaryIO, dialect: _Dialect) -> None:
+    def __init__(self, stream: BinaryIO | LineRun, dialect: _Dialect) -> None:
         self.num_breaks = 0
         self.has_quotes = False
         self._stream = stream
@@ -286,7 +336,7 @@ class _Watched(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         """At most so many bytes; none at the end."""
-        data: bytes = self._stream.read(size)
+        data = self._stream.read(size) or b""
         self.num_breaks += data.count(b"\n")
         self.has_quotes = self.has_quotes or b'"' in data
         if self._before == self._after:

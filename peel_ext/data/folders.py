@@ -105,7 +105,7 @@ def find_files(place: Path, reading: ReadingConfig) -> DataFiles:
 
 
 def join_files(places: list[Path], found: list[DataFiles]) -> DataFiles:
-    """What several paths are together: the parts of one table, or of a split where their names say so.
+    """Joins several paths: the parts of one table, or of a split where their names say so.
 
     Raises:
         DataError: some are parts of a split, and others are not.

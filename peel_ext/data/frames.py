@@ -10,7 +10,7 @@ from peel_ext.errors import DataError
 
 
 def is_frame(data: object) -> bool:
-    """Whether something exports an Arrow stream."""
+    """True if something exports an Arrow stream."""
     return hasattr(data, "__arrow_c_stream__")
 
 

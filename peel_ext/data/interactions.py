@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from peel_ext.data.item_lists import ItemLists
 from peel_ext.errors import DataError
+
+_Value = TypeVar("_Value", bound=np.generic)
 
 #: Duplicates are looked for among this share of the users at a time.
 _SHARES = 16
@@ -31,7 +33,7 @@ class IdMap:
 
     @property
     def holds_integers(self) -> bool:
-        """Whether ids are integers, not strings."""
+        """True if ids are integers, not strings."""
         return self.ids.dtype.kind == "i"
 
     @classmethod
@@ -91,6 +93,26 @@ class IdMap:
         ids: list[int | str] = self.ids[np.asarray(rows, dtype=np.int64)].tolist()
         return ids
 
+    def select(self, rows: NDArray[np.int64]) -> IdMap:
+        """The map of some ascending rows alone."""
+        return IdMap(self.ids[rows])
+
+
+class RowsElsewhere(IdMap):
+    """Rows of which other processes have the ids; here only their number is known."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(np.zeros(0, dtype=np.int64))
+        object.__setattr__(self, "_count", count)
+
+    def __len__(self) -> int:
+        count: int = self.__dict__["_count"]
+        return count
+
+    def select(self, rows: NDArray[np.int64]) -> IdMap:
+        """The same of some rows alone."""
+        return RowsElsewhere(len(rows))
+
 
 def _objects(values: list[str]) -> NDArray[Any]:
     array = np.empty(len(values), dtype=object)
@@ -114,7 +136,7 @@ def _as_array(values: Sequence[int | str]) -> NDArray[Any]:
 
 @dataclass(frozen=True, eq=False)
 class Interactions:
-    """Who interacted with what.
+    """Interactions of users with items.
 
     Attributes:
         user_rows: int32 or int64 [m].
@@ -123,6 +145,8 @@ class Interactions:
         users: ids of the users.
         items: ids of the items.
         weights: float64 [m], how much each counts in training, or None where all count alike.
+        positions: int64 [m], ascending: the place of each among all there are, where other processes
+            have the rest; None where this is all.
 
     Raises:
         ValueError: arrays of different length, rows outside their map, or weights that are not finite
@@ -135,10 +159,12 @@ class Interactions:
     users: IdMap
     items: IdMap
     weights: NDArray[np.float64] | None = None
+    positions: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         lengths = {len(self.user_rows), len(self.item_rows)}
-        lengths |= {len(each) for each in (self.timestamps, self.weights) if each is not None}
+        others = (self.timestamps, self.weights, self.positions)
+        lengths |= {len(each) for each in others if each is not None}
         if len(lengths) > 1:
             raise ValueError(f"arrays must have the same length, got {sorted(lengths)}")
         for name, rows, size in (
@@ -159,7 +185,7 @@ class Interactions:
 
     @classmethod
     def joined(cls, parts: Sequence[Interactions]) -> Interactions:
-        """All of some with the same maps, in order; times and weights where all have them."""
+        """All of some with the same maps, in order; times and the like where all have them."""
 
         def together(arrays: list[NDArray[Any] | None]) -> NDArray[Any] | None:
             held = [each for each in arrays if each is not None]
@@ -172,6 +198,7 @@ class Interactions:
             parts[0].users,
             parts[0].items,
             together([part.weights for part in parts]),
+            together([part.positions for part in parts]),
         )
 
     @property
@@ -219,7 +246,7 @@ class Interactions:
         """Those at the positions, or where the mask is true, with the same maps."""
         return Interactions(
             self.user_rows[which], self.item_rows[which], _take(self.timestamps, which),
-            self.users, self.items, _take(self.weights, which),
+            self.users, self.items, _take(self.weights, which), _take(self.positions, which),
         )  # fmt: skip
 
     def deduplicated(self) -> Interactions:
@@ -274,11 +301,12 @@ class Interactions:
         which &= kept
         if which.all():
             return Interactions(
-                user_rows, item_rows, self.timestamps, user_map, item_map, self.weights
-            )
+                user_rows, item_rows, self.timestamps, user_map, item_map, self.weights,
+                self.positions,
+            )  # fmt: skip
         return Interactions(
             user_rows[which], item_rows[which], _take(self.timestamps, which),
-            user_map, item_map, _take(self.weights, which),
+            user_map, item_map, _take(self.weights, which), _take(self.positions, which),
         )  # fmt: skip
 
     def _pairs(self) -> NDArray[np.int64]:
@@ -289,7 +317,7 @@ class Interactions:
         return pairs
 
 
-def _take(values: NDArray[np.float64] | None, which: NDArray[Any]) -> NDArray[np.float64] | None:
+def _take(values: NDArray[_Value] | None, which: NDArray[Any]) -> NDArray[_Value] | None:
     return None if values is None else values[which]
 
 
@@ -302,4 +330,4 @@ def _renumber(
     row_of = np.full(len(ids), -1, dtype=rows.dtype)
     row_of[wanted] = np.arange(len(wanted))
     renumbered = row_of[rows]
-    return renumbered, IdMap(ids.ids[wanted]), renumbered >= 0
+    return renumbered, ids.select(wanted), renumbered >= 0

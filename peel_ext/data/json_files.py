@@ -9,15 +9,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from peel_ext.data.tables import BLOCK_BYTES, Table, open_bytes
+from peel_ext.data.tables import BLOCK_BYTES, LineRun, Table, open_bytes
 from peel_ext.errors import DataError
 
 #: Lines whose keys and values say what columns there are, and of which types.
 _SAMPLE = 1000
 
 
-def open_json_lines(file: Path) -> Table:
+def open_json_lines(file: Path, extent: tuple[int, int] | None = None) -> Table:
     """A table of a file of JSON lines, whose columns are the keys of its first objects.
+
+    Args:
+        file: the file.
+        extent: only the lines that begin within these bytes (:class:`LineRun`); None for all.
 
     Raises:
         DataError: one of them is no object.
@@ -33,7 +37,8 @@ def open_json_lines(file: Path) -> Table:
             values = [each.get(header[at]) for each in sample]
             # The first two are ids; of others there may be fractions later.
             kinds[header[at]] = _kind(file, header[at], values, is_id=order < 2)
-        for batch in _parse(file, {name: kind for name, kind in kinds.items() if kind is not None}):
+        readable = {name: kind for name, kind in kinds.items() if kind is not None}
+        for batch in _parse(file, readable, extent):
             # What has no type that could be read is missing throughout.
             columns = [
                 pyarrow.nulls(len(batch)) if kind is None else batch.column(name)
@@ -42,6 +47,8 @@ def open_json_lines(file: Path) -> Table:
             yield pyarrow.record_batch(columns, names=list(kinds))
 
     def place(row: int) -> str:
+        if extent is not None:
+            row += sum(1 for _ in _objects(file, LineRun(file, extent).start))
         number = next(itertools.islice(_objects(file), row, None), (0, None))[0]
         return f"{file}:{number}" if number else f"{file}: row {row}"
 
@@ -70,12 +77,14 @@ def _kind(file: Path, name: str, values: list[Any], is_id: bool) -> Any:
     raise DataError(f"{file}: {name} holds values of several or other types: {names}")
 
 
-def _parse(file: Path, kinds: dict[str, Any]) -> Iterator[Any]:
+def _parse(file: Path, kinds: dict[str, Any], extent: tuple[int, int] | None) -> Iterator[Any]:
     import pyarrow
     import pyarrow.json
 
     try:
-        with open_bytes(file) as stream:
+        with open_bytes(file) if extent is None else LineRun(file, extent) as stream:
+            if isinstance(stream, LineRun) and stream.left == 0:
+                return
             yield from pyarrow.json.open_json(
                 stream,
                 pyarrow.json.ReadOptions(block_size=BLOCK_BYTES),
@@ -109,9 +118,14 @@ def _explain(file: Path, kinds: dict[str, Any]) -> None:
                 ) from None
 
 
-def _objects(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The object of every line that is not blank, and the number of the line."""
-    with open_bytes(file) as stream:
+def _objects(file: Path, stop: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The object of every line that is not blank, and the number of the line.
+
+    Args:
+        file: the file.
+        stop: a byte; only lines that begin before it, or None for all.
+    """
+    with open_bytes(file) if stop is None else LineRun(file, (0, stop)) as stream:
         for number, line in enumerate(io.BufferedReader(stream), start=1):
             if not line.strip():
                 continue

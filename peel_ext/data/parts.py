@@ -14,6 +14,14 @@ from peel_ext.data.collector import IdCollector
 from peel_ext.data.columns import Columns, find_columns
 from peel_ext.data.ids import CodedStrings, Ids, read_ids
 from peel_ext.data.interactions import Interactions
+from peel_ext.data.ratings import drop_low
+from peel_ext.data.remarks import (
+    SOME_HAVE_TIMES,
+    dropped_remark,
+    failure_remark,
+    mixed_times,
+    text_remark,
+)
 from peel_ext.data.tables import Table
 from peel_ext.data.values import ValueReadingError, read_numbers, read_times, unify_text
 from peel_ext.errors import DataError
@@ -22,14 +30,32 @@ _Read = TypeVar("_Read")
 
 
 @dataclass
-class _Part:
-    """What is known of the interactions of one part, piece by piece."""
+class Part:
+    """The interactions of one part, piece by piece, without their ids.
 
+    Attributes:
+        name: name of its first table, empty before that.
+        length: interactions so far.
+        times: times of the interactions; None where not all have one.
+        have_times: whether tables so far have times.
+        are_dates: whether the times are of dates, None before the first.
+        first_time: tells where the first time stands, with its column.
+        failure: why times are not used, where one could not be read.
+        weights: weights of the interactions.
+        counts: whether each is rated so much or more that it counts.
+        remarks: on columns that are not used.
+    """
+
+    name: str = ""
     length: int = 0
-    times: list[NDArray[np.float64]] | None = field(default_factory=list)  # None: not for all
-    have_times: set[bool] = field(default_factory=set)  # of the tables so far
+    times: list[NDArray[np.float64]] | None = field(default_factory=list)
+    have_times: set[bool] = field(default_factory=set)
+    are_dates: bool | None = None
+    first_time: Callable[[], str] | None = None
+    failure: str | None = None
     weights: list[NDArray[np.float64]] = field(default_factory=list)
-    counts: list[NDArray[np.bool_]] = field(default_factory=list)  # rated so much or more
+    counts: list[NDArray[np.bool_]] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
 
 class PartReader:
@@ -38,22 +64,30 @@ class PartReader:
     Args:
         reading: how.
         on_remark: told what is not used.
+        is_alone: whether no other process reads a share of the same parts. Where some do, it is for
+            them to compare whether the times of all are dates.
+
+    Attributes:
+        users: ids of users so far.
+        items: ids of items so far.
+        parts: what else was read, by the name of the part.
+        columns: names of the columns read, of every table so far.
+        num_dropped: rows left out for want of an id, so far.
     """
 
-    def __init__(self, reading: ReadingConfig, on_remark: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        reading: ReadingConfig,
+        on_remark: Callable[[str], None],
+        is_alone: bool = True,
+    ) -> None:
+        self._is_alone = is_alone
         self._reading = reading
         self._on_remark = on_remark
-        self._users, self._items = IdCollector(), IdCollector()
-        self._parts: dict[str, _Part] = {}
-        self._first: dict[str, str] = {}  # table of each part, by name
-        self._are_dates: set[bool] = set()  # of the times so far
-        self._num_dropped = 0
-        self._columns: list[str] = []
-
-    @property
-    def columns(self) -> str:
-        """Names of the columns read, of every table that has others than those before."""
-        return "; ".join(dict.fromkeys(self._columns))
+        self.users, self.items = IdCollector(), IdCollector()
+        self.parts: dict[str, Part] = {}
+        self.columns: list[str] = []
+        self.num_dropped = 0
 
     def read(self, name: str, tables: Iterable[Table]) -> None:
         """Reads the tables of a part.
@@ -61,9 +95,19 @@ class PartReader:
         Raises:
             DataError: one cannot be read or used, or all are empty.
         """
-        part = self._parts[name] = _Part()
+        part = self.read_some(name, tables)
+        if part.length == 0:
+            raise DataError(f"{part.name}: no interactions")
+
+    def read_some(self, name: str, tables: Iterable[Table]) -> Part:
+        """The same where there may be none.
+
+        Raises:
+            DataError: one cannot be read or used.
+        """
+        part = self.parts[name] = Part()
         for table in tables:
-            self._first.setdefault(name, table.name)
+            part.name = part.name or table.name
             try:
                 self._read_table(part, table)
             except OSError as error:
@@ -72,62 +116,44 @@ class PartReader:
                 ) from error
             except DataError as error:
                 raise _named(error, table.name) from None
-        if part.length == 0:
-            raise DataError(f"{self._first[name]}: no interactions")
+        return part
 
     def finish(self) -> dict[str, Interactions]:
         """The parts by name, and ``"below"`` where some are rated below what counts; once only."""
-        if self._num_dropped:
-            self._on_remark(f"{self._num_dropped:,} rows with a missing id are left out")
-        user_map, user_rows = self._users.finish()
-        item_map, item_rows = self._items.finish()
-        for what, collector in (("users", self._users), ("items", self._items)):
+        if self.num_dropped:
+            self._on_remark(dropped_remark(self.num_dropped))
+        user_map, user_rows = self.users.finish()
+        item_map, item_rows = self.items.finish()
+        for what, collector in (("users", self.users), ("items", self.items)):
             if collector.odd is not None:
-                self._on_remark(f"ids of {what} are text: {collector.odd!r} is, most are integers")
+                self._on_remark(text_remark(what, collector.odd))
         made: dict[str, Interactions] = {}
         start = 0
-        for name, part in self._parts.items():
+        for name, part in self.parts.items():
             own = slice(start, start + part.length)
             start += part.length
-            times = _join(part.times) if part.times else None
-            weights = _join(part.weights) if part.weights else None
+            times = join_pieces(part.times) if part.times else None
+            weights = join_pieces(part.weights) if part.weights else None
             made[name] = Interactions(
                 user_rows[own], item_rows[own], times, user_map, item_map, weights
             )
-        return made if self._reading.min_rating is None else self._without_low(made)
+        if self._reading.min_rating is None:
+            return made
+        counts = {name: np.concatenate(part.counts) for name, part in self.parts.items()}
+        first = {name: part.name for name, part in self.parts.items()}
+        return drop_low(made, counts, first, self._reading.min_rating, self._on_remark)
 
-    def _without_low(self, made: dict[str, Interactions]) -> dict[str, Interactions]:
-        """The parts without what is rated too low, which becomes a part of its own."""
-        counts = {name: np.concatenate(part.counts) for name, part in self._parts.items()}
-        kept = {name: whole.select(counts[name]) for name, whole in made.items()}
-        below = Interactions.joined([whole.select(~counts[name]) for name, whole in made.items()])
-        for name, part in kept.items():
-            if len(part) == 0:
-                raise DataError(
-                    f"{self._first[name]}: no interaction is rated {self._reading.min_rating:g} or more"
-                )
-        self._on_remark(
-            f"{len(below):,} of {sum(map(len, counts.values())):,} interactions are rated below "
-            f"{self._reading.min_rating:g}: not trained on, and not recommended"
-        )
-        users, items = (
-            np.unique(np.concatenate([each(part) for part in kept.values()]))
-            for each in (Interactions.users_with_any, Interactions.items_with_any)
-        )
-        return {
-            name: part.restrict(users, items) for name, part in {**kept, "below": below}.items()
-        }
-
-    def _read_table(self, part: _Part, table: Table) -> None:
+    def _read_table(self, part: Part, table: Table) -> None:
         columns = find_columns(table.name, table.header, self._reading)
         for remark in columns.remarks():
+            part.remarks.append(remark)
             self._on_remark(remark)
         part.have_times.add(columns.timestamp is not None)
         if part.have_times == {True, False}:
-            self._on_remark("times are not used: only some of the files have them")
+            self._on_remark(SOME_HAVE_TIMES)
         if columns.timestamp is None:
             part.times = None
-        self._columns.append("|".join(table.header[at] for at in columns.read))
+        self.columns.append("|".join(table.header[at] for at in columns.read))
         start = 0
         for batch in table.batches(columns.read):
             try:
@@ -137,7 +163,7 @@ class PartReader:
             start += len(batch)
 
     def _read_batch(
-        self, part: _Part, table: Table, columns: Columns, batch: Any, start: int
+        self, part: Part, table: Table, columns: Columns, batch: Any, start: int
     ) -> None:
         values = dict(zip(columns.read, map(unify_text, batch.columns), strict=True))
         keep = np.ones(len(batch), dtype=bool)
@@ -147,18 +173,18 @@ class PartReader:
             ids.append(found)
             keep &= ~missing
         whole = bool(keep.all())
-        self._num_dropped += 0 if whole else int((~keep).sum())
+        self.num_dropped += 0 if whole else int((~keep).sum())
         # Rows that are dropped may hold anything in other columns.
         chosen = {at: column if whole else column.filter(keep) for at, column in values.items()}
         try:
-            times = self._read_times(part, table, columns, chosen, keep)
+            times = self._read_times(part, table, columns, chosen, keep, start)
         except ValueReadingError as error:
             if self._reading.timestamp_column is not None:
                 raise
-            place = table.place(start + error.row)
-            self._on_remark(f"{place}: {error.message}; times are not used")
+            part.failure = f"{table.place(start + error.row)}: {error.message}"
+            self._on_remark(failure_remark(part.failure))
             times = part.times = None
-        for collector, found in zip((self._users, self._items), ids, strict=True):
+        for collector, found in zip((self.users, self.items), ids, strict=True):
             selected = found if whole else _select(found, keep)
             if isinstance(selected, CodedStrings):
                 collector.add_strings(selected)
@@ -192,23 +218,25 @@ class PartReader:
 
     def _read_times(
         self,
-        part: _Part,
+        part: Part,
         table: Table,
         columns: Columns,
         values: dict[int, Any],
         keep: NDArray[np.bool_],
+        start: int,
     ) -> NDArray[np.float64] | None:
         at = columns.timestamp
         if at is None or part.times is None:
             return None
         times, are_dates = _named_column(table, at, keep, lambda: read_times(values[at]))
         if len(times):
-            self._are_dates.add(are_dates)
-        if len(self._are_dates) > 1:
-            self._are_dates.discard(are_dates)
-            raise ValueReadingError(
-                0, f"column {table.header[at]}: some times are dates and some are numbers"
-            )
+            others = self.parts.values() if self._is_alone else [part]
+            if not {each.are_dates for each in others} <= {None, are_dates}:
+                raise ValueReadingError(0, mixed_times(table.header[at]))
+            if part.are_dates is None:
+                part.are_dates = are_dates
+                name = table.header[at]
+                part.first_time = lambda: f"{table.place(start)}: {mixed_times(name)}"
         return times
 
 
@@ -254,7 +282,7 @@ def _named_column(
         raise ValueReadingError(row, f"column {table.header[at]}: {error.message}") from None
 
 
-def _join(pieces: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+def join_pieces(pieces: list[NDArray[np.float64]]) -> NDArray[np.float64]:
     """All pieces in order; takes them apart, so that no two copies are ever whole."""
     joined = np.empty(sum(map(len, pieces)))
     start = 0

@@ -23,6 +23,7 @@ from peel_ext.data.json_files import open_json_lines
 from peel_ext.data.overlap import check_overlap
 from peel_ext.data.parquet_files import open_parquet
 from peel_ext.data.parts import PartReader
+from peel_ext.data.remarks import once
 from peel_ext.data.tables import Table, add_columns
 from peel_ext.errors import DataError, DataWarning
 
@@ -104,33 +105,21 @@ def read_split(
         return GivenParts(data)
     if isinstance(data, str) and data == STANDARD_INPUT:
         return _read_standard_input(reading, on_remark)
-    reader = PartReader(reading, _once(on_remark))
+    reader = PartReader(reading, once(on_remark))
     if is_frame(data):
         if reading.separator is not None or not reading.header or reading.format is not None:
             raise ValueError("separator, header and format are of files, not of a frame")
         reader.read("train", [open_frame(data)])
     else:
-        places = _places(data)
-        for name, files in _find(places, reading, on_remark).items():
+        places = data_places(data)
+        for name, files in find_parts(places, reading, on_remark).items():
             if files:
                 reader.read(name, _open_all(files, places, reading))
     parts = reader.finish()
     for name in ("test", "validation"):
         if name in parts:
             check_overlap(parts["train"], parts[name], name, on_remark)
-    return GivenParts(**parts, columns=reader.columns)
-
-
-def _once(on_remark: Remark) -> Remark:
-    """The same, for remarks that have not been told yet: parts of a table have much in common."""
-    told: set[str] = set()
-
-    def tell(remark: str) -> None:
-        if remark not in told:
-            told.add(remark)
-            on_remark(remark)
-
-    return tell
+    return GivenParts(**parts, columns="; ".join(dict.fromkeys(reader.columns)))
 
 
 def _read_standard_input(reading: ReadingConfig, on_remark: Remark) -> GivenParts:
@@ -149,7 +138,12 @@ def _read_standard_input(reading: ReadingConfig, on_remark: Remark) -> GivenPart
             raise DataError(str(error).replace(place, "")) from None
 
 
-def _places(data: Any) -> list[Path]:
+def data_places(data: Any) -> list[Path]:
+    """The paths of data: one, or several in a list.
+
+    Raises:
+        TypeError: data of another kind.
+    """
     several = isinstance(data, Sequence) and not isinstance(data, str | bytes)
     paths = list(data) if several else [data]
     if not paths or not all(isinstance(path, str | os.PathLike) for path in paths):
@@ -160,8 +154,14 @@ def _places(data: Any) -> list[Path]:
     return [Path(path) for path in paths]
 
 
-def _find(places: list[Path], reading: ReadingConfig, on_remark: Remark) -> dict[str, list[Path]]:
-    """The files of every part."""
+def find_parts(
+    places: list[Path], reading: ReadingConfig, on_remark: Remark
+) -> dict[str, list[Path]]:
+    """The files of every part, by its name; there may be none.
+
+    Raises:
+        DataError: a place cannot be read, or there is no clear choice of files.
+    """
     try:
         found = [find_files(place, reading) for place in places]
     except OSError as error:
@@ -181,8 +181,19 @@ def _open_all(files: list[Path], places: list[Path], reading: ReadingConfig) -> 
         yield open_table(file, places, reading)
 
 
-def open_table(file: Path, places: list[Path], reading: ReadingConfig) -> Table:
+def open_table(
+    file: Path,
+    places: list[Path],
+    reading: ReadingConfig,
+    extent: tuple[int, int] | None = None,
+) -> Table:
     """The table of a file, beneath one of some folders that may name columns.
+
+    Args:
+        file: the file.
+        places: folders, or the file itself.
+        reading: how it is read.
+        extent: only some of it (:class:`peel_ext.data.table_shares.Share`), or None for all.
 
     Raises:
         DataError: of no format known, or not of its format.
@@ -200,13 +211,13 @@ def open_table(file: Path, places: list[Path], reading: ReadingConfig) -> Table:
         )
     try:
         if kind == "parquet":
-            table = open_parquet(file)
+            table = open_parquet(file, None if extent is None else range(*extent))
         elif kind == "jsonl":
-            table = open_json_lines(file)
+            table = open_json_lines(file, extent)
         elif kind == "lightgcn":
             table = open_adjacency(file, reading.encoding)
         else:
-            table = open_delimited(file, kind, reading)
+            table = open_delimited(file, kind, reading, extent)
     except FileNotFoundError:
         raise DataError(f"{file}: no such file") from None
     except OSError as error:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from peel_ext.config import SplitConfig
 from peel_ext.data.interactions import Interactions
+from peel_ext.data.overview import WHOLE, Overview
 from peel_ext.errors import DataError
 
 
 def split_random(
-    interactions: Interactions, *, test_share: float, seed: int
+    interactions: Interactions, *, test_share: float, seed: int, overview: Overview = WHOLE
 ) -> tuple[Interactions, Interactions]:
     """Splits each user's distinct items at random.
 
@@ -23,7 +25,8 @@ def split_random(
     Args:
         interactions: what to split; repeated pairs count once.
         test_share: share of each user's items, in (0, 1).
-        seed: of the draw.
+        seed: seeds the draw.
+        overview: overview of all interactions, where other processes have users, too.
 
     Returns:
         The training and the test interactions.
@@ -33,7 +36,7 @@ def split_random(
     """
     _check_share("test_share", test_share)
     distinct = interactions.deduplicated()
-    draw = np.random.default_rng(seed).random(len(distinct), dtype=np.float32)
+    draw = overview.draw(distinct, seed, np.float32)
     return _split_first(distinct, np.lexsort((draw, distinct.user_rows)), test_share)
 
 
@@ -57,13 +60,14 @@ def split_last(
 
 
 def split_time(
-    interactions: Interactions, *, test_share: float
+    interactions: Interactions, *, test_share: float, overview: Overview = WHOLE
 ) -> tuple[Interactions, Interactions]:
     """Splits at one moment for everybody: the latest interactions, equal times on the same side.
 
     Args:
         interactions: what to split; of repeated pairs the first in the data counts.
-        test_share: of all interactions, in (0, 1).
+        test_share: share of all interactions, in (0, 1).
+        overview: overview of all interactions, where other processes have users, too.
 
     Raises:
         DataError: interactions without timestamps, or all at one time.
@@ -72,24 +76,30 @@ def split_time(
     _check_share("test_share", test_share)
     distinct = interactions.deduplicated()
     times = _timestamps(distinct)
-    if len(times) == 0:
+    if overview.total(len(times)) == 0:
         return distinct, distinct
-    cut = np.quantile(times, 1 - test_share, method="higher")
+    cut = overview.value_at_rank(times, 1 - test_share)
     late = times >= cut
-    if late.all():  # a cut inside the first moment: all of it stays to train on
-        late = times > cut
-    if not late.any():
+    if overview.total(int((~late).sum())) == 0:
+        late = times > cut  # a cut inside the first moment: all of it stays to train on
+    if overview.total(int(late.sum())) == 0:
         raise DataError("interactions cannot be split by time: all have the same timestamp")
     return distinct.select(~late), distinct.select(late)
 
 
 def split_users(
-    interactions: Interactions, *, share: float, seed: int
+    interactions: Interactions, *, share: float, seed: int, overview: Overview = WHOLE
 ) -> tuple[Interactions, Interactions]:
     """Splits by user, at random: those to train on, and a share of the users held out.
 
     Only users with interactions are drawn from; ``round(share * users)`` are held out, at least one
     and never all.
+
+    Args:
+        interactions: what to split.
+        share: share of the users, in (0, 1).
+        seed: seeds the draw.
+        overview: overview of all interactions, where other processes have users, too.
 
     Raises:
         DataError: fewer than two users with interactions.
@@ -97,11 +107,12 @@ def split_users(
     """
     _check_share("share", share)
     users = interactions.users_with_any()
-    if len(users) < 2:
-        raise DataError(f"users cannot be held out of {len(users)}: expected at least 2 users")
-    count = min(max(1, round(share * len(users))), len(users) - 1)
+    num_users = overview.total(len(users))
+    if num_users < 2:
+        raise DataError(f"users cannot be held out of {num_users}: expected at least 2 users")
+    count = min(max(1, round(share * num_users)), num_users - 1)
     held_out = np.zeros(interactions.num_users, dtype=bool)
-    held_out[np.random.default_rng(seed).choice(users, count, replace=False)] = True
+    held_out[overview.choose_users(users, count, seed)] = True
     new = held_out[interactions.user_rows]
     return interactions.select(~new), interactions.select(new)
 
@@ -117,23 +128,27 @@ def core_rows(interactions: Interactions, k: int) -> tuple[NDArray[np.int64], ND
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
-    left = interactions.deduplicated()
-    users, items = left.user_rows, left.item_rows
+    left = _core(interactions.deduplicated(), k, WHOLE)
+    return left.users_with_any(), left.items_with_any()
+
+
+def _core(distinct: Interactions, k: int, overview: Overview) -> Interactions:
+    """The interactions of the k-core, without their times and the like."""
+    left = replace(distinct, timestamps=None, weights=None, positions=None)
     while True:
-        of_user = np.bincount(users, minlength=left.num_users)
-        of_item = np.bincount(items, minlength=left.num_items)
-        stay = (of_user[users] >= k) & (of_item[items] >= k)
-        if stay.all():
-            return np.flatnonzero(of_user), np.flatnonzero(of_item)
-        users, items = users[stay], items[stay]
+        of_user = np.bincount(left.user_rows, minlength=left.num_users)
+        stay = (of_user[left.user_rows] >= k) & (overview.count_items(left) >= k)
+        if overview.total(int((~stay).sum())) == 0:
+            return left
+        left = left.select(stay)
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """What a run trains on and is measured on; all parts share the map of items.
+    """The parts that a run trains on and is measured on; all parts share the map of items.
 
     Attributes:
-        train: of the known users; its map of users holds those with training interactions.
+        train: interactions of the known users; its map of users holds those with training interactions.
         target: what known users are to be shown; same maps.
         others: what known users had beyond both, which is neither trained on nor recommended; same
             maps.
@@ -166,6 +181,7 @@ def split_interactions(
     *,
     validation: Interactions | None = None,
     others: Interactions | None = None,
+    overview: Overview = WHOLE,
 ) -> Split:
     """Carves the parts of a run.
 
@@ -179,6 +195,8 @@ def split_interactions(
         config: how.
         validation: those of the validation part with the same maps, or None.
         others: what users had that is not trained on, with the same maps, or None.
+        overview: overview of all interactions, where other processes have users, too: then the parts are
+            those of this process's users.
 
     Raises:
         DataError: nothing is left to train on, or a split by time without timestamps.
@@ -189,29 +207,32 @@ def split_interactions(
         given = [part for part in (interactions, validation, test) if part is not None]
         interactions, validation, test = Interactions.joined(given), None, none
     train = interactions.deduplicated()
-    num_merged = len(interactions) - len(train)
+    num_merged = overview.total(len(interactions) - len(train))
     if config.k_core:
-        kept = core_rows(train, config.k_core)
-        train, others = train.restrict(*kept), others.restrict(*kept)
-        test = None if test is None else test.restrict(*kept)
-        validation = None if validation is None else validation.restrict(*kept)
-    parts = _take_targets(train, test, validation, config)
-    if len(parts.train) == 0:
+        given = [part for part in (train, others, test, validation) if part is not None]
+        left = iter(overview.restrict(given, [_core(train, config.k_core, overview)]))
+        train, others = next(left), next(left)
+        test = None if test is None else next(left)
+        validation = None if validation is None else next(left)
+    parts = _take_targets(train, test, validation, config, overview)
+    if overview.total(len(parts.train)) == 0:
         core = f" in the {config.k_core}-core" if config.k_core else ""
         raise DataError(f"no interactions to train on{core}")
     known, fresh = parts.train.users_with_any(), parts.new.users_with_any()
     target, history_target = parts.target.restrict(known), parts.target.restrict(fresh)
     train = parts.train.restrict(known)
-    beyond = [each.restrict(known) for each in (others, *parts.others) if len(each)]
+    beyond = [each.restrict(known) for each in (others, *parts.others) if overview.total(len(each))]
     return Split(
         train=train,
         target=target,
         others=_without(beyond, [train, target]),
         validation=None if parts.validation is None else parts.validation.restrict(known),
-        history=_in_order(parts.new.restrict(fresh), config.seed),
+        history=_in_order(parts.new.restrict(fresh), config.seed, overview),
         history_target=history_target,
         method=parts.method,
-        num_left_out=len(parts.target) - len(target) - len(history_target) + parts.num_repeated,
+        num_left_out=overview.total(
+            len(parts.target) - len(target) - len(history_target) + parts.num_repeated
+        ),
         num_merged=num_merged,
     )
 
@@ -234,6 +255,7 @@ def _take_targets(
     test: Interactions | None,
     validation: Interactions | None,
     config: SplitConfig,
+    overview: Overview,
 ) -> _Targets:
     is_test = config.target == "test"
     target = test if is_test else validation
@@ -243,7 +265,7 @@ def _take_targets(
     others = [part for part in (test, validation) if part is not None and part is not target]
     num_repeated = 0
     if test is None:
-        train, test = carve(train, config.method, config.test_share, config.seed)
+        train, test = carve(train, config.method, config.test_share, config.seed, overview)
         if is_test:
             target = test
         else:
@@ -254,15 +276,21 @@ def _take_targets(
         num_repeated -= len(target)
     new = train.select(np.zeros(len(train), dtype=bool))
     if config.new_user_share > 0:
-        train, new = split_users(train, share=config.new_user_share, seed=config.seed)
+        train, new = split_users(
+            train, share=config.new_user_share, seed=config.seed, overview=overview
+        )
     if target is None:
-        train, target = carve(train, config.method, config.validation_share, config.seed + 1)
+        train, target = carve(
+            train, config.method, config.validation_share, config.seed + 1, overview
+        )
     if not is_test and config.new_user_share > 0:
-        train, new = split_users(train, share=config.new_user_share, seed=config.seed + 1)
+        train, new = split_users(
+            train, share=config.new_user_share, seed=config.seed + 1, overview=overview
+        )
     kept = None
     if is_test and validation is not None:  # what is measured on must not be chosen by
         kept = validation.without(train).without(target)
-        kept = kept if len(kept) else None
+        kept = kept if overview.total(len(kept)) else None
     return _Targets(train, target, new, kept, others, method, num_repeated)
 
 
@@ -277,7 +305,7 @@ def _without(parts: list[Interactions], seen: list[Interactions]) -> Interaction
 
 
 def carve(
-    interactions: Interactions, method: str, share: float, seed: int
+    interactions: Interactions, method: str, share: float, seed: int, overview: Overview = WHOLE
 ) -> tuple[Interactions, Interactions]:
     """Splits by a method of :class:`peel_ext.config.SplitConfig`: what is left, and what is carved off.
 
@@ -288,8 +316,8 @@ def carve(
     if method == "last":
         return split_last(interactions, test_share=share)
     if method == "time":
-        return split_time(interactions, test_share=share)
-    return split_random(interactions, test_share=share, seed=seed)
+        return split_time(interactions, test_share=share, overview=overview)
+    return split_random(interactions, test_share=share, seed=seed, overview=overview)
 
 
 def _check_share(name: str, share: float) -> None:
@@ -321,9 +349,9 @@ def _split_first(
     return distinct.select(~in_test), distinct.select(in_test)
 
 
-def _in_order(interactions: Interactions, seed: int) -> Interactions:
+def _in_order(interactions: Interactions, seed: int, overview: Overview) -> Interactions:
     """By user, and within one by time, or at random without timestamps."""
-    times = interactions.timestamps
+    times: NDArray[np.floating[Any]] | None = interactions.timestamps
     if times is None:
-        times = np.random.default_rng(seed).random(len(interactions))
+        times = overview.draw(interactions, seed, np.float64)
     return interactions.select(np.lexsort((times, interactions.user_rows)))

@@ -53,7 +53,7 @@ class SyntheticConfig:
         num_tastes: every item belongs to a few of them; a user likes a few.
         drift: how far popularity and tastes move over the whole time, from 0 (they stand still) to
             1 (an item has its day and is forgotten, a user likes something else at the end).
-        seed: of everything.
+        seed: seeds all draws.
 
     Raises:
         ValueError: a number outside its range.

@@ -1,7 +1,8 @@
-"""What every format of interactions becomes before it is read: record batches of named columns."""
+"""Tables, which every format of interactions becomes: record batches of named columns."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,12 +75,56 @@ def require_pyarrow() -> Any:
     return pyarrow
 
 
-def row_place(name: str) -> Callable[[int], str]:
-    """Places of a table whose rows have no lines."""
-    return lambda row: f"{name}: row {row}"
+def row_place(name: str, num_before: int = 0) -> Callable[[int], str]:
+    """Places of a table whose rows have no lines, after so many rows that are not read."""
+    return lambda row: f"{name}: row {num_before + row}"
 
 
 def open_bytes(file: Path) -> Any:
     """A binary stream of a file, decompressed where its last suffix says so."""
     pyarrow = require_pyarrow()
     return pyarrow.input_stream(file, compression=COMPRESSIONS.get(file.suffix.lower()))
+
+
+class LineRun(io.RawIOBase):
+    """The lines of a file that begin within some of its bytes, as a stream of their own.
+
+    Args:
+        file: the file, not compressed.
+        extent: the bytes, from a first one to before a last one.
+        begin: where the first line begins that may be in any run; what stands before is in the one
+            that begins at byte 0.
+    """
+
+    def __init__(self, file: Path, extent: tuple[int, int], begin: int = 0) -> None:
+        self._stream = file.open("rb")
+        first, last = (self._next_line(at) for at in extent)
+        #: Where the first line begins.
+        self.start = max(first, begin) if extent[0] else 0
+        #: Bytes that are yet to be read.
+        self.left = max(0, max(last, begin) - self.start)
+        self._stream.seek(self.start)
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fills a buffer as far as there are bytes."""
+        view = memoryview(buffer)[: self.left]
+        count = self._stream.readinto(view)
+        self.left -= count
+        return count
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._stream.close()
+        super().close()
+
+    def _next_line(self, at: int) -> int:
+        """Where the first line begins at some byte or after it."""
+        if at == 0:
+            return 0
+        self._stream.seek(at - 1)
+        self._stream.readline()
+        return self._stream.tell()

@@ -1,4 +1,4 @@
-"""What a column of a table holds beside ids: times and numbers."""
+"""Values of a column beside ids: times and numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class ValueReadingError(Exception):
     """A value that cannot be read.
 
     Attributes:
-        row: of the batch.
+        row: the row of the batch.
         message: what is wrong with it.
     """
 

@@ -1,4 +1,4 @@
-"""What runs on the device: NumPy and the native core, no torch."""
+"""The side of the device: NumPy and the native core, no torch."""
 
 from peel_ext.device.embedding import PersonalizedElasticEmbedding
 from peel_ext.device.fold_in import (

@@ -45,7 +45,7 @@ def aligned(buffer: Buffer) -> NDArray[np.uint8]:
 
 
 def is_buffer(file: object) -> TypeGuard[Buffer]:
-    """Whether an object has the buffer protocol: bytes, a bytearray, a mapped file, an array."""
+    """True if an object has the buffer protocol: bytes, a bytearray, a mapped file, an array."""
     try:
         memoryview(file)  # type: ignore[arg-type] # which is the question
     except (TypeError, ValueError, BufferError):

@@ -31,7 +31,7 @@ _OWN_HEADERS = ("range", "accept-encoding", "host")
 
 
 def is_url(file: object) -> bool:
-    """Whether this is the URL of a server, not a path: its scheme in any letters."""
+    """True for the URL of a server, not a path: its scheme in any letters."""
     return isinstance(file, str) and file.lower().startswith(("http://", "https://"))
 
 
@@ -83,10 +83,10 @@ class HttpSource:
     times, with a wait between. Redirections are followed, to another server without the headers.
 
     Args:
-        url: of the file; a user and a password in it are sent as basic authentication.
+        url: URL of the file; a user and a password in it are sent as basic authentication.
         headers: to send with every request.
         timeout: seconds without an answer after which a request fails; None: 30.
-        first_bytes: of the file, to ask for at once, and to keep.
+        first_bytes: bytes of the file to ask for at once, and to keep.
 
     Raises:
         SourceError: the URL is malformed, the server cannot be reached, has no such file, answers no

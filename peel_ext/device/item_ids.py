@@ -37,7 +37,7 @@ class ItemIds:
     Where ids do not ascend, the first that is not found so makes an index of all, in a temporary file.
 
     Args:
-        count: of ids.
+        count: number of ids.
         integers: whether they are integers, not text.
         read: gives bytes of the section's payload, which :func:`open_item_ids` has checked.
     """
@@ -53,7 +53,7 @@ class ItemIds:
 
     @property
     def holds_integers(self) -> bool:
-        """Whether ids are integers, not text."""
+        """True if ids are integers, not text."""
         return self._integers
 
     def to_ids(self, rows: ArrayLike) -> list[int | str]:

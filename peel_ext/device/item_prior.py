@@ -41,7 +41,7 @@ def join_prior(tastes: NDArray[np.float32], along: NDArray[np.float32]) -> NDArr
 
 
 def part_tastes(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What is left of vectors [..., dim] without their component along the axis of the prior."""
+    """Vectors [..., dim] without their component along the axis of the prior."""
     return vectors - vectors.mean(axis=-1, keepdims=True)
 
 

@@ -179,7 +179,7 @@ class DeviceRecommender:
 
     @property
     def rotated(self) -> bool:
-        """Whether the file says that its rows are rotated; files of before this was said do not."""
+        """True if the file says that its rows are rotated; files of before this was said do not."""
         return self._file.rotated
 
     def resize(self, budget_bytes: int | None) -> None:
@@ -345,7 +345,7 @@ class DeviceRecommender:
         return _bridge.score_items(pee, vector, self._rows("ids", ids))
 
     def mean_score(self, user: ArrayLike, *, rotated: bool | None = None) -> float:
-        """What every score is less than the inner product of a vector and what the table is of.
+        """The constant by which every score is less than an inner product with the vectors of the table.
 
         The mean is subtracted from the rows of a table of vectors
         (:meth:`peel_ext.nn.ElasticEmbedding.from_vectors`): the order of the rows is the same, and a

@@ -71,7 +71,7 @@ def check_indices(indices: ArrayLike, num_rows: int) -> NDArray[np.int64]:
 
 
 def check_count(n: int) -> int:
-    """How many rows to return, from 1 to 2^31 - 1; ValueError for anything else."""
+    """Checks a number of rows to return, from 1 to 2^31 - 1; ValueError for anything else."""
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or not 1 <= n < 1 << 31:
         raise ValueError(f"n must be an integer from 1 to 2147483647, got {n!r}")
     return int(n)

@@ -1,4 +1,4 @@
-"""Where a device reads a ``.peel`` file from, when that is neither a path nor memory."""
+"""Sources of a ``.peel`` file that are neither a path nor memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from peel_ext.format.layout import HEADER_BYTES
 
 
 def describe(file: object) -> str:
-    """What a message says of a source: not all of its bytes."""
+    """The name of a source in a message: not all of its bytes."""
     short = reprlib.Repr()
     short.maxother = short.maxstring = 100
     return short.repr(file)
@@ -104,8 +104,8 @@ class CachedSource:
     source at a time.
 
     Args:
-        source: of the file.
-        path: of the cache. What is there of another ``.peel`` file is replaced.
+        source: the source of the file.
+        path: the cache. What is there of another ``.peel`` file is replaced.
 
     Raises:
         FormatError: the server's is no ``.peel`` file.

@@ -1,4 +1,4 @@
-"""Of every rival family the variant that does best on some users, measured on all of them."""
+"""The variant of every rival family that does best on some users, measured on all of them."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from peel_ext.train.population import Population
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What was measured.
+    """The measurements of a run under one protocol.
 
     Attributes:
         protocol: ``"known"``, ``"new"``, ``"offline"`` or ``"time"``.
@@ -36,7 +36,7 @@ class Evaluation:
         others: other uses of the same embeddings: in the new-users protocol with vectors folded in
             on the device, in the offline protocol with the vector of the download; and in both,
             where asked for, tables made for each user alone.
-        rivals: of every family of rivals, under every budget it can serve, one variant, measured on
+        rivals: one variant of every family of rivals under every budget it can serve, measured on
             all users like everything else: of the two best for the choosers the better one.
         num_choosers: users who chose the two best variants, 0 without rivals. They are some of those
             measured, drawn with a fixed seed (:func:`peel_ext.evaluation.choice.draw_choosers`).
@@ -208,7 +208,16 @@ def _blended_curve(
 def rival_inputs(
     run: TrainedRun, device: str = "cpu"
 ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
-    """What :func:`peel_ext.evaluation.rivals.build_rivals` asks for."""
+    """The arguments of :func:`peel_ext.evaluation.rivals.build_rivals`, made from a run.
+
+    Args:
+        run: a trained run.
+        device: where to rank.
+
+    Returns:
+        item rows float32 [num_items, dim]; interactions of each group's users with each item, and
+        exposure, both float64 [num_groups, num_items].
+    """
     items = run.embedding.weight.detach().numpy()
     num_groups, num_items = len(run.centroids), len(items)
     popularity = count_popularity(run.train, run.user_group, num_groups, num_items)

@@ -14,9 +14,9 @@ class Measurement:
 
     Attributes:
         method: a Personalized Elastic Embedding, the full table, or the family of a rival.
-        variant: of a rival, its options.
+        variant: the options of a rival.
         budget_bytes: None for the full float32 table.
-        max_bytes: of the largest table a user of the audience holds, everything counted.
+        max_bytes: bytes of the largest table a user of the audience holds, everything counted.
         mean_rows: rows held, averaged over users.
         users: the metrics of every user with targets.
         per_group: whether each user group has a table of its own.
@@ -40,7 +40,7 @@ class Measurement:
         variant: str = "",
         per_group: bool = True,
     ) -> Measurement:
-        """What the lists of a whole audience are worth."""
+        """Measures the lists of a whole audience."""
         users = measure_users(lists.indices, audience.targets.indptr, audience.targets.items)
         return cls(method, variant, budget, lists.max_bytes, lists.mean_rows, users, per_group)
 

@@ -1,4 +1,4 @@
-"""Who is ranked for with what under each protocol of a trained run."""
+"""The plan of each protocol of a trained run: who is ranked for, and with what."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ Ship = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Who is ranked for with what.
+    """A plan: who is ranked for, and with what.
 
     Attributes:
-        ceiling_name: of the method that is the ceiling.
+        ceiling_name: name of the method that is the ceiling.
         ceiling: ranked for with the full table.
         floor: the same, where the protocol has a floor.
         device: ranked for with what a device holds.

@@ -1,4 +1,4 @@
-"""Whom a protocol recommends to: known users, new users, and new users who go on without a network.
+"""The users of each protocol: known users, new users, and new users who go on without a network.
 
 All of them rank every item a user has not had yet. They take arrays and functions, not a run.
 """
@@ -19,7 +19,7 @@ from peel_ext.evaluation.ranking import Audience, held_lists, rank
 
 
 class FoldHistories(Protocol):
-    """What makes vectors of histories: :func:`peel_ext.device.fold_in.fold_in_users` with settings."""
+    """A function that folds histories in: :func:`peel_ext.device.fold_in.fold_in_users` with settings."""
 
     def __call__(
         self,
@@ -120,7 +120,7 @@ def offline_users(
 
     Args:
         items: float32 [num_items, dim], the full table.
-        histories: of each user, in the order of time.
+        histories: items of each user, in the order of time.
         targets: items to find.
         fold_in: makes vectors of histories.
         assign_groups: says to which group a vector belongs.

@@ -64,7 +64,7 @@ class RankedLists:
 
     Attributes:
         indices: int64 [num_users, n], best first, -1 for none.
-        max_bytes: of the largest table held by a user of the audience, everything counted.
+        max_bytes: bytes of the largest table held by a user of the audience, everything counted.
         mean_rows: rows held, averaged over the users who got a list.
     """
 
@@ -94,7 +94,7 @@ def rank_elastic(
     Only rows held are candidates. Groups without users are not generated.
 
     Args:
-        audiences: of the same users in the same groups; what is generated serves all.
+        audiences: those of the same users in the same groups; what is generated serves all.
         embedding: the item table.
         budgets: bytes, of each group; at least one.
         n: items returned.
@@ -132,7 +132,7 @@ def rank_blended(
     """Lists of each user from a Personalized Elastic Embedding of its own: a blend of groups.
 
     Args:
-        audiences: of the same users; what is generated serves all.
+        audiences: those of the same users; what is generated serves all.
         embedding: the item table.
         blend: makes embeddings of some users.
         budgets: bytes, of each user; at least one.
@@ -211,7 +211,7 @@ def rank_rival(
     Args:
         audience: whom to recommend to.
         rival: what holds rows.
-        budget_bytes: of each user.
+        budget_bytes: budget of each user.
         n: items returned.
         users: int64 [m], the positions of those who get a list, ascending; the others get none.
         device: where to rank.
@@ -236,7 +236,7 @@ def rank_rival(
 
 
 def held_lists(lists: ItemLists, ids: NDArray[np.int64]) -> ItemLists:
-    """What of the lists is held, as positions in the ascending ids held [h]."""
+    """The part of the lists that is held, as positions in the ascending ids held [h]."""
     if len(ids) == 0:
         return ItemLists.empty(len(lists))
     at = np.minimum(np.searchsorted(ids, lists.items), len(ids) - 1)

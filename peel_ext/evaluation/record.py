@@ -18,7 +18,7 @@ class KeptEvaluation:
 
     Attributes:
         summary: the figures, as of :func:`peel_ext.evaluation.summary.summarise`.
-        version: of this package, which measured them.
+        version: version of this package, which measured them.
         measured_at: when, in UTC, as ``2026-11-29T12:00:00+00:00``.
         is_current: whether the run still is the one that was measured.
     """

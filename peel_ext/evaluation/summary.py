@@ -21,7 +21,7 @@ def summarise(trained: TrainedRun, evaluation: Evaluation, names: dict[int, str]
     Args:
         trained: the run.
         evaluation: what was measured on it.
-        names: of the budgets, as they were asked for.
+        names: names of the budgets, as they were asked for.
     """
     split = trained.folder.config["split"]
     ceiling = evaluation.ceiling

@@ -1,4 +1,4 @@
-"""What lies behind the blocks of a ``.peel`` file: centroids, ids of the items, the rotation, the mean."""
+"""The sections behind the blocks of a ``.peel`` file: centroids, item ids, the rotation, the mean."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Section:
     Attributes:
         kind: ``GROUP_CENTROIDS``, ``ITEM_IDS``, ``ROTATION``, ``ROW_MEAN``, or one this version does
             not know.
-        count: of centroids, ids or rows of the rotation.
+        count: number of centroids, ids or rows of the rotation.
         width: values of each; 1 where ids are integers, 0 where they are text.
         payload: its bytes.
     """
@@ -130,7 +130,7 @@ def read_sections(data: bytes, header: Header, *, cut_short: bool = False) -> li
 
     Args:
         data: the file.
-        header: of it.
+        header: its header.
         cut_short: whether the last section may lack bytes, and is left out then.
 
     Raises:

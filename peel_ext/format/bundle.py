@@ -77,7 +77,7 @@ def write_bundle(
     time. Blocks are not looked at: a device checks those it holds.
 
     Args:
-        path: of the bundle.
+        path: the bundle.
         files: ids of users, and the ``.peel`` file of each. The same files in the same order make the
             same bytes.
 
@@ -201,7 +201,7 @@ class BundleIndex:
         size: bytes of the whole bundle.
         num_pages: pages of the index.
         page_entries: users that a page has room for.
-        entries: of all users in ascending order of keys, with fields ``key``, ``offset``, ``size``,
+        entries: those of all users in ascending order of keys, with fields ``key``, ``offset``, ``size``,
             ``blocks_end`` (in units of 64 bytes) and ``header_checksum``.
 
     Raises:

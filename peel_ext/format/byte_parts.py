@@ -1,4 +1,4 @@
-"""What the bytes of a Personalized Elastic Embedding are spent on."""
+"""The bytes of a Personalized Elastic Embedding by what they are spent on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ByteParts(NamedTuple):
     Attributes:
         values: the layers of the rows.
         ids: which rows they are.
-        scales: of the values.
+        scales: scales of the values.
         directory: header, entries of blocks, row counts, and what opening them builds.
         padding: up to the boundaries that blocks and pages begin at.
     """
@@ -53,7 +53,7 @@ def split_bytes(
     """Splits the bytes of every prefix of the blocks of a user group.
 
     Args:
-        layout: of the blocks.
+        layout: layout of the blocks.
         sizes: rows of each item group [num_item_groups].
         order: ``item_group * num_layers + layer`` of the blocks in the order in which budgets take
             them [num_blocks].

@@ -36,8 +36,8 @@ def write_file(
     """Writes the ``.peel`` file of a user group; at any moment the old or the new one is there.
 
     Args:
-        path: of the file.
-        table: of the user group.
+        path: the file.
+        table: the table of the user group.
         fold_in: how a device computes a user's vector; None: the settings of the table.
         centroids: [num_groups, dim] of all user groups, in the space of the rows, by which a device
             chooses a group, and falls back on for a user of whom it knows nothing.

@@ -34,7 +34,7 @@ _CHECKSUM_AT = HEADER_BYTES - 4
 
 @dataclass(frozen=True)
 class FoldInSettings:
-    """How a device computes a user's vector; see :mod:`peel_ext.device.fold_in`.
+    """The settings by which a device computes a user's vector; see :mod:`peel_ext.device.fold_in`.
 
     Attributes:
         steps: gradient steps after the mean, at most 255.
@@ -64,7 +64,7 @@ class FoldInSettings:
 
 @dataclass(frozen=True)
 class Header:
-    """What the header says.
+    """The fields of the header.
 
     Attributes:
         layout: how rows are cut into blocks.
@@ -96,7 +96,7 @@ class Header:
 
     @property
     def keep_one_block(self) -> bool:
-        """Whether no budget may keep less than one block of each item group."""
+        """True if no budget may keep less than one block of each item group."""
         return isinstance(self.layout, ColumnsLayout) and self.layout.keep_one_block
 
     @property

@@ -202,7 +202,7 @@ class ColumnsLayout:
 
     @property
     def scaled(self) -> bool:
-        """Whether values carry scales."""
+        """True if values carry scales."""
         return self.value_type == "int8"
 
     def num_layers(self, dim: int) -> int:

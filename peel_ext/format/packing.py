@@ -44,7 +44,7 @@ def pack_block(
         dim: values of a row.
         rows: the encoded rows of the user group.
         ids: int64 [m], ascending, the rows of the item group.
-        layer: of the block.
+        layer: the layer of the block.
         id_width: bytes of a row id.
     """
     begin = sum(layout.piece_bytes(before, dim) for before in range(layer))
@@ -62,7 +62,7 @@ def pack_block(
 
 @dataclass(frozen=True)
 class UnpackedBlock:
-    """What one block holds of its rows.
+    """The part of its rows that one block holds.
 
     Attributes:
         ids: int64 [m], or None where the block does not bring them.

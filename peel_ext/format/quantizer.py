@@ -53,7 +53,7 @@ def thresholds() -> NDArray[np.float32]:
 
 @functools.cache
 def level_table() -> NDArray[np.float32]:
-    """What every code stands for, float32 [510]: the levels of b bits start at 2^b - 2."""
+    """The value that every code stands for, float32 [510]: the levels of b bits start at 2^b - 2."""
     table = [mean for bits in range(1, MAX_BITS + 1) for mean in _cell_moments(bits)[1]]
     result = np.array(table, dtype=np.float32)
     result.setflags(write=False)

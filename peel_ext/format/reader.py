@@ -44,7 +44,7 @@ class FileBlock:
 
     Attributes:
         item_group: in the order of the file.
-        layer: of the block.
+        layer: the layer of the block.
         num_rows: rows of the item group.
         begin: position of its first byte.
         end: position after its last.
@@ -65,10 +65,10 @@ class FileBlock:
 
 @dataclass(frozen=True)
 class UnpackedRows:
-    """What a prefix of a file holds, decoded.
+    """The rows that a prefix of a file holds, decoded.
 
     Attributes:
-        header: of the file.
+        header: the header of the file.
         num_blocks: blocks held.
         nbytes: bytes a device holds for them.
         ids: int64 [num_rows], in the order of the file.
@@ -85,7 +85,7 @@ class UnpackedRows:
 
     @property
     def layout(self) -> Layout:
-        """How rows are cut into blocks."""
+        """The layout by which rows are cut into blocks."""
         return self.header.layout
 
     @property

@@ -86,7 +86,7 @@ class GroupTable:
 
     @cached_property
     def listed(self) -> bool:
-        """Whether item groups of the columns layout are not runs of consecutive rows."""
+        """True if item groups of the columns layout are not runs of consecutive rows."""
         consecutive = np.array_equal(self.all_ids, np.arange(len(self.all_ids)))
         return isinstance(self.layout, ColumnsLayout) and not consecutive
 
@@ -142,7 +142,7 @@ def pack_prefix(table: GroupTable, num_blocks: int | None = None) -> NDArray[np.
     blocks.
 
     Args:
-        table: of the user group.
+        table: the table of the user group.
         num_blocks: how many blocks of ``table.order``; None: all.
     """
     count = len(table.order) if num_blocks is None else num_blocks

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from peel_ext.models.matrix_factorisation import tables_of
+from peel_ext.models.tables import tables_of
 
 
 class LightGCN(nn.Module):
@@ -83,7 +83,7 @@ def normalised_adjacency(
         indptr: int64 [num_users + 1].
         item_rows: int64 [num_interactions].
         num_items: number of items.
-        dtype: of the weights.
+        dtype: dtype of the weights.
 
     Returns:
         Two sparse CSR matrices, [num_users, num_items] and [num_items, num_users].

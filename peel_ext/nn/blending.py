@@ -11,7 +11,7 @@ from peel_ext.format.layout import Layout
 
 
 def check_worth(name: str, values: Tensor, shape: tuple[int, int]) -> Tensor:
-    """What something is worth, as float64.
+    """Checks what something is worth, and returns it as float64.
 
     Raises:
         ValueError: a wrong shape, or a value that is negative or not finite.
@@ -48,7 +48,7 @@ def blend_blocks(
         item_group: int32 [num_groups or 1, num_embeddings].
         shares: float64 [m, num_groups].
         row_values: float64 [m, num_embeddings], added to the worth of rows, or None.
-        layout: of the blocks.
+        layout: layout of the blocks.
         gains: [num_layers], what the layers make of a row's value; their sum is taken as 1.
 
     Returns:

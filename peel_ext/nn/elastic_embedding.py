@@ -3,35 +3,35 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peel_ext.device import PersonalizedElasticEmbedding
-from peel_ext.format import (
-    EncodedRows,
-    FoldInSettings,
-    GroupTable,
-    Layout,
-    pack_prefix,
-    resolve_layout,
-    write_file,
-)
-from peel_ext.nn import deferred, selection, state
+from peel_ext.format import FoldInSettings, GroupTable, Layout, pack_prefix, write_file
+from peel_ext.nn import deferred, selection, state, worth
 from peel_ext.nn import rotation as rotations
 from peel_ext.nn import vectors as vector_tables
-from peel_ext.nn.blending import blend_blocks, check_worth
+from peel_ext.nn.arguments import as_int, check_budget, check_geometry
 from peel_ext.nn.encoding import BudgetedBlocks, Rows, held_blocks, layout_text, refuse_onnx
+from peel_ext.nn.group_table import group_table
 from peel_ext.nn.read_only import ReadOnlyTensor
 from peel_ext.nn.refinement import refine_rows
-from peel_ext.nn.tensor_cache import TensorCache, stamp
-from peel_ext.nn.views import Views
+from peel_ext.nn.tables import Tables
+from peel_ext.nn.tensor_cache import TensorCache
+from peel_ext.nn.views import (
+    NOTHING,
+    Entered,
+    View,
+    Views,
+    is_in_function,
+    refuse_reentrant_checkpoint,
+)
 from peel_ext.ops.lookup import (
     Options,
     Table,
@@ -47,7 +47,7 @@ from peel_ext.ops.lookup import (
 _KERNEL_INDICES = 16_384
 
 #: What can be computed again, and what belongs to a context: neither is copied nor saved.
-_NOT_COPIED = ("_cache", "_table", "_views")
+_NOT_COPIED = ("_cache", "_tables", "_views")
 
 
 class ElasticEmbedding(nn.Embedding):
@@ -107,10 +107,10 @@ class ElasticEmbedding(nn.Embedding):
     ) -> None:
         layout = check_geometry(embedding_dim, num_groups, layout)
         super().__init__(
-            _as_int(num_embeddings), _as_int(embedding_dim), padding_idx, max_norm, norm_type,
+            as_int(num_embeddings), as_int(embedding_dim), padding_idx, max_norm, norm_type,
             scale_grad_by_freq, sparse, _weight, _freeze, device, dtype,
         )  # fmt: skip
-        self._cut(_as_int(num_groups), layout)
+        self._cut(as_int(num_groups), layout)
 
     @classmethod
     def adopt(
@@ -133,7 +133,7 @@ class ElasticEmbedding(nn.Embedding):
         layout = check_geometry(embedding.embedding_dim, num_groups, layout)
         embedding.__class__ = cls
         elastic: Self = embedding  # type: ignore[assignment]
-        elastic._cut(_as_int(num_groups), layout)
+        elastic._cut(as_int(num_groups), layout)
         return elastic
 
     @classmethod
@@ -221,8 +221,7 @@ class ElasticEmbedding(nn.Embedding):
 
     def _begin(self) -> None:
         self._cache = TensorCache()
-        # What was looked up in last, for which sources, which are kept so that no other has their id.
-        self._table: tuple[object, Table, tuple[Tensor | None, ...]] | None = None
+        self._tables = Tables()
         self._views = Views()
 
     # ---- budgets and groups ----
@@ -232,8 +231,7 @@ class ElasticEmbedding(nn.Embedding):
         """The budget in force, or None."""
         return self._views.get().budget_bytes
 
-    @contextmanager
-    def budget(self, budget_bytes: int) -> Iterator[ElasticEmbedding]:
+    def budget(self, budget_bytes: int) -> Entered:
         """Inside this context the module is what a device with that many bytes would see.
 
         Training goes on inside it: rows are encoded anew when they change, and gradients go
@@ -248,15 +246,20 @@ class ElasticEmbedding(nn.Embedding):
             TypeError: not an integer, or a weight that is not one float32 tensor.
             ValueError: a weight that is not finite, or where there are no kernels.
         """
-        limit = _check_budget(budget_bytes)
-        weight = self._parameter("weight")
-        if not is_traced(weight):  # what cannot be had fails here, not at the first lookup
-            self._current_table(weight, limit)
-        with self._views.enter(self._views.get()._replace(budget_bytes=limit)):
-            yield self
+        return Entered(self, self._under_budget, budget_bytes)
 
-    @contextmanager
-    def use_groups(self, groups: Tensor | int) -> Iterator[ElasticEmbedding]:
+    def _under_budget(self, view: View, budget_bytes: int) -> View:
+        """What is in force inside :meth:`budget`; what cannot be had fails here, not at a lookup."""
+        limit = check_budget(budget_bytes)
+        weight = self._parameter("weight")
+        state.check_whole(self)
+        if not is_traced(weight):
+            self._current_table(weight, limit)
+        elif not torch.compiler.is_compiling():
+            state.check_plain(weight)
+        return View(limit, view.groups)
+
+    def use_groups(self, groups: Tensor | int) -> Entered:
         """Inside this context calls that name no groups are for these.
 
         For models whose own code calls ``embedding(input)`` or reads ``embedding.weight``. A model
@@ -270,9 +273,12 @@ class ElasticEmbedding(nn.Embedding):
             IndexError: a group out of range.
             TypeError: not integers.
         """
+        return Entered(self, self._for_groups, groups)
+
+    def _for_groups(self, view: View, groups: Tensor | int) -> View:
+        """What is in force inside :meth:`use_groups`."""
         check_groups(groups, groups if isinstance(groups, Tensor) else _NONE, self.num_groups)
-        with self._views.enter(self._views.get()._replace(groups=groups)):
-            yield self
+        return View(view.budget_bytes, groups)
 
     def table(self, group: int | None = None) -> Tensor:
         """The whole table [num_embeddings, embedding_dim] as a user group sees it, with gradients.
@@ -283,7 +289,7 @@ class ElasticEmbedding(nn.Embedding):
         Raises:
             ValueError: several user groups in force.
         """
-        budget_bytes, in_force = self._views.get()
+        budget_bytes, in_force, _ = self._views.get()
         groups = in_force if group is None else group
         several = isinstance(groups, Tensor) and groups.dim() > 0
         if several or (groups is None and budget_bytes is not None and self.num_groups > 1):
@@ -305,7 +311,7 @@ class ElasticEmbedding(nn.Embedding):
         views: Views | None = self.__dict__.get("_views")  # none while the module is being made
         if views is None or weight.is_meta:  # and nothing to be seen while it is offloaded
             return weight
-        budget_bytes, groups = views.get()
+        budget_bytes, groups, _ = views.get()
         if budget_bytes is None and (groups is None or self._parameters["refinement"] is None):
             return weight
         table = self.table()
@@ -359,7 +365,7 @@ class ElasticEmbedding(nn.Embedding):
         Args and errors are those of :meth:`generate`.
         """
         check_group(group, self.num_groups)
-        limit = _check_budget(budget_bytes)
+        limit = check_budget(budget_bytes)
         self._check_blocks()
         weights = self.block_weights[group : group + 1]
         held = held_blocks(weights, self.item_group, self.layout, self.embedding_dim, limit)[0]
@@ -380,7 +386,7 @@ class ElasticEmbedding(nn.Embedding):
         """Writes the ``.peel`` file of a user group: every budget in one file.
 
         Args:
-            path: of the file; while it is written, whatever was there stays.
+            path: the file; while it is written, whatever was there stays.
             group: user group.
             fold_in: how a device computes a user's vector.
             centroids: [num_groups, embedding_dim] of all user groups, rotated (:meth:`rotate`).
@@ -412,30 +418,8 @@ class ElasticEmbedding(nn.Embedding):
         return self._rows().encoded(self.layout, self._cache)
 
     def _group_table(self, group: int) -> GroupTable:
-        """The rows of a user group, and the order in which budgets take their blocks."""
         check_group(group, self.num_groups)
-        costs = self.block_costs()
-        store, scales = self.encoded_rows()
-        if self.refinement_slot is not None:
-            slot = self.refinement_slot[group].long()
-            own = torch.arange(self.num_embeddings, device=slot.device)
-            rows = torch.where(slot < 0, own, self.num_embeddings + slot)
-            store, scales = store[rows], scales[rows]
-        weights = self.block_weights.detach()[group : group + 1]
-        order = selection.order_blocks(weights, costs, self.layout)[0]
-        which = self.item_group[0 if len(self.item_group) == 1 else group]
-        ids = which.sort(stable=True).indices.cpu().numpy()
-        num_item_groups = self.block_weights.shape[1]
-        sizes = torch.bincount(which.long(), minlength=num_item_groups).cpu().numpy()
-        return GroupTable(
-            layout=self.layout,
-            dim=self.embedding_dim,
-            rows=EncodedRows(store.cpu().numpy(), scales.cpu().numpy()),
-            item_groups=np.split(ids, np.cumsum(sizes)[:-1]) if num_item_groups else [],
-            order=order.cpu().numpy(),
-            group=self._named_groups[group],
-            rotated=self.rotation is not None,
-        )
+        return group_table(self, group)
 
     # ---- lookups ----
 
@@ -463,15 +447,19 @@ class ElasticEmbedding(nn.Embedding):
         self, input: Tensor, groups: Tensor | int | None, max_norm: float | None
     ) -> Tensor:
         """See :meth:`forward`; a norm is kept of what is looked up, not of what is read."""
-        budget_bytes, in_force = self._views.get()
+        view = self._views.get()
+        budget_bytes, in_force, is_of_function = view
         if groups is None:
             groups = in_force
         weight = self._parameter("weight")
         if self._is_deferred and not weight.is_meta:
             self._settle()
         traced = is_traced(weight, input)
+        if view is not NOTHING and not (traced or is_of_function) and is_in_function():
+            refuse_reentrant_checkpoint()
         refined = groups is not None and self._parameters["refinement"] is not None
-        if max_norm is not None and (budget_bytes is not None or refined):
+        is_ours = budget_bytes is not None or refined
+        if max_norm is not None and is_ours and isinstance(input, Tensor):
             with torch.no_grad():
                 torch.embedding_renorm_(weight, input.reshape(-1), max_norm, self.norm_type)
         if budget_bytes is not None:
@@ -481,7 +469,7 @@ class ElasticEmbedding(nn.Embedding):
                 table = self._full_table(weight, traced)
                 return lookup(table, input, groups, self._options(), traced=traced)
             # All have the same rows, but a mistake is a mistake.
-            check_groups(groups, input, self.num_groups)
+            check_groups(groups, input, self.num_groups, traced)
         # A graph must not depend on the number of indices.
         if (
             not traced
@@ -510,7 +498,8 @@ class ElasticEmbedding(nn.Embedding):
             groups = 0
         if not traced:
             table = self._current_table(weight, budget_bytes)
-            return lookup(table, input, groups, self._options(), traced=False)
+            options = self._options() if torch.is_grad_enabled() else _NO_OPTIONS
+            return lookup(table, input, groups, options, traced=False)
         if not torch.compiler.is_compiling():
             state.check_plain(weight)
             refuse_onnx(budget_bytes)
@@ -526,23 +515,38 @@ class ElasticEmbedding(nn.Embedding):
 
     def _current_table(self, weight: Tensor, budget_bytes: int | None = None) -> Table:
         """The table of an eager lookup, made anew when anything it was made of has changed."""
-        refinement, buffers = self._parameters["refinement"], self._buffers
-        sources: tuple[Tensor | None, ...] = (weight, refinement, buffers["refinement_slot"])
-        if budget_bytes is not None:
-            sources += (buffers["rotation"], buffers["block_weights"], buffers["item_group"])
-        # Gradients go to the Parameters themselves, so that the same memory is not enough.
-        shapes = weight.shape, None if refinement is None else refinement.shape
-        now = budget_bytes, shapes, *map(id, sources), stamp(*sources)
-        kept = self._table
-        if kept is not None and kept[0] == now and now[-1] is not None:
-            return kept[1]
+        kept = self._tables.get(budget_bytes)
+        if kept is not None:
+            sources, buffers = kept.sources, self._buffers
+            if (
+                sources[0] is weight
+                and sources[1] is self._parameters["refinement"]
+                and sources[2] is buffers["refinement_slot"]
+                and (
+                    budget_bytes is None
+                    or (
+                        sources[3] is buffers["rotation"]
+                        and sources[4] is buffers["block_weights"]
+                        and sources[5] is buffers["item_group"]
+                    )
+                )
+                and kept.is_current()
+            ):
+                return kept.table
+        return self._make_table(weight, budget_bytes)
+
+    @torch.inference_mode(False)
+    def _make_table(self, weight: Tensor, budget_bytes: int | None) -> Table:
         blocks = None
-        with torch.inference_mode(False):
-            if budget_bytes is not None:
-                self._check_blocks()
-                blocks = self._blocks(budget_bytes).store(self._cache)
-            table = Table(weight, refinement, self.refinement_slot, blocks, self.num_groups)
-        self._table = None if now[-1] is None else (now, table, sources)
+        if budget_bytes is not None:
+            self._check_blocks()
+            blocks = self._blocks(budget_bytes).store(self._cache)
+        dense = (weight, self.refinement, self.refinement_slot)
+        table = Table(*dense, blocks, self.num_groups)
+        sources: tuple[Tensor | None, ...] = dense
+        if budget_bytes is not None:
+            sources += (self.rotation, self.block_weights, self.item_group)
+        self._tables.keep(budget_bytes, sources, table)
         return table
 
     def _rows(self) -> Rows:
@@ -560,11 +564,15 @@ class ElasticEmbedding(nn.Embedding):
         weight = self._parameter("weight")
         if not weight.is_meta:
             self._settle()
+        state.check_whole(self)
         state.check_weight(weight, (self.num_embeddings, self.embedding_dim))
         state.bring_blocks_along(self, weight)
 
     def _options(self) -> Options:
-        return Options(self.padding_idx, self.scale_grad_by_freq, self.sparse)
+        padding_idx: int | None = self.padding_idx
+        if padding_idx is not None and padding_idx < 0:  # set later, as F.embedding takes it
+            padding_idx += self.num_embeddings
+        return Options(padding_idx, self.scale_grad_by_freq, self.sparse)
 
     # ---- the table ----
 
@@ -595,7 +603,7 @@ class ElasticEmbedding(nn.Embedding):
         the rotated one, and so must the user vectors scored with it (:meth:`rotate`).
 
         Args:
-            seed: of the rotation.
+            seed: seeds the rotation.
             keep_mean: whether the mean of a row's values stays as it is: where rows have a prior.
 
         Raises:
@@ -627,16 +635,7 @@ class ElasticEmbedding(nn.Embedding):
             ValueError: a wrong shape or value.
         """
         self._check_blocks()
-        shape = (self.num_groups, self.num_embeddings)
-        values = check_worth("values", values, shape).to(self.block_weights.device)
-        if self.layout.nested:
-            order = values.sort(dim=1, descending=True, stable=True).indices
-            sizes = self.layout.item_group_sizes(self.num_embeddings)
-            of_rank = torch.from_numpy(np.repeat(np.arange(len(sizes), dtype=np.int32), sizes))
-            self.item_group = order.new_empty(shape, dtype=torch.int32).scatter_(
-                1, order, of_rank.to(order.device).expand(shape)
-            )
-        self._weigh(values)
+        worth.set_row_values(self, values)
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -656,28 +655,7 @@ class ElasticEmbedding(nn.Embedding):
         Raises:
             ValueError: a wrong shape or value.
         """
-        if shares.dim() != 2 or len(shares) == 0:
-            raise ValueError(
-                f"shares must be a matrix of at least one row, got shape {tuple(shares.shape)}"
-            )
-        where = self.block_weights.device
-        shares = check_worth("shares", shares, (len(shares), self.num_groups)).to(where)
-        if row_values is not None:
-            shape = (len(shares), self.num_embeddings)
-            row_values = check_worth("row_values", row_values, shape).to(where)
-        made = self.from_pretrained(
-            self._parameter("weight").detach(), True, self.padding_idx, self.max_norm,
-            self.norm_type, num_groups=len(shares), layout=self.layout,
-        )  # fmt: skip
-        made.block_weights, made.item_group = blend_blocks(
-            self.block_weights, self.item_group, shares, row_values, self.layout, self._gains()
-        )
-        made.rotation, made.row_mean = self.rotation, self.row_mean
-        largest = shares.argmax(dim=1)
-        made._named_groups = [self._named_groups[group] for group in largest.tolist()]
-        if self.refinement is not None and self.refinement_slot is not None:
-            made.refinement_slot = self.refinement_slot[largest]
-            made.refinement = nn.Parameter(self.refinement.detach(), requires_grad=False)
+        made: Self = worth.blend(self, shares, row_values)
         return made
 
     @torch.inference_mode(False)
@@ -694,43 +672,7 @@ class ElasticEmbedding(nn.Embedding):
         if self.layout.nested:
             raise ValueError("item groups of the planes layout follow from set_row_values")
         self._check_blocks()
-        num_item_groups = self.block_weights.shape[1]
-        if tuple(item_group.shape) != (self.num_embeddings,):
-            raise ValueError(
-                f"item_group must have shape ({self.num_embeddings},), got {tuple(item_group.shape)}"
-            )
-        if item_group.numel() and not (
-            int(item_group.min()) >= 0 and int(item_group.max()) < num_item_groups
-        ):
-            raise ValueError(
-                f"item_group must hold values in [0, {num_item_groups}), got "
-                f"{int(item_group.min())} to {int(item_group.max())}"
-            )
-        self.item_group = item_group.to(self.item_group.device, torch.int32)[None].clone()
-        shape = (self.num_groups, self.num_embeddings)
-        self._weigh(self.item_group.new_ones(shape, dtype=torch.float64))
-
-    @torch.no_grad()
-    def _weigh(self, values: Tensor) -> None:
-        groups, num_item_groups, _ = self.block_weights.shape
-        which = self.item_group.long().expand(groups, -1)
-        worth = values.new_zeros(groups, num_item_groups).scatter_add_(1, which, values)
-        weights = worth[:, :, None] * torch.from_numpy(self._gains()).to(worth.device)
-        if self.block_weights.is_inference():  # of a module that was made so
-            self.block_weights = weights.float()
-        else:
-            self.block_weights.copy_(weights)
-
-    def _gains(self) -> NDArray[np.float64]:
-        """What each layer makes of a row's value [num_layers]."""
-        weight = self._parameter("weight")
-        state.check_plain(weight)
-        if self.layout.nested:  # gains of bits, whatever the rows are
-            return self.layout.layer_gains(np.zeros((0, self.embedding_dim), np.float32))
-        rows = weight.detach().float()
-        if not rows.is_cpu:  # one row of the same energy is all that has to come here
-            rows = rows.double().square().sum(dim=0, keepdim=True).sqrt().float().cpu()
-        return self.layout.layer_gains(rows.clone().numpy())
+        worth.set_item_groups(self, item_group)
 
     def block_costs(self) -> Tensor:
         """Bytes of every block, int64 [num_item_groups, num_layers]."""
@@ -780,7 +722,7 @@ class ElasticEmbedding(nn.Embedding):
         before = {name: self._buffers[name] for name in state.BUFFERS}
         was_meta = self._parameter("weight").is_meta
         super()._apply(fn, recurse)
-        self._cache, self._table = TensorCache(), None  # with them the memory of before
+        self._cache, self._tables = TensorCache(), Tables()  # with them the memory of before
         state.keep_values(self, before, was_meta)
         self._is_deferred = self._is_deferred and self._parameter("weight").is_meta
         return self
@@ -801,28 +743,6 @@ class ElasticEmbedding(nn.Embedding):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
+_NO_OPTIONS = Options()  # they only matter to gradients
+
 _NONE = torch.empty(0, dtype=torch.int64, device="cpu")
-
-
-def _as_int(value: int) -> int:
-    """An integer of NumPy as one of Python; anything else as it is, for whoever checks it."""
-    return int(value) if isinstance(value, np.integer) else value
-
-
-def check_geometry(embedding_dim: int, num_groups: int, layout: Layout | str) -> Layout:
-    """The layout, if rows can be cut by it."""
-    for name, value, least in (("num_groups", num_groups, 1), ("embedding_dim", embedding_dim, 0)):
-        is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
-        if not is_integer or value < least:
-            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
-    layout = resolve_layout(layout, max(1, int(embedding_dim)))
-    if embedding_dim > 0:
-        layout.num_layers(embedding_dim)
-    return layout
-
-
-def _check_budget(budget_bytes: int) -> int:
-    """An integer in 64 bits, which is more than any table takes."""
-    if isinstance(budget_bytes, bool) or not isinstance(budget_bytes, int | np.integer):
-        raise TypeError(f"budget_bytes must be an integer, got {budget_bytes!r}")
-    return min(int(budget_bytes), (1 << 63) - 1)

@@ -52,7 +52,7 @@ class Rows(NamedTuple):
         """Store and scales, as :class:`BlockStore` has them.
 
         Args:
-            layout: of the blocks.
+            layout: layout of the blocks.
             cache: keeps the encoding until one of the tensors changes.
 
         Raises:

@@ -1,4 +1,4 @@
-"""What a budget holds as a module of plain torch operations, for runtimes that know no others."""
+"""Modules of plain torch operations with what a budget holds, for runtimes that know no others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WORD_ROWS = 64
 
 
 def plain_module(embedding: ElasticEmbedding, group: int, budget_bytes: int) -> PlainEmbedding:
-    """What a budget holds of a user group, as a module that exporters and other runtimes understand.
+    """Makes of what a budget holds of a user group a module that exporters and other runtimes understand.
 
     It takes the place of the embedding in a model that goes to ONNX or ExecuTorch. Rows are those of
     ``embedding(input, groups=group)`` under the budget: the same bits, and with a rotation the same to

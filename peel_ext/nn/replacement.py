@@ -9,7 +9,8 @@ from torch import nn
 
 from peel_ext.errors import ReplacementWarning
 from peel_ext.format import Layout
-from peel_ext.nn.elastic_embedding import ElasticEmbedding, check_geometry
+from peel_ext.nn.arguments import check_geometry
+from peel_ext.nn.elastic_embedding import ElasticEmbedding
 
 
 def replace_embeddings(
@@ -32,7 +33,7 @@ def replace_embeddings(
 
     Args:
         model: any module; an ``nn.Embedding`` itself has the name ``""``.
-        names: of the embeddings in ``model.named_modules()``. None: every module that is exactly
+        names: names of the embeddings in ``model.named_modules()``. None: every module that is exactly
             an ``nn.Embedding``. Subclasses and ``nn.EmbeddingBag`` stay as they are, for a lookup is
             not all they do; named, they are refused.
         num_groups: as in :class:`ElasticEmbedding`.
@@ -76,16 +77,25 @@ def replace_embeddings(
 
 def _tell_left_out(modules: dict[str, nn.Module]) -> Iterator[str]:
     """Which embeddings stay as they are."""
-    left_out = [
-        f"{name!r} ({type(module).__name__})"
-        for name, module in modules.items()
-        if isinstance(module, nn.Embedding | nn.EmbeddingBag)
-        and type(module) is not nn.Embedding
-        and not isinstance(module, ElasticEmbedding)
-    ]
-    if left_out:
+    bags, others = [], []
+    for name, module in modules.items():
+        if isinstance(module, nn.EmbeddingBag):
+            bags.append(f"{name!r} ({type(module).__name__}, {module.mode} of each bag)")
+        elif (
+            isinstance(module, nn.Embedding)
+            and type(module) is not nn.Embedding
+            and not isinstance(module, ElasticEmbedding)
+        ):
+            others.append(f"{name!r} ({type(module).__name__})")
+    if bags:
         yield (
-            f"not replaced, because they do more than look rows up: {', '.join(left_out)}. Let them "
+            f"not replaced, because the rows of a bag never leave it one by one: {', '.join(bags)}. "
+            "Let an nn.Embedding of the same weight look them up, reduce its rows "
+            "(embedding(ids).sum(dim=-2)), and that is replaced"
+        )
+    if others:
+        yield (
+            f"not replaced, because they do more than look rows up: {', '.join(others)}. Let them "
             "look up in an nn.Embedding of their own, and that is replaced"
         )
 

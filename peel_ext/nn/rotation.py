@@ -17,7 +17,7 @@ def fit_rotation(weight: Tensor, seed: int = 0, *, keep_mean: bool = False) -> T
 
     Args:
         weight: float32 [n, dim]; n may be 0.
-        seed: of the signs.
+        seed: seeds the signs.
         keep_mean: whether the axis ``(1, ..., 1)`` stays where it is, so that the mean of a row's
             values does: the place of its prior. Nothing is evened out then.
 

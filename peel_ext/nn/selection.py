@@ -1,4 +1,4 @@
-"""What blocks cost, and which a byte budget keeps, for all user groups at once."""
+"""The costs of blocks, and the choice of those that a byte budget keeps, for all user groups at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def block_costs(item_group: Tensor, layout: Layout, dim: int) -> Tensor:
 
     Args:
         item_group: int32 [num_groups or 1, num_embeddings].
-        layout: of the blocks.
+        layout: layout of the blocks.
         dim: values of a row.
     """
     num_embeddings = item_group.shape[1]
@@ -46,7 +46,7 @@ def even_block_weights(layout: Layout, num_embeddings: int, dim: int) -> Tensor:
     budget holds is a prefix of the rows. In the columns layout all layers are worth the same a byte.
 
     Args:
-        layout: of the blocks.
+        layout: layout of the blocks.
         num_embeddings: rows, in the order in which item groups take them.
         dim: values of a row.
     """
@@ -84,7 +84,7 @@ def select_blocks(
     Args:
         block_weights: float32 [num_groups, num_item_groups, num_layers].
         costs: int64 [num_item_groups, num_layers], bytes of each block.
-        layout: of the blocks.
+        layout: layout of the blocks.
         budget_bytes: for everything the device holds.
         overhead_bytes: what it holds whatever is kept.
 
@@ -128,7 +128,7 @@ def order_blocks(
     Args:
         block_weights: float32 [num_groups, num_item_groups, num_layers].
         costs: int64 [num_item_groups, num_layers], bytes of each block.
-        layout: of the blocks.
+        layout: layout of the blocks.
         budget_bytes: stop before the block with which the costs are more; None: at the last block.
 
     Returns:

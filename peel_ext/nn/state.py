@@ -1,4 +1,4 @@
-"""What an elastic embedding has beside its weight: made, checked, saved and loaded.
+"""The state of an elastic embedding beside its weight: made, checked, saved and loaded.
 
 Functions over the module, whose methods of ``nn.Module`` call them.
 """
@@ -113,6 +113,15 @@ def check_plain(weight: Tensor) -> None:
         raise TypeError(
             f"weight must be one plain tensor to be cut into blocks, got a {type(weight).__name__}:"
             f" make a module of ElasticEmbedding.from_pretrained(weight.{whole}()) for it"
+        )
+
+
+def check_whole(module: Any) -> None:
+    """Raises TypeError where FSDP shards the weight: it refills memory without torch counting that."""
+    if "_is_fsdp_managed_module" in module.__dict__:
+        raise TypeError(
+            "weight is sharded by FSDP, and blocks cannot be cut from it: make a module of "
+            "ElasticEmbedding.from_pretrained(weight.full_tensor()) for a budget"
         )
 
 

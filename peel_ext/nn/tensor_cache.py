@@ -1,14 +1,15 @@
-"""What was computed from tensors, kept until torch sees one of them change."""
+"""Results computed from tensors, kept until torch sees one of them change."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, MutableMapping
 from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
+from torch.utils.weak import WeakIdKeyDictionary
 
 
 class _Kept:
@@ -17,12 +18,36 @@ class _Kept:
     It keeps the memory of its tensors, so that no other tensor can be mistaken for one of them.
     """
 
-    __slots__ = ("__weakref__", "sources", "stamp", "value")
+    __slots__ = ("__weakref__", "counters", "sources", "stamp", "value")
 
     def __init__(self, sources: tuple[Tensor | None, ...], stamp: object, value: Any) -> None:
         self.sources = tuple(None if source is None else source.detach() for source in sources)
+        self.counters = tuple(map(_counter, sources))
         self.stamp = stamp
         self.value = value
+
+    def is_counted_with(self, sources: tuple[Tensor | None, ...]) -> bool:
+        """Whether a change of these would have been counted here, or there was none yet."""
+        return all(
+            source is None or _counter(source) is counter or source._version == 0
+            for source, counter in zip(sources, self.counters, strict=True)
+        )
+
+
+#: Of tensors that have memory in common, what tells whose changes are counted together.
+_COUNTERS: MutableMapping[Tensor, object] = WeakIdKeyDictionary()
+
+
+def _counter(tensor: Tensor | None) -> object:
+    return None if tensor is None else _COUNTERS.setdefault(tensor, object())
+
+
+def count_together(one: Tensor, other: Tensor) -> None:
+    """Says that the first is the second in another tensor, as ``detach`` makes one.
+
+    Torch counts their changes together but cannot be asked.
+    """
+    _COUNTERS[one] = _counter(other)
 
 
 _LIVING: WeakValueDictionary[Hashable, _Kept] = WeakValueDictionary()
@@ -41,6 +66,24 @@ def stamp(*tensors: Tensor | None) -> object | None:
         )
     except RuntimeError:
         return None
+
+
+class Marks:
+    """The stamp of tensors by :func:`stamp`, to be asked again at the price of no tuples."""
+
+    __slots__ = ("_marks",)
+
+    def __init__(self, *tensors: Tensor | None) -> None:
+        self._marks = tuple(
+            (tensor, tensor.data_ptr(), tensor._version) for tensor in tensors if tensor is not None
+        )
+
+    def are_current(self) -> bool:
+        """True if torch has counted no change of the tensors since."""
+        for tensor, address, version in self._marks:
+            if tensor._version != version or tensor.data_ptr() != address:
+                return False
+        return True
 
 
 #: Values of one cache: masks are those of a budget, of which there may be many.
@@ -120,6 +163,10 @@ def derive(
         for source in sources
     )
     kept = _LIVING.get((kind, where))
+    # Counters of their own may say the same of different contents. What has no keeper was detached
+    # from what has one.
+    if kept is not None and keeper is not None and not kept.is_counted_with(sources):
+        kept = None
     if now is not None and kept is not None and kept.stamp == now:
         if keeper is not None:
             keeper[kind] = kept

@@ -68,7 +68,7 @@ def fill_table(embedding: ElasticEmbedding, vectors: Tensor, queries: Tensor | N
     """Weighs the blocks of a table of vectors, and rotates them where that pays.
 
     Args:
-        embedding: of the rows of ``vectors`` less their mean, with one user group.
+        embedding: has the rows of ``vectors`` less their mean, with one user group.
         vectors: float32 [n, dim].
         queries: float32 [m, dim] like those that will be asked, or None: the vectors themselves.
     """

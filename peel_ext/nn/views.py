@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ContextDecorator
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 
 class View(NamedTuple):
-    """What is in force."""
+    """A view that is in force."""
 
     budget_bytes: int | None = None
     groups: Tensor | int | None = None
+    #: Whether it was entered inside the forward of an autograd.Function, and ends there.
+    is_of_function: bool = False
 
 
 NOTHING = View()
@@ -45,33 +48,91 @@ class Views:
         self._of_thread.view = view
 
     def get(self) -> View:
-        """What is in force here."""
+        """The view that is in force here."""
         return self._of_thread.view if torch.compiler.is_compiling() else self._of_context.get()
 
-    @contextmanager
-    def enter(self, view: View) -> Iterator[None]:
-        """Puts a view in force, until the context ends."""
+    def enter(self, view: View) -> Any:
+        """Puts a view in force; what it returns is for :meth:`leave`."""
         if torch.compiler.is_compiling():
             guarded = self._of_thread.view
             self._of_thread.view = view
-            try:
-                yield
-            finally:
-                self._of_thread.view = guarded
-            return
+            return guarded
         token = self._of_context.set(view)
         self._of_thread.view = _guardable(view)
+        return token
+
+    def leave(self, token: Any) -> None:
+        """Ends what :meth:`enter` began."""
+        if torch.compiler.is_compiling():
+            self._of_thread.view = token
+            return
         try:
-            yield
-        finally:
-            # A token is of the context it was made in, and no other may be changed.
-            with suppress(ValueError):
-                self._of_context.reset(token)
-                self._of_thread.view = _guardable(self._of_context.get())
+            self._of_context.reset(token)
+        except ValueError:  # a token is of the context it was made in, and no other may be changed
+            return
+        self._of_thread.view = _guardable(self._of_context.get())
+
+
+class Entered(ContextDecorator):
+    """A context in which a view is in force.
+
+    Args:
+        module: what entering gives, whose ``_views`` they are.
+        change: makes of the view in force and ``value`` the one that is entered.
+        value: a budget, or user groups.
+    """
+
+    def __init__(self, module: Any, change: Callable[[View, Any], View], value: Any) -> None:
+        self._module = module
+        self._change = change
+        self._value = value
+        self._tokens: list[Any] = []  # it may be entered inside itself
+
+    def __enter__(self) -> Any:
+        views: Views = self._module._views
+        view = self._change(views.get(), self._value)
+        if is_in_function():
+            view = View(view.budget_bytes, view.groups, True)
+        self._tokens.append(views.enter(view))
+        return self._module
+
+    def __exit__(self, *error: object) -> None:
+        self._module._views.leave(self._tokens.pop())
 
 
 def _guardable(view: View) -> View:
     """The same for compilers: a group as a tensor, for which no graph is made anew."""
     if view.groups is None or isinstance(view.groups, Tensor):
         return view
-    return view._replace(groups=torch.tensor(view.groups, dtype=torch.int64, device="cpu"))
+    group = torch.tensor(view.groups, dtype=torch.int64, device="cpu")
+    return View(view.budget_bytes, group, view.is_of_function)
+
+
+# Not public, hence the way out: without it, functions are not recognised.
+_is_forward_mode_enabled = getattr(torch._C, "_is_fwd_grad_enabled", lambda: True)
+
+
+def is_in_function() -> bool:
+    """True in the forward of an autograd.Function: torch disables all gradients there.
+
+    ``torch.no_grad`` leaves forward mode enabled, and inference mode can be asked for.
+    """
+    return not (
+        torch.is_grad_enabled()
+        or torch.compiler.is_compiling()
+        or _is_forward_mode_enabled()
+        or torch.is_inference_mode_enabled()
+    )
+
+
+def refuse_reentrant_checkpoint() -> None:
+    """Raises RuntimeError inside a reentrant checkpoint, which computes again after the context."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_qualname == "CheckpointFunction.forward":
+            raise RuntimeError(
+                "a reentrant checkpoint computes again in the backward, outside budget() and "
+                "use_groups(): pass use_reentrant=False to checkpoint(), or enter them inside the "
+                "function that is checkpointed"
+            )
+        frame = frame.f_back

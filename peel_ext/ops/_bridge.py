@@ -211,12 +211,13 @@ def grouped_lookup(
 ) -> Tensor:
     """Rows float32 [m, dim] of pairs."""
     indices, groups, group = pairs
-    device = _device_of(indices)
+    device = None if indices.is_cpu else _device_of(indices)
     like = _FLOAT32S if device is None else _FLOAT32S.to(device)  # to name the CPU takes its time
-    rows = like.new_empty(indices.shape[0], dim)
+    count = indices.shape[0]
+    rows = like.new_empty(count, dim)
     args = (
         table,
-        indices.shape[0],
+        count,
         _address("indices", indices, _INDEX, device),
         _address("groups", groups, (indices.dtype,), device),
         group,

@@ -22,8 +22,8 @@ def check_tensor(
     """The value as a tensor of one of the dtypes with that many dimensions.
 
     Args:
-        name: of the argument.
-        value: of the argument.
+        name: name of the argument.
+        value: value of the argument.
         dtypes: those it may have.
         ndim: its number of dimensions.
         anywhere: whether it may be on a device that has no kernels.
@@ -93,7 +93,7 @@ _Transform: Any = getattr(torch._C._functorch, "CInterpreter", ())
 
 
 def is_traced(*tensors: Tensor | None) -> bool:
-    """Whether a call must go through the dispatcher instead of straight to the native core.
+    """True if a call must go through the dispatcher instead of straight to the native core.
 
     So it is for compilers and exporters, torch.jit.trace, function transforms, forward-mode
     differentiation, dispatch modes (fake tensors, make_fx, counters of operations) and tensors that
@@ -119,5 +119,5 @@ def is_traced_gradient(gradient: Tensor) -> bool:
 
 
 def is_transformed() -> bool:
-    """Whether a torch.func transform (grad, vmap, jvp, ...) or forward-mode level is active."""
+    """True if a torch.func transform (grad, vmap, jvp, ...) or forward-mode level is active."""
     return isinstance(_innermost_transform(), _Transform) or forward_ad._current_level >= 0

@@ -44,7 +44,7 @@ _TEXTS = (
 
 
 def is_device(tensor: Tensor) -> bool:
-    """Whether a tensor is where kernels are launched, rather than called."""
+    """True if a tensor is where kernels are launched, rather than called."""
     return tensor.is_cuda
 
 
@@ -116,8 +116,8 @@ def launch(
 
     Args:
         kernel: name in the native module.
-        device: of all addresses in args.
-        args: of the kernel.
+        device: the device of all addresses in args.
+        args: the arguments of the kernel.
         rows: indices are below it; of weights, how many there are in a row.
         groups: groups are below it.
 
@@ -185,7 +185,7 @@ class PackedTable(NamedTuple):
     memory: tuple[Tensor, ...]
 
     def use(self) -> Any:
-        """What kernels of the current stream take; the memory stays until they have run."""
+        """The address that kernels of the current stream take; the memory stays until they have run."""
         if self.memory[0].is_cuda:  # made on whichever stream was the first to need it
             for part in self.memory:
                 part.record_stream(torch.cuda.current_stream(part.device))

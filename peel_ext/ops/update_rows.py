@@ -86,8 +86,8 @@ def update_rows(
         rule: ``"rowwise_adagrad"`` or ``"adam"``.
         learning_rate: at least 0.
         eps: at least 0.
-        betas: of adam, in [0, 1).
-        step: of adam, how many steps this makes, from 1.
+        betas: those of adam, in [0, 1).
+        step: the number of this step of adam, from 1.
 
     Raises:
         TypeError: a wrong dtype.

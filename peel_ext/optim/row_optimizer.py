@@ -1,4 +1,4 @@
-"""What optimisers of touched rows share: the loop over parameters, their options and their state."""
+"""The base of optimisers of touched rows: the loop over parameters, their options and their state."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class RowwiseAdagrad(RowOptimizer):
             of whole rows.
         lr: learning rate, above 0, a number or a tensor of one.
         eps: added to the root, at least 0.
-        initial_accumulator_value: of the sums, at least 0.
+        initial_accumulator_value: start of the sums, at least 0.
         maximize: whether to step up the gradient.
 
     Raises:

@@ -1,1 +1,1 @@
-"""What several processes need to train and measure together: each has a rank, and a part of the rows."""
+"""Training and measuring by several processes together: each has a rank, and a part of the rows."""

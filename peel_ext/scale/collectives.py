@@ -33,7 +33,7 @@ _Made = TypeVar("_Made")
 
 
 def num_processes() -> int:
-    """How many processes work together, as ``torchrun`` says in the environment; 1 without it."""
+    """The number of processes that work together, as ``torchrun`` says in the environment; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -43,19 +43,19 @@ def is_first_process() -> bool:
 
 
 class Collectives:
-    """What every rank does at the same time as all others, in the same order.
+    """Operations that every rank does at the same time as all others, in the same order.
 
     With gloo on CPUs and NCCL on GPUs. Results depend on nothing but the arguments and the number of
     ranks. Every method that sends raises :class:`peel_ext.errors.RankError` where another rank is gone.
 
     Args:
         store: what the ranks share beside, to tell of failures and of being alive.
-        rank: of this process.
+        rank: rank of this process.
         size: number of processes.
         device: where tensors are sent from.
 
     Attributes:
-        rank: of this process.
+        rank: rank of this process.
         size: number of processes.
         device: where tensors are sent from.
         sent_bytes: that this rank has sent to others, by the usual counts: a sum of n bytes over p
@@ -116,7 +116,7 @@ class Collectives:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is rank 0, which writes and tells."""
+        """True for rank 0, which writes and tells."""
         return self.rank == 0
 
     # ---- sums and copies ----
@@ -148,7 +148,7 @@ class Collectives:
         return made.to(tensor.device)
 
     def tell(self, value: _Made) -> _Made:
-        """What rank 0 has, a value that JSON knows; what others bring is of no meaning."""
+        """Returns what rank 0 has, a value that JSON knows; what others bring is of no meaning."""
         text = json.dumps(value).encode() if self.is_first else b""
         length = int(self.sum(torch.tensor([len(text)], dtype=torch.int64, device="cpu"))[0])
         own = torch.from_numpy(np.frombuffer(text, dtype=np.uint8).copy())

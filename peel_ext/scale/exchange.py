@@ -14,7 +14,7 @@ class RowExchange:
 
     Args:
         needed: rows this rank needs, int64 [m], ascending and distinct.
-        partition: of the table.
+        partition: partition of the table.
         ranks: the processes.
     """
 

@@ -24,7 +24,7 @@ class Heartbeat:
 
     Args:
         store: where they are given.
-        rank: of this process.
+        rank: rank of this process.
         size: number of processes.
         claim: whether it is this rank that tells why all end.
     """

@@ -52,7 +52,7 @@ class Partition:
         return min(rank * self.rows_per_rank, self.size)
 
     def count(self, rank: int) -> int:
-        """How many rows a rank owns."""
+        """The number of rows that a rank owns."""
         return self.start(rank + 1) - self.start(rank)
 
     def own(self, rank: int) -> slice:

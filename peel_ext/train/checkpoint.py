@@ -1,4 +1,4 @@
-"""Where a long stage keeps its state, so that an interruption loses little."""
+"""The state of a long stage, kept so that an interruption loses little."""
 
 from __future__ import annotations
 
@@ -6,11 +6,18 @@ import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+
+from peel_ext.train.placement import to_array
 
 #: Seconds between two checkpoints, and how many times longer than the last took to write.
 _INTERVAL = 10.0
 _PATIENCE = 50.0
+
+#: The state of Adam for one parameter.
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 class Checkpoint(Protocol):
@@ -31,10 +38,41 @@ class Timer:
         self._last = time.monotonic()
 
     def is_due(self) -> bool:
-        """Whether it is time to save."""
+        """True if it is time to save."""
         return time.monotonic() - self._last >= self._interval
 
     def saved(self, began: float) -> None:
         """Notes a save that began at that moment of ``time.monotonic``."""
         self._last = time.monotonic()
         self._interval = max(self._interval, _PATIENCE * (self._last - began))
+
+
+def adam_arrays(
+    optimiser: torch.optim.Adam, parameters: Mapping[str, Tensor]
+) -> dict[str, NDArray[Any]]:
+    """Named parameters, and by ``NAME.PART`` the moments of those that have taken a step."""
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, parameter in parameters.items():
+        arrays[name] = to_array(parameter)
+        for part, value in optimiser.state.get(parameter, {}).items():
+            arrays[f"{name}.{part}"] = to_array(value)
+    return arrays
+
+
+def restore_adam(
+    optimiser: torch.optim.Adam,
+    parameters: Mapping[str, Tensor],
+    arrays: Mapping[str, NDArray[Any]],
+) -> None:
+    """Sets the parameters and their moments to what :func:`adam_arrays` gave."""
+    for name, parameter in parameters.items():
+        with torch.no_grad():
+            parameter.copy_(torch.from_numpy(arrays[name]))
+        if f"{name}.step" not in arrays:
+            continue
+        # Torch's own memory: sums round differently at another alignment.
+        step, *moments = (
+            torch.from_numpy(arrays[f"{name}.{part}"]).clone().to(parameter.device)
+            for part in _MOMENTS
+        )
+        optimiser.state[parameter] = dict(zip(_MOMENTS, (step.view(()), *moments), strict=True))

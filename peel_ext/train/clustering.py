@@ -34,7 +34,7 @@ def cluster_users(
     Args:
         user_vectors: [num_users, dim]; zero vectors are allowed.
         config: how many groups.
-        num_items: of the catalogue, which limits their number.
+        num_items: items of the catalogue, which limit the number of groups.
         prior: the component of user vectors along the axis of the prior, which tells no user from
             another, and which centroids get as well; 0: none.
 

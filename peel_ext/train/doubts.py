@@ -1,4 +1,4 @@
-"""What makes the result of a training doubtful."""
+"""Doubts about the result of a training."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _LOSS_SLACK = 0.1
 
 
 def doubt_losses(losses: NDArray[np.float64], config: PretrainingConfig) -> str | None:
-    """What is to be said of a training whose loss has not fallen, or None.
+    """A remark on a training whose loss has not fallen, or None.
 
     The mean of the last epoch is held against the first step, which no update has touched; a tenth
     of a nat above it is passed over, and so are trainings of fewer than five epochs.
 
     Args:
         losses: [num_steps], in nats.
-        config: of the training.
+        config: settings of the training.
     """
     if config.epochs < _EPOCHS_TO_FALL or len(losses) == 0:
         return None

@@ -27,7 +27,7 @@ class GroupProblem:
         indptr: int64 [num_users + 1] on the CPU, where each user's targets begin: CSR form.
         targets: int64 [indptr[-1]], rows; a user's share its loss equally.
         weights: [num_users], the root of the number of a user's targets, of sum 1.
-        temperature: of the softmax.
+        temperature: temperature of the softmax.
         chunk_bytes: upper limit of one matrix of scores, of at least one user; None: what suits the
             device.
     """
@@ -82,7 +82,7 @@ class GroupProblem:
 
     @torch.no_grad()
     def losses_of_rows(self, table: Tensor) -> Tensor:
-        """What each row contributes to the loss [num_rows], without a gradient."""
+        """The part of the loss that each row contributes [num_rows], without a gradient."""
         losses = torch.zeros_like(table[:, 0])
         for users, own in self._chunks(len(table)):
             log_shares = self._log_shares(table, users)

@@ -23,8 +23,8 @@ def hold_out(
     Args:
         lists: distinct items of each user.
         num_items: number of items.
-        share: of each user's items to hold out.
-        seed: of the draw.
+        share: share of each user's items to hold out.
+        seed: seeds the draw.
 
     Returns:
         What is left and what is held out, each over all users.
@@ -50,13 +50,13 @@ class TrainingData:
     timestamps: NDArray[np.float64] | None = None
 
     def hold_out(self, method: str, share: float, seed: int) -> tuple[TrainingData, ItemLists]:
-        """What is left, and what is held out of the same users.
+        """Splits off a share of the interactions.
 
         Args:
-            method: of :class:`peel_ext.config.SplitConfig`; where no time is later than another, and
+            method: that of :class:`peel_ext.config.SplitConfig`; where no time is later than another, and
                 without timestamps, interactions are drawn at random.
-            share: to hold out.
-            seed: of the draw.
+            share: share of the interactions to hold out.
+            seed: seeds the draw.
         """
         whole = Interactions(
             self.lists.owners(), self.lists.items, self.timestamps,

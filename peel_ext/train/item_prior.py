@@ -28,7 +28,7 @@ _LEAST_GAIN = 0.003
 
 
 def measure_recency(timestamps: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """How recent each interaction is: the largest k, at most 5, so that it is of the last 1 / 2^k.
+    """The recency of each interaction: the largest k, at most 5, so that it is of the last 1 / 2^k.
 
     Args:
         timestamps: [num_interactions]; of equal ones the later in the data is the later.
@@ -52,7 +52,7 @@ def describe_items(
     Args:
         item_rows: [num_interactions].
         num_items: number of items.
-        recency: of the interactions, as of :func:`measure_recency`; None where there are no times.
+        recency: recency of the interactions, as of :func:`measure_recency`; None where there are no times.
 
     Returns:
         float32 [num_features, num_items]: ``log(max(1, interactions))``, and where there is recency

@@ -14,7 +14,7 @@ def layout_of(settings: Mapping[str, Any], dim: int) -> Layout:
     """The layout of settings as :attr:`peel_ext.train.run_folder.RunFolder.config` has them.
 
     Args:
-        settings: of a run.
+        settings: settings of a run.
         dim: values of a row, which blocks of 8 columns, the default, may not fit.
     """
     if settings["layout"] != "columns":

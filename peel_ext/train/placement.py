@@ -1,4 +1,4 @@
-"""Where training keeps its tensors: beside NumPy's data, or on the device of a run."""
+"""The place of the tensors of training: beside NumPy's data, or on the device of a run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def require_device(device: str) -> None:
 
 
 def ranking_device(device: str) -> str:
-    """Where lists of items are ranked: on the device if there are kernels for it, else on the CPU."""
+    """The device that ranks lists of items: the given one if there are kernels for it, else the CPU."""
     return device if device in lookup.DEVICES else "cpu"
 
 

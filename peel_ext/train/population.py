@@ -25,7 +25,7 @@ class Population:
         user_group: int64 [num_users].
         centroids: float32 [num_groups, dim], the same.
         lists: training items of each user.
-        temperature: of pretraining.
+        temperature: temperature of pretraining.
         prior: the component of user vectors along the axis of the prior; 0: rows have none.
     """
 

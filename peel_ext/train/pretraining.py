@@ -32,7 +32,7 @@ DEFAULT_DIM = 64
 
 
 class PretrainedVectors(NamedTuple):
-    """What pretraining makes.
+    """The vectors that pretraining makes.
 
     Attributes:
         users: float32 [num_users, embedding_dim]: a taste of length 1, and ``prior`` along the axis of
@@ -78,7 +78,7 @@ def pretrain(
         config: all settings.
         weights: how much each interaction counts in its user's loss [num_interactions], above 0, before
             the scale of ``config.weight_scale``; None: all alike. The smoothing knows none.
-        prior: of each item [num_items], added to the cosine; None: what the loss leaves out of
+        prior: float32 [num_items], of each item, added to the cosine; None: what the loss leaves out of
             popularity (:func:`left_out_weight`).
         on_progress: called after every step with the steps done, the steps in all and the loss of
             the step, in nats.
@@ -112,7 +112,7 @@ def pretrain(
 
 
 def left_out_weight(config: PretrainingConfig) -> float:
-    """What an item's log interactions weigh in its prior so that scores rank as the loss has learned.
+    """The weight of an item's log interactions in its prior by which scores rank as the loss has learned.
 
     Where the softmax weighs an item j of n_j interactions by n_j^e as a negative, the cosine over the
     temperature t is, at its best, log p(j | user) - e log n_j, up to a constant of the user (Menon et

@@ -1,4 +1,4 @@
-"""What a run recommends to many users, and the same as a data frame."""
+"""Recommendations of a run to many users, and the same as a data frame."""
 
 from __future__ import annotations
 

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from peel_ext.config import RefinementConfig
 from peel_ext.format import Layout
-from peel_ext.train.adam_state import adam_arrays, restore_adam
-from peel_ext.train.checkpoint import Checkpoint, Timer
+from peel_ext.train.checkpoint import Checkpoint, Timer, adam_arrays, restore_adam
 from peel_ext.train.group_problem import GroupProblem
 from peel_ext.train.placement import to_array
 from peel_ext.train.population import Population
@@ -45,7 +44,7 @@ def refine_tables(
     checkpoint: Checkpoint | None = None,
     device: str = "cpu",
 ) -> RefinedTables:
-    """What is added to the rows worth most to each group, learned on the group's interactions.
+    """Learns what is added to the rows worth most to each group, on the group's interactions.
 
     The loss is the cross-entropy of the group's interactions under a softmax over the refined rows,
     plus ``anchor`` times the mean squared length of what is added, plus ``diversity`` times
@@ -54,7 +53,7 @@ def refine_tables(
     Args:
         population: users, interactions and vectors.
         row_values: [num_groups, num_items].
-        layout: of the blocks.
+        layout: layout of the blocks.
         config: settings.
         on_progress: called after every step with steps done, steps in all and the group's loss.
         checkpoint: where to go on from and to save to; it may come from another device.
@@ -95,7 +94,7 @@ def refine_tables(
 
 
 def diversity_penalty(table: Tensor, layout: Layout) -> Tensor:
-    """How much the parts of a table [n, dim] repeat each other, in [0, 1].
+    """The degree to which parts of a table [n, dim] repeat each other, in [0, 1].
 
     Columns layout: the mean squared cosine of two blocks of one row, over rows and pairs of blocks
     of full width. Planes layout: the mean squared correlation of two coordinates.
@@ -120,7 +119,7 @@ class _GroupRefinement:
     Args:
         problem: of the group.
         table: [num_rows, dim], the global rows.
-        layout: of the blocks.
+        layout: layout of the blocks.
         config: settings.
     """
 

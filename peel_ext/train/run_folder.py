@@ -88,7 +88,7 @@ class RunFolder:
 
     @property
     def exists(self) -> bool:
-        """Whether a run was begun here."""
+        """True if a run was begun here."""
         return bool(self._index)
 
     @property
@@ -98,7 +98,7 @@ class RunFolder:
 
     @property
     def stages(self) -> dict[str, dict[str, Any]]:
-        """What is known of each finished stage, in order; with the digest of its file."""
+        """Facts about each finished stage, in order, and the digest of its file."""
         return dict(self._index.get("stages", {}))
 
     @property
@@ -169,7 +169,7 @@ class RunFolder:
 
         Args:
             config: the settings, by section; JSON values.
-            data_fingerprint: of the data.
+            data_fingerprint: fingerprint of the data.
             depends: the stages in order, and the sections each reads; a stage also depends on all
                 before it.
             redo: whether to drop what other settings or data make invalid.
@@ -236,7 +236,7 @@ class RunFolder:
             self._index["documents"] = {}
 
     def checkpoint(self, stage: str) -> StageCheckpoint:
-        """Where a stage under way keeps its state."""
+        """The checkpoint of a stage under way."""
         return StageCheckpoint(self.path / f"{stage}.checkpoint.safetensors")
 
     def _has_checkpoint(self, stage: str) -> bool:
@@ -314,7 +314,7 @@ class StageCheckpoint:
     """The state of a stage under way, in a safetensors file with its own digest.
 
     Args:
-        path: of the file.
+        path: the file.
     """
 
     def __init__(self, path: Path) -> None:

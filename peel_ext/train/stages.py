@@ -1,4 +1,4 @@
-"""What each stage of a run reads, makes and saves."""
+"""The stages of a run: what each reads, makes and saves."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class Stages:
         return {"centroids": centroids, "user_group": user_group}, {"groups": len(centroids)}
 
     def refinement(self) -> Made:
-        """What is added to some rows of every group; nothing where refinement is off."""
+        """The additions to some rows of every group; nothing where refinement is off."""
         if self.config.refinement.steps == 0:
             return {}, {"steps": 0}
         population = self._population()

@@ -22,7 +22,7 @@ def truncated_svd(
         matrix: sparse or dense [rows, columns].
         transposed: its transpose.
         dim: how many singular vectors.
-        generator: of the random start, on whatever device.
+        generator: makes the random start, on whatever device.
 
     Returns:
         [rows, dim] and [columns, dim]; columns beyond the rank are 0.

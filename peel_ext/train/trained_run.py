@@ -103,17 +103,20 @@ class TrainedRun:
 
     @property
     def temperature(self) -> float:
-        """Of pretraining's softmax, which fold-in shares."""
+        """The temperature of pretraining's softmax, which fold-in shares."""
         return float(self.folder.stages["tuning"]["temperature"])
 
     @property
     def prior(self) -> float:
-        """Of every user along the axis of the prior (:mod:`peel_ext.device.item_prior`); 0: none."""
+        """The component of every user along the axis of the prior; 0: none.
+
+        See :mod:`peel_ext.device.item_prior`.
+        """
         return float(self.folder.stages["pretraining"].get("prior", 0))
 
     @property
     def fold_in_settings(self) -> FoldInSettings:
-        """How a device, or a server, computes a user's vector."""
+        """The settings by which a device, or a server, computes a user's vector."""
         from peel_ext.format import FoldInSettings
 
         return FoldInSettings(temperature=self.temperature, prior=self.prior)
@@ -154,7 +157,7 @@ class TrainedRun:
 
     @cached_property
     def other(self) -> ItemLists:
-        """What users had beside: kept from training, and no target."""
+        """Other items that users had: kept from training, and no target."""
         if "other_indptr" not in self._data:
             return ItemLists.empty(len(self.train))
         return ItemLists.from_arrays(self._data, "other")
@@ -166,7 +169,7 @@ class TrainedRun:
 
     @cached_property
     def history(self) -> ItemLists:
-        """What every new user did before, in the order of time where there is time."""
+        """Items that every new user had before, in the order of time where there is time."""
         return ItemLists.from_arrays(self._data, "history")
 
     @cached_property
@@ -210,7 +213,7 @@ class TrainedRun:
         Args:
             users: ids of users of the training data.
             n: items for each, from 1 to 2^31 - 1.
-            budget_bytes: of the table each user is ranked with, that of its user group; None: the
+            budget_bytes: bytes of the table each user is ranked with, that of its user group; None: the
                 full table.
             exclude: what to leave out: ``"seen"``, everything a user had in the data
                 (:meth:`seen`); None, nothing; or a sequence of item ids for every user.

@@ -24,11 +24,11 @@ LEAST_USERS = 1000
 
 @dataclass(frozen=True, eq=False)
 class Tuned:
-    """What was chosen.
+    """The settings that were chosen.
 
     Attributes:
-        temperature: of pretraining.
-        embedding_dim: of pretraining.
+        temperature: temperature of pretraining.
+        embedding_dim: dimensions of pretraining.
         prior: weights of an item's features in its prior
             (:func:`peel_ext.train.item_prior.describe_items`).
         qualities: float64 [num_trainings], NDCG at a depth of 100 of each training, with the prior
@@ -65,7 +65,7 @@ def choose_settings(
         data: the training interactions.
         tuning: candidates, and how to judge them.
         pretraining: all other settings.
-        method: how interactions are held out, of :class:`peel_ext.config.SplitConfig`.
+        method: how interactions are held out; that of :class:`peel_ext.config.SplitConfig`.
         validation: the interactions to judge by, of the same users; None holds a share
             of the others out.
         on_progress: as of :func:`peel_ext.train.pretraining.pretrain`, over all trainings there may be.

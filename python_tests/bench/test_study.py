@@ -17,7 +17,7 @@ from peel_ext.data import SyntheticConfig, make_interactions
 from peel_ext.train import pipeline
 
 ROOT = Path(__file__).parent.parent.parent
-PAGE = "# A page\n\n<!-- table synthetic/random known -->\n<!-- end of table -->\n\nIts end.\n"
+PAGE = "# A page\n\n<!-- table synthetic/random {} -->\n<!-- end of table -->\n\nIts end.\n"
 
 
 @pytest.fixture
@@ -32,13 +32,13 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(PARTS, "full", full)
     monkeypatch.setattr(runs, "circumstances", dict)
     (tmp_path / "pictures").mkdir()
-    (tmp_path / "study.md").write_text(PAGE)
     rows = tmp_path / "rows.jsonl"
 
-    def run(parts: str) -> list[dict]:
+    def run(parts: str, protocol: str = "known") -> list[dict]:
+        (tmp_path / "study.md").write_text(PAGE.format(protocol))
         places = ["--runs", tmp_path / "runs", "--rows", rows, "--docs", tmp_path]
         command.main([str(tmp_path), "--sources", "synthetic/random", "--seeds", "1", "--parts",
-                      parts, *map(str, places)])  # fmt: skip
+                      parts, "--protocol", protocol, *map(str, places)])  # fmt: skip
         return read_rows(rows)
 
     return run
@@ -80,6 +80,14 @@ def test_a_study_that_is_interrupted_goes_on(study, tmp_path, monkeypatch):
     assert page.endswith("Its end.\n")
     assert "| 4 bits for every value | 1 |" in page
     assert (tmp_path / "pictures" / "study-synthetic-random-known-parts.svg").exists()
+
+
+def test_blends_and_gaps_are_measured_on_users_held_out(study):
+    full, blends = study("full,blends", "offline")
+    assert [line["method"] for line in full["lines"][:2]] == ["fresh server", "PEE"]
+    assert full["lines"][0]["gap_recovered"] in (1.0, None)
+    assert {line["method"] for line in blends["lines"]} == {"PEE, blended for the user"}
+    assert blends["training_processor_seconds"] == 0  # the run is that of the base
 
 
 def row_of(part: str, seed: int, recall: float, ndcg: float = 0.25) -> dict:

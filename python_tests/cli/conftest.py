@@ -11,15 +11,22 @@ from peel_ext.data import SyntheticConfig, make_interactions
 
 
 @pytest.fixture(scope="session")
-def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """200 users, of whom 40 are new, 300 items and 4 user groups."""
+def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """200 users and 300 items, made up."""
     made = make_interactions(SyntheticConfig(200, 300, 12, num_tastes=8))
     pairs = zip(made.user_rows.tolist(), made.item_rows.tolist(), strict=True)
-    folder = tmp_path_factory.mktemp("small")
-    (folder / "a.csv").write_text("user,item\n" + "".join(f"{u},{i}\n" for u, i in pairs))
-    command = ["train", str(folder / "a.csv"), "--out", str(folder / "run"), "--epochs", "1"]
+    path = tmp_path_factory.mktemp("small") / "a.csv"
+    path.write_text("user,item\n" + "".join(f"{u},{i}\n" for u, i in pairs))
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_run(small_data: Path) -> Path:
+    """Of that, with 40 users new and 4 user groups."""
+    out = small_data.parent / "run"
+    command = ["train", str(small_data), "--out", str(out), "--epochs", "1"]
     assert main([*command, "--groups", "4", "--new-user-share", "0.2", "--quiet"]) == 0
-    return folder / "run"
+    return out
 
 
 @pytest.fixture(scope="session")

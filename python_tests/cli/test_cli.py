@@ -33,18 +33,18 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, s
     return code, streams.out, streams.err
 
 
-def test_training_tells_of_stages_on_stderr_alone(tmp_path: Path, capsys) -> None:
+def test_training_tells_of_stages_on_stderr_alone(small_data: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / "run"
-    code, told, narrated = call(capsys, "train", "synthetic", "--out", out, "--epochs", 1)
+    code, told, narrated = call(capsys, "train", small_data, "--out", out, "--epochs", 1)
     assert (code, told) == (0, f"{out}\n")
     stages = [line.split()[0] for line in narrated.splitlines()]
     assert stages == [
         "data", "tuning", "pretraining", "clustering", "refinement", "block_weights",
     ]  # fmt: skip
-    code, _, narrated = call(capsys, "train", "synthetic", "--out", out, "--epochs", 1)
+    code, _, narrated = call(capsys, "train", small_data, "--out", out, "--epochs", 1)
     assert code == 0
     assert narrated.count("done before") == 6
-    code, _, narrated = call(capsys, "train", "synthetic", "--out", out, "--epochs", 2)
+    code, _, narrated = call(capsys, "train", small_data, "--out", out, "--epochs", 2)
     assert code == 1
     assert "other settings (pretraining.epochs 2 instead of 1)" in narrated
     assert "make tuning, pretraining, clustering, refinement, block_weights invalid" in narrated
@@ -69,8 +69,10 @@ def test_vectors_of_another_model(tmp_path: Path, capsys) -> None:
     )
 
 
-def test_redo_repeats_what_a_setting_makes_invalid(tmp_path: Path, capsys) -> None:
-    command = ("train", "synthetic", "--out", tmp_path / "run", "--epochs", 1)
+def test_redo_repeats_what_a_setting_makes_invalid(
+    small_data: Path, tmp_path: Path, capsys
+) -> None:
+    command = ("train", small_data, "--out", tmp_path / "run", "--epochs", 1)
     assert call(capsys, *command, "--groups", 2)[0] == 0
     code, _, narrated = call(capsys, *command, "--groups", 3, "--redo")
     assert code == 0
@@ -175,7 +177,7 @@ def test_leaving_out_the_last_of_each_user() -> None:
     assert np.bincount(split.target.user_rows).tolist() == [1] * split.train.num_users
 
 
-def test_losses_for_tensorboard(tmp_path: Path, capsys, monkeypatch) -> None:
+def test_losses_for_tensorboard(small_data: Path, tmp_path: Path, capsys, monkeypatch) -> None:
     written: list[tuple[str, int]] = []
 
     class SummaryWriter:
@@ -189,7 +191,7 @@ def test_losses_for_tensorboard(tmp_path: Path, capsys, monkeypatch) -> None:
         def close(self) -> None:
             written.append(("closed", 0))
 
-    command = ("train", "synthetic", "--epochs", 1, "--quiet", "--temperature", 0.1)
+    command = ("train", small_data, "--epochs", 1, "--quiet", "--temperature", 0.1)
     folder = ("--tensorboard", tmp_path / "losses")
     fake = types.SimpleNamespace(SummaryWriter=SummaryWriter)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
@@ -401,14 +403,14 @@ def test_output_that_cannot_be_written_is_said_in_one_line() -> None:
 
 
 @pytest.mark.parametrize("limit", [100, 10_000, 100_000])
-def test_a_full_disk_is_said_in_one_line(tmp_path: Path, limit: int) -> None:
+def test_a_full_disk_is_said_in_one_line(small_data: Path, tmp_path: Path, limit: int) -> None:
     # A limit on the size of a file fails a write as a full disk does, in the middle.
     code = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); "
         "from peel_ext.cli.main import main; sys.exit(main())"
     )
-    command = ["train", "synthetic", "--epochs", "1", "--temperature", "0.1", "--quiet"]
+    command = ["train", str(small_data), "--epochs", "1", "--temperature", "0.1", "--quiet"]
     command += ["--out", str(tmp_path / "run")]
     finished = subprocess.run(
         [sys.executable, "-P", "-c", code, *command], capture_output=True, text=True, check=False

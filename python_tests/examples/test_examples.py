@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 import runpy
+import shutil
 from pathlib import Path
 
 import pytest
-
-from peel_ext.data import SyntheticConfig, make_interactions
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 PEERS = {"bring_your_own_vectors": ["implicit"], "drop_in": ["rectools", "pytorch_lightning"]}
@@ -23,26 +22,19 @@ def run_example(name: str, arguments: list[str]) -> None:
     runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"](arguments)
 
 
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of 300 users and 400 items."""
-    made = make_interactions(SyntheticConfig(num_users=300, num_items=400))
-    lines = [f"{user},{item}\n" for user, item in zip(made.user_rows, made.item_rows, strict=True)]
-    path = tmp_path_factory.mktemp("shop") / "shop.csv"
-    path.write_text("user,item\n" + "".join(lines))
-    return path
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # what other libraries warn of is their matter
 @pytest.mark.parametrize(
     "name", ["bring_your_own_vectors", "drop_in", "quickstart", "train_to_device"]
 )
 def test_an_example_prints_what_budgets_keep(
-    name: str, shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, trained_shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    data = trained_shop / "interactions.parquet"
+    if name == "quickstart":  # whose settings are those of the run that is there
+        shutil.copytree(trained_shop / "run", tmp_path / "run")
     small = ["--users", "60", "--items", "250", "--epochs", "1"]
-    run_example(name, small if name == "drop_in" else [str(shop), "--out", str(tmp_path / "run")])
+    run_example(name, small if name == "drop_in" else [str(data), "--out", str(tmp_path / "run")])
     told = capsys.readouterr().out
     found = [match.groups() for match in map(LINE.match, told.splitlines()) if match]
     assert len(found) == 4, told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 
@@ -42,6 +43,18 @@ def test_equals_nn_embedding(options: dict, with_groups: bool, generator) -> Non
     want.backward(upstream)
     assert ours.weight.grad.is_sparse == theirs.weight.grad.is_sparse
     torch.testing.assert_close(ours.weight.grad.to_dense(), theirs.weight.grad.to_dense())
+
+
+@pytest.mark.parametrize("budget", [None, 10**6])
+def test_a_padding_index_set_later_counts_from_the_end(budget: int | None, generator) -> None:
+    ours, theirs = ElasticEmbedding(20, 6), nn.Embedding(20, 6)
+    ours.padding_idx = theirs.padding_idx = -3
+    indices = torch.randint(0, 20, (20_000,), generator=generator)  # enough for a kernel
+    with contextlib.nullcontext() if budget is None else ours.budget(budget):
+        ours(indices).sum().backward()
+    theirs(indices).sum().backward()
+    assert torch.equal(ours.get_parameter("weight").grad, theirs.weight.grad)
+    assert theirs.weight.grad[17].abs().sum() == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])

@@ -208,7 +208,10 @@ def told(model: nn.Module, names: str | None = None) -> list[str]:
         ),
         (
             lambda: nn.Sequential(nn.EmbeddingBag(9, 4), nn.Embedding(9, 4), Scaled(9, 4)), None,
-            ["not replaced, because they do more than look rows up: '0' (EmbeddingBag), '2' (Scaled)"],
+            [
+                "the rows of a bag never leave it one by one: '0' (EmbeddingBag, mean of each bag)",
+                "not replaced, because they do more than look rows up: '2' (Scaled)",
+            ],
         ),
         (lambda: nn.Sequential(nn.EmbeddingBag(9, 4), nn.Embedding(9, 4)), "1", []),
         (lambda: nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 9), ElasticEmbedding(9, 4)), None, []),
@@ -240,6 +243,13 @@ def test_what_the_warning_advises_sees_the_budget() -> None:
         seen = x @ model.items.weight.T
         assert torch.equal(seen, x @ items(torch.arange(20)).T)
         assert not torch.equal(seen, x @ model.output_weight.T)
+
+
+def test_what_the_warning_of_a_bag_advises_computes_the_same(generator) -> None:
+    bag = nn.EmbeddingBag(20, 8, mode="sum")
+    embedding = ElasticEmbedding.adopt(nn.Embedding.from_pretrained(bag.weight))
+    ids = torch.randint(0, 20, (5, 4), generator=generator)
+    torch.testing.assert_close(embedding(ids).sum(dim=-2), bag(ids))
 
 
 # ---- under a budget, without a word of it in the model ----

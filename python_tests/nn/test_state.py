@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -243,3 +244,43 @@ def test_blocks_of_two_modules_are_not_mixed(generator) -> None:
     target.load_state_dict(state, strict=False)
     assert torch.equal(target.block_weights, source.block_weights)
     assert torch.equal(target.item_group, source.item_group)
+
+
+@pytest.fixture
+def one_process() -> Iterator[None]:
+    """A process group of this process alone."""
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no processes")
+@pytest.mark.parametrize("how", ["FSDP2", "FSDP2 of a model", "DTensor"])
+def test_sharded_weights_are_refused_under_a_budget_at_once(
+    how: str, one_process, generator
+) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import Replicate, distribute_tensor
+
+    module, plain = make(True, generator), make(True, generator)
+    plain.load_state_dict(module.state_dict())
+    model = nn.Sequential(module)
+    mesh = init_device_mesh("cpu", (1,))
+    if how == "FSDP2":
+        fully_shard(module, mesh=mesh)
+    elif how == "FSDP2 of a model":
+        fully_shard(model, mesh=mesh)
+    else:
+        module.weight = nn.Parameter(distribute_tensor(module.weight, mesh, [Replicate()]))
+    with pytest.raises(TypeError, match=r"from_pretrained\(weight.full_tensor\(\)\)"):
+        module.budget(BUDGET).__enter__()
+    assert module.budget_bytes is None
+    with pytest.raises(TypeError, match=r"full_tensor"):
+        module.generate(0, BUDGET)
+    if how != "DTensor":
+        assert torch.equal(model(EVERY), plain(EVERY))  # the full table as ever
+        (module if how == "FSDP2" else model).unshard()  # now the weight is an ordinary tensor
+        with pytest.raises(TypeError, match=r"full_tensor"):
+            module.budget(BUDGET).__enter__()

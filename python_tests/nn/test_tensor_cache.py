@@ -159,7 +159,7 @@ def test_a_smaller_table_in_the_same_memory(generator) -> None:
 def test_memory_that_is_used_again_is_not_taken_for_the_old(generator) -> None:
     module = make(LAYOUTS[0], generator)
     twin = copy.deepcopy(module)
-    for _ in range(20):
+    for _ in range(6):
         values = torch.randn(64, 8, generator=generator)
         module.weight = None
         gc.collect()
@@ -242,6 +242,35 @@ def test_values_live_as_long_as_their_owner() -> None:
     del cache
     gc.collect()
     assert derive("a", (source,), compute) == 8
+
+
+@torch.no_grad()
+def test_counters_that_agree_by_chance_do_not_share_what_is_kept(generator) -> None:
+    """Two modules over one memory, each with a counter of its own."""
+    one = ElasticEmbedding.from_pretrained(torch.randn(64, 8, generator=generator))
+    other = ElasticEmbedding(64, 8)
+    other.weight = nn.Parameter(one.weight.data)
+    one.weight.mul_(2)
+    with one.budget(BUDGET):
+        before = one(EVERY)
+    for _ in range(one.weight._version - other.weight._version):
+        other.weight.mul_(3)
+    assert other.weight._version == one.weight._version
+    with other.budget(BUDGET):
+        assert torch.equal(other.weight, other(EVERY))
+        assert not torch.equal(other(EVERY), before)
+
+
+def test_a_blend_shares_what_is_kept_of_a_trained_weight(generator, monkeypatch) -> None:
+    module = make(LAYOUTS[0], generator)
+    _double(module)
+    with module.budget(BUDGET):
+        module(EVERY, 1)
+    monkeypatch.setattr(PlanesLayout, "encode", lambda self, rows: pytest.fail("encoded again"))
+    blended = module.blend(torch.eye(2))
+    blended.refinement_slot = module.refinement_slot
+    with blended.budget(BUDGET):
+        assert torch.equal(blended(EVERY, 1), blended.table(1))
 
 
 class OnDevice:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import threading
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
+from torch.utils.checkpoint import CheckpointError, checkpoint
 
 from peel_ext import ColumnsLayout, ElasticEmbedding, PlanesLayout
 
@@ -123,6 +125,71 @@ def test_compiled_code_is_free_once_all_tasks_have_ended(generator) -> None:
 
     asyncio.run(run_all())
     assert torch.equal(compiled(EVERY, 1), module(EVERY, 1))
+
+
+# ---- checkpoints, which compute again in the backward ----
+
+
+def gradient_of(module: ElasticEmbedding, call: Callable[[], Tensor]) -> Tensor:
+    module.zero_grad()
+    call().square().sum().backward()
+    return module.get_parameter("weight").grad
+
+
+@pytest.mark.parametrize("is_entered", ["budget", "groups", "both"])
+def test_reentrant_checkpoints_are_refused_inside_a_context(is_entered: str, generator) -> None:
+    module = make(generator)
+    factor = torch.ones((), requires_grad=True)
+
+    def call(factor: Tensor) -> Tensor:
+        return module(EVERY, 1 if is_entered == "budget" else None) * factor
+
+    with contextlib.ExitStack() as stack:
+        if is_entered != "groups":
+            stack.enter_context(module.budget(BUDGET))
+        if is_entered != "budget":
+            stack.enter_context(module.use_groups(1))
+        with pytest.raises(RuntimeError, match="pass use_reentrant=False to checkpoint"):
+            checkpoint(call, factor, use_reentrant=True)
+        want = gradient_of(module, lambda: call(factor))
+        got = gradient_of(module, lambda: checkpoint(call, factor, use_reentrant=False))
+        assert torch.equal(got, want)
+        with torch.no_grad():
+            assert module(EVERY, 1).shape == (ROWS, DIM)
+    if is_entered == "budget":
+        with module.budget(BUDGET):
+            rows = checkpoint(call, factor, use_reentrant=False)
+        with pytest.raises(CheckpointError):  # torch sees that it is another computation
+            rows.sum().backward()
+
+
+def test_reentrant_checkpoints_may_enter_a_context_themselves(generator) -> None:
+    module = make(generator)
+    factor = torch.ones((), requires_grad=True)
+
+    def call(factor: Tensor) -> Tensor:
+        with module.budget(BUDGET), module.use_groups(1):
+            return module(EVERY) * factor
+
+    want = gradient_of(module, lambda: call(factor))
+    assert torch.equal(
+        gradient_of(module, lambda: checkpoint(call, factor, use_reentrant=True)), want
+    )
+
+
+def test_a_context_may_be_entered_inside_itself(generator) -> None:
+    module = make(generator)
+    within = module.budget(BUDGET)
+    with within, module.budget(1500), within:
+        assert module.budget_bytes == BUDGET
+    assert module.budget_bytes is None
+
+    @within
+    def call() -> int | None:
+        return module.budget_bytes
+
+    assert call() == BUDGET
+    assert module.budget_bytes is None
 
 
 def test_a_copy_is_in_no_context(generator) -> None:

@@ -8,6 +8,7 @@ export const Status = {
   MEMORY: 6,
   INTERNAL: 7,
   NOT_HELD: 8,
+  NO_USER: 9,
 } as const;
 
 /** Base of the errors of this package. */
@@ -61,6 +62,13 @@ export class NotHeldError extends PeelError {
   }
 }
 
+/** The bundle has no file of the user asked for. */
+export class NoUserError extends PeelError {
+  constructor(message: string) {
+    super(Status.NO_USER, message);
+  }
+}
+
 /** The recommender has been closed. */
 export class ClosedError extends PeelError {
   constructor() {
@@ -81,6 +89,8 @@ export function errorOf(status: number, message: string, minimumBytes: number): 
       return new BudgetError(message, minimumBytes);
     case Status.NOT_HELD:
       return new NotHeldError(message);
+    case Status.NO_USER:
+      return new NoUserError(message);
     default:
       return new PeelError(status, message);
   }

@@ -1,10 +1,14 @@
-import { ArgumentError, SourceError } from "./errors.js";
+import type { UserFile } from "./core.js";
+import { ArgumentError, FormatError, SourceError } from "./errors.js";
 import { Pieces, type Piece } from "./pieces.js";
 
 const HEADER_BYTES = 64;
 const ALIGNMENT = 64;
-/** Where the header has the end of the last block, in {@link ALIGNMENT}. */
+/** Where the header has the end of the last block, in {@link ALIGNMENT}, and its own checksum. */
 const BLOCKS_END_AT = 44;
+const CHECKSUM_AT = 60;
+/** Of a bundle, at once: its header, and what is there of the index. */
+const BUNDLE_START_BYTES = 8192;
 
 /** What of a `Cache` is needed to keep files: that of a browser, or one that a program brings. */
 export interface FileCache {
@@ -43,6 +47,65 @@ interface Request {
 interface Prepared {
   pieces: Pieces;
   budget: number | null;
+}
+
+/** A user of a bundle, and how to find its file from the bytes that a function reads. */
+export interface BundleUser {
+  readonly id: string;
+  find(read: (offset: number, into: Uint8Array) => boolean, size: number): UserFile;
+}
+
+/**
+ * Finds a user's file, from bytes that are here or that `load` fetches.
+ *
+ * @param pieces of the bundle; what is fetched is added.
+ */
+async function findIn(
+  user: BundleUser,
+  size: number,
+  pieces: Pieces,
+  load: (offset: number, count: number) => Promise<Uint8Array>,
+): Promise<UserFile> {
+  for (;;) {
+    let missing: { offset: number; count: number } | null = null;
+    try {
+      return user.find((offset, into) => {
+        if (pieces.read(offset, into)) return true;
+        missing = { offset, count: into.length };
+        return false;
+      }, size);
+    } catch (error) {
+      // Only the function sets it, which the compiler does not see.
+      const wanted = missing as { offset: number; count: number } | null;
+      if (!(error instanceof SourceError) || !wanted) throw error;
+      const bytes = await load(wanted.offset, wanted.count);
+      pieces.add({ offset: wanted.offset, bytes });
+    }
+  }
+}
+
+/** Bytes that have arrived of a user's file; what the index says of it must be so. */
+function checkUserFile(file: UserFile, bundleSize: number, start: Uint8Array): number {
+  const size = Math.min(file.size, Math.max(0, bundleSize - file.offset));
+  if (size < HEADER_BYTES || start.length < HEADER_BYTES) {
+    throw new FormatError(`cut short: ${bundleSize} bytes, the user's file has not arrived`);
+  }
+  const view = new DataView(start.buffer, start.byteOffset);
+  const end = ALIGNMENT * view.getUint32(BLOCKS_END_AT, true);
+  if (end !== file.blocksEnd || view.getUint32(CHECKSUM_AT, true) !== file.headerChecksum) {
+    throw new FormatError(
+      `damaged: the file at byte ${file.offset} of the bundle is not the one that the index means`,
+    );
+  }
+  return size;
+}
+
+/** A user's file in a bundle that is in memory. */
+export async function userBytes(bytes: Uint8Array, user: BundleUser): Promise<Uint8Array> {
+  const pieces = new Pieces({ offset: 0, bytes });
+  const file = await findIn(user, bytes.length, pieces, async () => new Uint8Array());
+  const part = bytes.subarray(file.offset, file.offset + file.size);
+  return part.subarray(0, checkUserFile(file, bytes.length, part));
 }
 
 /** Bytes in memory. */
@@ -86,6 +149,9 @@ class Unreachable extends SourceError {
 /** What a cache has of a file. */
 interface Stored {
   size: number;
+  /** Where it begins in the bundle that it is of, and the bundle's bytes; else 0 and its own. */
+  begin: number;
+  total: number;
   tag: string;
   /** The first bytes of the file. */
   start: Uint8Array;
@@ -99,38 +165,74 @@ export class HttpFile implements PeelFile {
   failure: SourceError | null = null;
   #url: URL;
   #cache: FileCache | null;
+  #user: string | null;
   #tag = "";
-  #header: Uint8Array = new Uint8Array();
+  /** Of what the server has: where this file begins in it, and all its bytes. */
+  #begin = 0;
+  #total = 0;
+  /** The first bytes of the file, at least the header where it has one. */
+  #start: Uint8Array = new Uint8Array();
   #tail: Uint8Array = new Uint8Array();
   /** Whether something came that the cache has not. */
   #fresh = false;
 
-  private constructor(url: URL, cache: FileCache | null) {
+  private constructor(url: URL, cache: FileCache | null, user: string | null) {
     this.#url = url;
     this.#cache = cache;
+    this.#user = user;
   }
 
-  /** Asks the server for the file's header, or the cache where there is no server. */
-  static async open(url: URL, cache: FileCache | null, signal?: AbortSignal): Promise<HttpFile> {
+  /**
+   * Asks the server for the file's header, or the cache where there is no server. With a user, its
+   * file in the bundle that the server has: where there is no cache, the budget's bytes at once.
+   */
+  static async open(
+    url: URL,
+    cache: FileCache | null,
+    user: BundleUser | null,
+    budget: number | null,
+    signal?: AbortSignal,
+  ): Promise<HttpFile> {
     if (url.username || url.password) {
       throw new ArgumentError("the URL has a user name or a password, which fetch does not allow");
     }
-    const file = new HttpFile(url, cache);
+    const file = new HttpFile(url, cache, user?.id ?? null);
     try {
-      file.#header = await file.#fetch(0, HEADER_BYTES, signal);
+      if (user) await file.#openUser(user, cache ? 0 : (budget ?? Infinity), signal);
+      else {
+        file.#start = await file.#fetch(0, HEADER_BYTES, signal);
+        file.size = file.#total;
+      }
     } catch (error) {
       const stored = error instanceof Unreachable ? await file.#readCache() : null;
       if (!stored) throw error;
       file.failure = error as Unreachable;
-      file.size = stored.size;
+      [file.size, file.#begin, file.#total] = [stored.size, stored.begin, stored.total];
       file.#tag = stored.tag;
-      file.#header = stored.start.slice(0, HEADER_BYTES);
+      file.#start = stored.start.slice(0, HEADER_BYTES);
     }
     return file;
   }
 
+  async #openUser(user: BundleUser, wanted: number, signal?: AbortSignal): Promise<void> {
+    const pieces = new Pieces({
+      offset: 0,
+      bytes: await this.#fetch(0, BUNDLE_START_BYTES, signal),
+    });
+    const load = (offset: number, count: number): Promise<Uint8Array> =>
+      this.#fetch(offset, count, signal);
+    const found = await findIn(user, this.#total, pieces, load);
+    const count = Math.max(HEADER_BYTES, Math.min(wanted, found.blocksEnd));
+    const there = Math.max(0, this.#total - found.offset);
+    const start = there ? await load(found.offset, Math.min(count, there)) : new Uint8Array();
+    this.size = checkUserFile(found, this.#total, start);
+    this.#begin = found.offset;
+    this.#start = start;
+    this.#fresh = start.length > HEADER_BYTES;
+  }
+
   async prepare({ budget, held, torn, signal }: Request): Promise<Prepared> {
-    const pieces = new Pieces({ offset: 0, bytes: this.#header });
+    const pieces = new Pieces({ offset: 0, bytes: this.#start });
     if (held) pieces.add({ offset: 0, bytes: held });
     const end = Math.min(this.#blocksEnd, budget ?? Infinity);
     if (pieces.endFrom(0) < end) {
@@ -181,6 +283,8 @@ export class HttpFile implements PeelFile {
     body.set(tail, start.length);
     const headers = {
       "peel-size": String(this.size),
+      "peel-begin": String(this.#begin),
+      "peel-total": String(this.#total),
       "peel-start": String(start.length),
       "peel-tag": encodeURIComponent(this.#tag),
     };
@@ -196,26 +300,27 @@ export class HttpFile implements PeelFile {
   }
 
   get #blocksEnd(): number {
-    if (this.#header.length < HEADER_BYTES) return this.size;
-    const view = new DataView(this.#header.buffer, this.#header.byteOffset);
+    if (this.#start.length < HEADER_BYTES) return this.size;
+    const view = new DataView(this.#start.buffer, this.#start.byteOffset);
     return Math.min(ALIGNMENT * view.getUint32(BLOCKS_END_AT, true), this.size);
   }
 
   // ---- the server ----
 
-  /** The bytes [offset, offset + count), as far as the file has them. */
+  /** The bytes [offset, offset + count), as far as the file has them; at first, the server's. */
   async #fetch(offset: number, count: number, signal?: AbortSignal): Promise<Uint8Array> {
-    const first = this.#header.length === 0;
+    const first = this.#total === 0;
+    const from = this.#begin + offset;
     const chunks: Uint8Array[] = [];
     let response: Response | null = null;
     try {
       response = await fetch(this.#url, {
-        headers: { Range: `bytes=${offset}-${offset + count - 1}` },
+        headers: { Range: `bytes=${from}-${from + count - 1}` },
         cache: "no-store", // what is to be kept, is kept in the cache given
         signal: signal ?? null,
       });
-      const told = this.#check(response, offset, first);
-      if (first) [this.size, this.#tag] = told;
+      const told = this.#check(response, from, first);
+      if (first) [this.#total, this.#tag] = told;
       const reader = response.body!.getReader();
       for (let part = await reader.read(); !part.done; part = await reader.read()) {
         chunks.push(part.value);
@@ -228,7 +333,7 @@ export class HttpFile implements PeelFile {
       throw new Unreachable(`${this.#url.href}: cannot be read: ${reason}`, joined(chunks), error);
     }
     const bytes = joined(chunks);
-    const wanted = Math.min(count, this.size - offset);
+    const wanted = Math.min(count, this.#total - from);
     if (bytes.length !== wanted) {
       throw new SourceError(`${this.#url.href}: ${bytes.length} bytes came, expected ${wanted}`);
     }
@@ -256,7 +361,7 @@ export class HttpFile implements PeelFile {
     }
     const size = Number(parts![2]);
     const tag = response.headers.get("ETag") ?? response.headers.get("Last-Modified") ?? "";
-    if (!first && (size !== this.size || tag !== this.#tag)) {
+    if (!first && (size !== this.#total || tag !== this.#tag)) {
       fail("the server has another file than the one opened");
     }
     return [size, tag];
@@ -268,6 +373,7 @@ export class HttpFile implements PeelFile {
   get #key(): string {
     const key = new URL(this.#url);
     key.searchParams.set("peel-cache", "1");
+    if (this.#user !== null) key.searchParams.set("peel-user", this.#user);
     key.hash = "";
     return key.href;
   }
@@ -278,7 +384,8 @@ export class HttpFile implements PeelFile {
     const same =
       stored?.size === this.size &&
       stored.tag === this.#tag &&
-      this.#header.every((byte, i) => byte === stored.start[i]);
+      stored.total === this.#total &&
+      this.#start.subarray(0, HEADER_BYTES).every((byte, i) => byte === stored.start[i]);
     return same ? stored : null;
   }
 
@@ -288,8 +395,11 @@ export class HttpFile implements PeelFile {
       if (!response) return null;
       const bytes = new Uint8Array(await response.arrayBuffer());
       const start = Number(response.headers.get("peel-start"));
+      const size = Number(response.headers.get("peel-size"));
       return {
-        size: Number(response.headers.get("peel-size")),
+        size,
+        begin: Number(response.headers.get("peel-begin") ?? 0),
+        total: Number(response.headers.get("peel-total") ?? size),
         tag: decodeURIComponent(response.headers.get("peel-tag") ?? ""),
         start: bytes.subarray(0, start),
         tail: bytes.subarray(start),

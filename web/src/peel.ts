@@ -1,6 +1,21 @@
-import { Core, checkInteger, compileModule, type ItemIdType, type Scored } from "./core.js";
+import {
+  Core,
+  checkInteger,
+  compileModule,
+  findUser,
+  type ItemIdType,
+  type Scored,
+} from "./core.js";
 import { ArgumentError, BudgetError, ClosedError, FormatError, SourceError } from "./errors.js";
-import { BufferFile, HttpFile, openCache, type FileCache, type PeelFile } from "./file.js";
+import {
+  BufferFile,
+  HttpFile,
+  openCache,
+  userBytes,
+  type BundleUser,
+  type FileCache,
+  type PeelFile,
+} from "./file.js";
 import { Pieces } from "./pieces.js";
 
 export * from "./errors.js";
@@ -18,6 +33,11 @@ export type Vector = ArrayLike<number>;
 export interface OpenOptions {
   /** Upper limit of everything held for the table; without it, or null: all there is. */
   budgetBytes?: number | null;
+  /**
+   * Where the file is a bundle of many users' files: the id of the one whose file to open. An integer
+   * is its decimal text. Nothing is read of the others but where they lie.
+   */
+  user?: number | string;
   /**
    * With a URL: where to keep what was fetched, so that a second visit fetches nothing twice and
    * needs no network. The name of a cache in Cache Storage, or an object with its `match`, `put` and
@@ -134,7 +154,8 @@ export class Peel {
    * @param file the URL of a server that answers range requests, of which only the bytes held are
    *   fetched; or the bytes themselves. Bytes of which only the first have arrived are a smaller
    *   model, whose items go by row: open them with `itemIds: false`.
-   * @throws FormatError not a `.peel` file, a newer version, or damaged.
+   * @throws FormatError not a `.peel` file, a newer version, or damaged; with a user, no bundle.
+   * @throws NoUserError the bundle has no file of this user.
    * @throws SourceError it cannot be read.
    * @throws BudgetError too few bytes for the first block; names the minimum.
    * @throws ArgumentError an option is not what it should be.
@@ -146,7 +167,7 @@ export class Peel {
     const { itemIds = true, signal } = options;
     const budget = checkBudget(options.budgetBytes);
     const module = await compileModule();
-    const source = await openFile(file, options);
+    const source = await openFile(file, options, budget, module);
     let holding: Holding;
     try {
       holding = await hold(module, source, { budget, torn: true, signal });
@@ -415,19 +436,36 @@ export class Peel {
 
 async function openFile(
   file: string | URL | ArrayBuffer | ArrayBufferView,
-  { cache, signal }: OpenOptions,
+  { cache, signal, user }: OpenOptions,
+  budget: number | null,
+  module: WebAssembly.Module,
 ): Promise<PeelFile> {
+  const whose = user === undefined ? null : bundleUser(user, module);
   if (typeof file === "string" || file instanceof URL) {
     const base = typeof location === "undefined" ? undefined : location.href;
     if (!URL.canParse(file, base)) throw new ArgumentError(`file must be a URL, got ${shown(file)}`);
-    return HttpFile.open(new URL(file, base), await openCache(cache), signal);
+    return HttpFile.open(new URL(file, base), await openCache(cache), whose, budget, signal);
   }
   if (cache !== undefined) throw new ArgumentError("cache is for files on a server, got bytes");
-  if (file instanceof ArrayBuffer) return new BufferFile(new Uint8Array(file));
-  if (!ArrayBuffer.isView(file)) {
+  if (!(file instanceof ArrayBuffer || ArrayBuffer.isView(file))) {
     throw new ArgumentError(`file must be a URL or bytes, got ${shown(file)}`);
   }
-  return new BufferFile(new Uint8Array(file.buffer, file.byteOffset, file.byteLength));
+  const bytes =
+    file instanceof ArrayBuffer
+      ? new Uint8Array(file)
+      : new Uint8Array(file.buffer, file.byteOffset, file.byteLength);
+  return new BufferFile(whose ? await userBytes(bytes, whose) : bytes);
+}
+
+function bundleUser(user: number | string, module: WebAssembly.Module): BundleUser {
+  const isText = typeof user === "string" && user !== "" && !/[\0\p{Surrogate}]/u.test(user);
+  if (!isText && !Number.isSafeInteger(user)) {
+    throw new ArgumentError(
+      `user must be an integer, or text that is not empty and has no zero, got ${shown(user)}`,
+    );
+  }
+  const id = String(user);
+  return { id, find: (read, size) => findUser(module, read, size, id) };
 }
 
 /** Opens a core under a budget, and keeps what was fetched for it. */

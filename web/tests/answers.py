@@ -203,6 +203,60 @@ def malformed(chance: random.Random) -> list[dict[str, Any]]:
     return cases
 
 
+def oversized() -> list[dict[str, Any]]:
+    """Files whose numbers, or products of them, wrap in 32 bits, and the error that tells of it.
+
+    Every checksum is right. Natively sizes have 64 bits; where words have 32, they must not be smaller.
+    """
+    cases = []
+    for path in sorted(GOLDEN.glob("*.peel")):
+        whole = path.read_bytes()
+        for at in (24, 28, 32, 44):  # rows, item groups, blocks, the end of the blocks
+            for value in (1 << 30, 1 << 31, (1 << 32) - 64, (1 << 32) - 1, 0x04000001, 0x40000001):
+                data = bytearray(whole)
+                data[at : at + 4] = value.to_bytes(4, "little")
+                if at == 24:
+                    data[8] = {1: 1, 2: 2}[data[6]]  # ids are listed in columns
+                    data[9] = 4
+                seed = zlib.crc32(data[:60])
+                data[60:64] = seed.to_bytes(4, "little")
+                if data[6] == 1:  # as whoever reads the ids as wrapped would want it
+                    ids = value * 4 if at == 24 else 100 * data[9] * data[8]
+                    groups = 4 + 4 * (value if at == 28 else 20)
+                    size = sum(-(-part % 2**32 // 8) * 8 for part in (groups, ids))
+                    body = data[68 : 64 + -(-size // 64) * 64]
+                    data[64:68] = zlib.crc32(body, seed).to_bytes(4, "little")
+                cases.append((path.name, data))
+        behind = read_header(whole).blocks_end
+        for at in (8, 16):  # bytes and count of the first section
+            for value in ((1 << 32) - 64, 1 << 32, (1 << 32) + 2200, (1 << 64) - 64, (1 << 64) - 1):
+                data = bytearray(whole)
+                data[behind + at : behind + at + 8] = value.to_bytes(8, "little")
+                seed = zlib.crc32(data[behind + 4 :], header_checksum(whole))
+                data[behind : behind + 4] = seed.to_bytes(4, "little")
+                if len(whole) > behind:
+                    cases.append((path.name, data))
+    return [
+        {"file": name, "bytes": base64.b64encode(data).decode(), **answer_all(bytes(data))}
+        for name, data in cases
+    ]
+
+
+def answer_all(data: bytes) -> dict[str, Any]:
+    """The error of opening a file, or else that of asking it for items and a group."""
+    opened = answer(lambda: DeviceRecommender.open(data))
+    if "status" in opened:
+        return {"error": opened}
+    recommender: DeviceRecommender = opened["value"]
+    user = np.ones(recommender.embedding_dim, np.float32)
+
+    def ask() -> int:
+        recommender.recommend(user=user, rotated=True, n=5)
+        return recommender.choose_group(user)
+
+    return {"asked": answer(ask)}
+
+
 def main() -> None:
     """Writes the answers to the path given."""
     seed = int(os.environ.get("PEEL_TEST_SEED") or random.randrange(2**31))
@@ -213,6 +267,7 @@ def main() -> None:
             case for path in sorted(GOLDEN.glob("*.peel")) for case in golden_answers(path, chance)
         ],
         "malformed": malformed(chance),
+        "oversized": oversized(),
     }
     Path(sys.argv[1]).write_text(json.dumps(answers))
     print(f"{sys.argv[1]}: seed {seed}")

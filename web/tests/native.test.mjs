@@ -64,3 +64,21 @@ test("torn, damaged and hostile files give the native errors and answers", async
   }
   assert.ok(opened > 50 && opened < native.malformed.length - 50, `${opened} opened`);
 });
+
+test("sizes that wrap in 32 bits are refused with the native status", async () => {
+  assert.ok(native.oversized.length > 100);
+  for (const { file, bytes, error, asked } of native.oversized) {
+    const data = new Uint8Array(Buffer.from(bytes, "base64"));
+    if (error) {
+      assertSameError(await failure(() => Peel.open(data)), error);
+      continue;
+    }
+    const peel = await Peel.open(data);
+    const user = new Float32Array(peel.embeddingDim).fill(1);
+    const found = await failure(async () => {
+      await peel.recommend({ user, rotated: true, n: 5 });
+      await peel.chooseGroup(user);
+    });
+    assert.equal(found.status, asked.status, `${file}: ${asked.message}\n${found.stack}`);
+  }
+});

@@ -1,4 +1,4 @@
-"""What a run folder has to tell, as one page or as pictures."""
+"""Reports of a run folder, as one page or as pictures."""
 
 from peel_ext.evaluation.report.contents import Report, read_report
 from peel_ext.evaluation.report.page import render_page

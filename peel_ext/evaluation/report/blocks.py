@@ -29,7 +29,7 @@ class GroupBlocks:
 
     Attributes:
         group: user group.
-        num_users: of the group.
+        num_users: users of the group.
         worth: weight per byte of each block over the largest [num_item_groups, num_layers].
         place: how many blocks come before each [num_item_groups, num_layers].
         edges: rows before each item group, and all rows [num_item_groups + 1].
@@ -88,7 +88,7 @@ class GroupBlocks:
         }
 
     def cells(self, layout: Layout) -> list[dict[str, float]]:
-        """What a picture of the blocks draws.
+        """The cells that a picture of the blocks draws.
 
         Each has its ends ``x`` and ``x2`` (rows by rank from 1, or item groups in the columns layout),
         its layer ``y``, the power of ten of its worth per byte, and ``place``, how many blocks come
@@ -120,7 +120,7 @@ class GroupBlocks:
 
 
 def layer_names(layout: Layout, dim: int) -> list[str]:
-    """What each layer is: bits of a value, or columns."""
+    """The name of each layer: bits of a value, or columns."""
     if not layout.nested:
         starts = range(0, dim, layout.block_dim)
         return [f"{start}-{min(start + layout.block_dim, dim) - 1}" for start in starts]

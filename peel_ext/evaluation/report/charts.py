@@ -43,7 +43,7 @@ def draw_quality(summary: dict[str, Any], metric: str) -> Drawn:
     """Quality over bytes held: a line for every method, with 95% intervals over users.
 
     Args:
-        summary: of an evaluation, :func:`peel_ext.evaluation.summary.summarise`.
+        summary: summary of an evaluation, :func:`peel_ext.evaluation.summary.summarise`.
         metric: a key of :data:`METRICS`.
     """
     rows = _quality_rows(summary, metric)
@@ -112,7 +112,7 @@ def _quality_rows(summary: dict[str, Any], metric: str) -> list[dict[str, Any]]:
 
 
 def draw_leads(summary: dict[str, Any], metric: str) -> Drawn:
-    """How far the group's table is ahead of every rival, with paired 95% intervals."""
+    """Draws the lead of the group's table over every rival, with paired 95% intervals."""
     rows = []
     for row in summary["rivals"]:
         mean, low, high = row[f"{metric}_lead"]
@@ -152,7 +152,7 @@ def draw_leads(summary: dict[str, Any], metric: str) -> Drawn:
 
 
 def draw_bytes(group: GroupBlocks, budgets: dict[int, str]) -> Drawn:
-    """What the bytes of a user group's table are spent on under each budget."""
+    """Draws what the bytes of a user group's table are spent on under each budget."""
     rows = []
     for budget, name in budgets.items():
         held = group.held(budget)

@@ -1,4 +1,4 @@
-"""What a report tells: read from a run folder, whatever of it is there."""
+"""The contents of a report: read from a run folder, whatever of it is there."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ class BlockPictures:
     """The blocks of some user groups, for a slider over budgets.
 
     Attributes:
-        layout: of the blocks.
+        layout: layout of the blocks.
         layers: what each layer is.
         groups: those of most users.
-        budgets: of the slider, bytes, ascending.
+        budgets: budgets of the slider, bytes, ascending.
     """
 
     layout: Layout
@@ -63,16 +63,16 @@ class BlockPictures:
 
 @dataclass(eq=False)
 class Report:
-    """What a run has to tell. Parts that are None or empty are not there; ``missing`` says why.
+    """The contents of a report. Parts that are None or empty are not there; ``missing`` says why.
 
     Attributes:
-        name: of the run folder.
-        version: of this package.
+        name: name of the run folder.
+        version: version of this package.
         facts: the size of the data and the model, by what they are of.
         missing: a sentence for everything that is not there.
-        evaluations: of the run as it is, by protocol.
+        evaluations: evaluations of the run as it is, by protocol.
         budgets: bytes of lists and of ``spent``, descending, with what each is called.
-        full_bytes: of the table in float32.
+        full_bytes: bytes of the table in float32.
         blocks: block weights of some groups.
         popular: the items that most users have.
         topics: what the largest groups are about.
@@ -81,8 +81,8 @@ class Report:
         item_names: how rows are called.
         curves: losses of the stages.
         stages: all stages.
-        settings: of the run, by section.
-        versions: of what it was computed with.
+        settings: settings of the run, by section.
+        versions: versions of what it was computed with.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""How the lists of some users change as memory shrinks."""
+"""Examples of users, whose lists change as memory shrinks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class ExampleList:
     Attributes:
         budget_bytes: None for the full table.
         nbytes: held.
-        rows: of the items, best first.
+        rows: rows of the items, best first.
         hits: which of them are among the user's target items.
         kept: which of them the full table's list has, too.
     """
@@ -37,7 +37,7 @@ class ExampleUser:
         user: id.
         group: user group.
         history: rows of some training items, the most popular first.
-        num_interactions: of training.
+        num_interactions: training interactions.
         num_targets: items to be found.
         lists: that of the full table, then those of the budgets.
     """

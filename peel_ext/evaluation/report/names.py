@@ -1,4 +1,4 @@
-"""How items are called on a page."""
+"""The names of items on a page."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ItemNames:
 
     @property
     def are_ids(self) -> bool:
-        """Whether there are no names."""
+        """True if there are no names."""
         return self._names is None
 
     def __getitem__(self, row: int) -> str:

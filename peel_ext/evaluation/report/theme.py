@@ -13,12 +13,12 @@ def theme(
     """A configuration of Vega-Lite.
 
     Args:
-        ink: of text.
-        faint: of axes and rules.
-        grid: of the grid.
-        category: of methods and parts.
+        ink: colour of text.
+        faint: colour of axes and rules.
+        grid: colour of the grid.
+        category: colours of methods and parts.
         heatmap: from the least to the most.
-        ramp: of budgets, from the first to the last.
+        ramp: colours of budgets, from the first to the last.
     """
     return {
         "background": "transparent",

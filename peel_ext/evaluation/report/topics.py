@@ -1,4 +1,4 @@
-"""What user groups are about: items that are had more often in a group than elsewhere."""
+"""Topics of user groups: items that are had more often in a group than elsewhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class ItemShare:
     """An item and who has it.
 
     Attributes:
-        row: of the item.
+        row: row of the item.
         in_group: share of the group's users who have it in the training part.
         overall: the same of all users.
     """
@@ -27,11 +27,11 @@ class ItemShare:
 
 @dataclass(frozen=True)
 class Topic:
-    """What a user group is about.
+    """The topic of a user group.
 
     Attributes:
         group: user group.
-        num_users: of the group.
+        num_users: users of the group.
         distinctive: items whose share in the group is most above that of all users, the farthest first.
         popular: items of the largest share in the group.
     """
@@ -51,11 +51,11 @@ def most_popular(train: ItemLists, num_items: int, count: int) -> list[ItemShare
 def describe_group(
     group: int, user_group: NDArray[np.int64], train: ItemLists, num_items: int, count: int
 ) -> Topic:
-    """What a user group is about.
+    """Describes the topic of a user group.
 
     Args:
         group: user group, of at least one user.
-        user_group: of each user [num_users].
+        user_group: int64 [num_users], the group of each user.
         train: training items of all users.
         num_items: items.
         count: items listed.

@@ -39,7 +39,7 @@ class StageFacts:
     """A stage of a run.
 
     Attributes:
-        name: of the stage.
+        name: name of the stage.
         seconds: it took; None: not finished.
         facts: what it says of itself.
     """
@@ -61,7 +61,7 @@ def read_stages(folder: RunFolder) -> list[StageFacts]:
 
 
 def read_versions(folder: RunFolder) -> dict[str, str]:
-    """Of what the stages were computed with; several where they differ."""
+    """The versions of what the stages were computed with; several where they differ."""
     found: dict[str, list[str]] = {}
     for facts in folder.stages.values():
         for name, version in facts.get("versions", {}).items():

@@ -32,7 +32,7 @@ class ColumnBlocks:
         values: worth of each row to each user group, [num_groups, num_items].
         weighted_by: what the worth is, as it is shown.
         num_item_groups: runs of items.
-        bits: of a value, 32 as in the paper or 8.
+        bits: bits of a value, 32 as in the paper or 8.
     """
 
     family = "column blocks (PEEL, plain)"

@@ -46,7 +46,7 @@ class TrainedDimensions:
             [num_items, dim], of a number of dimensions.
         num_items: rows.
         max_dim: never more dimensions than this.
-        bits: of a value, 32, 8 or 4; codes have one scale a column.
+        bits: bits of a value, 32, 8 or 4; codes have one scale a column.
     """
 
     family = "smaller dimension (retrained)"

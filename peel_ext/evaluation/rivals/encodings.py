@@ -1,4 +1,4 @@
-"""How the values of rival tables are stored: float32, or 8 or 4 bits with fp16 scales."""
+"""Encodings of the values of rival tables: float32, or 8 or 4 bits with fp16 scales."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Encoding:
     def decoded(
         self, rows: NDArray[np.float32], rotation: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """What rows [n, dim] come back as, in their own space, with one scale a row."""
+        """Encodes rows [n, dim] and decodes them again, in their own space, with one scale a row."""
         if self.bits == 32:
             return rows
         turned = rows @ rotation if self.rotated else rows
@@ -45,7 +45,7 @@ class Encoding:
 
 
 def value_kind(bits: int) -> str:
-    """What values of 32, 8 or 4 bits are called."""
+    """The name of values of 32, 8 or 4 bits."""
     return "fp32" if bits == 32 else f"int{bits}"
 
 
@@ -56,7 +56,7 @@ def quantise(values: NDArray[np.float32], bits: int, axis: int) -> NDArray[np.fl
 
     Args:
         values: [n, dim].
-        bits: of a code; codes run from -(2^(bits - 1) - 1) to 2^(bits - 1) - 1.
+        bits: bits of a code; codes run from -(2^(bits - 1) - 1) to 2^(bits - 1) - 1.
         axis: 1 for a scale per row, 0 for one per column.
     """
     top = (1 << bits - 1) - 1

@@ -1,4 +1,4 @@
-"""What a rival is: another way to make an item table small."""
+"""The interface of a rival: another way to make an item table small."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, eq=False)
 class HeldRows:
-    """What a device would hold of the item table, decoded.
+    """The rows that a device would hold of the item table, decoded.
 
     Attributes:
         ids: int64 [m], the items held, ascending.
         rows: float32 [m, width], theirs.
-        nbytes: of values, scales, codebooks and ids; rivals are charged no header.
+        nbytes: bytes of values, scales, codebooks and ids; rivals are charged no header.
         axes: float32 [dim, width], orthonormal columns; the rows of the items' space are
             ``rows @ axes.T``. None where they are in it.
         vectors: float32 [num_users, dim] of the audience where its space is another one.
@@ -47,7 +47,7 @@ class Rival(Protocol):
     per_group: bool
 
     def hold(self, budget_bytes: int, group: int) -> HeldRows:
-        """What is held under a budget, by a group where that matters.
+        """Makes what is held under a budget, by a group where that matters.
 
         Raises:
             BudgetError: too few bytes; names the minimum.

@@ -28,7 +28,7 @@ __all__ = [
 
 
 def has_kernels(weight: Tensor) -> bool:
-    """Whether rows of this dtype and device are looked up by kernels of our own."""
+    """True if rows of this dtype and device are looked up by kernels of our own."""
     return weight.dtype == torch.float32 and weight.device.type in DEVICES
 
 
@@ -43,7 +43,7 @@ def lookup(
         indices: int32 or int64, any shape.
         groups: user group of each index: an int, or a tensor of integers of the shape of
             ``indices`` or of its leading dimensions.
-        options: of ``nn.Embedding``.
+        options: those of ``nn.Embedding``.
         encoder: makes the blocks of a table that has none, where calls are traced.
         traced: what :func:`is_traced` says of the weight and the indices, where the caller had to ask;
             None: it is asked here.

@@ -19,7 +19,7 @@ def save(ctx: Any, parts: tuple[Any, ...]) -> None:
 
 
 def saved(ctx: Any) -> tuple[Any, ...]:
-    """What :func:`save` was given."""
+    """Returns what :func:`save` was given."""
     both = zip(ctx.saved_tensors, ctx.others, strict=True)
     return tuple(other if tensor is None else tensor for tensor, other in both)
 
@@ -35,7 +35,7 @@ def _of_flat_mask(
 
 
 class Scatter(NamedTuple):
-    """Where the rows of a gradient [m, dim] go, and what of each takes part.
+    """The targets of the rows of a gradient [m, dim], and what of each takes part.
 
     The result [num_targets, dim] is the sum of the parts by target, or with ``mean_duplicates``
     their mean, in ascending m.
@@ -56,12 +56,12 @@ class Scatter(NamedTuple):
 
     @staticmethod
     def of_flat(*parts: Any) -> Scatter:
-        """What :meth:`flat` gave."""
+        """Makes again what :meth:`flat` gave."""
         pairs, plain, mask = parts[:3], parts[3:-3], parts[-3:]
         return Scatter._make((Pairs(*pairs), *plain, _of_flat_mask(*mask)))
 
     def parts(self, rows: Tensor) -> Tensor:
-        """What of each of rows [m, dim] takes part."""
+        """The part of each of rows [m, dim] that counts."""
         there = self.targets >= 0
         # Chosen, not multiplied: what takes no part may be infinite or NaN.
         parts = torch.where(there[:, None], rows, 0.0)
@@ -96,7 +96,7 @@ class Scatter(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What a backward has to know of a lookup."""
+    """A lookup as a backward has to know it."""
 
     pairs: Pairs
     options: Options
@@ -122,13 +122,13 @@ class Record(NamedTuple):
 
     @staticmethod
     def load(ctx: Any) -> Record:
-        """What :meth:`save` kept."""
+        """Reads what :meth:`save` kept."""
         parts = saved(ctx)
         pairs, options, rest, mask = parts[:3], parts[3:6], parts[6:-3], parts[-3:]
         return Record._make((Pairs(*pairs), Options(*options), *rest, _of_flat_mask(*mask)))
 
     def scatter(self, targets: Tensor, num_targets: int) -> Scatter:
-        """Where a gradient of the rows looked up goes, by target [m], -1 for none."""
+        """The way of a gradient of the rows looked up, by target [m], -1 for none."""
         if self.options.padding_idx is not None:
             targets = torch.where(self.pairs.indices == self.options.padding_idx, -1, targets)
         mean = self.options.scale_grad_by_freq

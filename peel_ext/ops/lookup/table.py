@@ -1,4 +1,4 @@
-"""What a lookup is made of: a table, pairs of (index, group), and options; each checked once.
+"""The parts of a lookup: a table, pairs of (index, group), and options; each checked once.
 
 Schemas of registered ops are flat. ``flat()`` and ``of_flat()`` are the only places that know in
 which order they have the parts.
@@ -54,7 +54,7 @@ class BlockStore:
 
 
 class Options(NamedTuple):
-    """What ``nn.Embedding`` has options for; they only matter to gradients."""
+    """The options that ``nn.Embedding`` has; they only matter to gradients."""
 
     padding_idx: int | None = None
     scale_grad_by_freq: bool = False
@@ -141,17 +141,27 @@ class Pairs(NamedTuple):
         return Pairs(self.indices.contiguous(), groups, self.group)
 
 
-def check_groups(groups: Tensor | int, indices: Tensor, num_groups: int) -> None:
+def check_groups(
+    groups: Tensor | int, indices: Tensor, num_groups: int, traced: bool | None = None
+) -> None:
     """Raises unless every index has a user group; the errors are those of a lookup.
 
     Values are not looked at while tracing, or where reading them would wait for a device.
+
+    Args:
+        groups: a group, or one of each index.
+        indices: the indices.
+        num_groups: user groups there are.
+        traced: whether the call is traced, where the caller had to ask; None: it is asked here.
     """
     if not isinstance(groups, Tensor):
         check_group(groups, num_groups)
         return
     if groups.dtype not in _INDEX or groups.shape != indices.shape:
         _check_groups_fit(groups, indices)
-    if not groups.is_cpu or is_traced(groups):
+    if not groups.is_cpu:
+        return
+    if traced or (is_traced(groups) if traced is None or type(groups) is not Tensor else False):
         return
     if groups.ndim != 1 or not groups.is_contiguous():
         groups = groups.reshape(-1).contiguous()
@@ -338,7 +348,7 @@ class Table:
         return Table(weight, refinement, refinement_slot, blocks, num_groups)
 
     def native(self) -> _core.StoreTable:
-        """What kernels take, made once."""
+        """The table as kernels take it, made once."""
         if self._native is None:
             rows = rows_with_unit_stride(self.weight.detach())
             refinement = self.refinement

@@ -1,1 +1,1 @@
-"""What blocks are worth to every user group: row values, and what controllers learn."""
+"""The worth of blocks to every user group: row values, and what controllers learn."""

@@ -21,9 +21,8 @@ from torch import Tensor, nn
 
 from peel_ext.config import ControlConfig
 from peel_ext.nn import ElasticEmbedding
-from peel_ext.train.adam_state import adam_arrays, restore_adam
 from peel_ext.train.block_weights.cut import Cut, cut_rows
-from peel_ext.train.checkpoint import Checkpoint, Timer
+from peel_ext.train.checkpoint import Checkpoint, Timer, adam_arrays, restore_adam
 from peel_ext.train.group_problem import GroupProblem
 from peel_ext.train.placement import FLOAT32_ON_CPU, to_array
 from peel_ext.train.population import Population

@@ -28,7 +28,7 @@ class Cut:
     Attributes:
         rows: int64 [num_rows].
         item_group: int64 [num_rows].
-        num_item_groups: of these rows.
+        num_item_groups: item groups of these rows.
         pieces: [num_rows, num_layers or 1, dim].
         layer_of_column: int64 [dim] in the columns layout, else None.
     """

@@ -48,7 +48,7 @@ def regress_row_values(
 
 @dataclass(frozen=True)
 class RowFeatures:
-    """What is known of every row in every user group.
+    """The features of every row in every user group.
 
     Attributes:
         exposure: [num_groups, num_items], without its shares of popularity.

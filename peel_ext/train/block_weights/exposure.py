@@ -1,4 +1,4 @@
-"""What each item is worth to each user group: its exposure in the lists of the full model."""
+"""The worth of each item to each user group: its exposure in the lists of the full model."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def draw_members(
         user_group: [num_users].
         num_groups: number of groups.
         max_users: how many are wanted; the ones that rounding up adds come on top.
-        seed: of the draw.
+        seed: seeds the draw.
     """
     num_users = len(user_group)
     if num_users <= max_users:

@@ -12,10 +12,10 @@ from peel_ext.train.population import Population
 
 @dataclass(frozen=True)
 class Mixture:
-    """How much the neighbours of a group have to say.
+    """The two numbers that say how much the neighbours of a group count.
 
     Attributes:
-        share: of what a row is worth around the group; 0 leaves the neighbours out.
+        share: share of what a row is worth around the group; 0 leaves the neighbours out.
         temperature: a neighbour weighs ``exp((cosine - 1) / temperature)``, of the two centroids.
     """
 
@@ -40,7 +40,7 @@ def mix(
 
 
 def share_neighbours(population: Population, mixture: Mixture) -> NDArray[np.float64]:
-    """How much of the worth in each group counts around every group, [num_groups, num_groups].
+    """The share of the worth in each group that counts around every group, [num_groups, num_groups].
 
     All groups count, the group itself among them, scaled to as many users as the group has.
     """

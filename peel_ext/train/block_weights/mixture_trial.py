@@ -144,7 +144,7 @@ class Trial:
         ]
 
     def keep(self, mixture: Mixture) -> NDArray[np.float64]:
-        """What each user keeps of the softmax over its list, [num_users], a mean of parts and budgets.
+        """The share each user keeps of the softmax over its list, [num_users], a mean of parts and budgets.
 
         Budgets below the minimum of a group are left out.
         """

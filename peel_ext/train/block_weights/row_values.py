@@ -20,7 +20,7 @@ def value_rows(
 
     Args:
         population: users, interactions and vectors.
-        layout: of the blocks.
+        layout: layout of the blocks.
         config: all settings.
 
     Returns:

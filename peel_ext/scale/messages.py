@@ -1,0 +1,77 @@
+"""Messages of ranks to each other, in words and numbers: counts, values that JSON knows, errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from peel_ext.errors import DataError
+from peel_ext.scale.collectives import Collectives
+
+
+def gather(value: Any, ranks: Collectives) -> list[Any]:
+    """Gathers what every rank has, in order: values that JSON knows."""
+    text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+    return [json.loads(each.numpy().tobytes()) for each in ranks.exchange([text] * ranks.size)]
+
+
+def total(count: int, ranks: Collectives) -> int:
+    """The sum of a count over all ranks."""
+    return int(ranks.sum(torch.tensor([count], dtype=torch.int64, device="cpu"))[0])
+
+
+def count_before(count: int, ranks: Collectives) -> tuple[int, int]:
+    """The sum of a count over the ranks before this one, and over all."""
+    counts = ranks.stack(torch.tensor(count, dtype=torch.int64, device="cpu")).tolist()
+    return sum(counts[: ranks.rank]), sum(counts)
+
+
+def exchange(
+    array: NDArray[Any], leaving: list[int], ranks: Collectives
+) -> tuple[NDArray[Any], list[int]]:
+    """Sends runs of an array to the ranks.
+
+    Args:
+        array: [sum of leaving], what is for rank 0 first.
+        leaving: how many are for each rank.
+        ranks: the processes.
+
+    Returns:
+        What arrives, that of rank 0 first, and how many from each.
+    """
+    counts = torch.tensor(leaving, dtype=torch.int64, device="cpu")
+    arriving = ranks.stack(counts)[:, ranks.rank].tolist()
+    return exchange_counted(array, leaving, arriving, ranks), arriving
+
+
+def exchange_counted(
+    array: NDArray[Any], leaving: list[int], arriving: list[int], ranks: Collectives
+) -> NDArray[Any]:
+    """The same where it is known how many arrive from each rank."""
+    rows = torch.from_numpy(np.ascontiguousarray(array))
+    made: NDArray[Any] = ranks.exchange_rows(rows, leaving, arriving).numpy()
+    return made
+
+
+@contextmanager
+def together(ranks: Collectives) -> Iterator[None]:
+    """Ends a step on all ranks, with the error of the first rank that had one.
+
+    Raises:
+        DataError: on every rank, where one of them raised it.
+    """
+    error: DataError | None = None
+    try:
+        yield
+    except DataError as raised:
+        error = raised
+    messages = gather(None if error is None else str(error), ranks)
+    first = next((message for message in messages if message is not None), None)
+    if first is not None:
+        raise DataError(first) from error
