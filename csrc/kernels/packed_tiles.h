@@ -99,7 +99,7 @@ class PackedTiles {
     // A tile in its item group. Moving on to the next is cheap.
     struct Place {
       int64_t tile = -1;
-      size_t group = 0;  // of tiles.groups_
+      size_t item_group = 0;  // of tiles.item_groups_
       const uint8_t* base = nullptr;
       ItemGroupBytes bytes;
       int64_t first = 0;  // row of the item group
@@ -148,7 +148,7 @@ class PackedTiles {
   };
   const PackedTable& table_;
   const simd::Primitives& isa_;
-  std::vector<ItemGroup> groups_;  // those with rows and blocks
+  std::vector<ItemGroup> item_groups_;  // those with rows and blocks
   int64_t num_tiles_ = 0;
   int64_t num_rows_ = 0;
 };

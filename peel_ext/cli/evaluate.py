@@ -17,6 +17,7 @@ from peel_ext.errors import BudgetError, RunError
 
 if TYPE_CHECKING:
     from peel_ext.evaluation import Evaluation
+    from peel_ext.scale.collectives import Collectives
     from peel_ext.train.pipeline import TrainedRun
 
 _PROTOCOLS = {
@@ -41,9 +42,10 @@ def add_parser(verbs: Any) -> None:
         "--budgets",
         type=parse_budgets,
         default=parse_budgets("10%,5%,2.5%,1%"),
-        help="comma-separated, in bytes (65536, 64KiB) or shares of the float32 table (1%%)",
+        help="comma-separated, in bytes (65536, 64KiB) or shares of the float32 table (1%%); "
+        "default: 10%%,5%%,2.5%%,1%%",
     )
-    parser.add_argument("-n", type=parse_count, default=20, help="items recommended")
+    parser.add_argument("-n", type=parse_count, default=20, help="items recommended (default: 20)")
     parser.add_argument(
         "--blends",
         action="store_true",
@@ -65,19 +67,34 @@ def add_parser(verbs: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Runs the verb."""
     require_train()
-    from peel_ext.evaluation import BLENDED_PROTOCOLS, evaluate_run
-    from peel_ext.evaluation.record import keep_evaluation
-    from peel_ext.evaluation.summary import summarise
-    from peel_ext.train.pipeline import TrainedRun
+    from peel_ext.evaluation import BLENDED_PROTOCOLS
+    from peel_ext.scale import collectives
 
     if options.blends and options.protocol not in BLENDED_PROTOCOLS:
         raise ValueError(
             f"--blends needs --protocol {' or '.join(BLENDED_PROTOCOLS)}, got {options.protocol}"
         )
+    if collectives.num_processes() == 1:
+        _measure(options, None)
+        return 0
+    with collectives.Collectives.joined(options.device) as ranks:
+        _measure(options, ranks)
+    return 0
+
+
+def _measure(options: argparse.Namespace, ranks: Collectives | None) -> None:
+    """Measures, on all ranks together, and tells and keeps the figures on the first one."""
+    from peel_ext.evaluation import evaluate_run
+    from peel_ext.evaluation.sharing import check_same_run
+    from peel_ext.train.pipeline import TrainedRun
+
     trained = TrainedRun.open(options.folder)
+    is_first = ranks is None or ranks.is_first
+    if ranks is not None:
+        check_same_run(trained.folder, ranks)
     budgets, too_small = _fitting(trained, options.budgets)
     sizes = [budget.resolve(trained.full_bytes) for budget in budgets]
-    with Narration(options.quiet) as narration:
+    with Narration(options.quiet or not is_first) as narration:
         evaluation = evaluate_run(
             trained,
             options.protocol,
@@ -87,11 +104,23 @@ def run(options: argparse.Namespace) -> int:
             with_rivals=options.rivals,
             on_progress=lambda done, total: narration.stage("evaluate", done, total, ""),
             device=options.device,
+            ranks=ranks,
         )
-        evaluation = dataclasses.replace(evaluation, left_out=[*too_small, *evaluation.left_out])
-        for reason in evaluation.left_out:
-            print(f"peel: left out: {reason}", file=sys.stderr)
-    names = dict(zip(sizes, (budget.text for budget in budgets), strict=True))
+    evaluation = dataclasses.replace(evaluation, left_out=[*too_small, *evaluation.left_out])
+    if is_first:
+        names = dict(zip(sizes, (budget.text for budget in budgets), strict=True))
+        _tell(options, trained, evaluation, names)
+
+
+def _tell(
+    options: argparse.Namespace, trained: TrainedRun, evaluation: Evaluation, names: dict[int, str]
+) -> None:
+    """Prints the figures, and keeps them in the run folder."""
+    from peel_ext.evaluation.record import keep_evaluation
+    from peel_ext.evaluation.summary import summarise
+
+    for reason in evaluation.left_out:
+        print(f"peel: left out: {reason}", file=sys.stderr)
     summary = summarise(trained, evaluation, names)
     if options.json:
         json.dump(summary, sys.stdout, indent=2)
@@ -104,7 +133,6 @@ def run(options: argparse.Namespace) -> int:
         print(f"peel: note: not kept for 'peel report': {error}", file=sys.stderr)
     else:
         suggest(f"peel report {shlex.quote(options.folder)} --out report.html", options.quiet)
-    return 0
 
 
 def _fitting(trained: TrainedRun, budgets: list[Budget]) -> tuple[list[Budget], list[str]]:

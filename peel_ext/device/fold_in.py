@@ -143,7 +143,7 @@ def fold_in_users(
         positions, log_weights = _check_sample(sample, held)
     candidates = units[positions]  # [num_candidates, dim]
     active = np.flatnonzero(counts)
-    chunk = max(1, _CHUNK_BYTES // (4 * max(1, len(candidates))))
+    chunk = users_at_a_time(len(candidates))
     for start in range(0, len(active), chunk):
         users = active[start : start + chunk]
         for _ in range(steps):
@@ -152,6 +152,11 @@ def fold_in_users(
             gradient /= np.float32(temperature)
             vectors[users] = _unit(vectors[users] - np.float32(step_size) * gradient)
     return vectors if prior == 0 else add_component(vectors, prior)
+
+
+def users_at_a_time(num_rows: int) -> int:
+    """The number of users folded in at once, over so many rows that are not zero."""
+    return max(1, _CHUNK_BYTES // (4 * max(1, num_rows)))
 
 
 def average_user(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from peel_ext.errors import BudgetError
 from peel_ext.evaluation.measurement import Measurement
 from peel_ext.evaluation.ranking import Audience, rank_rival
 from peel_ext.evaluation.rivals import Rival
+from peel_ext.evaluation.sharing import ALONE, Sharing
 from peel_ext.metrics import measure_users
 
 #: Users who choose, at most, and the user groups they are drawn from: a table of each group has to be
@@ -43,6 +45,7 @@ def measure_rivals(
     n: int,
     on_pass: Callable[[], None],
     device: str = "cpu",
+    sharing: Sharing = ALONE,
 ) -> list[Measurement]:
     """One variant of every family under every budget it can be had under.
 
@@ -56,15 +59,19 @@ def measure_rivals(
         n: items returned.
         on_pass: called after every variant, and then after every family.
         device: where to rank.
+        sharing: the users of each process.
     """
     targets = audience.targets.take(choosers)
     found: dict[tuple[str, int], list[tuple[float, Rival]]] = {}
     for rival in rivals:
         for budget in budgets:
-            try:
-                lists = rank_rival(audience, rival, budget, n, choosers, device)
-            except BudgetError:
+            made = None
+            parts = sharing.deal(choosers, audience, by_group=True)
+            with contextlib.suppress(BudgetError):  # which all others must know of
+                made = rank_rival(audience, rival, budget, n, choosers, device, sharing.own(parts))
+            if sharing.any(made is None) or made is None:
                 continue
+            lists = sharing.join(made, parts)
             recall = float(
                 measure_users(lists.indices[choosers], targets.indptr, targets.items).recall.mean()
             )
@@ -75,13 +82,13 @@ def measure_rivals(
     for family in dict.fromkeys(rival.family for rival in rivals):
         for budget in budgets:
             ranked = sorted(found.get((family, budget), []), key=lambda pair: -pair[0])
-            finalists = [
-                Measurement.of_lists(
-                    family, audience, rank_rival(audience, rival, budget, n, everybody, device),
-                    budget, rival.name, rival.per_group,
-                )
-                for _, rival in ranked[:_FINALISTS]
-            ]  # fmt: skip
+            finalists = []
+            for _, rival in ranked[:_FINALISTS]:
+                parts = sharing.deal(everybody, audience, by_group=True)
+                own = sharing.own(parts)
+                made = rank_rival(audience, rival, budget, n, everybody, device, own)
+                lists, options = sharing.join(made, parts), (budget, rival.name, rival.per_group)
+                finalists.append(Measurement.of_lists(family, audience, lists, *options))
             if finalists:
                 measured.append(max(finalists, key=lambda each: each.users.recall.mean()))
         on_pass()

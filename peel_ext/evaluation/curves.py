@@ -16,6 +16,8 @@ from peel_ext.evaluation.measurement import Measurement
 from peel_ext.evaluation.plan import BLENDED, Plan, Ship
 from peel_ext.evaluation.ranking import Audience, Blend, rank_blended, rank_elastic, rank_full
 from peel_ext.evaluation.rivals import Rival, build_rivals
+from peel_ext.evaluation.sharing import Sharing
+from peel_ext.scale.collectives import Collectives
 from peel_ext.train.block_weights.exposure import count_popularity, measure_exposure
 from peel_ext.train.frames import require_pandas
 from peel_ext.train.pipeline import TrainedRun
@@ -106,6 +108,7 @@ def evaluate_run(
     more_rivals: Callable[[Ship], Sequence[Rival]] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     device: str = "cpu",
+    ranks: Collectives | None = None,
 ) -> Evaluation:
     """Measures a run under each budget.
 
@@ -126,6 +129,8 @@ def evaluate_run(
         more_rivals: makes further ones, such as models trained anew.
         on_progress: called with the number of passes done and in all.
         device: where to rank, one of :data:`peel_ext.config.DEVICES`; all else is done on the CPU.
+        ranks: the processes that share the users, each with the same run and arguments; all get the
+            figures that one process finds.
 
     Raises:
         BudgetError: a budget too small for a group; names the minimum.
@@ -137,7 +142,8 @@ def evaluate_run(
         raise ValueError(
             f"device must be cpu, for this package was built without kernels for CUDA, got {device!r}"
         )
-    plan = Plan.of_run(run, protocol, n)
+    sharing = Sharing(ranks)
+    plan = Plan.of_run(run, protocol, n, sharing)
     for budget in budgets:  # all are checked before the first is measured
         with run.embedding.budget(budget):
             pass
@@ -150,17 +156,21 @@ def evaluate_run(
     table = run.embedding.weight.detach().numpy()
 
     def full(name: str, audience: Audience) -> Measurement:
-        lists = rank_full(audience, table, n, device)
+        parts = sharing.deal(np.arange(len(audience.vectors)), audience, by_group=False)
+        own = rank_full(audience, table, n, device, sharing.own(parts))
+        lists = sharing.join(own, parts)
         steps.advance()
         return Measurement.of_lists(name, audience, lists, per_group=False)
 
     ceiling = full(plan.ceiling_name, plan.ceiling)
     floor = None if plan.floor is None else full("list shipped at download", plan.floor)
-    curve, *others = _elastic_curves(run, plan, budgets, n, steps, device)
+    curve, *others = _elastic_curves(run, plan, budgets, n, steps, device, sharing)
     if with_blends and plan.blend is not None and len(budgets):
-        others.append(_blended_curve(run, plan, plan.blend, budgets, n, steps, device))
+        others.append(_blended_curve(run, plan, plan.blend, budgets, n, steps, device, sharing))
     choosers = draw_choosers(plan.device)
-    measured = measure_rivals(rivals, plan.device, choosers, budgets, n, steps.advance, device)
+    measured = measure_rivals(
+        rivals, plan.device, choosers, budgets, n, steps.advance, device, sharing
+    )
     return Evaluation(
         protocol, n, ceiling, floor, curve, [each for other in others for each in other], measured,
         len(choosers) if measured else 0, left_out,
@@ -168,18 +178,27 @@ def evaluate_run(
 
 
 def _elastic_curves(
-    run: TrainedRun, plan: Plan, budgets: Sequence[int], n: int, steps: _Steps, device: str
+    run: TrainedRun,
+    plan: Plan,
+    budgets: Sequence[int],
+    n: int,
+    steps: _Steps,
+    device: str,
+    sharing: Sharing,
 ) -> list[list[Measurement]]:
     """One measurement for each budget, of the device first and then of each other use."""
     methods = [("PEE", plan.device), *plan.others]
     audiences = [audience for _, audience in methods]
-    on_users = steps.by_users(len(plan.device.vectors), len(budgets))
+    by_group = any(audience.update is not None for audience in audiences)
+    parts = sharing.deal(np.arange(len(plan.device.vectors)), plan.device, by_group)
+    own = sharing.own(parts)
+    on_users = steps.by_users(len(own), len(budgets))
     made = []
     if budgets:
-        made = rank_elastic(audiences, run.embedding, budgets, n, on_users, device)
+        made = rank_elastic(audiences, run.embedding, budgets, n, on_users, device, own)
     return [
         [
-            Measurement.of_lists(name, audience, row[at], budget)
+            Measurement.of_lists(name, audience, sharing.join(row[at], parts), budget)
             for budget, row in zip(budgets, made, strict=True)
         ]
         for at, (name, audience) in enumerate(methods)
@@ -194,13 +213,16 @@ def _blended_curve(
     n: int,
     steps: _Steps,
     device: str,
+    sharing: Sharing,
 ) -> list[Measurement]:
     """One measurement for each budget, of devices that hold what is worth most to their user."""
     audience = plan.device
-    on_users = steps.by_users(len(audience.vectors), len(budgets))
-    made = rank_blended([audience], run.embedding, blend, budgets, n, on_users, device)
+    parts = sharing.deal(np.arange(len(audience.vectors)), audience, by_group=False)
+    own = sharing.own(parts)
+    on_users = steps.by_users(len(own), len(budgets))
+    made = rank_blended([audience], run.embedding, blend, budgets, n, on_users, device, own)
     return [
-        Measurement.of_lists(BLENDED, audience, lists, budget)
+        Measurement.of_lists(BLENDED, audience, sharing.join(lists, parts), budget)
         for budget, (lists,) in zip(budgets, made, strict=True)
     ]
 

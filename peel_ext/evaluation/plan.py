@@ -22,6 +22,7 @@ from peel_ext.evaluation.protocols import (
     offline_users,
 )
 from peel_ext.evaluation.ranking import Audience, Blend
+from peel_ext.evaluation.sharing import ALONE, Sharing
 from peel_ext.nn import ElasticEmbedding
 from peel_ext.train.blending import blend_for_users
 from peel_ext.train.clustering import nearest_group
@@ -61,7 +62,7 @@ class Plan:
     blend: Blend | None = None
 
     @classmethod
-    def of_run(cls, run: TrainedRun, protocol: str, n: int = 20) -> Plan:
+    def of_run(cls, run: TrainedRun, protocol: str, n: int = 20, sharing: Sharing = ALONE) -> Plan:
         """The plan of a protocol for lists of n; errors as of :func:`peel_ext.evaluation.evaluate_run`."""
         if protocol not in PROTOCOLS:
             raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
@@ -86,18 +87,19 @@ class Plan:
             )
         _check_targets(run, run.history_test, " of new users")
         items = run.embedding.weight.detach().numpy()
-        fold_in = _fold_in(run)
+        on_device = _fold_in(run)
+        fold_in = _folded_by_all(on_device, sharing)
         assign = functools.partial(nearest_group, centroids=run.centroids)
         if protocol == "new":
             audience = new_users(items, run.history, run.history_test, fold_in, assign)
-            on_device = fold_on_device(audience, run.history, fold_in)
-            others = [("PEE, folded in on the device", on_device)]
+            folded = fold_on_device(audience, run.history, on_device)
+            others = [("PEE, folded in on the device", folded)]
             return cls(
                 "full table", audience, None, audience, others,
                 lambda _, rows: fold_in(rows, run.history),
                 blend_of(run, audience.vectors, run.history),
             )  # fmt: skip
-        offline = offline_users_of(run, n)
+        offline = offline_users_of(run, n, sharing)
         _check_targets(run, offline.server.targets, " of new users with a history of 2 or more")
         others = [("PEE, vector never updated", offline.stale)]
         return cls(
@@ -107,16 +109,18 @@ class Plan:
         )  # fmt: skip
 
 
-def offline_users_of(run: TrainedRun, n: int = 20) -> OfflineUsers:
+def offline_users_of(run: TrainedRun, n: int = 20, sharing: Sharing = ALONE) -> OfflineUsers:
     """The users of the offline protocol, for lists of n; they are shipped twice as many items."""
+    fold_in = _fold_in(run)
     return offline_users(
         run.embedding.weight.detach().numpy(),
         run.history,
         run.history_test,
-        _fold_in(run),
+        fold_in,
         functools.partial(nearest_group, centroids=run.centroids),
         run.prior,
         list_length=2 * n,
+        fold_on_server=_folded_by_all(fold_in, sharing),
     )
 
 
@@ -142,6 +146,17 @@ def _check_targets(run: TrainedRun, targets: ItemLists, whose: str) -> None:
     if len(targets.items) == 0:
         target = run.folder.config["split"]["target"]
         raise DataError(f"{run.folder.path}: no {target} interactions{whose} to measure on")
+
+
+def _folded_by_all(fold_in: FoldHistories, sharing: Sharing) -> FoldHistories:
+    """The fold-in of a server, which may be several processes; those of devices have a sample."""
+
+    def fold(
+        rows: NDArray[np.float32], histories: ItemLists, *, sample: RowSample | None = None
+    ) -> NDArray[np.float32]:
+        return sharing.fold_in(rows, histories, fold_in)
+
+    return fold
 
 
 def _fold_in(run: TrainedRun) -> FoldHistories:

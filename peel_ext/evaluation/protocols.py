@@ -110,6 +110,7 @@ def offline_users(
     assign_groups: AssignGroups,
     prior: float = 0.0,
     list_length: int = 40,
+    fold_on_server: FoldHistories | None = None,
 ) -> OfflineUsers:
     """The offline protocol.
 
@@ -126,13 +127,16 @@ def offline_users(
         assign_groups: says to which group a vector belongs.
         prior: the component of vectors along the axis of the prior; 0: none.
         list_length: items of the list shipped.
+        fold_on_server: makes vectors of histories of all users with the full table; None: as
+            ``fold_in`` does.
     """
+    fold_on_server = fold_on_server or fold_in
     taking_part = np.flatnonzero(histories.counts >= 2)
     histories = histories.take(taking_part)
     targets = targets.take(taking_part)
     before, after = halve(histories)
-    server = new_users(items, histories, targets, fold_in, assign_groups)
-    shipped = fold_in(items, before)
+    server = new_users(items, histories, targets, fold_on_server, assign_groups)
+    shipped = fold_on_server(items, before)
     lists = rank(shipped, torch.from_numpy(items), min(list_length, len(items)), before)
     stale = replace(server, vectors=shipped, groups=assign_groups(shipped), shipped=lists)
     new_share = (after.counts / np.maximum(histories.counts, 1)).astype(np.float32)

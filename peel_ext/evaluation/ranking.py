@@ -65,20 +65,43 @@ class RankedLists:
     Attributes:
         indices: int64 [num_users, n], best first, -1 for none.
         max_bytes: bytes of the largest table held by a user of the audience, everything counted.
-        mean_rows: rows held, averaged over the users who got a list.
+        num_rows: rows held, added up over the users who got a list.
+        num_users: number of users who got a list.
     """
 
     indices: NDArray[np.int64]
     max_bytes: int
-    mean_rows: float
+    num_rows: int
+    num_users: int
+
+    @property
+    def mean_rows(self) -> float:
+        """Rows held, averaged over the users who got a list."""
+        return self.num_rows / max(self.num_users, 1)
 
 
 def rank_full(
-    audience: Audience, items: NDArray[np.float32], n: int, device: str = "cpu"
+    audience: Audience,
+    items: NDArray[np.float32],
+    n: int,
+    device: str = "cpu",
+    users: NDArray[np.int64] | None = None,
 ) -> RankedLists:
-    """Lists of the full table [num_items, dim] in float32 with the audience's vectors."""
-    indices, _ = rank(audience.vectors, torch.from_numpy(items), n, audience.exclude, device)
-    return RankedLists(indices, items.nbytes, float(len(items)))
+    """Lists of the full table with the audience's vectors.
+
+    Args:
+        audience: whom to recommend to.
+        items: float32 [num_items, dim], the table.
+        n: items returned.
+        device: where to rank.
+        users: int64 [m], the positions of those who get a list, ascending; None: all.
+    """
+    collected = _Collector(audience, n)
+    users = np.arange(len(audience.vectors)) if users is None else users
+    exclude = audience.exclude.take(users)
+    indices, _ = rank(audience.vectors[users], torch.from_numpy(items), n, exclude, device)
+    collected.add(users, indices, items.nbytes, len(items))
+    return collected.lists()
 
 
 def rank_elastic(
@@ -88,6 +111,7 @@ def rank_elastic(
     n: int,
     on_users: Callable[[int], None] | None = None,
     device: str = "cpu",
+    users: NDArray[np.int64] | None = None,
 ) -> list[list[RankedLists]]:
     """Lists of each user from the Personalized Elastic Embedding of its group, as a device has it.
 
@@ -100,6 +124,7 @@ def rank_elastic(
         n: items returned.
         on_users: told how many users are done.
         device: where to rank.
+        users: int64 [m], the positions of those who get a list, ascending; None: all.
 
     Returns:
         For every budget one of every audience.
@@ -107,11 +132,11 @@ def rank_elastic(
     Raises:
         BudgetError: a budget too small for a group with users; names the minimum.
     """
-    everybody = np.arange(len(audiences[0].vectors))
+    users = np.arange(len(audiences[0].vectors)) if users is None else users
 
     def tables() -> Iterator[tuple[NDArray[np.int64], list[PersonalizedElasticEmbedding]]]:
         done = 0
-        for group, members in _groups(audiences[0], everybody):
+        for group, members in _groups(audiences[0], users):
             yield members, _generate_all(embedding, group, budgets)
             done += len(members)
             if on_users is not None:
@@ -128,6 +153,7 @@ def rank_blended(
     n: int,
     on_users: Callable[[int], None] | None = None,
     device: str = "cpu",
+    users: NDArray[np.int64] | None = None,
 ) -> list[list[RankedLists]]:
     """Lists of each user from a Personalized Elastic Embedding of its own: a blend of groups.
 
@@ -139,6 +165,7 @@ def rank_blended(
         n: items returned.
         on_users: told how many users are done.
         device: where to rank.
+        users: int64 [m], the positions of those who get a list, ascending; None: all.
 
     Returns:
         For every budget one of every audience.
@@ -146,17 +173,17 @@ def rank_blended(
     Raises:
         BudgetError: a budget too small for a user; names the minimum.
     """
-    num_users = len(audiences[0].vectors)
+    users = np.arange(len(audiences[0].vectors)) if users is None else users
 
     def tables() -> Iterator[tuple[NDArray[np.int64], list[PersonalizedElasticEmbedding]]]:
         chunk = max(1, _BLENDED_CELLS // max(1, embedding.num_embeddings))
-        for start in range(0, num_users, chunk):
-            members = np.arange(start, min(start + chunk, num_users))
+        for start in range(0, len(users), chunk):
+            members = users[start : start + chunk]
             blended = blend(members)
             for group, member in enumerate(members):
                 yield np.array([member]), _generate_all(blended, group, budgets)
             if on_users is not None:
-                on_users(int(members[-1]) + 1)
+                on_users(start + len(members))
 
     return _rank_tables(audiences, embedding, n, tables(), len(budgets), device)
 
@@ -205,6 +232,7 @@ def rank_rival(
     n: int,
     users: NDArray[np.int64],
     device: str = "cpu",
+    own: NDArray[np.int64] | None = None,
 ) -> RankedLists:
     """Lists from the rows that a rival holds under the same budget.
 
@@ -215,18 +243,24 @@ def rank_rival(
         n: items returned.
         users: int64 [m], the positions of those who get a list, ascending; the others get none.
         device: where to rank.
+        own: those of them whose lists are made here, other processes make the rest; None: all. Their
+            vectors are made together with those of the others, which take part in the rounding.
 
     Raises:
         BudgetError: a budget the rival cannot serve; names the minimum.
     """
     collected = _Collector(audience, n)
     for group, members in _groups(audience, users) if rival.per_group else [(0, users)]:
+        mine = np.arange(len(members)) if own is None else np.flatnonzero(np.isin(members, own))
+        if len(mine) == 0:
+            continue
         held = rival.hold(budget_bytes, group)
         vectors = audience.vectors[members] if held.vectors is None else held.vectors[members]
         if audience.update is not None:
             vectors = audience.update(held.ids, held.decoded(), None, vectors, members)
         if held.axes is not None:
             vectors = vectors @ held.axes
+        members, vectors = members[mine], vectors[mine]
         exclude = held_lists(audience.exclude.take(members), held.ids)
         places, scores = rank(vectors, torch.from_numpy(held.rows), n, exclude, device)
         found = np.where(places < 0, -1, held.ids[places])
@@ -262,8 +296,7 @@ class _Collector:
         self._users += len(members)
 
     def lists(self) -> RankedLists:
-        mean_rows = self._rows / max(self._users, 1)
-        return RankedLists(self._indices, self._max_bytes, mean_rows)
+        return RankedLists(self._indices, self._max_bytes, self._rows, self._users)
 
 
 def _groups(audience: Audience, users: NDArray[np.int64]) -> list[tuple[int, NDArray[np.int64]]]:

@@ -38,8 +38,8 @@ class SharedCheckpoint:
     All ranks call each method at the same time. What is in parts is told by its name, up to a first dot.
 
     Args:
-        path: of a folder, on a file system that all ranks share.
-        partitions: of the tables in parts, by name; all else is the same on every rank.
+        path: path of a folder, on a file system that all ranks share.
+        partitions: partitions of the tables in parts, by name; all else is the same on every rank.
         ranks: the processes.
     """
 

@@ -38,7 +38,7 @@ def num_processes() -> int:
 
 
 def is_first_process() -> bool:
-    """Whether this process is rank 0, or the only one."""
+    """True if this process is rank 0, or the only one."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
@@ -156,7 +156,7 @@ class Collectives:
         return told
 
     def copy(self, tensor: Tensor, shape: Sequence[int]) -> Tensor:
-        """What rank 0 has, of a shape and of the dtype that all have; others' values do not matter."""
+        """Copies what rank 0 has, of a shape and dtype that all have; others' values do not matter."""
         sent = tensor.to(self.device).contiguous() if self.is_first else None
         if sent is None:
             sent = torch.empty(*shape, dtype=tensor.dtype, device=self.device)

@@ -89,7 +89,7 @@ class ItemShard:
         return taken, self.columns[places].long()
 
     def places_of(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Where the interactions of some users are [m], and the indptr of the users."""
+        """The places [m] of the interactions of some users, and the indptr of the users."""
         counts = self.indptr[rows + 1] - self.indptr[rows]
         taken = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         shifts = torch.repeat_interleave(self.indptr[rows] - taken[:-1], counts)

@@ -43,14 +43,14 @@ def truncated_svd(
     generator: torch.Generator,
     ranks: Collectives,
 ) -> tuple[Tensor, Tensor]:
-    """What :func:`peel_ext.train.svd.truncated_svd` gives, up to signs and rounding, in parts.
+    """Computes what :func:`peel_ext.train.svd.truncated_svd` does, up to signs and rounding, in parts.
 
     Args:
         propagation: the matrix.
         users: the partition of its rows.
         items: the partition of its columns.
         dim: how many singular vectors.
-        generator: of the random start, the same on all ranks.
+        generator: makes the random start, the same on all ranks.
         ranks: the processes.
 
     Returns:

@@ -85,7 +85,7 @@ def _split(data: Any, given: GivenParts, config: SplitConfig) -> Split:
 
 
 def name_of(data: Any) -> str:
-    """What data is called where it is told of."""
+    """The name of data where it is told of."""
     return str(data) if isinstance(data, str | os.PathLike) else type(data).__name__
 
 
@@ -116,10 +116,10 @@ def split_arrays(split: Split) -> dict[str, NDArray[Any]]:
 
 
 class PreparedData(NamedTuple):
-    """What a run is made from.
+    """The data a run is made from.
 
     Attributes:
-        split: of :func:`split_arrays`.
+        split: result of :func:`split_arrays`.
         ids: id maps by name: users, items, new_users.
         facts: how the split was made, and what it left out.
     """
@@ -264,7 +264,7 @@ def _run_stage(folder: RunFolder, name: str, make: Callable[[], Made], progress:
 
 
 def versions_in_use() -> dict[str, str]:
-    """Of what a stage is computed with."""
+    """The versions of what a stage is computed with."""
     return {
         "peel_ext": peel_ext.__version__,
         "python": platform.python_version(),

@@ -93,7 +93,7 @@ def search_settings(
     on_progress: Callable[[int, int, float], None] | None,
     checkpoint: Checkpoint | None,
 ) -> Tuned:
-    """What :func:`choose_settings` chooses, by a judge that is made if there is something to choose.
+    """Chooses what :func:`choose_settings` does, by a judge that is made if there is something to choose.
 
     Args:
         make_judge: makes it.
@@ -181,7 +181,7 @@ class Judge(Protocol):
 
     @property
     def num_users(self) -> int:
-        """How many users it goes by."""
+        """The number of users it goes by."""
 
     def train(
         self,

@@ -26,7 +26,7 @@ PackedTiles::PackedTiles(const PackedTable& table, const simd::Primitives& isa)
     first = table.directory[c].row_end;
     const uint64_t held = table.directory[c].layers;
     if (held == 0 || rows == 0) continue;
-    groups_.push_back({c, rows, num_tiles_, num_rows_, held});
+    item_groups_.push_back({c, rows, num_tiles_, num_rows_, held});
     num_tiles_ += (rows + kTileRows - 1) / kTileRows;
     num_rows_ += rows;
   }
@@ -34,11 +34,11 @@ PackedTiles::PackedTiles(const PackedTable& table, const simd::Primitives& isa)
 
 PackedTiles::RowPlace PackedTiles::place_of(int64_t row) const {
   const auto after =
-      std::upper_bound(groups_.begin(), groups_.end(), row,
+      std::upper_bound(item_groups_.begin(), item_groups_.end(), row,
                        [](int64_t at, const ItemGroup& g) { return at < g.first_row; });
-  const ItemGroup& group = *(after - 1);
-  const int64_t own = row - group.first_row;
-  return {group.first_tile + own / kTileRows, own % kTileRows};
+  const ItemGroup& item_group = *(after - 1);
+  const int64_t own = row - item_group.first_row;
+  return {item_group.first_tile + own / kTileRows, own % kTileRows};
 }
 
 PackedTiles::Reader::Reader(const PackedTiles& tiles)
@@ -51,27 +51,29 @@ PackedTiles::Reader::Reader(const PackedTiles& tiles)
 }
 
 bool PackedTiles::Reader::Place::move(const PackedTiles& tiles, int64_t to) {
-  const auto& groups = tiles.groups_;
-  const size_t before = group;
+  const auto& item_groups = tiles.item_groups_;
+  const size_t before = item_group;
   const bool first_time = tile < 0;
-  if (first_time || to < groups[group].first_tile) {
+  if (first_time || to < item_groups[item_group].first_tile) {
     const auto after =
-        std::upper_bound(groups.begin(), groups.end(), to,
+        std::upper_bound(item_groups.begin(), item_groups.end(), to,
                          [](int64_t at, const ItemGroup& g) { return at < g.first_tile; });
-    group = static_cast<size_t>(after - groups.begin()) - 1;
+    item_group = static_cast<size_t>(after - item_groups.begin()) - 1;
   }
-  while (group + 1 < groups.size() && to >= groups[group + 1].first_tile) ++group;
+  while (item_group + 1 < item_groups.size() && to >= item_groups[item_group + 1].first_tile)
+    ++item_group;
   tile = to;
-  first = (to - groups[group].first_tile) * kTileRows;
-  if (!first_time && group == before) return false;
-  base = packed_base(tiles.table_, groups[group].index);
-  bytes = item_group_bytes(tiles.table_, groups[group].index, groups[group].rows);
+  first = (to - item_groups[item_group].first_tile) * kTileRows;
+  if (!first_time && item_group == before) return false;
+  base = packed_base(tiles.table_, item_groups[item_group].index);
+  bytes =
+      item_group_bytes(tiles.table_, item_groups[item_group].index, item_groups[item_group].rows);
   return true;
 }
 
 void PackedTiles::Reader::enter(int64_t tile) {
   if (here_.move(tiles_, tile)) enter_item_group();
-  loaded_.count = std::min(kTileRows, tiles_.groups_[here_.group].rows - here_.first);
+  loaded_.count = std::min(kTileRows, tiles_.item_groups_[here_.item_group].rows - here_.first);
   if (geometry_.layout == Layout::kPlanes) {
     find_planes();
   } else if (geometry_.value_type == ValueType::kInt8) {
@@ -85,7 +87,7 @@ void PackedTiles::Reader::prefetch_ahead() {
   if (!planes && geometry_.value_type != ValueType::kInt8) return;
   ahead_.move(tiles_, here_.tile + kTilesAhead);
   const ItemGroupBytes& bytes = ahead_.bytes;
-  const uint64_t held = tiles_.groups_[ahead_.group].held;
+  const uint64_t held = tiles_.item_groups_[ahead_.item_group].held;
   int bits = 0;
   for (int32_t layer = 0; layer < geometry_.num_layers && bits < simd::kBoundBits; ++layer) {
     if (!((held >> layer) & 1u)) continue;
@@ -103,7 +105,7 @@ void PackedTiles::Reader::prefetch_ahead() {
 }
 
 void PackedTiles::Reader::enter_item_group() {
-  const uint64_t held = tiles_.groups_[here_.group].held;
+  const uint64_t held = tiles_.item_groups_[here_.item_group].held;
   const ItemGroupBytes& bytes = here_.bytes;
   bits_ = geometry_.layout == Layout::kPlanes ? geometry_.bits_of(held) : 0;
   num_layers_ = 0;
@@ -221,9 +223,13 @@ void PackedTiles::Reader::dot_in_place(const float* users, int64_t num_users, in
 
 PlaneRow PackedTiles::Reader::row(int64_t r) const {
   const int64_t at = here_.first + r;
-  PlaneRow row{
-      {},         bits_, here_.bytes.row_scales + 2 * at, r, tiles_.groups_[here_.group].index,
-      here_.base, at};
+  PlaneRow row{{},
+               bits_,
+               here_.bytes.row_scales + 2 * at,
+               r,
+               tiles_.item_groups_[here_.item_group].index,
+               here_.base,
+               at};
   std::copy(planes_, planes_ + bits_, row.planes);
   return row;
 }
@@ -260,7 +266,7 @@ void PackedTiles::Reader::load_layer(const HeldLayer& layer, float* to) {
 }
 
 int64_t PackedTiles::Reader::id(int64_t r) const {
-  return packed_row_id(tiles_.table_, tiles_.groups_[here_.group].index, here_.base,
+  return packed_row_id(tiles_.table_, tiles_.item_groups_[here_.item_group].index, here_.base,
                        here_.first + r);
 }
 

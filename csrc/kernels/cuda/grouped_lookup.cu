@@ -121,29 +121,30 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // One coordinate of row `row` of an item group.
-__device__ float packed_value(const PackedTable& table, const PackedGroup& group, int64_t row,
-                              int64_t d) {
+__device__ float packed_value(const PackedTable& table, const PackedItemGroup& item_group,
+                              int64_t row, int64_t d) {
   const Geometry& geometry = table.geometry;
   const int64_t first = row / kPackedTileRows * kPackedTileRows;
-  const int64_t width = min(kPackedTileRows, group.rows - first);  // rows of the tile
+  const int64_t width = min(kPackedTileRows, item_group.rows - first);  // rows of the tile
   const int64_t lane = row - first;
   if (geometry.layout == Layout::kPlanes) {
-    const int bits = geometry.bits_of(group.held);
+    const int bits = geometry.bits_of(item_group.held);
     if (bits == 0) return 0.0f;
     unsigned code = 0;
     for (int32_t layer = 0, bit = 0; bit < bits; ++layer) {
-      const uint8_t* at = packed_layer(table, group, layer, first).pieces + d / 8 * width + lane;
+      const uint8_t* at =
+          packed_layer(table, item_group, layer, first).pieces + d / 8 * width + lane;
       for (int32_t i = 0; i < geometry.layer_bits[layer]; ++i, ++bit) {
         code = code << 1 |
                (static_cast<unsigned>(at[i * geometry.plane_bytes() * width]) >> d % 8 & 1u);
       }
     }
     const float level = table.levels[(1 << bits) - 2 + static_cast<int>(code)];
-    return __fmul_rn(level, half_at(packed_layer(table, group, 0, 0).scales, row));
+    return __fmul_rn(level, half_at(packed_layer(table, item_group, 0, 0).scales, row));
   }
   const auto layer = static_cast<int32_t>(d / geometry.block_dim);
-  if (!((group.held >> layer) & 1u)) return 0.0f;
-  const PackedLayer there = packed_layer(table, group, layer, first);
+  if (!((item_group.held >> layer) & 1u)) return 0.0f;
+  const PackedLayer there = packed_layer(table, item_group, layer, first);
   const int64_t at = (d - geometry.layer_begin(layer)) * width + lane;
   switch (geometry.value_type) {
     case ValueType::kFloat32:
@@ -183,11 +184,11 @@ __global__ void __launch_bounds__(kThreads)
     row = __shfl_sync(kFullWarp, found, __ffs(there) - 1);
     break;
   }
-  PackedGroup group = {};
-  if (row >= 0) group = packed_group(table, item_group);
+  PackedItemGroup of_row = {};
+  if (row >= 0) of_row = packed_item_group(table, item_group);
   for (int64_t d = lane; d < table.geometry.dim; d += kWarpSize) {
     const float absent = sound ? 0.0f : not_a_number();
-    out[m * table.geometry.dim + d] = row < 0 ? absent : packed_value(table, group, row, d);
+    out[m * table.geometry.dim + d] = row < 0 ? absent : packed_value(table, of_row, row, d);
   }
 }
 

@@ -8,14 +8,14 @@
 namespace peel::cuda {
 
 // An item group of a packed table.
-struct PackedGroup {
+struct PackedItemGroup {
   int64_t index;
   int64_t rows;
   uint64_t held;
   const uint32_t* block_offsets;  // of its layers held
 };
 
-__device__ inline PackedGroup packed_group(const PackedTable& table, int64_t c) {
+__device__ inline PackedItemGroup packed_item_group(const PackedTable& table, int64_t c) {
   const DirectoryEntry& entry = table.directory[c];
   const int64_t first = c == 0 ? 0 : table.directory[c - 1].row_end;
   return {c, entry.row_end - first, entry.layers, table.block_offsets + entry.first_block};
@@ -28,11 +28,12 @@ struct PackedLayer {
   const uint8_t* scales;  // of all rows
 };
 
-__device__ inline PackedLayer packed_layer(const PackedTable& table, const PackedGroup& group,
-                                           int32_t layer, int64_t first) {
-  const int below = __popcll(group.held & ((uint64_t{1} << layer) - 1));
-  const uint8_t* begin = table.bytes + kBlockAlignment * int64_t{group.block_offsets[below]};
-  const BlockBytes block = block_bytes(table.geometry, table.id_bytes, group.rows, layer);
+__device__ inline PackedLayer packed_layer(const PackedTable& table,
+                                           const PackedItemGroup& item_group, int32_t layer,
+                                           int64_t first) {
+  const int below = __popcll(item_group.held & ((uint64_t{1} << layer) - 1));
+  const uint8_t* begin = table.bytes + kBlockAlignment * int64_t{item_group.block_offsets[below]};
+  const BlockBytes block = block_bytes(table.geometry, table.id_bytes, item_group.rows, layer);
   return {begin + block.pieces + first * block.piece_bytes, begin + block.scales};
 }
 

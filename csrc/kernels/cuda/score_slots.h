@@ -74,7 +74,7 @@ class DenseSlots {
 class PackedSlots {
  public:
   struct Place {
-    PackedGroup group;
+    PackedItemGroup item_group;
     int64_t next_slot;  // the first one of the next item group
     int64_t first;      // row of the item group
     int count;
@@ -104,7 +104,7 @@ class PackedSlots {
     const Geometry& geometry = table_.geometry;
     BoundPlanes found = {};
     if (geometry.layout != Layout::kPlanes) return found;
-    const int bits = geometry.bits_of(place.group.held);
+    const int bits = geometry.bits_of(place.item_group.held);
     if (bits < 1 || bits > kBoundBits) return found;
     found.bits = bits;
     found.tables = *reinterpret_cast<const uint4*>(bound.steps[found.bits]);
@@ -116,14 +116,14 @@ class PackedSlots {
       if (i < kBoundBits - found.bits) continue;
       if (left == 0) {
         left = geometry.layer_bits[++layer];
-        from = packed_layer(table_, place.group, layer, 0).pieces;
+        from = packed_layer(table_, place.item_group, layer, 0).pieces;
       }
       found.planes[i] = from;
       found.layer_bits |= static_cast<unsigned>(geometry.layer_bits[layer]) << (8 * i);
       from += geometry.plane_bytes() * kSlotRows;
       --left;
     }
-    found.scales = packed_layer(table_, place.group, 0, 0).scales;
+    found.scales = packed_layer(table_, place.item_group, 0, 0).scales;
     return found;
   }
   // The place before the first one of a run of slots.
@@ -141,15 +141,16 @@ class PackedSlots {
     return enter(low);
   }
   __device__ Place move(Place place, int64_t slot) const {
-    while (slot >= place.next_slot) place = enter(place.group.index + 1);
-    place.first = (slot - first_slot(place.group.index)) * kSlotRows;
-    const int64_t rest = place.group.held == 0 ? 0 : place.group.rows - place.first;
+    while (slot >= place.next_slot) place = enter(place.item_group.index + 1);
+    place.first = (slot - first_slot(place.item_group.index)) * kSlotRows;
+    const int64_t rest = place.item_group.held == 0 ? 0 : place.item_group.rows - place.first;
     place.count = static_cast<int>(max(int64_t{0}, min(int64_t{kSlotRows}, rest)));
     return place;
   }
   __device__ int64_t id(const Place& place, int lane) const {
-    const uint8_t* base = table_.bytes + kBlockAlignment * int64_t{place.group.block_offsets[0]};
-    return packed_row_id(table_, place.group.index, base, place.first + lane);
+    const uint8_t* base =
+        table_.bytes + kBlockAlignment * int64_t{place.item_group.block_offsets[0]};
+    return packed_row_id(table_, place.item_group.index, base, place.first + lane);
   }
   template <typename Take>
   __device__ void for_values(const Place& place, int lane, int begin, int end, const float* levels,
@@ -158,7 +159,7 @@ class PackedSlots {
       for_columns(place, lane, begin, end, take);
       return;
     }
-    const int bits = table_.geometry.bits_of(place.group.held);
+    const int bits = table_.geometry.bits_of(place.item_group.held);
     // clang-format off
     switch (bits) {
       case 1: return for_planes<1>(place, lane, begin, end, levels, take);
@@ -180,7 +181,7 @@ class PackedSlots {
   }
   __device__ int64_t first_slot(int64_t c) const { return first_row(c) / kSlotRows + c; }
   __device__ Place enter(int64_t c) const {
-    return {packed_group(table_, c), first_slot(c + 1), 0, 0};
+    return {packed_item_group(table_, c), first_slot(c + 1), 0, 0};
   }
 
   template <int kBits, typename Take>
@@ -194,13 +195,14 @@ class PackedSlots {
     for (int bit = 0; bit < kBits; ++bit) {
       if (left == 0) {
         left = geometry.layer_bits[++layer];
-        from = packed_layer(table_, place.group, layer, place.first).pieces + lane;
+        from = packed_layer(table_, place.item_group, layer, place.first).pieces + lane;
       }
       planes[bit] = from;
       from += geometry.plane_bytes() * place.count;
       --left;
     }
-    const float scale = half_at(packed_layer(table_, place.group, 0, 0).scales, place.first + lane);
+    const float scale =
+        half_at(packed_layer(table_, place.item_group, 0, 0).scales, place.first + lane);
     levels += (1 << kBits) - 2;
     const auto each_byte = [&](int d, auto&& take_coordinate) {
       unsigned bytes[kBits];
@@ -230,8 +232,8 @@ class PackedSlots {
     const Geometry& geometry = table_.geometry;
     const auto block_dim = static_cast<int>(geometry.block_dim);
     for (int layer = begin / block_dim; layer * block_dim < end; ++layer) {
-      if (!((place.group.held >> layer) & 1u)) continue;
-      const PackedLayer there = packed_layer(table_, place.group, layer, place.first);
+      if (!((place.item_group.held >> layer) & 1u)) continue;
+      const PackedLayer there = packed_layer(table_, place.item_group, layer, place.first);
       const int from = max(begin, layer * block_dim);
       const int to = min(end, (layer + 1) * block_dim);
       const int64_t at = int64_t{from - layer * block_dim} * place.count + lane;

@@ -34,8 +34,8 @@ __global__ void __launch_bounds__(kThreads, 3) score_stream(Slots slots, Query q
       place = slots.move(place, slot);
       int row = lane;
       if constexpr (Slots::kHasBounds && kUsers == 1) {
-        if (bound_group != place.group.index) {
-          bound_group = place.group.index;
+        if (bound_group != place.item_group.index) {
+          bound_group = place.item_group.index;
           bound_planes = slots.bound_planes(place, *query.bound);
         }
         if (bound_planes.bits > 0 && place.count == kSlotRows) {

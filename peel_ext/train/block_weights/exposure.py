@@ -98,7 +98,7 @@ def sum_exposure(
 
 
 def worth_of_ranks(depth: int, config: ExposureConfig) -> NDArray[np.float64]:
-    """What an item is worth to a user for being at each rank from 1 to the depth [depth]."""
+    """The worth of an item to a user at each rank from 1 to the depth [depth]."""
     ranks = np.arange(1, depth + 1)
     return np.asarray(1 / (1 + np.exp((ranks - config.cutoff) / config.slope)))
 

@@ -151,7 +151,7 @@ class Trial:
         near = share_neighbours(self._population, mixture)
         around = near @ self._own if mixture.share else self._own
         ascending = np.sort(mix(self._own, near, mixture), axis=1)
-        levels = self._levels(ascending)
+        held = self._held_layers(ascending)
         of_rank = np.repeat(np.arange(len(self._sizes)), self._sizes)
         kept = np.zeros(len(self._member_of))
         for users, groups, given in self._parts:
@@ -161,25 +161,25 @@ class Trial:
                 there = around[cells] - given * near[groups, self._member_of][:, None]
                 left = np.maximum(left, mixture.share * there)
             item_group = of_rank[_descending_ranks(ascending, groups, left)]
-            for level in levels:
-                kept += users.keep(level[groups[:, None], item_group])
-        return kept / max(len(levels) * len(self._parts), 1)
+            for layers in held:
+                kept += users.keep(layers[groups[:, None], item_group])
+        return kept / max(len(held) * len(self._parts), 1)
 
-    def _levels(self, ascending: NDArray[np.float64]) -> list[NDArray[np.int64]]:
+    def _held_layers(self, ascending: NDArray[np.float64]) -> list[NDArray[np.int64]]:
         """Layers held [num_groups, num_item_groups] under each budget, of sorted row values."""
         edges = np.concatenate([[0], np.cumsum(self._sizes)])[:-1]
         worth = np.add.reduceat(ascending[:, ::-1], edges, axis=1)
         weights = (torch.from_numpy(worth)[:, :, None] * self._gains).float()
         least = minimum_bytes(weights, self._costs, self._layout, self._overhead).max()
         full = self._population.item_vectors.nbytes
-        levels = []
+        held = []
         for share in _BUDGET_SHARES:
             budget = int(share * full)
             if budget >= int(least):
                 masks = select_blocks(weights, self._costs, self._layout, budget, self._overhead)
                 layers = torch.arange(weights.shape[2], device="cpu")
-                levels.append((masks[:, :, None] >> layers & 1).sum(dim=2).numpy())
-        return levels
+                held.append((masks[:, :, None] >> layers & 1).sum(dim=2).numpy())
+        return held
 
 
 @dataclass(frozen=True)

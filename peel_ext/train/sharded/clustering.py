@@ -40,7 +40,7 @@ def cluster_users(
         user_vectors: [num_own_users, dim].
         users: the partition of the users.
         config: how many groups.
-        num_items: of the catalogue, which limits their number.
+        num_items: items of the catalogue, which limit the number of groups.
         ranks: the processes.
         prior: as there.
 

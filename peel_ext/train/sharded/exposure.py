@@ -1,4 +1,4 @@
-"""What each item is worth to the own user groups; see :mod:`peel_ext.train.block_weights.exposure`."""
+"""The worth of each item to the own user groups; see :mod:`peel_ext.train.block_weights.exposure`."""
 
 from __future__ import annotations
 

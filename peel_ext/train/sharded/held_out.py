@@ -18,7 +18,7 @@ from peel_ext.train.item_prior import NUM_HALVINGS, measure_recency
 def hold_out(
     data: ShardedData, method: str, share: float, seed: int, ranks: Collectives
 ) -> tuple[ShardedData, ItemLists]:
-    """What is left of the own users' interactions, and what is held out of them.
+    """Splits off a share of the own users' interactions.
 
     It is what :meth:`peel_ext.train.held_out.TrainingData.hold_out` draws in one process, for which
     every rank has all interactions for a moment.
@@ -43,7 +43,7 @@ def hold_out(
 
 
 def describe_items(data: ShardedData, ranks: Collectives) -> NDArray[np.float32]:
-    """Of the own items what :func:`peel_ext.train.item_prior.describe_items` says of all.
+    """Describes the own items as :func:`peel_ext.train.item_prior.describe_items` does all.
 
     Returns:
         float32 [num_features, num_own_items].

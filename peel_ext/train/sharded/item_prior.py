@@ -19,7 +19,7 @@ def give_prior(
     counts: NDArray[np.int64],
     ranks: Collectives,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], float]:
-    """What :func:`peel_ext.train.item_prior.give_prior` gives, of the own users and items."""
+    """Does what :func:`peel_ext.train.item_prior.give_prior` does, for the own users and items."""
     shares = np.maximum(counts, 1).astype(np.float64)
     shares /= ranks.total(float(shares.sum()))
     centred = prior.astype(np.float64) - ranks.total(float(shares @ prior))

@@ -39,7 +39,7 @@ _ALONE = {"control.controller": "exposure", "refinement.steps": 0, "layout": "pl
 
 
 class Listeners(NamedTuple):
-    """What is told on the way; see :func:`peel_ext.train.pipeline.run_pipeline`."""
+    """The functions that are told of the way; see :func:`peel_ext.train.pipeline.run_pipeline`."""
 
     progress: Progress = silent
     on_loss: Callable[[str, int, float], None] | None = None
@@ -55,7 +55,7 @@ def run_sharded_pipeline(
     item_names: str | os.PathLike[str] | None = None,
     redo: bool = False,
 ) -> None:
-    """What :func:`peel_ext.train.pipeline.run_pipeline` does, by the processes that ``torchrun`` started.
+    """Does what :func:`peel_ext.train.pipeline.run_pipeline` does, by processes of ``torchrun``.
 
     Every rank calls it with the same arguments. Rank 0 alone writes, and tells ``listeners`` what happens.
 
@@ -91,7 +91,7 @@ def train_together(
     item_names: str | os.PathLike[str] | None = None,
     redo: bool = False,
 ) -> None:
-    """What :func:`run_sharded_pipeline` does, by processes that have joined each other."""
+    """Does what :func:`run_sharded_pipeline` does, by processes that have joined each other."""
     with contextlib.ExitStack() as held:
         told = listeners if ranks.is_first and listeners is not None else Listeners()
         check_settings(config, ranks.size)

@@ -52,7 +52,7 @@ def pretrain(
     on_progress: Callable[[int, int, float], None] | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> PretrainedVectors:
-    """What :func:`peel_ext.train.pretraining.pretrain` learns, up to rounding, in parts.
+    """Learns what :func:`peel_ext.train.pretraining.pretrain` does, up to rounding, in parts.
 
     Users, items, what is known of them and the moments of Adam stay with their owners. What is drawn is
     the same for any number of ranks; with one number of ranks two runs give the same bits.
@@ -61,7 +61,7 @@ def pretrain(
         shard: the training interactions.
         config: all settings.
         ranks: the processes.
-        prior: of each own item, as there.
+        prior: that of each own item, as there.
         on_progress: as there.
         checkpoint: where to go on from and to save to, of all ranks; the number of ranks may have been
             another.
@@ -287,9 +287,9 @@ def scale_weights(
     """The share of each interaction in the mean of its user, or None: all alike.
 
     Args:
-        weights: of the interactions [m], before their scale, or None.
-        lists: of the users.
-        scale: of :attr:`peel_ext.config.PretrainingConfig.weight_scale`.
+        weights: weights of the interactions [m], before their scale, or None.
+        lists: items of the users.
+        scale: value of :attr:`peel_ext.config.PretrainingConfig.weight_scale`.
     """
     if weights is None:
         return None

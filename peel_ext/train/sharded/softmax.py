@@ -16,7 +16,7 @@ from peel_ext.scale.partition import Partition
 
 @dataclass(frozen=True, eq=False)
 class Positives:
-    """What users interacted with among the items of this rank.
+    """The interactions of users with the items of this rank.
 
     Attributes:
         indptr: int64 [num_users + 1].
@@ -42,10 +42,10 @@ class Candidates(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """What this rank's items contribute.
+    """The part of the loss and its gradients that this rank's items contribute.
 
     Attributes:
-        loss: of the positives of this rank, a scalar; the sum over all ranks is the loss.
+        loss: loss of the positives of this rank, a scalar; the sum over all ranks is the loss.
         users: [num_users, dim]; the sum over all ranks is the gradient.
         items: [num_own_items, dim], the gradient.
     """
@@ -74,12 +74,12 @@ def softmax_gradients(
     Args:
         users: [num_users, dim], of length 1, the same on all ranks.
         items: [num_own_items, dim], of length 1.
-        positives: of the users, of this rank.
+        positives: positives of the users, of this rank.
         temperature: divides the scores.
         weights: [num_users], of the sum 1.
         offsets: [num_own_items], logarithms of the weights of negatives.
         chunk: users at a time, the same on all ranks.
-        candidates: of each chunk, by its number; None: all items.
+        candidates: candidates of each chunk, by its number; None: all items.
         ranks: the processes.
     """
     users = users / temperature
@@ -141,14 +141,14 @@ def draw_candidates(
     generator: torch.Generator,
     ranks: Collectives,
 ) -> list[Candidates]:
-    """What stands for all items in each chunk, as in :func:`peel_ext.train.losses.sampled_softmax_loss`.
+    """Draws the candidates of each chunk, as :func:`peel_ext.train.losses.sampled_softmax_loss` does.
 
     Args:
-        positives: of the users, of this rank.
+        positives: positives of the users, of this rank.
         items: the partition of the items.
         num_negatives: items drawn for each chunk.
         chunk: users at a time.
-        generator: of the draws, the same on all ranks.
+        generator: makes the draws, the same on all ranks.
         ranks: the processes.
     """
     first, count = items.start(ranks.rank), items.count(ranks.rank)

@@ -1,4 +1,4 @@
-"""What each stage makes where several processes share a run; see :mod:`peel_ext.train.stages`."""
+"""The stages of a run that several processes share; see :mod:`peel_ext.train.stages`."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ class ShardedStages:
     """One method per stage, which all ranks run; each returns tensors, whole on rank 0, and facts.
 
     Attributes:
-        folder: of the run, which only rank 0 has.
-        path: of that folder, where all ranks keep checkpoints.
+        folder: folder of the run, which only rank 0 has.
+        path: path of that folder, where all ranks keep checkpoints.
         config: all settings.
         data: the own users' training interactions.
         validation: those of a validation part that was given, or None.
         ranks: the processes.
         on_step: told the stage, steps done, steps in all and the loss of a step.
         on_doubt: told what makes the result of a stage doubtful.
-        facts: of the finished stages, by name.
+        facts: facts about the finished stages, by name.
         kept: own rows of what stages made or rank 0 has read, by name.
     """
 

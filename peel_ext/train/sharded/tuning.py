@@ -27,14 +27,14 @@ from peel_ext.train.tuning import LEAST_USERS
 
 @dataclass(frozen=True, eq=False)
 class ShardedJudge:
-    """What trainings are judged by: interactions that they do not see; a judge of all ranks.
+    """A judge of all ranks: interactions that trainings are judged by, and do not see.
 
     Attributes:
         num_users: on all ranks.
         shard: what is trained on.
         held_out: what is to be found, of the own users.
         users: rows of the own users whose lists are made, as all ranks number them.
-        features: of the own items, by what is trained on.
+        features: features of the own items, by what is trained on.
         ranks: the processes.
     """
 
