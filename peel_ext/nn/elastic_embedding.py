@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import torch
@@ -363,9 +364,10 @@ class ElasticEmbedding(nn.Embedding):
 
     def export(
         self,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | BinaryIO,
         group: int,
         *,
+        budget_bytes: int | None = None,
         fold_in: FoldInSettings | None = None,
         centroids: ArrayLike | None = None,
         item_ids: Sequence[int | str] | np.ndarray | None = None,
@@ -374,8 +376,10 @@ class ElasticEmbedding(nn.Embedding):
         """Writes the ``.peel`` file of a user group: every budget in one file.
 
         Args:
-            path: the file; while it is written, whatever was there stays.
+            path: the file; while it is written, whatever was there stays. Or an open binary file.
             group: user group.
+            budget_bytes: the largest budget that a device will have: what it would not hold is left out.
+                None: all blocks.
             fold_in: how a device computes a user's vector.
             centroids: [num_groups, embedding_dim] of all user groups, rotated (:meth:`rotate`).
             item_ids: [num_embeddings], by which a device tells items; None: they are known by row.
@@ -385,10 +389,15 @@ class ElasticEmbedding(nn.Embedding):
 
         Raises:
             IndexError: a group out of range.
+            BudgetError: too few bytes for the first block; names the minimum.
             ValueError: centroids or ids that do not fit.
             OSError: the file cannot be written.
         """
-        table = self._group_table(group)
+        if budget_bytes is None:
+            table = self._group_table(group)
+        else:
+            table, num_blocks = self.held_table(group, budget_bytes)
+            table = dataclasses.replace(table, order=table.order[:num_blocks])
         rotation = row_mean = None
         if keep_rotation is None:
             keep_rotation = self.row_mean is not None
