@@ -24,8 +24,8 @@ class OneShard(Sharing):
     """The users of one part. Lists are kept for :meth:`save`; those of other parts are empty.
 
     Args:
-        index: of the part, from 1.
-        count: of all parts.
+        index: the number of the part, from 1.
+        count: the number of all parts.
     """
 
     def __init__(self, index: int, count: int) -> None:
@@ -44,8 +44,8 @@ class OneShard(Sharing):
         """Writes what was kept into the run folder; where it is. At any moment it is there whole, or not.
 
         Args:
-            run: what was measured.
-            settings: of the evaluation, which all parts must have alike.
+            run: the run that was measured.
+            settings: those of the evaluation, which all parts must have alike.
 
         Raises:
             OSError: it cannot be written.
@@ -59,12 +59,12 @@ class OneShard(Sharing):
 
 
 class AllShards(Sharing):
-    """What all parts have kept, in place of ranking.
+    """The lists that all parts have kept, in place of ranking.
 
     Args:
-        run: what was measured.
-        settings: of the evaluation.
-        count: of all parts.
+        run: the run that was measured.
+        settings: those of the evaluation.
+        count: the number of all parts.
 
     Raises:
         RunError: a part that is not there, or was measured with other settings or on another run.
@@ -96,7 +96,7 @@ class AllShards(Sharing):
 
 
 def shard_path(run: TrainedRun, protocol: str, index: int, count: int) -> Path:
-    """Where a part of an evaluation lies."""
+    """The place of a part of an evaluation."""
     return run.folder.path / f"evaluation-{protocol}-{index}-of-{count}.npz"
 
 
