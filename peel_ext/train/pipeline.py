@@ -31,7 +31,8 @@ from peel_ext.data.readers import warn
 from peel_ext.errors import DataError, TrainingWarning
 from peel_ext.threads import check_environment
 from peel_ext.train.placement import ranking_device, require_device
-from peel_ext.train.run_folder import RunFolder, fingerprint
+from peel_ext.train.run_files import fingerprint
+from peel_ext.train.run_folder import RunFolder
 from peel_ext.train.stages import STAGES, Made, Stages
 from peel_ext.train.trained_run import TrainedRun as TrainedRun
 from peel_ext.train.vectors import VectorPair, check_vectors

@@ -10,7 +10,7 @@ from peel_ext.errors import SourceError
 from peel_ext.evaluation.report.charts import Drawn, draw_all, draw_blocks
 from peel_ext.evaluation.report.contents import Report
 from peel_ext.evaluation.report.theme import DAY
-from peel_ext.train.run_folder import write_atomically
+from peel_ext.train.run_files import write_atomically
 
 _WIDTH, _HEIGHT = 480, 280
 

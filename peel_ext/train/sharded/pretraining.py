@@ -24,12 +24,7 @@ from peel_ext.scale.propagation import Propagation
 from peel_ext.scale.svd import truncated_svd
 from peel_ext.train.checkpoint import Checkpoint, Timer
 from peel_ext.train.placement import limit_chunk, to_array
-from peel_ext.train.pretraining import (
-    DEFAULT_DIM,
-    DEFAULT_TEMPERATURE,
-    PretrainedVectors,
-    left_out_weight,
-)
+from peel_ext.train.pretraining import PretrainedVectors, left_out_weight
 from peel_ext.train.sharded.item_prior import give_prior
 from peel_ext.train.sharded.softmax import (
     Candidates,
@@ -38,6 +33,7 @@ from peel_ext.train.sharded.softmax import (
     draw_candidates,
     softmax_gradients,
 )
+from peel_ext.train.vector_training import DEFAULT_DIM, DEFAULT_TEMPERATURE
 
 #: Users who share the candidates of the sampled softmax, as in one process.
 _CHUNK_USERS = 512
