@@ -25,10 +25,10 @@ _COLUMN = "user"
 
 
 class UserFile(NamedTuple):
-    """The file of one user, and what its device needs beside.
+    """The file of one user, and what a device needs beside it.
 
     Attributes:
-        row: the user's.
+        row: row of the user.
         group: its user group.
         known_count: items its vector was made of.
         vector: float32 [dim], in the space of the file.
@@ -55,8 +55,8 @@ def make_user_files(
     Args:
         run: the trained run.
         user_rows: [m].
-        budget_bytes: the most that a device will hold; None: all blocks.
-        item_ids: if true, files carry the ids of all items.
+        budget_bytes: budget of what the files hold; None: all blocks.
+        item_ids: whether files carry the ids of all items.
 
     Raises:
         BudgetError: too few bytes for some user's first block.
@@ -101,9 +101,9 @@ def export_users(
     Args:
         batch: users of the training data, by their ids in the column ``user``: a table or a record
             batch of pyarrow, or a mapping of names to arrays.
-        run: the folder of the run, where every process can read it.
-        budget_bytes: the most that a device will hold; None: all blocks, and so all bits of all items.
-        item_ids: if true, files carry the ids of all items, which may be more than the budget.
+        run: folder of the run, where every process can read it.
+        budget_bytes: budget of what the files hold; None: all blocks, and so all bits of all items.
+        item_ids: whether files carry the ids of all items, which may be more than the budget.
 
     Returns:
         A batch of the same kind, one line a user in the same order: ``user``; ``group``;
