@@ -1,4 +1,4 @@
-"""What several ranks hold out together, and which interactions are late, is what one process finds."""
+"""What several ranks hold out together is what one process holds out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from peel_ext.scale.collectives import Collectives
 from peel_ext.scale.partition import Partition
 from peel_ext.scale.sharded_data import ShardedData
 from peel_ext.train.held_out import TrainingData
-from peel_ext.train.item_prior import measure_recency
 from peel_ext.train.sharded import held_out
 
 _USERS, _ITEMS = 23, 30
@@ -60,16 +59,3 @@ def test_the_same_is_held_out(method: str, kind: str, seed: int) -> None:
     for size in (1, 3):
         found = zip(*thread_ranks.run(size, _hold_out, data, method), strict=True)
         assert [list(itertools.chain(*parts)) for parts in found] == want
-
-
-def _recency(ranks: Collectives, times: np.ndarray) -> list[int]:
-    own = np.array_split(times, [5, 5, 40])[ranks.rank]
-    return held_out.measure_recency(own, ranks).tolist()
-
-
-@pytest.mark.parametrize("count", [50, 45, 400])
-def test_of_equal_times_the_later_is_the_later(count: int, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    for times in (rng.integers(-3, 3, count) / 7, rng.random(count), np.zeros(count)):
-        found = thread_ranks.run(4, _recency, times)
-        assert list(itertools.chain(*found)) == measure_recency(times).tolist()
