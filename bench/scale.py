@@ -28,6 +28,10 @@ def main() -> None:
     parser.add_argument(
         "--epochs", type=int, help="of pretraining, for a look at memory and the time of an epoch"
     )
+    parser.add_argument("--processes", type=int, default=1, help="that train together")
+    parser.add_argument(
+        "--settings", nargs=argparse.REMAINDER, default=[], help="last: further options of peel train"
+    )
     parser.add_argument("--append", type=Path, help="JSON lines file to add the row to")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -58,8 +62,10 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     maker.join()
     if maker.exitcode != 0:
         raise SystemExit("the interactions could not be made")
-    command = [sys.executable, "-P", "-m", "peel_ext.cli.main", "train", str(data)]
-    command += ["--out", str(out)]
+    command = [sys.executable, "-P", "-m"]
+    if options.processes > 1:
+        command += ["torch.distributed.run", "--nproc-per-node", str(options.processes), "-m"]
+    command += ["peel_ext", "train", str(data), "--out", str(out), *options.settings]
     if options.epochs is not None:
         command += ["--epochs", str(options.epochs)]
     began = time.perf_counter()
@@ -75,9 +81,12 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "items": options.items,
         "interactions": pyarrow.parquet.read_metadata(data).num_rows,
         "epochs": run["config"]["pretraining"]["epochs"],
+        "processes": options.processes,
+        "settings": options.settings,
         "wall_seconds": round(wall, 1),
         # Unlike the one before, hardly longer while other work runs.
         "cpu_seconds": round(used.ru_utime + used.ru_stime, 1),
+        # Of the largest of the processes.
         "peak_bytes": used.ru_maxrss * 1024,
         "stages": run["stages"],
         **circumstances(),

@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from peel_ext import __version__
 from peel_ext.errors import ElsewhereError, PeelError
 
+#: What several processes do together.
+_SHARED_VERBS = ("train",)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb.
@@ -27,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from peel_ext.threads import check_environment
 
         check_environment()
+        _check_processes(options.verb)
         code: int = options.run(options)
         sys.stdout.flush()
         return code
@@ -70,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="peel", description="Personalized Elastic Embeddings: train once, serve every budget."
     )
     parser.add_argument("--version", action="version", version=f"peel_ext {__version__}")
-    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    verbs = parser.add_subparsers(required=True, metavar="VERB", dest="verb")
     for verb in (
         train,
         evaluate,
@@ -85,6 +89,16 @@ def _parser() -> argparse.ArgumentParser:
     ):
         verb.add_parser(verbs)
     return parser
+
+
+def _check_processes(verb: str) -> None:
+    """Refuses to do over and over, beside each other, what one process is to do once."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count > 1 and verb not in _SHARED_VERBS:
+        raise ValueError(
+            f"'peel {verb}' is done by one process, and torchrun has started {count}: expected "
+            f"{' or '.join(_SHARED_VERBS)}"
+        )
 
 
 def _discard_output() -> None:

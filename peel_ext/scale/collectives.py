@@ -87,10 +87,13 @@ class Collectives:
             torch.cuda.set_device(where)
         beginning = datetime.timedelta(seconds=_BEGINNING)
         try:
-            store, rank, size = next(rendezvous("env://", timeout=beginning))
+            shared, rank, size = next(rendezvous("env://", timeout=beginning))
+            # Where torchrun starts the processes again, the store still has the keys of those before.
+            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+            store = PrefixStore(f"peel/{attempt}", shared)
             dist.init_process_group(
                 "nccl" if where.type == "cuda" else "gloo",
-                store=PrefixStore("peel", store), rank=rank, world_size=size,
+                store=PrefixStore("group", store), rank=rank, world_size=size,
                 timeout=datetime.timedelta(seconds=_PATIENCE),
             )  # fmt: skip
         except (RuntimeError, ValueError) as error:
@@ -235,6 +238,22 @@ class Collectives:
         all_digests = self.stack(own)
         return (all_digests != all_digests[0]).any(dim=1).nonzero()[:, 0].tolist()
 
+    def on_first(self, work: Callable[[], _Made]) -> _Made | None:
+        """What rank 0 makes, which it alone gets; where it fails, all ranks raise.
+
+        Raises:
+            ElsewhereError: on the other ranks, where rank 0 raises.
+        """
+        made, failure = None, None
+        if self.is_first:
+            try:
+                made = work()
+            except Exception as error:
+                failure = error
+        if self.tell(failure is not None):
+            raise failure or ElsewhereError("rank 0 tells what happened")
+        return made
+
     # ---- ending together ----
 
     def _try(self, send: Callable[[], Any]) -> None:
@@ -256,4 +275,6 @@ class Collectives:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n", 1)[0]
+    """The first sentence of an error of torch, without the place in its source."""
+    line = str(error).strip().split("\n", 1)[0].split("] ", 1)[-1]
+    return line.split(". ", 1)[0]

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,27 +96,40 @@ def train_together(
         told = listeners if ranks.is_first and listeners is not None else Listeners()
         check_settings(config, ranks.size)
         _agree_on_settings(config, ranks)
-        if ranks.is_first:
-            RunFolder(out).check_writable()
-            held.enter_context(RunFolder(out).lock())
-        ranks.barrier()  # nobody reads for a run that cannot be
+        # First of all: nobody reads for a run that cannot be.
+        ranks.on_first(lambda: held.enter_context(_locked(out)))
         told.progress("data", 0, 0, name_of(data))
         remark = (told.on_remark or warn) if ranks.is_first else _ignore
         prepared = prepare_data(data, config, remark)
         digest = fingerprint_data(prepared.split, prepared.ids)
         _agree_on_data(digest, ranks)
         names = None
-        if item_names is not None and ranks.is_first:
-            names = read_item_names(item_names, prepared.ids["items"], remark)
-        folder = None
-        if ranks.is_first:
-            folder = RunFolder(out)  # as it is now that no other process trains there
-            sections = {stage.name: stage.sections for stage in STAGES}
-            folder.begin(dataclasses.asdict(config), digest, sections, redo=redo)
+        if item_names is not None:
+            names = ranks.on_first(
+                lambda: read_item_names(item_names, prepared.ids["items"], remark)
+            )
+        folder = ranks.on_first(lambda: _begin(out, config, digest, redo))
         _run_stages(folder, Path(out), config, prepared, told, ranks)
         if folder is not None and names is not None:
             folder.add_document("item_names.json", names)
         ranks.barrier()
+
+
+@contextlib.contextmanager
+def _locked(out: str | os.PathLike[str]) -> Iterator[None]:
+    """The run folder while no other process trains there."""
+    RunFolder(out).check_writable()
+    with RunFolder(out).lock():
+        yield
+
+
+def _begin(
+    out: str | os.PathLike[str], config: PipelineConfig, digest: str, redo: bool
+) -> RunFolder:
+    folder = RunFolder(out)  # as it is now that no other process trains there
+    sections = {stage.name: stage.sections for stage in STAGES}
+    folder.begin(dataclasses.asdict(config), digest, sections, redo=redo)
+    return folder
 
 
 def check_settings(config: PipelineConfig, num_ranks: int) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import failing_rank
 import numpy as np
 import pyarrow
 import pyarrow.parquet
@@ -35,6 +36,7 @@ from peel_ext.train.block_weights.exposure import measure_exposure
 from peel_ext.train.checkpoint import Timer
 from peel_ext.train.pipeline import TrainedRun, run_pipeline
 from peel_ext.train.population import Population
+from peel_ext.train.run_folder import RunFolder
 from peel_ext.train.sharded import pretraining as sharded_pretraining
 from peel_ext.train.sharded.pipeline import (
     Listeners,
@@ -268,19 +270,75 @@ def test_ranks_must_agree(rank_processes: RankProcesses, shop: Path, tmp_path: P
         assert second[1].startswith(message)
 
 
-def test_torchrun_trains(shop: Path, tmp_path: Path) -> None:
+def _torchrun(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-P", "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["-m", "peel_ext", "train", str(shop), "--out", str(tmp_path / "run")]
-    command += ["--epochs", "1", "--temperature", "0.2", "--embedding-dim", "8", "--groups", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=180)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{tmp_path / 'run'}\n"
-    assert done.stderr.count("pretraining ") == 1
-    assert TrainedRun.open(tmp_path / "run").folder.stages["clustering"]["groups"] == 2
-    # What is wrong with a run is told once, in one line.
-    command += ["--controller", "bilevel"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=180)
+    command += ["--max-restarts", "1"] if "killed" in arguments else []
+    return subprocess.run(
+        [*command, *map(str, arguments)], capture_output=True, text=True, cwd=folder, timeout=300
+    )
+
+
+def _told(done: subprocess.CompletedProcess[str]) -> list[str]:
+    return [line for line in done.stderr.splitlines() if line.startswith("peel:")]
+
+
+OPTIONS = ("--epochs", "3", "--temperature", "0.2", "--embedding-dim", "8", "--groups", "2")
+
+
+@pytest.mark.slow
+def test_a_killed_rank_ends_the_attempt_and_the_next_goes_on(shop: Path, tmp_path: Path) -> None:
+    run, failing = tmp_path / "run", Path(failing_rank.__file__)
+    done = _torchrun(tmp_path, failing, "killed", "train", shop, "--out", run, *OPTIONS)
+    assert done.returncode == 0, done.stderr[:3000]
+    assert done.stdout == f"{run}\n"
+    assert [line.split(";")[0] for line in _told(done)] == [
+        "peel: another process that works on this has ended"
+    ]
+    assert done.stderr.count("\ndata ") + done.stderr.startswith("data ") == 1
+    found = TrainedRun.open(run)
+    assert found.folder.stages["clustering"]["groups"] == 2
+    assert not list(run.glob("*.checkpoint*"))
+
+
+@pytest.mark.slow
+def test_a_rank_without_space_ends_the_run_with_one_line(shop: Path, tmp_path: Path) -> None:
+    run, failing = tmp_path / "run", Path(failing_rank.__file__)
+    done = _torchrun(tmp_path, failing, "no-space", "train", shop, "--out", run, *OPTIONS)
     assert done.returncode != 0
-    told = [line for line in done.stderr.splitlines() if line.startswith("peel:")]
-    assert len(told) == 1
-    assert "got 'bilevel'" in told[0]
+    checkpoint = run / "tuning.checkpoint"
+    assert _told(done) == [
+        f"peel: {checkpoint / '1'}: rank 1 cannot write there: No space left on device"
+    ]
+    assert not (checkpoint / "index.json").exists()
+    # With space it goes on, and what was half written is gone.
+    done = _torchrun(tmp_path, "-m", "peel_ext", "train", shop, "--out", run, *OPTIONS)
+    assert done.returncode == 0, done.stderr[:3000]
+    assert done.stdout == f"{run}\n"
+    assert not checkpoint.exists()
+    done = _torchrun(tmp_path, "-m", "peel_ext", "export", run, "--out", tmp_path / "devices")
+    assert done.returncode != 0
+    assert all("'peel export' is done by one process" in line for line in _told(done))
+    assert not (tmp_path / "devices").exists()
+
+
+def test_a_run_has_its_folder_for_itself(
+    rank_processes: RankProcesses, shop: Path, tmp_path: Path
+) -> None:
+    with RunFolder(tmp_path / "run").lock():
+        first, second = rank_processes.run(_refusal, shop, tmp_path / "run", CONFIG)
+    assert first == ("RunError", f"{tmp_path / 'run'}: another process is training here")
+    assert second[0] == "ElsewhereError"
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "mine.json").write_text("{}")
+    first, second = rank_processes.run(_refusal, shop, tmp_path / "own", CONFIG)
+    assert first[0] == "RunError"
+    assert "found mine.json" in first[1]
+    assert second[0] == "ElsewhereError"
+
+
+def test_every_rank_needs_users_and_items(rank_processes: RankProcesses, tmp_path: Path) -> None:
+    path = tmp_path / "one.csv"
+    path.write_text("user_id,item_id\n" + "".join(f"1,{item}\n" for item in range(9)))
+    for kind, message in rank_processes.run(_refusal, path, tmp_path / "run", PipelineConfig()):
+        assert kind == "DataError"
+        assert message.startswith("1 users cannot be dealt out to 2 ranks")
