@@ -30,7 +30,10 @@ def main() -> None:
     )
     parser.add_argument("--processes", type=int, default=1, help="that train together")
     parser.add_argument(
-        "--settings", nargs=argparse.REMAINDER, default=[], help="last: further options of peel train"
+        "--settings",
+        nargs=argparse.REMAINDER,
+        default=[],
+        help="last: further options of peel train",
     )
     parser.add_argument("--append", type=Path, help="JSON lines file to add the row to")
     options = parser.parse_args()

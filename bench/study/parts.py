@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
-from peel_ext import ElasticEmbedding, PlanesLayout
+from peel_ext import ColumnsLayout, ElasticEmbedding, PlanesLayout
 from peel_ext.config import ColumnsConfig, PipelineConfig
 from peel_ext.evaluation.curves import rival_inputs
 from peel_ext.train.pipeline import TrainedRun
@@ -81,6 +82,23 @@ def _of_one_width(bits: int) -> Callable[[TrainedRun], ElasticEmbedding]:
     return lambda run: _table(run, PlanesLayout((bits,)), rotated=True)
 
 
+def _of_popular_columns(num_item_groups: int) -> Callable[[TrainedRun], ElasticEmbedding]:
+    """Columns of int8 whose item groups are runs of items by popularity, which no setting has."""
+
+    def made(run: TrainedRun) -> ElasticEmbedding:
+        items, popularity, exposure = rival_inputs(run)
+        layout = ColumnsLayout(value_type="int8", num_item_groups=num_item_groups)
+        embedding = ElasticEmbedding.from_pretrained(
+            torch.from_numpy(items), num_groups=len(exposure), layout=layout
+        )
+        rank = np.argsort(np.argsort(-popularity.sum(axis=0), kind="stable"))
+        embedding.set_item_groups(torch.from_numpy(rank * num_item_groups // len(rank)))
+        embedding.set_row_values(torch.from_numpy(exposure))
+        return embedding
+
+    return made
+
+
 #: By what they are called on the command line; a base stands before what differs from it.
 PARTS = {
     "full": Part("peel_ext as it is", None, lambda config: config),
@@ -97,6 +115,12 @@ PARTS = {
     },
     "columns": Part("columns of float32", change=_columns("float32")),
     "columns-int8": Part("columns of int8", change=_columns("int8")),
+    **{
+        f"columns-popular-{count}": Part(
+            f"columns of int8, {count} item groups by popularity", table=_of_popular_columns(count)
+        )
+        for count in (20, 320)
+    },
     "refinement": Part("with refinement", change=_set("refinement", steps=60)),
     "refinement-alone": Part(
         "with refinement, no diversity", change=_set("refinement", steps=60, diversity=0.0)

@@ -19,7 +19,7 @@ _FOR_READING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINAR
 
 def add_options(parser: argparse.ArgumentParser, items: str) -> None:
     """Adds the options; ``items`` says what -n counts."""
-    parser.add_argument("-n", type=parse_count, default=20, help=items)
+    parser.add_argument("-n", type=parse_count, default=20, help=f"{items} (default: 20)")
     parser.add_argument("--budget", type=parse_budget, help="bytes or a share (default: all)")
     parser.add_argument(
         "--no-item-ids",

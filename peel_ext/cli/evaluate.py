@@ -42,9 +42,10 @@ def add_parser(verbs: Any) -> None:
         "--budgets",
         type=parse_budgets,
         default=parse_budgets("10%,5%,2.5%,1%"),
-        help="comma-separated, in bytes (65536, 64KiB) or shares of the float32 table (1%%)",
+        help="comma-separated, in bytes (65536, 64KiB) or shares of the float32 table (1%%); "
+        "default: 10%%,5%%,2.5%%,1%%",
     )
-    parser.add_argument("-n", type=parse_count, default=20, help="items recommended")
+    parser.add_argument("-n", type=parse_count, default=20, help="items recommended (default: 20)")
     parser.add_argument(
         "--blends",
         action="store_true",

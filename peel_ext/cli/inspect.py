@@ -35,7 +35,8 @@ def add_parser(verbs: Any) -> None:
         "--budgets",
         type=parse_budgets,
         default=parse_budgets("100%,10%,5%,2.5%,1%,0.5%,0.25%"),
-        help="comma-separated, in bytes (65536, 64KiB) or shares of the float32 table (1%%)",
+        help="comma-separated, in bytes (65536, 64KiB) or shares of the float32 table (1%%); "
+        "default: from 100%% to 0.25%%",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)

@@ -88,6 +88,8 @@ def _parser() -> argparse.ArgumentParser:
         doctor,
     ):
         verb.add_parser(verbs)
+    for each in verbs.choices.values():  # docstrings mark code as reStructuredText does
+        each.description = (each.description or "").replace("``", "'")
     return parser
 
 

@@ -82,7 +82,7 @@ def add_parser(verbs: Any) -> None:
         default="cpu",
         help="where to train; a run may go on on another (default: cpu)",
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of all draws (default: 0)")
     parser.add_argument(
         "--target",
         choices=("test", "validation"),

@@ -5,6 +5,7 @@ import argparse
 import pytest
 
 from peel_ext.cli.arguments import parse_budget, parse_budgets, parse_count
+from peel_ext.cli.main import _parser
 
 
 @pytest.mark.parametrize(
@@ -38,3 +39,14 @@ def test_what_is_no_count(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="no integer from 1 to 2147483647"):
         parse_count(text)
     assert parse_count("12") == 12
+
+
+def test_the_help_of_every_verb_is_plain_text() -> None:
+    [verbs] = [each for each in _parser()._actions if isinstance(each.choices, dict)]
+    assert len(verbs.choices) >= 9
+    for name, parser in verbs.choices.items():
+        told = parser.format_help()
+        assert f"'peel {name}': " in told
+        assert "``" not in told
+        for option in parser._actions:
+            assert option.help, f"peel {name} {option.option_strings}"

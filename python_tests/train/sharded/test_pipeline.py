@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 import re
 import shutil
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-import failing_rank
+import killed_rank
 import numpy as np
 import pyarrow
 import pyarrow.parquet
@@ -18,6 +21,7 @@ import pytest
 import torch
 from rank_processes import RankProcesses
 
+from peel_ext.cli.main import main
 from peel_ext.config import (
     ClusteringConfig,
     ControlConfig,
@@ -136,18 +140,19 @@ def test_quality_is_that_of_one_process(runs: tuple[TrainedRun, TrainedRun]) -> 
             assert found.ndcg == pytest.approx(expected.ndcg, abs=noise)
 
 
-def test_a_run_goes_on_from_what_is_finished_with_the_same_bits(
+def test_a_finished_run_goes_on_with_other_settings(
     rank_processes: RankProcesses, shop: Path, runs: tuple[TrainedRun, TrainedRun], tmp_path: Path
 ) -> None:
-    rank_processes.run(_train, shop, tmp_path / "run", CONFIG)
-    again = TrainedRun.open(tmp_path / "run")
+    shutil.copytree(runs[1].folder.path, tmp_path / "run")
     stages = runs[1].folder.stages
-    digests = {name: facts["sha256"] for name, facts in stages.items()}
-    assert {name: facts["sha256"] for name, facts in again.folder.stages.items()} == digests
     other = dataclasses.replace(CONFIG, clustering=ClusteringConfig(num_groups=3))
+    first, second = rank_processes.run(_refusal, shop, tmp_path / "run", other)
+    assert first[0] == "RunError"
+    assert "clustering.num_groups 3 instead of 5" in first[1]
+    assert second[0] == "ElsewhereError"
     rank_processes.run(_redo, shop, tmp_path / "run", other)
     changed = TrainedRun.open(tmp_path / "run").folder.stages
-    same = [name for name, digest in digests.items() if changed[name]["sha256"] == digest]
+    same = [name for name in stages if changed[name]["sha256"] == stages[name]["sha256"]]
     assert same == ["data", "tuning", "pretraining", "refinement"]
 
 
@@ -270,55 +275,55 @@ def test_ranks_must_agree(rank_processes: RankProcesses, shop: Path, tmp_path: P
         assert second[1].startswith(message)
 
 
-def _torchrun(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-P", "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--max-restarts", "1"] if "killed" in arguments else []
-    return subprocess.run(
-        [*command, *map(str, arguments)], capture_output=True, text=True, cwd=folder, timeout=300
-    )
-
-
-def _told(done: subprocess.CompletedProcess[str]) -> list[str]:
-    return [line for line in done.stderr.splitlines() if line.startswith("peel:")]
-
-
-OPTIONS = ("--epochs", "3", "--temperature", "0.2", "--embedding-dim", "8", "--groups", "2")
-
-
 @pytest.mark.slow
 def test_a_killed_rank_ends_the_attempt_and_the_next_goes_on(shop: Path, tmp_path: Path) -> None:
-    run, failing = tmp_path / "run", Path(failing_rank.__file__)
-    done = _torchrun(tmp_path, failing, "killed", "train", shop, "--out", run, *OPTIONS)
+    run = tmp_path / "run"
+    command = [sys.executable, "-P", "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command += ["--max-restarts", "1", killed_rank.__file__, "train", str(shop), "--out", str(run)]
+    command += ["--epochs", "3", "--temperature", "0.2", "--embedding-dim", "8", "--groups", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stderr[:3000]
     assert done.stdout == f"{run}\n"
-    assert [line.split(";")[0] for line in _told(done)] == [
-        "peel: another process that works on this has ended"
+    assert re.findall("^peel: .*?;", done.stderr, re.MULTILINE) == [
+        "peel: another process that works on this has ended;"
     ]
-    assert done.stderr.count("\ndata ") + done.stderr.startswith("data ") == 1
-    found = TrainedRun.open(run)
-    assert found.folder.stages["clustering"]["groups"] == 2
+    # Of each stage rank 0 alone tells, once.
+    assert len(re.findall("^data ", done.stderr, re.MULTILINE)) == 1
+    assert len(re.findall("^pretraining ", done.stderr, re.MULTILINE)) == 1
+    assert TrainedRun.open(run).folder.stages["clustering"]["groups"] == 2
     assert not list(run.glob("*.checkpoint*"))
 
 
-@pytest.mark.slow
-def test_a_rank_without_space_ends_the_run_with_one_line(shop: Path, tmp_path: Path) -> None:
-    run, failing = tmp_path / "run", Path(failing_rank.__file__)
-    done = _torchrun(tmp_path, failing, "no-space", "train", shop, "--out", run, *OPTIONS)
-    assert done.returncode != 0
-    checkpoint = run / "tuning.checkpoint"
-    assert _told(done) == [
-        f"peel: {checkpoint / '1'}: rank 1 cannot write there: No space left on device"
-    ]
-    assert not (checkpoint / "index.json").exists()
-    # With space it goes on, and what was half written is gone.
-    done = _torchrun(tmp_path, "-m", "peel_ext", "train", shop, "--out", run, *OPTIONS)
-    assert done.returncode == 0, done.stderr[:3000]
-    assert done.stdout == f"{run}\n"
-    assert not checkpoint.exists()
-    done = _torchrun(tmp_path, "-m", "peel_ext", "export", run, "--out", tmp_path / "devices")
-    assert done.returncode != 0
-    assert all("'peel export' is done by one process" in line for line in _told(done))
-    assert not (tmp_path / "devices").exists()
+def _without_space(ranks: Collectives, data: Path, out: Path) -> tuple[str, str]:
+    """Trains where rank 1 cannot write a checkpoint."""
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Timer, "is_due", lambda timer: True)
+        if not ranks.is_first:
+            patch.setattr("torch.distributed.checkpoint.filesystem._write_item", refuse)
+        return _refusal(ranks, data, out, CONFIG)
+
+
+def test_a_rank_without_space_ends_the_run(
+    rank_processes: RankProcesses, shop: Path, tmp_path: Path
+) -> None:
+    checkpoint = tmp_path / "run" / "tuning.checkpoint"
+    told = f"{checkpoint / '1'}: rank 1 cannot write there: No space left on device"
+    found = rank_processes.run(_without_space, shop, tmp_path / "run")
+    assert found == [("RunError", told)] * 2
+    assert not (checkpoint / "index.json").exists()  # what is half written is not there
+
+
+def test_other_verbs_are_done_by_one_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["export", str(tmp_path), "--out", str(tmp_path / "devices")]) == 1
+    message = "'peel export' is done by one process, and torchrun has started 2"
+    assert message in capsys.readouterr().err
 
 
 def test_a_run_has_its_folder_for_itself(
