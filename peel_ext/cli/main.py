@@ -13,7 +13,7 @@ from peel_ext import __version__
 from peel_ext.errors import ElsewhereError, PeelError
 
 #: What several processes do together.
-_SHARED_VERBS = ("train",)
+_SHARED_VERBS = ("train", "evaluate")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
