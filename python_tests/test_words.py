@@ -10,11 +10,12 @@ import pytest
 ROOT = Path(__file__).parent.parent
 MOST_WORDS = 25
 
-#: The log keeps what was written when it was written.
+#: The log and the changelog keep what was written when it was written.
 PAGES = sorted(
     path
-    for path in (ROOT / "README.md", ROOT / "SECURITY.md", *(ROOT / "docs").glob("*.md"))
-    if path.name != "log.md"
+    for pattern in ("*.md", "docs/*.md", "bench/*.md", "web/*.md", "examples/*/*.md")
+    for path in ROOT.glob(pattern)
+    if path.name not in ("log.md", "CHANGELOG.md")
 )
 
 
@@ -36,7 +37,7 @@ def sentences(text: str) -> list[str]:
     return [each for part in joined for each in re.split(r"(?<=[.!?])[*_)\"]*\s", part) if each]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_sentences_are_short(page: Path) -> None:
     long = [
         f"{len(words)} words: {sentence}"

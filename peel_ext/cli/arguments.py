@@ -57,6 +57,38 @@ def parse_count(text: str, least: int = 1) -> int:
     return int(text)
 
 
+@dataclass(frozen=True)
+class Shard:
+    """One of several equal parts of a command's work, for as many processes.
+
+    Attributes:
+        index: from 1.
+        count: number of all parts.
+    """
+
+    index: int
+    count: int
+
+    def of(self, total: int) -> slice:
+        """The part of things 0, ..., total - 1: parts follow one another, and have all of them once."""
+        return slice(total * (self.index - 1) // self.count, total * self.index // self.count)
+
+    def __str__(self) -> str:
+        return f"{self.index}-of-{self.count}"
+
+
+def parse_shard(text: str) -> Shard:
+    """Reads ``2/8``: the second of eight parts.
+
+    Raises:
+        argparse.ArgumentTypeError: another form.
+    """
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no part, expected I/N with I from 1 to N")
+    return Shard(int(match[1]), int(match[2]))
+
+
 def parse_path(text: str) -> str:
     """A path; the empty one, as of a variable that is not set, would be the current folder."""
     if not text:

@@ -10,15 +10,12 @@ import argparse
 import json
 import os
 import sys
-import urllib.parse
 from pathlib import Path
 from typing import Any
 
 from peel_ext.cli.arguments import parse_path
 from peel_ext.errors import DataError, SourceError
-from peel_ext.format.bundle import write_bundle
-
-_SUFFIX = ".peel"
+from peel_ext.format.bundle import user_of_file, write_bundle
 
 
 def add_parser(verbs: Any) -> None:
@@ -44,11 +41,6 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def user_of(name: str) -> str:
-    """The id of the user whose file has this name."""
-    return urllib.parse.unquote(name.removesuffix(_SUFFIX), errors="strict")
-
-
 def _files_of(source: str) -> list[tuple[str, str]]:
     """Ids and paths: of a file, or of all ``.peel`` files in a folder by their names."""
     if not os.path.isdir(source):
@@ -63,14 +55,11 @@ def _files_of(source: str) -> list[tuple[str, str]]:
 
 def _is_users(name: str) -> bool:
     """Not the file that a writer has not finished, which is hidden."""
-    return name.endswith(_SUFFIX) and not name.startswith(".")
+    return name.endswith(".peel") and not name.startswith(".")
 
 
 def _user_and_path(name: str, path: str) -> tuple[str, str]:
     try:
-        user = user_of(name)
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: its name is no user's id: what is escaped is not UTF-8") from None
-    if not name.endswith(_SUFFIX) or not user:
-        raise DataError(f"{path}: its name is no user's id, expected ID.peel")
-    return user, path
+        return user_of_file(name), path
+    except DataError as error:
+        raise DataError(f"{path}: the name {error}") from None

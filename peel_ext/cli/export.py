@@ -1,6 +1,7 @@
 """``peel export``: one ``.peel`` file a user group, every budget in each; or one for a single user,
 who gets what the nearest groups and its own list say (``user.peel``), with its vector in the space of
-the file (``user.npy``). Of vectors of any model, one file for similarity search (``items.peel``).
+the file (``user.npy``); or the same for many users, a file each by its id, for ``peel bundle``, and a table
+of their vectors. Of vectors of any model, one file for similarity search (``items.peel``).
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peel_ext.cli.arguments import parse_ids, parse_path
+from peel_ext.cli.arguments import parse_budget, parse_ids, parse_path, parse_shard
 from peel_ext.cli.narration import Narration, note_target_kept
 from peel_ext.cli.requirements import require_train
-from peel_ext.cli.users import find_user
+from peel_ext.cli.users import find_user, read_users
 from peel_ext.cli.vector_table import add_vector_options, check_vector_options, export_vectors
 from peel_ext.config import BlendConfig, ExposureConfig
-from peel_ext.format.file import write_atomically
+from peel_ext.format.bundle import user_file_name
+from peel_ext.format.file import replace_atomically, write_atomically
 
 if TYPE_CHECKING:
     from peel_ext.train.trained_run import TrainedRun
@@ -39,6 +41,22 @@ def add_parser(verbs: Any) -> None:
     whose.add_argument("--user", help="for one user of the training data")
     whose.add_argument(
         "--history", type=parse_ids, help="for one user with these items, comma-separated ids"
+    )
+    whose.add_argument(
+        "--users",
+        metavar="all|FILE",
+        help="for many users of the training data: a file of one id a line, or - for standard input",
+    )
+    parser.add_argument(
+        "--shard",
+        type=parse_shard,
+        metavar="I/N",
+        help="of the user groups, or of --users, the I-th of N parts, for one of N processes",
+    )
+    parser.add_argument(
+        "--budget",
+        type=parse_budget,
+        help="the largest budget of a device, in bytes or as a share: leave out what it would not hold",
     )
     parser.add_argument(
         "--no-item-ids", action="store_true", help="let devices tell items by row, to save bytes"
@@ -73,8 +91,16 @@ def run(options: argparse.Namespace) -> int:
         if options.no_item_ids
         else trained.items.to_ids(range(len(trained.items))),
     }
+    if options.budget is not None:
+        shared["budget_bytes"] = options.budget.resolve(trained.full_bytes)
+    if options.users is not None:
+        return _export_for_many(trained, options, out)
     single = options.user is not None or options.history is not None
+    if options.shard is not None and (single or options.group not in (None, "all")):
+        raise ValueError("--shard is for all user groups, or for --users")
     groups = range(num_groups) if options.group in (None, "all") else [options.group]
+    if options.shard is not None:
+        groups = groups[options.shard.of(num_groups)]
     files = []
     with Narration(options.quiet) as narration:
         if single:
@@ -147,6 +173,51 @@ def _export_for_user(
         "group": person.group, "path": str(path), "bytes": path.stat().st_size,
         "vector": str(beside), "known_count": person.known_count,
     }  # fmt: skip
+
+
+def _export_for_many(trained: TrainedRun, options: argparse.Namespace, out: Path) -> int:
+    """Writes the files of many users, and at the end a table of their vectors."""
+    import pyarrow
+    import pyarrow.parquet
+
+    from peel_ext.train.user_files import make_user_files
+
+    rows = read_users(trained, options.users)
+    if options.shard is not None:
+        rows = rows[options.shard.of(len(rows))]
+    names = [user_file_name(user) for user in trained.users.to_ids(rows)]
+    budget = None if options.budget is None else options.budget.resolve(trained.full_bytes)
+    columns: dict[str, list[Any]] = {"group": [], "known_count": [], "vector": []}
+    with Narration(options.quiet) as narration:
+        made = make_user_files(trained, rows, budget, not options.no_item_ids)
+        for done, (name, file) in enumerate(zip(names, made, strict=True)):
+            narration.stage("export", done, len(rows), "")
+            write_atomically(out / name, file.content)
+            columns["group"].append(file.group)
+            columns["known_count"].append(file.known_count)
+            columns["vector"].append(file.vector)
+        narration.stage("export", 1, 1, f"{len(rows)} files")
+    if not options.quiet:
+        note_target_kept(trained)
+    path = out / (
+        "vectors.parquet" if options.shard is None else f"vectors-{options.shard}.parquet"
+    )
+    table = pyarrow.table(
+        {
+            "user": pyarrow.array(trained.users.ids[rows]),
+            "group": pyarrow.array(columns["group"], pyarrow.int64()),
+            "known_count": pyarrow.array(columns["known_count"], pyarrow.int64()),
+            "vector": pyarrow.array(columns["vector"], pyarrow.list_(pyarrow.float32())),
+        }
+    )
+    with replace_atomically(path) as opened:
+        pyarrow.parquet.write_table(table, opened)
+    if options.json:
+        json.dump({"users": len(rows), "vectors": str(path)}, sys.stdout)
+        print()
+    else:
+        print(path)
+    return 0
 
 
 def _parse_groups(text: str) -> int | str:

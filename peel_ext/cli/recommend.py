@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peel_ext.cli.answers import answer_facts, print_answer, run_facts
-from peel_ext.cli.arguments import parse_ids
+from peel_ext.cli.arguments import parse_ids, parse_shard
 from peel_ext.cli.devices import add_options, check_no_device_options, open_device
 from peel_ext.cli.list_files import SUFFIXES, open_lists
 from peel_ext.cli.narration import Narration, note_target_kept
@@ -56,6 +56,13 @@ def add_parser(verbs: Any) -> None:
         help="where the lists of --users go: a .parquet, .csv or .jsonl file; in the order of the "
         "users, with a budget by user group",
     )
+    parser.add_argument(
+        "--shard",
+        type=parse_shard,
+        metavar="I/N",
+        help="of the users of --users the I-th of N parts: the parts' files one after another are "
+        "those of all users",
+    )
     add_options(parser, "items to recommend")
     parser.add_argument("--quiet", action="store_true", help="print the result alone")
     parser.set_defaults(run=run)
@@ -65,6 +72,8 @@ def run(options: argparse.Namespace) -> int:
     """Runs the verb."""
     if (options.users is None) != (options.out is None):
         raise ValueError("--users and --out must be given together")
+    if options.shard is not None and options.users is None:
+        raise ValueError("--shard is for --users")
     if not os.path.isdir(options.source):
         return _recommend_on_device(options)
     require_train("safetensors", *(["torch"] if options.budget is not None else []))
@@ -107,6 +116,8 @@ def _recommend_to_many(trained: TrainedRun, options: argparse.Namespace) -> None
         require_train("pyarrow")
     began = time.perf_counter()
     users = read_users(trained, options.users)
+    if options.shard is not None:
+        users = users[options.shard.of(len(users))]
     limit, n = _resolve_budget(trained, options), min(options.n, len(trained.items))
     done, num_items = 0, 0
     with contextlib.ExitStack() as stack:

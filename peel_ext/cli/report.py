@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     require_train()
     require_report()
     from peel_ext.evaluation.report import draw_pictures, read_report, render_page
-    from peel_ext.train.run_folder import write_atomically
+    from peel_ext.train.run_files import write_atomically
 
     report = read_report(options.folder, options.item_names)
     if options.out is not None:

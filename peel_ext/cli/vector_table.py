@@ -45,7 +45,11 @@ def check_vector_options(options: argparse.Namespace) -> None:
         raise ValueError(
             "expected a run folder or --item-embeddings, got " + ("both" if given else "neither")
         )
-    others = ("group", "user", "history") if given else ("query_embeddings", "metric", "item_ids")
+    others = (
+        ("group", "user", "history", "users", "shard", "budget")
+        if given
+        else ("query_embeddings", "metric", "item_ids")
+    )
     for name in others:
         if getattr(options, name) is not None:
             option = name.replace("_", "-")

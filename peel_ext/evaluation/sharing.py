@@ -79,7 +79,7 @@ class Sharing:
 
         Args:
             rows: float32 [n, dim], all rows.
-            histories: of all users.
+            histories: items of all users.
             fold_in: makes vectors.
         """
         if self._ranks is None:

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import os
 import struct
+import urllib.parse
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from peel_ext.format.header import BUNDLE_MAGIC, header_checksum, read_header
 from peel_ext.format.layout import ALIGNMENT, HEADER_BYTES, padded
 
 _VERSION = 1
+_SUFFIX = ".peel"
 _KEY_BYTES = 16
 _MOST_PAGE_ENTRIES = 1 << 16
 
@@ -66,6 +68,30 @@ def user_text(user: int | str) -> str:
     except UnicodeEncodeError:
         raise ValueError(f"user must be text that UTF-8 can hold, got {user!r}") from None
     return text
+
+
+def user_file_name(user: int | str) -> str:
+    """The name of a user's file: its id, with what names of files cannot hold escaped as in URLs.
+
+    Errors are those of :func:`user_key`.
+    """
+    name = urllib.parse.quote(user_text(user), safe="")
+    return name.replace(".", "%2E", 1 if name.startswith(".") else 0) + _SUFFIX
+
+
+def user_of_file(name: str) -> str:
+    """The id of the user whose file has this name.
+
+    Raises:
+        DataError: no name that :func:`user_file_name` gives, or one like it.
+    """
+    try:
+        user = urllib.parse.unquote(name.removesuffix(_SUFFIX), errors="strict")
+    except UnicodeDecodeError:
+        raise DataError(f"{name!r} is no user's id: what is escaped is not UTF-8") from None
+    if not name.endswith(_SUFFIX) or not user:
+        raise DataError(f"{name!r} is no user's id, expected ID{_SUFFIX}")
+    return user
 
 
 def write_bundle(

@@ -24,7 +24,7 @@ from peel_ext.format.writer import GroupTable, pack_prefix
 
 
 def write_file(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | BinaryIO,
     table: GroupTable,
     *,
     fold_in: FoldInSettings | None = None,
@@ -36,7 +36,7 @@ def write_file(
     """Writes the ``.peel`` file of a user group; at any moment the old or the new one is there.
 
     Args:
-        path: the file.
+        path: the file; or an open binary file, which is written to as it is.
         table: the table of the user group.
         fold_in: how a device computes a user's vector; None: the settings of the table.
         centroids: [num_groups, dim] of all user groups, in the space of the rows, by which a device
@@ -65,7 +65,11 @@ def write_file(
         sections.append(row_mean_section(row_mean, table.dim))
     checksum = header_checksum(table.header)
     behind = b"".join(pack_section(section, checksum) for section in sections)
-    write_atomically(Path(path), pack_prefix(table).tobytes() + behind)
+    data = pack_prefix(table).tobytes() + behind
+    if isinstance(path, str | os.PathLike):
+        write_atomically(Path(path), data)
+    else:
+        path.write(data)
 
 
 def write_atomically(path: Path, data: bytes) -> None:

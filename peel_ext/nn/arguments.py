@@ -36,6 +36,8 @@ def check_budget(budget_bytes: int) -> int:
     Raises:
         TypeError: not an integer.
     """
-    if isinstance(budget_bytes, bool) or not isinstance(budget_bytes, int | np.integer):
+    if type(budget_bytes) is not int and (
+        isinstance(budget_bytes, bool) or not isinstance(budget_bytes, int | np.integer)
+    ):
         raise TypeError(f"budget_bytes must be an integer, got {budget_bytes!r}")
     return min(int(budget_bytes), (1 << 63) - 1)

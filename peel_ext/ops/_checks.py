@@ -46,6 +46,8 @@ def check_tensor(
 
 def check_shape(name: str, value: Tensor, shape: tuple[int, ...]) -> None:
     """Raises ValueError unless the tensor has this shape; -1 matches any size."""
+    if value.shape == shape:
+        return
     if len(shape) != value.ndim or any(
         want not in (-1, got) for want, got in zip(shape, value.shape, strict=True)
     ):

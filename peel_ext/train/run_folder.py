@@ -20,37 +20,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from peel_ext.errors import RunError
-from peel_ext.format import file as files
+from peel_ext.train.run_files import DIGEST, StageCheckpoint, write_atomically
 
 FORMAT_VERSION = 4
 _INDEX = "run.json"
-_DIGEST = "sha256"  # the name of its own digest in the index and among a checkpoint's tensors
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file so that at any moment the old or the new one is there, whole.
-
-    Raises:
-        RunError: it cannot be written; the old one, if any, is still there.
-    """
-    try:
-        files.write_atomically(path, data)
-    except OSError as error:
-        raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
-
-
-def fingerprint(arrays: Mapping[str, NDArray[Any]]) -> str:
-    """A digest of named arrays, their shapes and dtypes."""
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        digest.update(f"{name} {array.dtype.str} {array.shape};".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 def shared_checkpoint(path: Path, stage: str) -> Path:
@@ -82,7 +58,7 @@ class RunFolder:
             raise RunError(
                 f"{self.path / _INDEX}: expected a run of format {FORMAT_VERSION}, got {found!r}"
             )
-        digest = self._index.pop(_DIGEST, None)
+        digest = self._index.pop(DIGEST, None)
         if digest != _digest_of_index(self._index):
             raise RunError(_damaged(self.path / _INDEX))
 
@@ -306,51 +282,8 @@ class RunFolder:
         return data
 
     def _write_index(self) -> None:
-        index = {**self._index, _DIGEST: _digest_of_index(self._index)}
+        index = {**self._index, DIGEST: _digest_of_index(self._index)}
         write_atomically(self.path / _INDEX, _as_json(index))
-
-
-class StageCheckpoint:
-    """The state of a stage under way, in a safetensors file with its own digest.
-
-    Args:
-        path: the file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def load(self) -> dict[str, NDArray[Any]] | None:
-        """The state saved last, or None.
-
-        Raises:
-            RunError: the file is not the one written.
-        """
-        try:
-            data = self.path.read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise RunError(f"{self.path}: not readable: {error.strerror}") from error
-        try:
-            state = dict(load(data))
-        except SafetensorError:
-            state = {}
-        digest = state.pop(_DIGEST, np.zeros(0, np.uint8)).tobytes()
-        if digest.hex() != fingerprint(state):
-            raise RunError(f"{self.path}: damaged: remove it to begin the stage again")
-        return state
-
-    def save(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Replaces the state, atomically."""
-        tensors = {name: np.ascontiguousarray(array) for name, array in state.items()}
-        digest = np.frombuffer(bytes.fromhex(fingerprint(tensors)), dtype=np.uint8)
-        write_atomically(self.path, save({**tensors, _DIGEST: digest}))
-
-    def remove(self) -> None:
-        """Forgets the state."""
-        if self.path.exists():  # a folder that cannot be written need not be, where nothing is
-            self.path.unlink()
 
 
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, str]:
@@ -387,7 +320,7 @@ def _damaged(path: Path) -> str:
 
 
 def _digest_of_index(index: Mapping[str, Any]) -> str:
-    """Of all of it but its own digest."""
+    """The digest of all of an index but its own digest."""
     return hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
 
 

@@ -18,16 +18,16 @@ from peel_ext.train.block_weights.bilevel import control_blocks
 from peel_ext.train.block_weights.exposure import measure_exposure
 from peel_ext.train.block_weights.row_values import value_rows
 from peel_ext.train.clustering import cluster_users
-from peel_ext.train.doubts import doubt_losses
 from peel_ext.train.held_out import TrainingData
 from peel_ext.train.item_prior import describe_items, measure_recency, weigh_features
 from peel_ext.train.layout import layout_of
 from peel_ext.train.placement import to_array
 from peel_ext.train.population import Population
-from peel_ext.train.pretraining import DEFAULT_TEMPERATURE, pretrain
+from peel_ext.train.pretraining import doubt_losses, pretrain
 from peel_ext.train.refinement import refine_tables
 from peel_ext.train.run_folder import RunFolder
 from peel_ext.train.tuning import choose_settings
+from peel_ext.train.vector_training import DEFAULT_TEMPERATURE
 from peel_ext.train.vectors import VectorPair
 
 Made = tuple[dict[str, NDArray[Any]], dict[str, Any]]
@@ -38,7 +38,7 @@ class Stages:
     """One method per stage; each returns tensors, and facts for the index.
 
     Attributes:
-        folder: where earlier stages are read from.
+        folder: the run folder, which earlier stages are read from.
         config: all settings.
         split: the parts of the split in CSR form, as of
             :func:`peel_ext.train.pipeline.split_arrays`; the weights and times of training interactions

@@ -1,4 +1,4 @@
-"""Truncated singular value decomposition of a sparse matrix, where training starts."""
+"""The vectors that training starts from: a truncated singular value decomposition."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def truncated_svd(
     Args:
         matrix: sparse or dense [rows, columns].
         transposed: its transpose.
-        dim: how many singular vectors.
+        dim: number of singular vectors.
         generator: makes the random start, on whatever device.
 
     Returns:
@@ -43,6 +43,20 @@ def truncated_svd(
     padding = (0, dim - kept)
     roots = values[:kept].sqrt()
     return F.pad(left[:, :kept] * roots, padding), F.pad(right[:, :kept] * roots, padding)
+
+
+def scale_start(vectors: Tensor, scale: float, generator: torch.Generator) -> Tensor:
+    """Scales the vectors that training starts from to a root mean square of ``scale``.
+
+    The noise gives a direction to what the SVD leaves at zero: items nobody touched, and columns
+    beyond its rank, where zeros on both sides would have no gradient.
+    """
+    size = vectors.square().mean().sqrt().clamp(min=torch.finfo(vectors.dtype).tiny)
+    noise = torch.randn(
+        vectors.shape, generator=generator, dtype=vectors.dtype, device=generator.device
+    ).to(vectors.device)
+    # The SVD comes column by column; rows are what training reads, and what a checkpoint restores.
+    return (scale * (vectors / size + 0.01 * noise)).contiguous()
 
 
 def _orthonormal(matrix: Tensor) -> Tensor:

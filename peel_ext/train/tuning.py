@@ -1,11 +1,10 @@
-"""Before stage 1: what no one setting gets right for all data is chosen on held-out interactions."""
+"""Before stage 1: the choice of settings that no one value gets right for all data."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,9 @@ from peel_ext.device.item_prior import part_tastes
 from peel_ext.train.checkpoint import Checkpoint
 from peel_ext.train.held_out import TrainingData, draw_users
 from peel_ext.train.item_prior import NUM_HALVINGS, choose_prior, describe_items, measure_recency
-from peel_ext.train.pretraining import DEFAULT_TEMPERATURE, left_out_weight, pretrain
+from peel_ext.train.pretraining import left_out_weight, pretrain
+from peel_ext.train.trainings import Judge, Trainings, find_peak
+from peel_ext.train.vector_training import DEFAULT_TEMPERATURE
 
 #: Users whose lists are made however many items there are.
 LEAST_USERS = 1000
@@ -69,8 +70,8 @@ def choose_settings(
         validation: the interactions to judge by, of the same users; None holds a share
             of the others out.
         on_progress: as of :func:`peel_ext.train.pretraining.pretrain`, over all trainings there may be.
-        checkpoint: where the qualities of finished trainings are kept, and the state of one under way.
-        device: where to train and to rank.
+        checkpoint: keeps the qualities of finished trainings, and the state of one under way.
+        device: the device that trains and ranks.
 
     Returns:
         What was chosen, of equals the first; where there is nothing to choose by, the only candidate
@@ -96,12 +97,15 @@ def search_settings(
     """Chooses what :func:`choose_settings` does, by a judge that is made if there is something to choose.
 
     Args:
-        make_judge: makes it.
-        tuning: as there.
-        pretraining: as there.
-        has_times: whether the interactions have timestamps.
-        on_progress: as there.
-        checkpoint: as there.
+        make_judge: makes the judge.
+        tuning: candidates, and how to judge them.
+        pretraining: all other settings.
+        has_times: True if the interactions have timestamps.
+        on_progress: told of the steps of all trainings there may be.
+        checkpoint: keeps the qualities of finished trainings, and the state of one under way.
+
+    Raises:
+        ValueError: a given prior with more weights than items have features.
     """
     given = pretraining.prior
     num_features = 1 + NUM_HALVINGS if has_times else 1
@@ -128,16 +132,16 @@ def search_settings(
     planned = [epochs] * (comparisons if comparisons > 1 else 0)
     if given is None:
         planned.append(min(tuning.prior_epochs, pretraining.epochs))
-    trainings = _Trainings(judge, planned, on_progress, checkpoint)
+    trainings = Trainings(judge, planned, on_progress, checkpoint)
     best = dataclasses.replace(
         pretraining, temperature=temperatures[0], embedding_dim=dims[0], epochs=epochs
     )
     if comparisons > 1:
-        best, quality = _first_peak(
+        best, quality = find_peak(
             trainings, [dataclasses.replace(best, temperature=each) for each in temperatures]
         )
         trainings.skip_to(len(temperatures))
-        best, _ = _first_peak(
+        best, _ = find_peak(
             trainings, [dataclasses.replace(best, embedding_dim=each) for each in dims],
             tuning.least_gain, quality,
         )  # fmt: skip
@@ -151,81 +155,9 @@ def search_settings(
     )  # fmt: skip
 
 
-def _first_peak(
-    trainings: _Trainings,
-    candidates: Sequence[PretrainingConfig],
-    least_gain: float = 0.0,
-    quality: float | None = None,
-) -> tuple[PretrainingConfig, float]:
-    """The candidate after which quality rises no more, and its quality.
-
-    Args:
-        trainings: runs them.
-        candidates: one at least.
-        least_gain: one is better than the one before it that gains more than this, relative.
-        quality: of the first, where it is known.
-    """
-    best = candidates[0]
-    if quality is None:
-        _, quality = trainings.run(best)
-    for candidate in candidates[1:]:
-        _, found = trainings.run(candidate)
-        if not found > quality * (1 + least_gain):
-            break
-        best, quality = candidate, found
-    return best, quality
-
-
-class Judge(Protocol):
-    """Trains on a part of the interactions, and says how well the others are found."""
-
-    @property
-    def num_users(self) -> int:
-        """The number of users it goes by."""
-
-    def train(
-        self,
-        settings: PretrainingConfig,
-        start: Sequence[float],
-        on_progress: Callable[[int, int, float], None] | None,
-        checkpoint: Checkpoint,
-    ) -> tuple[list[float], float]:
-        """The weights of the best prior after a training, searched from a start, and the quality."""
-
-
-class _Trainings:
-    """Trainings one after another, which a checkpoint keeps from being repeated."""
-
-    def __init__(
-        self,
-        judge: Judge,
-        planned: list[int],
-        on_progress: Callable[[int, int, float], None] | None,
-        checkpoint: Checkpoint | None,
-    ) -> None:
-        self.kept = _TrainingCheckpoint(checkpoint)
-        self._judge, self._planned, self._on_progress = judge, planned, on_progress
-        self._place = 0  # among the trainings that were planned
-        self._count = 0  # of those that were run, now or before
-
-    def skip_to(self, place: int) -> None:
-        """Leaves out trainings that have become needless."""
-        self._place = max(self._place, place)
-
-    def run(self, settings: PretrainingConfig) -> tuple[list[float], float]:
-        """The weights of the best prior, and the quality with it."""
-        if self._count == len(self.kept.qualities):
-            progress = _part(self._on_progress, self._planned, self._place)
-            # What suited the training before is near what suits this one.
-            start = self.kept.priors[-1] if self.kept.priors else [left_out_weight(settings)]
-            self.kept.add(*self._judge.train(settings, start, progress, self.kept))
-        self._place, self._count = self._place + 1, self._count + 1
-        return self.kept.priors[self._count - 1], self.kept.qualities[self._count - 1]
-
-
 @dataclass(frozen=True, eq=False)
 class _Judge:
-    """What trainings are judged by: interactions that they do not see."""
+    """A judge of trainings, by interactions that they do not see."""
 
     left: TrainingData
     held_out: ItemLists
@@ -283,45 +215,3 @@ class _Judge:
             fixed=settings.prior is not None,
             device=self.device,
         )
-
-
-class _TrainingCheckpoint:
-    """A checkpoint that keeps, beside the state of one training, what came of those before it."""
-
-    def __init__(self, checkpoint: Checkpoint | None) -> None:
-        self._checkpoint = checkpoint
-        self._state = (checkpoint.load() if checkpoint is not None else None) or {}
-        self.qualities: list[float] = self._state.pop("qualities", np.zeros(0)).tolist()
-        self.priors: list[list[float]] = self._state.pop("priors", np.zeros((0, 0))).tolist()
-
-    def add(self, prior: list[float], quality: float) -> None:
-        """Notes what came of a training that has ended."""
-        self.priors.append(prior)
-        self.qualities.append(quality)
-        self.save({})
-
-    def load(self) -> dict[str, NDArray[Any]] | None:
-        """The state of the training that was under way, for the first that asks, or None."""
-        state, self._state = self._state, {}
-        return state or None
-
-    def save(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Replaces the state, atomically."""
-        if self._checkpoint is not None:
-            made = {"qualities": np.array(self.qualities), "priors": np.array(self.priors)}
-            self._checkpoint.save({**state, **made})
-
-
-def _part(
-    on_progress: Callable[[int, int, float], None] | None, epochs: list[int], at: int
-) -> Callable[[int, int, float], None] | None:
-    """Progress of one of several trainings as progress of all."""
-    if on_progress is None:
-        return None
-    report, before, count = on_progress, sum(epochs[:at]), epochs[at]
-
-    def tell(done: int, total: int, loss: float) -> None:
-        steps = total // count  # of an epoch
-        report(before * steps + done, sum(epochs) * steps, loss)
-
-    return tell

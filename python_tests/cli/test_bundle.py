@@ -97,7 +97,7 @@ def test_a_user_of_a_bundle_is_asked_as_a_file_is(folder: Path, bundle: Path, ca
         (("recommend", "{bundle}", "--user", "7"), "and of a bundle --bundle-user"),
         (("bundle", "{folder}/x", "{folder}/none"), "none: no such file or folder"),
         (("bundle", "{folder}/x", "{empty}"), "no .peel files in this folder"),
-        (("bundle", "{folder}/x", "{folder}/7.npy"), "its name is no user's id, expected ID.peel"),
+        (("bundle", "{folder}/x", "{folder}/7.npy"), "'7.npy' is no user's id, expected ID.peel"),
         (("bundle", "{folder}/x", "{folder}", "{folder}/7.peel"), "user '7' has two files"),
         (("bundle", "{folder}/x", "{folder}/.9.peel"), ".9.peel: not a .peel file"),
         (("bundle", "{folder}/none/x", "{folder}"), "cannot write the result"),

@@ -38,7 +38,17 @@ def step(module: Any, arguments: dict[str, Any], rule: str, **options: Any) -> l
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize(
     ("rows", "dim", "count"),
-    [(0, 4, 0), (1, 1, 1), (1, 1, 9), (5, 3, 0), (7, 8, 20), (300, 17, 1000), (40, 64, 3000)],
+    [
+        (0, 4, 0),
+        (1, 1, 1),
+        (1, 1, 9),
+        (5, 3, 0),
+        (7, 8, 20),
+        (40, 4, 256),
+        (40, 4, 257),
+        (300, 17, 1000),
+        (40, 64, 3000),
+    ],
 )
 def test_equals_reference(rule: str, rows: int, dim: int, count: int, generator) -> None:
     arguments = problem(generator, rows, dim, count, rule)

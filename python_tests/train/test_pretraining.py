@@ -13,8 +13,7 @@ from peel_ext.config import PretrainingConfig
 from peel_ext.data import ItemLists
 from peel_ext.device.item_prior import part_tastes
 from peel_ext.errors import DataError, PeelError
-from peel_ext.train.doubts import doubt_losses
-from peel_ext.train.pretraining import pretrain
+from peel_ext.train.pretraining import doubt_losses, pretrain
 
 SEED = 3
 SMALL = PretrainingConfig(embedding_dim=8, epochs=3, steps_per_epoch=4, seed=SEED)

@@ -9,7 +9,8 @@ import pytest
 
 from peel_ext.errors import RunError
 from peel_ext.train import run_folder
-from peel_ext.train.run_folder import RunFolder, fingerprint, write_atomically
+from peel_ext.train.run_files import fingerprint, write_atomically
+from peel_ext.train.run_folder import RunFolder
 
 DEPENDS = {"first": ("x",), "second": ("y",), "third": ("z",)}
 TENSORS = {"a": np.arange(6, dtype=np.int64).reshape(2, 3), "b": np.zeros((0, 4), np.float32)}

@@ -30,7 +30,13 @@ class RowRuns {
         records_.push_back(static_cast<uint64_t>(rows[m]) << 32 | static_cast<uint64_t>(m));
       }
     }
-    sort_records(records_, static_cast<uint32_t>(std::max<int64_t>(num_rows, 1) - 1));
+    // Few are compared in less time than every digit is counted; no two records are equal.
+    constexpr size_t kFew = 256;
+    if (records_.size() <= kFew) {
+      std::sort(records_.begin(), records_.end());
+    } else {
+      sort_records(records_, static_cast<uint32_t>(std::max<int64_t>(num_rows, 1) - 1));
+    }
   }
 
   int64_t size() const { return static_cast<int64_t>(records_.size() + wide_.size()); }

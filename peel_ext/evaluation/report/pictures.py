@@ -10,7 +10,7 @@ from peel_ext.errors import SourceError
 from peel_ext.evaluation.report.charts import Drawn, draw_all, draw_blocks
 from peel_ext.evaluation.report.contents import Report
 from peel_ext.evaluation.report.theme import DAY
-from peel_ext.train.run_folder import write_atomically
+from peel_ext.train.run_files import write_atomically
 
 _WIDTH, _HEIGHT = 480, 280
 
@@ -25,8 +25,8 @@ def draw_pictures(report: Report, folder: Path) -> list[Path]:
     """Writes a PNG file for every chart, on white.
 
     Args:
-        report: what to draw.
-        folder: where to; it is made.
+        report: contents to draw.
+        folder: folder of the pictures; it is made.
 
     Returns:
         The files.

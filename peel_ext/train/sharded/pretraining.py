@@ -24,12 +24,7 @@ from peel_ext.scale.propagation import Propagation
 from peel_ext.scale.svd import truncated_svd
 from peel_ext.train.checkpoint import Checkpoint, Timer
 from peel_ext.train.placement import limit_chunk, to_array
-from peel_ext.train.pretraining import (
-    DEFAULT_DIM,
-    DEFAULT_TEMPERATURE,
-    PretrainedVectors,
-    left_out_weight,
-)
+from peel_ext.train.pretraining import PretrainedVectors, left_out_weight
 from peel_ext.train.sharded.item_prior import give_prior
 from peel_ext.train.sharded.softmax import (
     Candidates,
@@ -38,6 +33,7 @@ from peel_ext.train.sharded.softmax import (
     draw_candidates,
     softmax_gradients,
 )
+from peel_ext.train.vector_training import DEFAULT_DIM, DEFAULT_TEMPERATURE
 
 #: Users who share the candidates of the sampled softmax, as in one process.
 _CHUNK_USERS = 512
@@ -63,7 +59,7 @@ def pretrain(
         ranks: the processes.
         prior: that of each own item, as there.
         on_progress: as there.
-        checkpoint: where to go on from and to save to, of all ranks; the number of ranks may have been
+        checkpoint: the place to go on from and to save to, of all ranks; the number of ranks may have been
             another.
 
     Returns:
@@ -176,7 +172,7 @@ class _Training:
                 on_progress(done, self.num_steps, self.losses[-1])
 
     def _is_due(self, timer: Timer) -> bool:
-        """Whether it is time to save, by the clock of rank 0."""
+        """True if it is time to save, by the clock of rank 0."""
         return self.ranks.total(self.ranks.is_first and timer.is_due()) > 0
 
     def _shuffle(self) -> None:

@@ -21,10 +21,10 @@ from peel_ext.scale.collectives import Collectives
 from peel_ext.scale.item_shard import ItemShard
 from peel_ext.scale.partition import Partition
 from peel_ext.scale.sharded_data import ShardedData
-from peel_ext.train.doubts import doubt_losses
 from peel_ext.train.item_prior import weigh_features
 from peel_ext.train.layout import layout_of
 from peel_ext.train.placement import to_array
+from peel_ext.train.pretraining import doubt_losses
 from peel_ext.train.run_folder import RunFolder, shared_checkpoint
 from peel_ext.train.sharded.clustering import cluster_users
 from peel_ext.train.sharded.exposure import measure_exposure
