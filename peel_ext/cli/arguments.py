@@ -63,7 +63,7 @@ class Shard:
 
     Attributes:
         index: from 1.
-        count: of all parts.
+        count: number of all parts.
     """
 
     index: int

@@ -58,7 +58,7 @@ def measure_rivals(
         budgets: bytes.
         n: items returned.
         on_pass: called after every variant, and then after every family.
-        device: where to rank.
+        device: the device that ranks.
         sharing: the users of each process.
     """
     targets = audience.targets.take(choosers)

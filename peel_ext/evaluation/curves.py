@@ -128,7 +128,7 @@ def evaluate_run(
             the best variant (:attr:`Evaluation.rivals`).
         more_rivals: makes further ones, such as models trained anew.
         on_progress: called with the number of passes done and in all.
-        device: where to rank, one of :data:`peel_ext.config.DEVICES`; all else is done on the CPU.
+        device: the device that ranks, one of :data:`peel_ext.config.DEVICES`; all else is done on the CPU.
         ranks: the processes that share the users, each with the same run and arguments; all get the
             figures that one process finds.
 
@@ -234,7 +234,7 @@ def rival_inputs(
 
     Args:
         run: a trained run.
-        device: where to rank.
+        device: the device that ranks.
 
     Returns:
         item rows float32 [num_items, dim]; interactions of each group's users with each item, and
@@ -269,7 +269,7 @@ class _Steps:
             self._on_progress(self._done, self._total)
 
     def by_users(self, num_users: int, count: int) -> Callable[[int], None]:
-        """What, told how many users are done, tells of ``count`` passes one by one."""
+        """Makes a listener that, told how many users are done, tells of ``count`` passes one by one."""
         told = 0
 
         def on_users(done: int) -> None:

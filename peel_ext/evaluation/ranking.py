@@ -93,7 +93,7 @@ def rank_full(
         audience: whom to recommend to.
         items: float32 [num_items, dim], the table.
         n: items returned.
-        device: where to rank.
+        device: the device that ranks.
         users: int64 [m], the positions of those who get a list, ascending; None: all.
     """
     collected = _Collector(audience, n)
@@ -123,7 +123,7 @@ def rank_elastic(
         budgets: bytes, of each group; at least one.
         n: items returned.
         on_users: told how many users are done.
-        device: where to rank.
+        device: the device that ranks.
         users: int64 [m], the positions of those who get a list, ascending; None: all.
 
     Returns:
@@ -164,7 +164,7 @@ def rank_blended(
         budgets: bytes, of each user; at least one.
         n: items returned.
         on_users: told how many users are done.
-        device: where to rank.
+        device: the device that ranks.
         users: int64 [m], the positions of those who get a list, ascending; None: all.
 
     Returns:
@@ -191,7 +191,7 @@ def rank_blended(
 def _generate_all(
     embedding: ElasticEmbedding, group: int, budgets: Sequence[int]
 ) -> list[PersonalizedElasticEmbedding]:
-    """What a group holds under each budget: a prefix of what fits the largest."""
+    """Generates what a group holds under each budget: a prefix of what fits the largest."""
     whole = embedding.generate(group, max(budgets))
     return [PersonalizedElasticEmbedding(whole.buffer, budget) for budget in budgets]
 
@@ -242,7 +242,7 @@ def rank_rival(
         budget_bytes: budget of each user.
         n: items returned.
         users: int64 [m], the positions of those who get a list, ascending; the others get none.
-        device: where to rank.
+        device: the device that ranks.
         own: those of them whose lists are made here, other processes make the rest; None: all. Their
             vectors are made together with those of the others, which take part in the rounding.
 

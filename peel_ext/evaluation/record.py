@@ -20,7 +20,7 @@ class KeptEvaluation:
         summary: the figures, as of :func:`peel_ext.evaluation.summary.summarise`.
         version: version of this package, which measured them.
         measured_at: when, in UTC, as ``2026-11-29T12:00:00+00:00``.
-        is_current: whether the run still is the one that was measured.
+        is_current: True if the run still is the one that was measured.
     """
 
     summary: dict[str, Any]
@@ -34,7 +34,7 @@ def keep_evaluation(trained: TrainedRun, summary: dict[str, Any]) -> None:
 
     Args:
         trained: the run that was measured.
-        summary: as of :func:`peel_ext.evaluation.summary.summarise`.
+        summary: result of :func:`peel_ext.evaluation.summary.summarise`.
 
     Raises:
         RunError: the folder cannot be written, or another process trains in it.
@@ -77,5 +77,5 @@ def _file_of(protocol: str) -> str:
 
 
 def _digests(folder: RunFolder) -> dict[str, str]:
-    """Of what each stage has made."""
+    """The digest of what each stage has made."""
     return {name: facts["sha256"] for name, facts in folder.stages.items()}

@@ -85,7 +85,7 @@ def describe(
 
 
 def _leads(evaluation: Evaluation) -> list[dict[str, list[float]]]:
-    """Of every rival how far it is behind under its budget, with the 95% interval."""
+    """The distance of every rival behind us under its budget, with the 95% interval."""
     ours = {each.budget_bytes: each.users for each in evaluation.curve}
     columns = [
         getattr(ours[rival.budget_bytes], metric) - getattr(rival.users, metric)

@@ -11,41 +11,29 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from peel_ext.device import PersonalizedElasticEmbedding
 from peel_ext.format import FoldInSettings, GroupTable, Layout, pack_prefix, write_file
-from peel_ext.nn import deferred, selection, state, worth
+from peel_ext.nn import deferred, lookups, selection, state, worth
 from peel_ext.nn import rotation as rotations
 from peel_ext.nn import vectors as vector_tables
 from peel_ext.nn.arguments import as_int, check_budget, check_geometry
-from peel_ext.nn.encoding import BudgetedBlocks, Rows, held_blocks, layout_text, refuse_onnx
+from peel_ext.nn.encoding import held_blocks, layout_text
 from peel_ext.nn.group_table import group_table
 from peel_ext.nn.read_only import ReadOnlyTensor
 from peel_ext.nn.refinement import refine_rows
 from peel_ext.nn.tables import Tables
 from peel_ext.nn.tensor_cache import TensorCache
 from peel_ext.nn.views import (
-    NOTHING,
     Entered,
     View,
     Views,
-    is_in_function,
-    refuse_reentrant_checkpoint,
 )
 from peel_ext.ops.lookup import (
-    Options,
-    Table,
     check_group,
     check_groups,
-    has_kernels,
     is_traced,
-    lookup,
 )
-
-#: Indices from which on a lookup in the full table goes to our kernel: as fast as torch's forward
-#: from here on, and faster backward.
-_KERNEL_INDICES = 16_384
 
 #: What can be computed again, and what belongs to a context: neither is copied nor saved.
 _NOT_COPIED = ("_cache", "_tables", "_views")
@@ -255,7 +243,7 @@ class ElasticEmbedding(nn.Embedding):
         weight = self._parameter("weight")
         state.check_whole(self)
         if not is_traced(weight):
-            self._current_table(weight, limit)
+            lookups.current_table(self, weight, limit)
         elif not torch.compiler.is_compiling():
             state.check_plain(weight)
         return View(limit, view.groups)
@@ -301,7 +289,7 @@ class ElasticEmbedding(nn.Embedding):
         weight = self._parameter("weight")
         # Not through forward, which hooks may have replaced by what reads the weight.
         rows = torch.arange(weight.shape[0], device=weight.device)
-        return self._look_up(rows, groups, max_norm=None)
+        return lookups.look_up(self, rows, groups, max_norm=None)
 
     @property
     def weight(self) -> Tensor:
@@ -367,7 +355,7 @@ class ElasticEmbedding(nn.Embedding):
         """
         check_group(group, self.num_groups)
         limit = check_budget(budget_bytes)
-        self._check_blocks()
+        lookups.check_blocks(self)
         weights = self.block_weights[group : group + 1]
         held = held_blocks(weights, self.item_group, self.layout, self.embedding_dim, limit)[0]
         # The mask of 64 layers is negative as a signed integer.
@@ -424,7 +412,7 @@ class ElasticEmbedding(nn.Embedding):
 
     def encoded_rows(self) -> tuple[Tensor, Tensor]:
         """All rows as blocks have them: store uint8 [n, row_bytes] and scales float16 [n, scales]."""
-        return self._rows().encoded(self.layout, self._cache)
+        return lookups.all_rows(self).encoded(self.layout, self._cache)
 
     def _group_table(self, group: int) -> GroupTable:
         check_group(group, self.num_groups)
@@ -450,138 +438,7 @@ class ElasticEmbedding(nn.Embedding):
                 away from the CPU, groups are not looked at where they change nothing.
             ValueError: groups missing under a budget, or of the wrong shape.
         """
-        return self._look_up(input, groups, self.max_norm)
-
-    def _look_up(
-        self, input: Tensor, groups: Tensor | int | None, max_norm: float | None
-    ) -> Tensor:
-        """See :meth:`forward`; a norm is kept of what is looked up, not of what is read."""
-        view = self._views.get()
-        budget_bytes, in_force, is_of_function = view
-        if groups is None:
-            groups = in_force
-        weight = self._parameter("weight")
-        if self._is_deferred and not weight.is_meta:
-            self._settle()
-        traced = is_traced(weight, input)
-        if view is not NOTHING and not (traced or is_of_function) and is_in_function():
-            refuse_reentrant_checkpoint()
-        refined = groups is not None and self._parameters["refinement"] is not None
-        is_ours = budget_bytes is not None or refined
-        if max_norm is not None and is_ours and isinstance(input, Tensor):
-            with torch.no_grad():
-                torch.embedding_renorm_(weight, input.reshape(-1), max_norm, self.norm_type)
-        if budget_bytes is not None:
-            return self._lookup_under_budget(weight, input, groups, budget_bytes, traced)
-        if groups is not None:
-            if refined:
-                table = self._full_table(weight, traced)
-                return lookup(table, input, groups, self._options(), traced=traced)
-            # All have the same rows, but a mistake is a mistake.
-            check_groups(groups, input, self.num_groups, traced)
-        # A graph must not depend on the number of indices.
-        if (
-            not traced
-            and type(input) is Tensor
-            and input.numel() >= _KERNEL_INDICES
-            and input.dtype in (torch.int64, torch.int32)
-            and max_norm is None
-            and has_kernels(weight)
-            and weight.stride(1) == 1  # columns apart would be copied, and edits not seen
-        ):
-            return lookup(self._current_table(weight), input, 0, self._options(), traced=False)
-        return F.embedding(
-            input, weight, self.padding_idx, max_norm, self.norm_type, self.scale_grad_by_freq,
-            self.sparse,
-        )  # fmt: skip
-
-    def _lookup_under_budget(
-        self, weight: Tensor, input: Tensor, groups: Tensor | int | None, budget_bytes: int,
-        traced: bool,
-    ) -> Tensor:  # fmt: skip
-        if groups is None:
-            if self.num_groups > 1:
-                raise ValueError(
-                    f"groups must be given under a budget when there are {self.num_groups}, got None"
-                )
-            groups = 0
-        if not traced:
-            table = self._current_table(weight, budget_bytes)
-            options = self._options() if torch.is_grad_enabled() else _NO_OPTIONS
-            return lookup(table, input, groups, options, traced=False)
-        if not torch.compiler.is_compiling():
-            state.check_plain(weight)
-            refuse_onnx(budget_bytes)
-        table = Table(weight, self.refinement, self.refinement_slot, num_groups=self.num_groups)
-        blocks = self._blocks(budget_bytes)
-        return lookup(table, input, groups, self._options(), blocks, traced=True)
-
-    def _full_table(self, weight: Tensor, traced: bool) -> Table:
-        if traced:
-            refinement, slots = self._parameters["refinement"], self._buffers["refinement_slot"]
-            return Table(weight, refinement, slots, num_groups=self.num_groups)
-        return self._current_table(weight)
-
-    def _current_table(self, weight: Tensor, budget_bytes: int | None = None) -> Table:
-        """The table of an eager lookup, made anew when anything it was made of has changed."""
-        kept = self._tables.get(budget_bytes)
-        if kept is not None:
-            sources, buffers = kept.sources, self._buffers
-            if (
-                sources[0] is weight
-                and sources[1] is self._parameters["refinement"]
-                and sources[2] is buffers["refinement_slot"]
-                and (
-                    budget_bytes is None
-                    or (
-                        sources[3] is buffers["rotation"]
-                        and sources[4] is buffers["block_weights"]
-                        and sources[5] is buffers["item_group"]
-                    )
-                )
-                and kept.is_current()
-            ):
-                return kept.table
-        return self._make_table(weight, budget_bytes)
-
-    @torch.inference_mode(False)
-    def _make_table(self, weight: Tensor, budget_bytes: int | None) -> Table:
-        blocks = None
-        if budget_bytes is not None:
-            self._check_blocks()
-            blocks = self._blocks(budget_bytes).store(self._cache)
-        dense = (weight, self.refinement, self.refinement_slot)
-        table = Table(*dense, blocks, self.num_groups)
-        sources: tuple[Tensor | None, ...] = dense
-        if budget_bytes is not None:
-            sources += (self.rotation, self.block_weights, self.item_group)
-        self._tables.keep(budget_bytes, sources, table)
-        return table
-
-    def _rows(self) -> Rows:
-        weight = self._parameter("weight")
-        return Rows(weight, self.refinement, self.refinement_slot, self.rotation)
-
-    def _blocks(self, budget_bytes: int) -> BudgetedBlocks:
-        rows, parts = self._rows(), (self.block_weights, self.item_group)
-        if rows.weight.is_meta:  # where shapes are all there is
-            parts = (parts[0].to("meta"), parts[1].to("meta"))
-        return BudgetedBlocks(rows, *parts, self.layout, self._layout_text, budget_bytes)
-
-    def _check_blocks(self) -> None:
-        """Raises unless there are blocks for the rows there are, and cuts them where none were set."""
-        weight = self._parameter("weight")
-        if not weight.is_meta:
-            self._settle()
-        state.check_whole(self)
-        state.check_weight(weight, (self.num_embeddings, self.embedding_dim))
-        state.bring_blocks_along(self, weight)
-
-    def _options(self) -> Options:
-        padding_idx: int | None = self.padding_idx
-        if padding_idx is not None and padding_idx < 0:  # set later, as F.embedding takes it
-            padding_idx += self.num_embeddings
-        return Options(padding_idx, self.scale_grad_by_freq, self.sparse)
+        return lookups.look_up(self, input, groups, self.max_norm)
 
     # ---- the table ----
 
@@ -601,7 +458,7 @@ class ElasticEmbedding(nn.Embedding):
             ValueError: a weight on the meta device.
         """
         check_group(group, self.num_groups)
-        self._check_blocks()
+        lookups.check_blocks(self)
         refine_rows(self, group, indices)
 
     @torch.inference_mode(False)
@@ -643,7 +500,7 @@ class ElasticEmbedding(nn.Embedding):
         Raises:
             ValueError: a wrong shape or value.
         """
-        self._check_blocks()
+        lookups.check_blocks(self)
         worth.set_row_values(self, values)
 
     @torch.inference_mode(False)
@@ -680,12 +537,12 @@ class ElasticEmbedding(nn.Embedding):
         """
         if self.layout.nested:
             raise ValueError("item groups of the planes layout follow from set_row_values")
-        self._check_blocks()
+        lookups.check_blocks(self)
         worth.set_item_groups(self, item_group)
 
     def block_costs(self) -> Tensor:
         """Bytes of every block, int64 [num_item_groups, num_layers]."""
-        self._check_blocks()
+        lookups.check_blocks(self)
         costs: Tensor = self._cache.derive(
             "block_costs", (self.item_group,),
             lambda: selection.block_costs(self.item_group, self.layout, self.embedding_dim),
@@ -751,7 +608,5 @@ class ElasticEmbedding(nn.Embedding):
         state_dict = state.fit_to_load(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-
-_NO_OPTIONS = Options()  # they only matter to gradients
 
 _NONE = torch.empty(0, dtype=torch.int64, device="cpu")

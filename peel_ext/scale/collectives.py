@@ -239,7 +239,7 @@ class Collectives:
         return (all_digests != all_digests[0]).any(dim=1).nonzero()[:, 0].tolist()
 
     def on_first(self, work: Callable[[], _Made]) -> _Made | None:
-        """What rank 0 makes, which it alone gets; where it fails, all ranks raise.
+        """Makes something on rank 0, which alone gets it; where it fails, all ranks raise.
 
         Raises:
             ElsewhereError: on the other ranks, where rank 0 raises.

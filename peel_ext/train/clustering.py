@@ -33,7 +33,7 @@ def cluster_users(
 
     Args:
         user_vectors: [num_users, dim]; zero vectors are allowed.
-        config: how many groups.
+        config: the number of groups, and how k-means runs.
         num_items: items of the catalogue, which limit the number of groups.
         prior: the component of user vectors along the axis of the prior, which tells no user from
             another, and which centroids get as well; 0: none.

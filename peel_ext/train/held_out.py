@@ -40,7 +40,7 @@ class TrainingData:
     Attributes:
         lists: distinct items of each user.
         num_items: number of items.
-        weights: how much each counts float64 [num_interactions], or None: all alike.
+        weights: float64 [num_interactions], how much each counts, or None: all alike.
         timestamps: float64 [num_interactions], or None where there are none.
     """
 
@@ -110,7 +110,7 @@ def rank_unseen(
         item_vectors: [num_items, dim].
         seen: items not to return.
         depth: length of the lists, where there are so many items.
-        device: where to rank; where there are no kernels for it, the CPU does.
+        device: the device that ranks; where there are no kernels for it, the CPU does.
 
     Returns:
         int64 [num_users, min(depth, num_items)], best first, -1 for none.

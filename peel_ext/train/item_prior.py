@@ -133,11 +133,11 @@ def choose_prior(
         users: float32 [num_users, dim], of those whose interactions are held out.
         items: float32 [num_items, dim].
         features: float32 [num_features, num_items].
-        seen: what each user had.
-        held_out: what is to be found.
+        seen: items that each user had, which are not ranked.
+        held_out: items to be found.
         start: weights to begin with.
         fixed: whether to keep to them, and measure alone.
-        device: where to rank (:func:`peel_ext.train.held_out.rank_unseen`).
+        device: the device that ranks (:func:`peel_ext.train.held_out.rank_unseen`).
 
     Returns:
         The weights [num_features], and NDCG at a depth of 100 with them.
@@ -159,7 +159,7 @@ def search_weights(
 
     Args:
         judge: the quality with some weights.
-        count: how many weights there are.
+        count: number of weights.
         start: weights to begin with; those that are missing are 0.
         fixed: whether to keep to them.
     """

@@ -93,14 +93,14 @@ def sampled_softmax_loss(
     Memory is bounded by chunk_users times candidates, whatever the number of items.
 
     Args:
-        users: as there.
-        items: as there.
-        indptr: as there.
-        positives: as there.
-        temperature: as there.
-        weights: as there.
-        negative_weights: as there.
-        positive_weights: as there.
+        users: [num_users, dim], float32 or float64; all tensors are on its device.
+        items: [num_items, dim], same dtype.
+        indptr: int64 [num_users + 1], from 0 and ascending.
+        positives: int64 [indptr[-1]], user u's are ``positives[indptr[u] : indptr[u + 1]]``.
+        temperature: divides the scores, above 0.
+        weights: [num_users], same dtype, not negative, not all 0; None for equal ones.
+        negative_weights: [num_items], same dtype, above 0; None for ones.
+        positive_weights: [indptr[-1]], same dtype, above 0; None for equal ones.
         num_negatives: items drawn for each chunk, at least 1; as many as there are items or more
             take them all.
         generator: makes the draws.
@@ -110,7 +110,8 @@ def sampled_softmax_loss(
         The loss, a scalar.
 
     Raises:
-        ValueError: as there, or fewer than one negative.
+        ValueError: shapes that do not fit, a temperature or weight not above 0, a user without
+            positives, or fewer than one negative.
     """
     starts = _check(
         users, items, indptr, positives, temperature, weights, negative_weights, positive_weights
@@ -135,7 +136,7 @@ def draw_candidates(
     Args:
         positives: int64 [num_positives].
         num_items: items to draw from.
-        num_negatives: how many to draw.
+        num_negatives: number of items to draw.
         generator: makes the draws, on whatever device.
 
     Returns:

@@ -84,7 +84,7 @@ class Narration:
 
 
 def _find_console() -> Any:
-    """Where bars can be drawn, or None."""
+    """Finds the console that bars can be drawn on, or None."""
     if not sys.stderr.isatty() and "IPython" not in sys.modules:
         return None
     try:

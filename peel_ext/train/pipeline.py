@@ -58,8 +58,8 @@ def load_split(
 
     Args:
         data: what :func:`peel_ext.data.read_split` takes, or ``"synthetic"``.
-        config: how it is split.
-        reading: how it is read.
+        config: settings of the split.
+        reading: settings of reading, or None for the default ones.
         on_remark: told what of the data is not used.
 
     Raises:
@@ -136,12 +136,12 @@ def prepare_data(
     """Reads and splits what a run is made from.
 
     Args:
-        data: as of :func:`run_pipeline`.
+        data: what :func:`run_pipeline` takes.
         config: all settings.
         on_remark: told what of the data is not used.
 
     Raises:
-        DataError: as of :func:`load_split`.
+        DataError: the data cannot be read or split, or nothing is left to train on.
     """
     given = _read(data, config.reading, on_remark)
     if given.test is not None and config.split.method != "random":

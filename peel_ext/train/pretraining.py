@@ -76,8 +76,8 @@ def pretrain(
             popularity (:func:`left_out_weight`).
         on_progress: called after every step with the steps done, the steps in all and the loss of
             the step, in nats.
-        checkpoint: where to go on from and to save to; it may come from another device.
-        device: where to compute.
+        checkpoint: the place to go on from and to save to; it may come from another device.
+        device: the device that computes, one of :data:`peel_ext.config.DEVICES`.
 
     Raises:
         DataError: an item is out of range.

@@ -56,8 +56,8 @@ def refine_tables(
         layout: layout of the blocks.
         config: settings.
         on_progress: called after every step with steps done, steps in all and the group's loss.
-        checkpoint: where to go on from and to save to; it may come from another device.
-        device: where to compute.
+        checkpoint: the place to go on from and to save to; it may come from another device.
+        device: the device that computes, one of :data:`peel_ext.config.DEVICES`.
     """
     num_groups, num_items = row_values.shape
     count = min(config.rows_per_group or num_items, num_items)

@@ -320,7 +320,7 @@ def _damaged(path: Path) -> str:
 
 
 def _digest_of_index(index: Mapping[str, Any]) -> str:
-    """Of all of it but its own digest."""
+    """The digest of all of an index but its own digest."""
     return hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
 
 

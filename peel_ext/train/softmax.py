@@ -30,15 +30,15 @@ def sum_chunks(
     """The loss of :func:`peel_ext.train.losses.full_softmax_loss`, of arguments that fit.
 
     Args:
-        users: as there.
-        items: as there.
-        indptr: as there.
-        starts: the values of ``indptr``.
-        positives: as there.
-        temperature: as there.
-        weights: as there.
-        negative_weights: as there.
-        positive_weights: as there.
+        users: [num_users, dim].
+        items: [num_items, dim].
+        indptr: int64 [num_users + 1].
+        starts: the values of ``indptr``, which the CPU reads.
+        positives: int64 [indptr[-1]].
+        temperature: divides the scores.
+        weights: [num_users], or None.
+        negative_weights: [num_items], or None.
+        positive_weights: [indptr[-1]], or None.
         chunk: users whose scores are in memory at once.
         draw: called with the positives of a chunk; the ids of its candidates, and how many items each
             stands for. None: the candidates are all items.

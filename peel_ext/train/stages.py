@@ -38,7 +38,7 @@ class Stages:
     """One method per stage; each returns tensors, and facts for the index.
 
     Attributes:
-        folder: where earlier stages are read from.
+        folder: the run folder, which earlier stages are read from.
         config: all settings.
         split: the parts of the split in CSR form, as of
             :func:`peel_ext.train.pipeline.split_arrays`; the weights and times of training interactions

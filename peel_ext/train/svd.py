@@ -21,7 +21,7 @@ def truncated_svd(
     Args:
         matrix: sparse or dense [rows, columns].
         transposed: its transpose.
-        dim: how many singular vectors.
+        dim: number of singular vectors.
         generator: makes the random start, on whatever device.
 
     Returns:

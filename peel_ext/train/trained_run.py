@@ -40,7 +40,7 @@ class TrainedRun:
     Each part raises :class:`peel_ext.errors.RunError` where its file is not the one written.
 
     Attributes:
-        folder: where it lies.
+        folder: the run folder.
     """
 
     def __init__(self, folder: RunFolder) -> None:
@@ -335,7 +335,7 @@ class TrainedRun:
     def _exclusions(
         self, user_rows: NDArray[np.int64], exclude: str | Sequence[Sequence[int | str]] | None
     ) -> ExcludeItems | None:
-        """What :meth:`rank_users` is to leave out, from what :meth:`recommend` was given."""
+        """The items that :meth:`rank_users` is to leave out, from what :meth:`recommend` was given."""
         if isinstance(exclude, str):
             if exclude != "seen":
                 raise ValueError(f'exclude must be "seen", None or lists of items, got {exclude!r}')

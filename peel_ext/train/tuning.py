@@ -70,8 +70,8 @@ def choose_settings(
         validation: the interactions to judge by, of the same users; None holds a share
             of the others out.
         on_progress: as of :func:`peel_ext.train.pretraining.pretrain`, over all trainings there may be.
-        checkpoint: where the qualities of finished trainings are kept, and the state of one under way.
-        device: where to train and to rank.
+        checkpoint: keeps the qualities of finished trainings, and the state of one under way.
+        device: the device that trains and ranks.
 
     Returns:
         What was chosen, of equals the first; where there is nothing to choose by, the only candidate
@@ -97,12 +97,15 @@ def search_settings(
     """Chooses what :func:`choose_settings` does, by a judge that is made if there is something to choose.
 
     Args:
-        make_judge: makes it.
-        tuning: as there.
-        pretraining: as there.
-        has_times: whether the interactions have timestamps.
-        on_progress: as there.
-        checkpoint: as there.
+        make_judge: makes the judge.
+        tuning: candidates, and how to judge them.
+        pretraining: all other settings.
+        has_times: True if the interactions have timestamps.
+        on_progress: told of the steps of all trainings there may be.
+        checkpoint: keeps the qualities of finished trainings, and the state of one under way.
+
+    Raises:
+        ValueError: a given prior with more weights than items have features.
     """
     given = pretraining.prior
     num_features = 1 + NUM_HALVINGS if has_times else 1

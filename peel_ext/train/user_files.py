@@ -25,10 +25,10 @@ _COLUMN = "user"
 
 
 class UserFile(NamedTuple):
-    """What a device needs of one user.
+    """The file of one user, and what a device needs beside it.
 
     Attributes:
-        row: of the user.
+        row: row of the user.
         group: its user group.
         known_count: items its vector was made of.
         vector: float32 [dim], in the space of the file.
@@ -55,7 +55,7 @@ def make_user_files(
     Args:
         run: the trained run.
         user_rows: [m].
-        budget_bytes: of what the files hold; None: all blocks.
+        budget_bytes: budget of what the files hold; None: all blocks.
         item_ids: whether files carry the ids of all items.
 
     Raises:
@@ -102,7 +102,7 @@ def export_users(
         batch: users of the training data, by their ids in the column ``user``: a table or a record
             batch of pyarrow, or a mapping of names to arrays.
         run: folder of the run, where every process can read it.
-        budget_bytes: of what the files hold; None: all blocks, and so all bits of all items.
+        budget_bytes: budget of what the files hold; None: all blocks, and so all bits of all items.
         item_ids: whether files carry the ids of all items, which may be more than the budget.
 
     Returns:

@@ -97,7 +97,7 @@ def draw_quality(summary: dict[str, Any], metric: str) -> Drawn:
 
 
 def _quality_rows(summary: dict[str, Any], metric: str) -> list[dict[str, Any]]:
-    """What is plotted of every method under every budget."""
+    """The points plotted of every method under every budget."""
     rows = []
     for row in (*summary["rows"][1:], *summary["others"], *summary["rivals"]):
         low, high = row[f"{metric}_interval"] or (None, None)

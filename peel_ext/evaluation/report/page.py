@@ -72,7 +72,7 @@ def _library() -> str:
 
 
 def _picture_data(pictures: BlockPictures, report: Report) -> dict[str, Any]:
-    """What the slider needs: of each group a chart, and what is held at every step."""
+    """The data of the slider: of each group a chart, and what is held at every step."""
     start = min(
         range(len(pictures.budgets)),
         key=lambda at: abs(pictures.budgets[at] - pictures.budgets[-1] / 10),

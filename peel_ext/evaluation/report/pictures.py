@@ -25,8 +25,8 @@ def draw_pictures(report: Report, folder: Path) -> list[Path]:
     """Writes a PNG file for every chart, on white.
 
     Args:
-        report: what to draw.
-        folder: where to; it is made.
+        report: contents to draw.
+        folder: folder of the pictures; it is made.
 
     Returns:
         The files.

@@ -21,7 +21,7 @@ class LossCurve:
 
     Attributes:
         stage: its name.
-        of_what: what each loss is of.
+        of_what: name of what each loss is of.
         steps: int [m], ascending, from 1; the last of each run of steps that was averaged.
         losses: [m].
         is_finished: whether the stage is.

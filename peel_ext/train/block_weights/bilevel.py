@@ -96,12 +96,12 @@ class _Group:
         return self.cut.weighted(weights).index_add(0, self.learning, self.added)
 
     def fit(self, controller: BlockController) -> Tensor:
-        """What the rows are to make small."""
+        """The loss that the rows are to make small, a scalar in nats."""
         loss = self.train.loss(self.table(self.weights(controller).detach()))
         return loss + _ANCHOR * self.added.square().sum(dim=1).mean()
 
     def weights(self, controller: BlockController) -> Tensor:
-        """What the controller says, [num_item_groups, num_layers]."""
+        """The weights that the controller gives, [num_item_groups, num_layers]."""
         with torch.no_grad():
             rows = self.cut.whole().index_add_(0, self.learning, self.added)
             of_rows = self.train.losses_of_rows(rows)
@@ -133,7 +133,7 @@ def control_blocks(
         population: users, interactions and vectors.
         config: settings.
         on_progress: called after every step with steps done, steps in all and the held-out loss.
-        checkpoint: where to go on from and to save to; it may come from another device.
+        checkpoint: the place to go on from and to save to; it may come from another device.
 
     Returns:
         The held-out loss of every step, float64 [num_steps], in nats.

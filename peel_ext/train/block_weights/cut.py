@@ -70,7 +70,7 @@ def cut_rows(embedding: ElasticEmbedding, group: int) -> Cut:
 
 
 def _row_pieces(layout: Layout, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What a weight multiplies of rows [n, dim] as a device has them, [n, num_pieces, dim].
+    """Cuts rows [n, dim] as a device has them into pieces to be weighted, [n, num_pieces, dim].
 
     Planes layout: what every layer adds to its row. Columns layout: the row itself.
     """

@@ -147,7 +147,7 @@ def fit_value_regression(
         features: with the held-out interactions out of sight.
         hits: [num_groups, num_items], held-out interactions the full model ranked near the top.
         config: settings.
-        device: where to compute, and where the regression will be.
+        device: the device that computes, and that the regression will be on.
     """
     generator = torch.Generator().manual_seed(config.seed)
     rows, targets, weights = (part.to(device) for part in _sample(features, hits, generator))

@@ -24,7 +24,7 @@ def measure_exposure(
     Args:
         population: users, their training items and the vectors.
         config: the constants of the formula.
-        device: where to rank (:func:`peel_ext.train.held_out.rank_unseen`).
+        device: the device that ranks (:func:`peel_ext.train.held_out.rank_unseen`).
 
     Returns:
         float64 [num_groups, num_items].
@@ -59,7 +59,7 @@ def draw_members(
     Args:
         user_group: [num_users].
         num_groups: number of groups.
-        max_users: how many are wanted; the ones that rounding up adds come on top.
+        max_users: number of users wanted; the ones that rounding up adds come on top.
         seed: seeds the draw.
     """
     num_users = len(user_group)

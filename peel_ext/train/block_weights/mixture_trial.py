@@ -56,10 +56,10 @@ def choose_mixture(
 
     Args:
         population: users, interactions and vectors.
-        exposure: what rows are worth to a group by itself.
+        exposure: constants of what rows are worth to a group by itself.
         config: its seed, and the most users whose lists are looked at.
         layout: the blocks that budgets take.
-        device: where to rank (:func:`peel_ext.train.held_out.rank_unseen`).
+        device: the device that ranks (:func:`peel_ext.train.held_out.rank_unseen`).
     """
     own = measure_exposure(population, exposure, device)
     trial = Trial(population, own, exposure, config, layout, device)
@@ -87,7 +87,7 @@ class Trial:
         exposure: its constants.
         config: its seed and ``max_users``.
         layout: the blocks that budgets take.
-        device: where to rank.
+        device: the device that ranks.
     """
 
     def __init__(

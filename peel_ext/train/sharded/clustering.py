@@ -39,7 +39,7 @@ def cluster_users(
     Args:
         user_vectors: [num_own_users, dim].
         users: the partition of the users.
-        config: how many groups.
+        config: the number of groups, and how k-means runs.
         num_items: items of the catalogue, which limit the number of groups.
         ranks: the processes.
         prior: as there.

@@ -89,7 +89,7 @@ def describe_items(data: ShardedData, ranks: Collectives) -> NDArray[np.float32]
 def _count(
     item_rows: NDArray[np.int64], data: ShardedData, ranks: Collectives
 ) -> NDArray[np.int64]:
-    """How often all ranks have each of the own items among these."""
+    """Counts how often all ranks have each of the own items among these."""
     counts = torch.from_numpy(np.bincount(item_rows, minlength=data.items.size))
     parts = [data.items.count(rank) for rank in range(ranks.size)]
     arrived = ranks.exchange(counts.split(parts))

@@ -233,4 +233,4 @@ def _finish(folder: RunFolder, name: str, make: Callable[[], Made], progress: Pr
 
 
 def _ignore(remark: str) -> None:
-    """What another rank tells."""
+    """Ignores what another rank tells."""

@@ -59,7 +59,7 @@ def pretrain(
         ranks: the processes.
         prior: that of each own item, as there.
         on_progress: as there.
-        checkpoint: where to go on from and to save to, of all ranks; the number of ranks may have been
+        checkpoint: the place to go on from and to save to, of all ranks; the number of ranks may have been
             another.
 
     Returns:
@@ -172,7 +172,7 @@ class _Training:
                 on_progress(done, self.num_steps, self.losses[-1])
 
     def _is_due(self, timer: Timer) -> bool:
-        """Whether it is time to save, by the clock of rank 0."""
+        """True if it is time to save, by the clock of rank 0."""
         return self.ranks.total(self.ranks.is_first and timer.is_due()) > 0
 
     def _shuffle(self) -> None:

@@ -1,0 +1,171 @@
+"""Lookups in an elastic embedding: by which way, and in which table.
+
+Functions over the module, whose ``forward`` and ``table`` call them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from peel_ext.nn import state
+from peel_ext.nn.encoding import BudgetedBlocks, Rows, refuse_onnx
+from peel_ext.nn.views import NOTHING, is_in_function, refuse_reentrant_checkpoint
+from peel_ext.ops.lookup import Options, Table, check_groups, has_kernels, is_traced, lookup
+
+#: Indices from which on a lookup in the full table goes to our kernel: as fast as torch's forward
+#: from here on, and faster backward.
+_KERNEL_INDICES = 16_384
+
+_NO_OPTIONS = Options()  # they only matter to gradients
+
+
+def look_up(
+    module: Any, input: Tensor, groups: Tensor | int | None, max_norm: float | None
+) -> Tensor:
+    """Rows of the indices, as :meth:`peel_ext.nn.ElasticEmbedding.forward` gives them.
+
+    Args:
+        module: the embedding.
+        input: as ``forward``'s.
+        groups: as ``forward``'s.
+        max_norm: the norm that is kept: of what is looked up, not of what is read.
+    """
+    view = module._views.get()
+    budget_bytes, in_force, is_of_function = view
+    if groups is None:
+        groups = in_force
+    weight = module._parameter("weight")
+    if module._is_deferred and not weight.is_meta:
+        module._settle()
+    traced = is_traced(weight, input)
+    if view is not NOTHING and not (traced or is_of_function) and is_in_function():
+        refuse_reentrant_checkpoint()
+    refined = groups is not None and module._parameters["refinement"] is not None
+    is_ours = budget_bytes is not None or refined
+    if max_norm is not None and is_ours and isinstance(input, Tensor):
+        with torch.no_grad():
+            torch.embedding_renorm_(weight, input.reshape(-1), max_norm, module.norm_type)
+    if budget_bytes is not None:
+        return _look_up_under_budget(module, weight, input, groups, budget_bytes, traced)
+    if groups is not None:
+        if refined:
+            table = _full_table(module, weight, traced)
+            return lookup(table, input, groups, _options(module), traced=traced)
+        # All have the same rows, but a mistake is a mistake.
+        check_groups(groups, input, module.num_groups, traced)
+    # A graph must not depend on the number of indices.
+    if (
+        not traced
+        and type(input) is Tensor
+        and input.numel() >= _KERNEL_INDICES
+        and input.dtype in (torch.int64, torch.int32)
+        and max_norm is None
+        and has_kernels(weight)
+        and weight.stride(1) == 1  # columns apart would be copied, and edits not seen
+    ):
+        return lookup(current_table(module, weight), input, 0, _options(module), traced=False)
+    return F.embedding(
+        input, weight, module.padding_idx, max_norm, module.norm_type, module.scale_grad_by_freq,
+        module.sparse,
+    )  # fmt: skip
+
+
+def _look_up_under_budget(
+    module: Any, weight: Tensor, input: Tensor, groups: Tensor | int | None, budget_bytes: int,
+    traced: bool,
+) -> Tensor:  # fmt: skip
+    if groups is None:
+        if module.num_groups > 1:
+            raise ValueError(
+                f"groups must be given under a budget when there are {module.num_groups}, got None"
+            )
+        groups = 0
+    if not traced:
+        table = current_table(module, weight, budget_bytes)
+        options = _options(module) if torch.is_grad_enabled() else _NO_OPTIONS
+        return lookup(table, input, groups, options, traced=False)
+    if not torch.compiler.is_compiling():
+        state.check_plain(weight)
+        refuse_onnx(budget_bytes)
+    table = Table(weight, module.refinement, module.refinement_slot, num_groups=module.num_groups)
+    blocks = _blocks(module, budget_bytes)
+    return lookup(table, input, groups, _options(module), blocks, traced=True)
+
+
+def _full_table(module: Any, weight: Tensor, traced: bool) -> Table:
+    if traced:
+        refinement, slots = module._parameters["refinement"], module._buffers["refinement_slot"]
+        return Table(weight, refinement, slots, num_groups=module.num_groups)
+    return current_table(module, weight)
+
+
+def current_table(module: Any, weight: Tensor, budget_bytes: int | None = None) -> Table:
+    """The table of an eager lookup, made anew when anything it was made of has changed."""
+    kept = module._tables.get(budget_bytes)
+    if kept is not None:
+        sources, buffers = kept.sources, module._buffers
+        if (
+            sources[0] is weight
+            and sources[1] is module._parameters["refinement"]
+            and sources[2] is buffers["refinement_slot"]
+            and (
+                budget_bytes is None
+                or (
+                    sources[3] is buffers["rotation"]
+                    and sources[4] is buffers["block_weights"]
+                    and sources[5] is buffers["item_group"]
+                )
+            )
+            and kept.is_current()
+        ):
+            return kept.table
+    return _make_table(module, weight, budget_bytes)
+
+
+@torch.inference_mode(False)
+def _make_table(module: Any, weight: Tensor, budget_bytes: int | None) -> Table:
+    blocks = None
+    if budget_bytes is not None:
+        check_blocks(module)
+        blocks = _blocks(module, budget_bytes).store(module._cache)
+    dense = (weight, module.refinement, module.refinement_slot)
+    table = Table(*dense, blocks, module.num_groups)
+    sources: tuple[Tensor | None, ...] = dense
+    if budget_bytes is not None:
+        sources += (module.rotation, module.block_weights, module.item_group)
+    module._tables.keep(budget_bytes, sources, table)
+    return table
+
+
+def all_rows(module: Any) -> Rows:
+    """What there is to encode of a module."""
+    weight = module._parameter("weight")
+    return Rows(weight, module.refinement, module.refinement_slot, module.rotation)
+
+
+def _blocks(module: Any, budget_bytes: int) -> BudgetedBlocks:
+    rows, parts = all_rows(module), (module.block_weights, module.item_group)
+    if rows.weight.is_meta:  # where shapes are all there is
+        parts = (parts[0].to("meta"), parts[1].to("meta"))
+    return BudgetedBlocks(rows, *parts, module.layout, module._layout_text, budget_bytes)
+
+
+def check_blocks(module: Any) -> None:
+    """Raises unless there are blocks for the rows there are, and cuts them where none were set."""
+    weight = module._parameter("weight")
+    if not weight.is_meta:
+        module._settle()
+    state.check_whole(module)
+    state.check_weight(weight, (module.num_embeddings, module.embedding_dim))
+    state.bring_blocks_along(module, weight)
+
+
+def _options(module: Any) -> Options:
+    padding_idx: int | None = module.padding_idx
+    if padding_idx is not None and padding_idx < 0:  # set later, as F.embedding takes it
+        padding_idx += module.num_embeddings
+    return Options(padding_idx, module.scale_grad_by_freq, module.sparse)
