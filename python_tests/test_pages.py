@@ -27,6 +27,7 @@ NOT_RUN = [
     ("bench/README.md", "bench/gpu.sh", "needs a GPU"),
     ("docs/gpus.md", "peel", "needs a GPU"),
     ("docs/train.md", "peel train interactions.parquet --preset", "trains for long"),
+    ("docs/evaluate.md", "peel evaluate", "measures rivals for long; python_tests/cli"),
     ("docs/devices.md", "cmake", "compiles for minutes, or for another system; .ci/check_library"),
     ("docs/devices.md", "cc", "needs the library installed; .ci/check_library"),
     ("examples/device_c/README.md", "", "compiles for minutes; .ci/check_library"),

@@ -9,7 +9,7 @@ import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
-from peel_ext.cli.arguments import Budget, parse_budgets, parse_count
+from peel_ext.cli.arguments import Budget, parse_budgets, parse_count, parse_shard
 from peel_ext.cli.narration import Narration, suggest
 from peel_ext.cli.requirements import require_train
 from peel_ext.config import DEVICES
@@ -59,6 +59,19 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument(
         "--device", choices=DEVICES, default="cpu", help="where to rank (default: cpu)"
     )
+    parts = parser.add_mutually_exclusive_group()
+    parts.add_argument(
+        "--shard",
+        type=parse_shard,
+        metavar="I/N",
+        help="measure the I-th of N parts of the users, into the run folder, and tell no figures",
+    )
+    parts.add_argument(
+        "--merge",
+        type=parse_count,
+        metavar="N",
+        help="tell the figures of N parts that --shard has measured with the same options",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--quiet", action="store_true", help="say nothing on the way")
     parser.set_defaults(run=run)
@@ -74,6 +87,10 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(
             f"--blends needs --protocol {' or '.join(BLENDED_PROTOCOLS)}, got {options.protocol}"
         )
+    in_parts = options.shard is not None or options.merge is not None
+    if in_parts and (options.rivals or collectives.num_processes() > 1):
+        what = "--rivals, which are chosen by all users" if options.rivals else "several processes"
+        raise ValueError(f"--shard and --merge do not go together with {what}")
     if collectives.num_processes() == 1:
         _measure(options, None)
         return 0
@@ -85,6 +102,7 @@ def run(options: argparse.Namespace) -> int:
 def _measure(options: argparse.Namespace, ranks: Collectives | None) -> None:
     """Measures, on all ranks together, and tells and keeps the figures on the first one."""
     from peel_ext.evaluation import evaluate_run
+    from peel_ext.evaluation.shards import AllShards, OneShard
     from peel_ext.evaluation.sharing import check_same_run
     from peel_ext.train.pipeline import TrainedRun
 
@@ -94,6 +112,11 @@ def _measure(options: argparse.Namespace, ranks: Collectives | None) -> None:
         check_same_run(trained.folder, ranks)
     budgets, too_small = _fitting(trained, options.budgets)
     sizes = [budget.resolve(trained.full_bytes) for budget in budgets]
+    settings = {
+        "protocol": options.protocol, "budgets": sizes, "n": options.n, "blends": options.blends,
+    }  # fmt: skip
+    shard = None if options.shard is None else OneShard(options.shard.index, options.shard.count)
+    merged = None if options.merge is None else AllShards(trained, settings, options.merge)
     with Narration(options.quiet or not is_first) as narration:
         evaluation = evaluate_run(
             trained,
@@ -104,8 +127,11 @@ def _measure(options: argparse.Namespace, ranks: Collectives | None) -> None:
             with_rivals=options.rivals,
             on_progress=lambda done, total: narration.stage("evaluate", done, total, ""),
             device=options.device,
-            ranks=ranks,
+            ranks=shard or merged or ranks,
         )
+    if shard is not None:
+        print(shard.save(trained, settings))
+        return
     evaluation = dataclasses.replace(evaluation, left_out=[*too_small, *evaluation.left_out])
     if is_first:
         names = dict(zip(sizes, (budget.text for budget in budgets), strict=True))

@@ -75,8 +75,6 @@ def run(options: argparse.Namespace) -> int:
         _make_folder(out)
         return export_vectors(options)
     require_train()
-    import torch
-
     from peel_ext.train.trained_run import TrainedRun
 
     trained = TrainedRun.open(options.folder)
@@ -84,17 +82,9 @@ def run(options: argparse.Namespace) -> int:
     if options.group not in (None, "all") and options.group >= num_groups:
         raise IndexError(f"--group must be in [0, {num_groups}), got {options.group}")
     _make_folder(out)
-    shared: dict[str, Any] = {
-        "fold_in": trained.fold_in_settings,
-        "centroids": trained.embedding.rotate(torch.from_numpy(trained.centroids)).numpy(),
-        "item_ids": None
-        if options.no_item_ids
-        else trained.items.to_ids(range(len(trained.items))),
-    }
-    if options.budget is not None:
-        shared["budget_bytes"] = options.budget.resolve(trained.full_bytes)
     if options.users is not None:
         return _export_for_many(trained, options, out)
+    shared = _shared_parts(trained, options)
     single = options.user is not None or options.history is not None
     if options.shard is not None and (single or options.group not in (None, "all")):
         raise ValueError("--shard is for all user groups, or for --users")
@@ -123,6 +113,21 @@ def run(options: argparse.Namespace) -> int:
         for file in files:
             print(file["path"])
     return 0
+
+
+def _shared_parts(trained: TrainedRun, options: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of an export that all files of a run have in common."""
+    import torch
+
+    items = None if options.no_item_ids else trained.items.to_ids(range(len(trained.items)))
+    shared: dict[str, Any] = {
+        "fold_in": trained.fold_in_settings,
+        "centroids": trained.embedding.rotate(torch.from_numpy(trained.centroids)).numpy(),
+        "item_ids": items,
+    }
+    if options.budget is not None:
+        shared["budget_bytes"] = options.budget.resolve(trained.full_bytes)
+    return shared
 
 
 def _make_folder(out: Path) -> None:

@@ -38,6 +38,26 @@ def add_parser(verbs: Any) -> None:
         help="names of items, which 'peel recommend' shows: a file with ids and titles, such as "
         "movies.csv; it may be given to a finished run",
     )
+    _add_model_options(parser)
+    _add_split_options(parser)
+    parser.add_argument(
+        "--user-embeddings",
+        help="vectors of another model in place of pretraining, with --item-embeddings: a .npy file "
+        "or a .safetensors file with one tensor, a row for each user in ascending order of ids",
+    )
+    parser.add_argument("--item-embeddings", help="the same for the items")
+    parser.add_argument(
+        "--redo",
+        action="store_true",
+        help="repeat the stages that changed settings or data make invalid",
+    )
+    parser.add_argument("--tensorboard", metavar="FOLDER", help="write the losses there as well")
+    parser.add_argument("--quiet", action="store_true", help="say nothing on the way")
+    parser.set_defaults(run=run)
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of what is trained, and how."""
     parser.add_argument(
         "--preset",
         choices=("paper",),
@@ -83,6 +103,10 @@ def add_parser(verbs: Any) -> None:
         help="where to train; a run may go on on another (default: cpu)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of all draws (default: 0)")
+
+
+def _add_split_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of what is trained on, and what is kept to measure on."""
     parser.add_argument(
         "--target",
         choices=("test", "validation"),
@@ -114,20 +138,6 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument(
         "--k-core", type=int, default=0, help="leave out users and items of fewer interactions"
     )
-    parser.add_argument(
-        "--user-embeddings",
-        help="vectors of another model in place of pretraining, with --item-embeddings: a .npy file "
-        "or a .safetensors file with one tensor, a row for each user in ascending order of ids",
-    )
-    parser.add_argument("--item-embeddings", help="the same for the items")
-    parser.add_argument(
-        "--redo",
-        action="store_true",
-        help="repeat the stages that changed settings or data make invalid",
-    )
-    parser.add_argument("--tensorboard", metavar="FOLDER", help="write the losses there as well")
-    parser.add_argument("--quiet", action="store_true", help="say nothing on the way")
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -108,7 +108,7 @@ def evaluate_run(
     more_rivals: Callable[[Ship], Sequence[Rival]] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     device: str = "cpu",
-    ranks: Collectives | None = None,
+    ranks: Collectives | Sharing | None = None,
 ) -> Evaluation:
     """Measures a run under each budget.
 
@@ -130,7 +130,8 @@ def evaluate_run(
         on_progress: called with the number of passes done and in all.
         device: the device that ranks, one of :data:`peel_ext.config.DEVICES`; all else is done on the CPU.
         ranks: the processes that share the users, each with the same run and arguments; all get the
-            figures that one process finds.
+            figures that one process finds. Or how else users are shared
+            (:mod:`peel_ext.evaluation.shards`).
 
     Raises:
         BudgetError: a budget too small for a group; names the minimum.
@@ -142,7 +143,7 @@ def evaluate_run(
         raise ValueError(
             f"device must be cpu, for this package was built without kernels for CUDA, got {device!r}"
         )
-    sharing = Sharing(ranks)
+    sharing = ranks if isinstance(ranks, Sharing) else Sharing(ranks)
     plan = Plan.of_run(run, protocol, n, sharing)
     for budget in budgets:  # all are checked before the first is measured
         with run.embedding.budget(budget):

@@ -142,7 +142,7 @@ def _make_table(module: Any, weight: Tensor, budget_bytes: int | None) -> Table:
 
 
 def all_rows(module: Any) -> Rows:
-    """What there is to encode of a module."""
+    """The rows of a module that there are to encode."""
     weight = module._parameter("weight")
     return Rows(weight, module.refinement, module.refinement_slot, module.rotation)
 

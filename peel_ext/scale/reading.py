@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,13 @@ def read_shard(
     """
     reading = reading or ReadingConfig()
     tell = once(on_remark) if ranks.is_first else _ignore
-    if isinstance(data, Interactions) or is_frame(data):
-        return ShardedParts.of(read_split(data, reading, tell), ranks)
+    is_whole = isinstance(data, Interactions) or is_frame(data)
+    _check_alike(["in memory" if is_whole else "in files"], ranks)
+    if is_whole:
+        with together(ranks):
+            held = read_split(data, reading, tell)
+        _check_alike([zlib.crc32(rows) for rows in _rows(held.train)], ranks)
+        return ShardedParts.of(held, ranks)
     if isinstance(data, str) and data == STANDARD_INPUT:
         raise DataError("standard input cannot be read by several processes: name a file")
     with together(ranks):
@@ -107,6 +113,20 @@ def read_shard(
 
 def _ignore(remark: str) -> None:
     """Tells nobody."""
+
+
+def _check_alike(found: list[Any], ranks: Collectives) -> None:
+    """Raises DataError where what this rank finds of its data is not what rank 0 finds."""
+    told = gather(found, ranks)
+    others = [rank for rank, each in enumerate(told) if each != told[0]]
+    if others:
+        raise DataError(
+            f"data must be the same on all ranks, got others on rank {others[0]} than on rank 0"
+        )
+
+
+def _rows(part: Interactions) -> list[NDArray[Any]]:
+    return [np.ascontiguousarray(rows) for rows in (part.user_rows, part.item_rows)]
 
 
 def _compare(

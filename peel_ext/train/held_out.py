@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from peel_ext.data import IdMap, Interactions, ItemLists
 from peel_ext.data.splits import carve
-from peel_ext.metrics import RankingQuality, rank_quality
 from peel_ext.ops import gathered_score
 from peel_ext.train.placement import ranking_device, to_array
 
@@ -74,26 +73,6 @@ def draw_users(users: NDArray[np.int64], max_users: int, seed: int) -> NDArray[n
     if len(users) > max_users:
         users = np.random.default_rng(seed).choice(users, max_users, replace=False)
     return np.sort(users)
-
-
-def measure(
-    user_vectors: NDArray[np.float32],
-    item_vectors: NDArray[np.float32],
-    seen: ItemLists,
-    targets: ItemLists,
-    n: int,
-) -> RankingQuality:
-    """Quality of the n best unseen items of each user.
-
-    Args:
-        user_vectors: [num_users, dim].
-        item_vectors: [num_items, dim].
-        seen: items not to return.
-        targets: items to find.
-        n: length of the lists.
-    """
-    found = rank_unseen(user_vectors, item_vectors, seen, n)
-    return rank_quality(found, targets.indptr, targets.items)
 
 
 def rank_unseen(

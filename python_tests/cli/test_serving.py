@@ -340,7 +340,8 @@ def test_a_device_file_knows_no_users(run: Path, tmp_path: Path, capsys) -> None
     code, printed, told = call(capsys, *arguments)
     assert (code, printed) == (1, "")
     assert told == (
-        "peel: --users needs a run folder: a .peel file knows no users, give --history\n"
+        "peel: --users needs a run folder: a .peel file knows no users, give --history, and of a "
+        "bundle --bundle-user\n"
     )
 
 

@@ -118,6 +118,34 @@ def test_lists_of_parts_follow_one_another(
     assert parts == (tmp_path / f"whole.{kind}").read_bytes()
 
 
+def evaluated(capsys: Any, run: Path, *options: object) -> str:
+    capsys.readouterr()
+    call("evaluate", run, *options)
+    return str(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    "protocol", [("known",), ("new", "--blends", "--budgets", "5%,20%"), ("offline", "-n", "7")]
+)
+def test_parts_of_an_evaluation_have_the_figures_of_one(
+    small_run: Path, capsys: Any, protocol: tuple[str, ...]
+) -> None:
+    options = ("--protocol", *protocol)
+    whole = evaluated(capsys, small_run, *options, "--json")
+    for i in (2, 3, 1, 2):
+        path = evaluated(capsys, small_run, *options, "--shard", f"{i}/3")
+        assert Path(path.strip()).name == f"evaluation-{protocol[0]}-{i}-of-3.npz"
+    assert evaluated(capsys, small_run, *options, "--merge", 3, "--json") == whole
+    for other in (("--protocol", protocol[0], "--budgets", "30%"), (*options, "--merge", 4)):
+        assert main(["evaluate", str(small_run), "--merge", "3", "--quiet", *map(str, other)]) == 1
+    told = capsys.readouterr().err
+    assert "measured with another setting: budgets" in told
+    assert f"evaluation-{protocol[0]}-1-of-4.npz: this part has not been measured" in told
+    (small_run / f"evaluation-{protocol[0]}-2-of-3.npz").write_bytes(b"no archive")
+    assert main(["evaluate", str(small_run), "--merge", "3", *options]) == 1
+    assert "not the part of an evaluation that was written" in capsys.readouterr().err
+
+
 def test_a_map_over_batches_of_users_makes_their_files(
     small_run: Path, trained: TrainedRun, listed: Path, tmp_path: Path
 ) -> None:
@@ -166,6 +194,7 @@ def test_mistakes_in_batches_are_named(small_run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("evaluate", "{run}", "--shard", "1/2", "--rivals"), "do not go together with --rivals"),
         (("recommend", "{run}", "--history", "1", "--shard", "1/2"), "--shard is for --users"),
         (
             ("export", "{run}", "--out", "{tmp}", "--user", "8", "--shard", "1/2"),

@@ -248,9 +248,9 @@ def test_ranks_must_have_the_same_data_and_settings(tmp_path: Path) -> None:
         (tmp_path / str(at)).mkdir()
         _write_csv(tmp_path / str(at) / "a.csv", _draw(at, 50 + at))
 
-    def read(ranks: Collectives, folders: list[Path], separators: list[str]) -> None:
+    def read(ranks: Collectives, folders: list[Any], separators: list[str | None]) -> None:
         reading = ReadingConfig(separator=separators[ranks.rank])
-        read_shard(folders[ranks.rank], reading, ranks)
+        read_shard(folders[ranks.rank], reading, ranks, lambda _: None)
 
     folders = [tmp_path / "0", tmp_path / "1"]
     with pytest.raises(
@@ -259,6 +259,11 @@ def test_ranks_must_have_the_same_data_and_settings(tmp_path: Path) -> None:
         thread_ranks.run(2, read, folders, [",", ","])
     with pytest.raises(DataError, match=r"separator must be .* ',' on rank 0 and ';' on rank 1"):
         thread_ranks.run(2, read, [folders[0]] * 2, [",", ";"])
+    with pytest.raises(DataError, match=r"data must be .* got others on rank 1"):
+        thread_ranks.run(2, read, [folders[0], pyarrow.table(_draw(0))], [None, None])
+    tables = [pyarrow.table(_draw(at)) for at in range(2)]
+    with pytest.raises(DataError, match=r"data must be .* got others on rank 1"):
+        thread_ranks.run(2, read, tables, [None, None])
     with pytest.raises(DataError, match="standard input cannot be read by several"):
         thread_ranks.run(2, read, ["-", "-"], [",", ","])
 
