@@ -37,7 +37,12 @@ from peel_ext.train.sharded.stages import ShardedStages
 from peel_ext.train.stages import STAGES, Made, Stages
 
 #: What only one process does, by the setting: what several do instead.
-_ALONE = {"control.controller": "exposure", "refinement.steps": 0, "layout": "planes"}
+_ALONE = {
+    "control.controller": "exposure",
+    "refinement.steps": 0,
+    "layout": "planes",
+    "device": "cpu",
+}
 
 
 class Listeners(NamedTuple):
@@ -79,7 +84,7 @@ def run_sharded_pipeline(
     config = PipelineConfig() if config is None else config
     check_environment()
     require_device(config.device)
-    with Collectives.joined(config.device) as ranks:
+    with Collectives.joined() as ranks:
         train_together(ranks, data, out, config, listeners, item_names=item_names, redo=redo)
 
 

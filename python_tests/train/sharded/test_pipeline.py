@@ -241,6 +241,7 @@ def _refusal(ranks: Collectives, data: Path, out: Path, config: PipelineConfig) 
     [
         ({"control": ControlConfig(controller="bilevel")}, "control.controller must be 'exposure'"),
         ({"refinement": RefinementConfig(steps=5)}, "refinement.steps must be 0 .* got 5"),
+        ({"device": "cuda"}, "device must be 'cpu' where 2 processes .* got 'cuda'"),
         ({"layout": "columns"}, "layout must be 'planes' where 2 processes .* got 'columns'"),
     ],
 )
