@@ -30,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from peel_ext.threads import check_environment
 
         check_environment()
-        _check_processes(options.verb)
+        if not getattr(options, "shard", None):  # a part is somebody's own
+            _check_processes(options.verb)
         code: int = options.run(options)
         sys.stdout.flush()
         return code

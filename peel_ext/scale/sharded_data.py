@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,45 +30,6 @@ class ShardedData:
     items: Partition
     weights: NDArray[np.float64] | None = None
     timestamps: NDArray[np.float64] | None = None
-
-    @classmethod
-    def of_split(
-        cls,
-        split: Mapping[str, NDArray[Any]],
-        num_items: int,
-        ranks: Collectives,
-        part: str = "train",
-    ) -> ShardedData:
-        """The own share of a part of a split, which every rank has read.
-
-        Args:
-            split: as of :func:`peel_ext.train.pipeline.split_arrays`.
-            num_items: number of items.
-            ranks: the processes.
-            part: its name.
-
-        Raises:
-            DataError: fewer users or items than ranks.
-        """
-        lists = ItemLists.from_arrays(split, part)
-        users = Partition.of("users", len(lists), ranks.size)
-        items = Partition.of("items", num_items, ranks.size)
-        own = users.own(ranks.rank)
-        rows = slice(lists.indptr[own.start], lists.indptr[own.stop])
-
-        def take(name: str) -> NDArray[np.float64] | None:
-            # Copies, so that the whole can go.
-            return split[name][rows].copy() if name in split else None
-
-        return cls(
-            ItemLists(
-                lists.indptr[own.start : own.stop + 1] - rows.start, lists.items[rows].copy()
-            ),
-            users,
-            items,
-            take(f"{part}_weights"),
-            take(f"{part}_timestamps"),
-        )
 
     def with_items(self, weights: NDArray[np.float32] | None, ranks: Collectives) -> ItemShard:
         """The interactions with the own items, of all users.

@@ -2,44 +2,73 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from peel_ext.data import ItemLists
+from peel_ext.data import IdMap, Interactions, ItemLists
+from peel_ext.data.interactions import RowsElsewhere
+from peel_ext.data.splits import carve
 from peel_ext.scale.collectives import Collectives
+from peel_ext.scale.messages import count_before, total
+from peel_ext.scale.partition import Partition
 from peel_ext.scale.sharded_data import ShardedData
-from peel_ext.train.held_out import TrainingData
-from peel_ext.train.item_prior import NUM_HALVINGS, measure_recency
+from peel_ext.scale.shared_overview import SharedOverview
+from peel_ext.train.item_prior import NUM_HALVINGS
 
 
 def hold_out(
     data: ShardedData, method: str, share: float, seed: int, ranks: Collectives
 ) -> tuple[ShardedData, ItemLists]:
-    """Splits off a share of the own users' interactions.
+    """What is left of the own users' interactions, and what is held out of them.
 
-    It is what :meth:`peel_ext.train.held_out.TrainingData.hold_out` draws in one process, for which
-    every rank has all interactions for a moment.
+    It is what :meth:`peel_ext.train.held_out.TrainingData.hold_out` draws in one process.
     """
-    counts, items = _join(data.lists.counts, ranks), _join(data.lists.items, ranks)
-    whole = TrainingData(
-        ItemLists.from_counts(counts, items),
-        data.items.size,
-        None if data.weights is None else _join(data.weights, ranks),
-        None if data.timestamps is None else _join(data.timestamps, ranks),
+    lists, times = data.lists, data.timestamps
+    start, count = count_before(len(lists.items), ranks)
+    whole = Interactions(
+        lists.owners(), lists.items, times, RowsElsewhere(len(lists)),
+        RowsElsewhere(data.items.size), data.weights, start + np.arange(len(lists.items)),
+    )  # fmt: skip
+    ordered = False
+    if times is not None and count > 0:
+        ends = np.array([-np.inf, -np.inf])
+        if len(times):
+            ends = np.array([times.max(), -times.min()])
+        latest, earliest = ranks.max(torch.from_numpy(ends)).tolist()
+        ordered = latest != -earliest
+    overview = SharedOverview(IdMap(np.zeros(0, np.int64)), data.items, ranks)
+    left, held = carve(whole, method if ordered else "random", share, seed, overview)
+    kept = dataclasses.replace(
+        data, lists=left.csr(), weights=left.csr_weights(), timestamps=left.csr_timestamps()
     )
-    left, held = whole.hold_out(method, share, seed)
-    arrays: dict[str, NDArray[Any]] = {**left.lists.to_arrays("left"), **held.to_arrays("held")}
-    if left.weights is not None:
-        arrays["left_weights"] = left.weights
-    if left.timestamps is not None:
-        arrays["left_timestamps"] = left.timestamps
-    own, other = (
-        ShardedData.of_split(arrays, data.items.size, ranks, part) for part in ("left", "held")
-    )
-    return own, other.lists
+    return kept, held.csr()
+
+
+def measure_recency(timestamps: NDArray[np.float64], ranks: Collectives) -> NDArray[np.uint8]:
+    """Of own interactions what :func:`peel_ext.train.item_prior.measure_recency` says of all.
+
+    Args:
+        timestamps: [num_own_interactions]; those of a rank come before those of the next one.
+        ranks: the processes.
+    """
+    recency = np.zeros(len(timestamps), dtype=np.uint8)
+    overview = SharedOverview(IdMap(np.zeros(0, np.int64)), Partition(0, ranks.size), ranks)
+    count = total(len(timestamps), ranks)
+    for halvings in range(1, NUM_HALVINGS + 1):
+        wanted = count >> halvings
+        if wanted == 0:
+            break
+        # The first of the last, by rank from 0; the half keeps rounding from changing it.
+        edge = overview.value_at_rank(timestamps, (count - wanted - 0.5) / max(count - 1, 1))
+        later, ties = timestamps > edge, np.flatnonzero(timestamps == edge)
+        before, num_ties = count_before(len(ties), ranks)
+        first = num_ties - (wanted - total(int(later.sum()), ranks))
+        recency[later] = halvings
+        recency[ties[max(first - before, 0) :]] = halvings
+    return recency
 
 
 def describe_items(data: ShardedData, ranks: Collectives) -> NDArray[np.float32]:
@@ -50,9 +79,7 @@ def describe_items(data: ShardedData, ranks: Collectives) -> NDArray[np.float32]
     """
     features = [np.log(np.maximum(_count(data.lists.items, data, ranks), 1))]
     if data.timestamps is not None:
-        whole = measure_recency(_join(data.timestamps, ranks))
-        start = int(_join(np.array([len(data.lists.items)]), ranks)[: ranks.rank].sum())
-        recency = whole[start : start + len(data.lists.items)]
+        recency = measure_recency(data.timestamps, ranks)
         for halvings in range(1, NUM_HALVINGS + 1):
             recent = _count(data.lists.items[recency >= halvings], data, ranks)
             features.append(np.log1p(recent * float(1 << halvings)))
@@ -67,9 +94,3 @@ def _count(
     parts = [data.items.count(rank) for rank in range(ranks.size)]
     arrived = ranks.exchange(counts.split(parts))
     return np.asarray(torch.stack(arrived).sum(dim=0).numpy(), dtype=np.int64)
-
-
-def _join(values: NDArray[Any], ranks: Collectives) -> NDArray[Any]:
-    """The values of all ranks, in order."""
-    joined: NDArray[Any] = ranks.join(torch.from_numpy(values)).numpy()
-    return joined

@@ -12,25 +12,27 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from peel_ext.config import PipelineConfig
+from peel_ext.data import IdMap
 from peel_ext.data.item_names import read_item_names
 from peel_ext.data.readers import warn
-from peel_ext.errors import DataError, ElsewhereError
+from peel_ext.errors import ElsewhereError
 from peel_ext.scale.collectives import Collectives
-from peel_ext.scale.sharded_data import ShardedData
 from peel_ext.threads import check_environment
 from peel_ext.train.pipeline import (
     PreparedData,
     Progress,
     fingerprint_data,
     name_of,
-    prepare_data,
     silent,
     versions_in_use,
     warn_of_training,
 )
 from peel_ext.train.placement import require_device
 from peel_ext.train.run_folder import RunFolder
+from peel_ext.train.sharded.data import SharedRunData, read_data
 from peel_ext.train.sharded.stages import ShardedStages
 from peel_ext.train.stages import STAGES, Made, Stages
 
@@ -100,16 +102,14 @@ def train_together(
         ranks.on_first(lambda: held.enter_context(_locked(out)))
         told.progress("data", 0, 0, name_of(data))
         remark = (told.on_remark or warn) if ranks.is_first else _ignore
-        prepared = prepare_data(data, config, remark)
-        digest = fingerprint_data(prepared.split, prepared.ids)
-        _agree_on_data(digest, ranks)
+        shared = read_data(data, config, ranks, remark)
+        prepared = shared.whole
         names = None
         if item_names is not None:
-            names = ranks.on_first(
-                lambda: read_item_names(item_names, prepared.ids["items"], remark)
-            )
-        folder = ranks.on_first(lambda: _begin(out, config, digest, redo))
-        _run_stages(folder, Path(out), config, prepared, told, ranks)
+            items = IdMap(np.zeros(0, np.int64)) if prepared is None else prepared.ids["items"]
+            names = ranks.on_first(lambda: read_item_names(item_names, items, remark))
+        folder = ranks.on_first(lambda: _begin(out, config, prepared, redo))
+        _run_stages(folder, Path(out), config, shared, told, ranks)
         if folder is not None and names is not None:
             folder.add_document("item_names.json", names)
         ranks.barrier()
@@ -124,10 +124,12 @@ def _locked(out: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _begin(
-    out: str | os.PathLike[str], config: PipelineConfig, digest: str, redo: bool
+    out: str | os.PathLike[str], config: PipelineConfig, whole: PreparedData | None, redo: bool
 ) -> RunFolder:
+    assert whole is not None  # on rank 0, which alone begins
     folder = RunFolder(out)  # as it is now that no other process trains there
     sections = {stage.name: stage.sections for stage in STAGES}
+    digest = fingerprint_data(whole.split, whole.ids)
     folder.begin(dataclasses.asdict(config), digest, sections, redo=redo)
     return folder
 
@@ -166,17 +168,6 @@ def _agree_on_settings(config: PipelineConfig, ranks: Collectives) -> None:
     )
 
 
-def _agree_on_data(digest: str, ranks: Collectives) -> None:
-    differing = ranks.differing(bytes.fromhex(digest))
-    if not differing:
-        return
-    if ranks.rank != differing[0]:
-        raise ElsewhereError("another rank tells what differs")
-    raise DataError(
-        f"rank {ranks.rank} has read other interactions than rank 0: all ranks need the same data"
-    )
-
-
 def _flat(value: dict[str, Any], before: str = "") -> dict[str, Any]:
     """Settings of sections by names such as ``split.seed``."""
     found: dict[str, Any] = {}
@@ -192,12 +183,10 @@ def _run_stages(
     folder: RunFolder | None,
     path: Path,
     config: PipelineConfig,
-    prepared: PreparedData,
+    shared: SharedRunData,
     told: Listeners,
     ranks: Collectives,
 ) -> None:
-    split, ids, facts = prepared
-
     def on_step(stage: str, done: int, total: int, loss: float) -> None:
         if total > 1:
             told.progress(stage, done, total, f"loss {loss:.4f}")
@@ -205,16 +194,17 @@ def _run_stages(
             told.on_loss(stage, done, loss)
 
     on_doubt = (told.on_remark or warn_of_training) if ranks.is_first else _ignore
-    num_items, validation = len(ids["items"]), None
-    own = ShardedData.of_split(split, num_items, ranks)
-    if "validation_indptr" in split:
-        validation = ShardedData.of_split(split, num_items, ranks, "validation").lists
-    stages = ShardedStages(folder, path, config, own, validation, ranks, on_step, on_doubt)
-    if folder is not None and "data" not in folder.stages:
-        whole = Stages(folder, config, split, facts, ids, None, on_step, on_doubt)
-        _finish(folder, "data", whole.data, told.progress)
-        del whole
-    split.clear()  # memory that training needs
+    stages = ShardedStages(
+        folder, path, config, shared.data, shared.validation, ranks, on_step, on_doubt
+    )
+    whole = shared.whole
+    if folder is not None and whole is not None:
+        if "data" not in folder.stages:
+            made = Stages(
+                folder, config, whole.split, whole.facts, whole.ids, None, on_step, on_doubt
+            )
+            _finish(folder, "data", made.data, told.progress)
+        whole.split.clear()  # memory that training needs
     for stage in STAGES[1:]:
         _run_stage(stages, stage.name, told.progress)
 

@@ -31,17 +31,20 @@ from peel_ext.config import (
     SplitConfig,
     TuningConfig,
 )
-from peel_ext.data import SyntheticConfig, make_interactions
+from peel_ext.data import IdMap, SyntheticConfig, make_interactions
 from peel_ext.errors import PeelError
 from peel_ext.evaluation import evaluate_run
 from peel_ext.nn import ElasticEmbedding
 from peel_ext.scale.collectives import Collectives
+from peel_ext.train import item_prior
 from peel_ext.train.block_weights.exposure import measure_exposure
 from peel_ext.train.checkpoint import Timer
 from peel_ext.train.pipeline import TrainedRun, run_pipeline
 from peel_ext.train.population import Population
 from peel_ext.train.run_folder import RunFolder
 from peel_ext.train.sharded import pretraining as sharded_pretraining
+from peel_ext.train.sharded.data import collect_ids
+from peel_ext.train.sharded.held_out import measure_recency
 from peel_ext.train.sharded.pipeline import (
     Listeners,
     run_sharded_pipeline,
@@ -256,23 +259,55 @@ def _differing_settings(ranks: Collectives, data: Path, out: Path) -> tuple[str,
     return _refusal(ranks, data, out, dataclasses.replace(CONFIG, split=split))
 
 
-def _differing_data(ranks: Collectives, data: Path, out: Path) -> tuple[str, str]:
-    return _refusal(ranks, data if ranks.is_first else "synthetic", out, CONFIG)
+def _differing_data(
+    ranks: Collectives, data: Path, out: Path, others: Path | str
+) -> tuple[str, str]:
+    return _refusal(ranks, data if ranks.is_first else others, out, CONFIG)
 
 
 def test_ranks_must_agree(rank_processes: RankProcesses, shop: Path, tmp_path: Path) -> None:
-    for work, kind, message in (
-        (
-            _differing_settings,
-            "ValueError",
-            "rank 1 was started with settings.split.seed 5, rank 0 w",
-        ),
-        (_differing_data, "DataError", "rank 1 has read other interactions than rank 0"),
-    ):
-        first, second = rank_processes.run(work, shop, tmp_path / "run")
-        assert first[0] == "ElsewhereError"
-        assert second[0] == kind
-        assert second[1].startswith(message)
+    first, second = rank_processes.run(_differing_settings, shop, tmp_path / "run")
+    assert first[0] == "ElsewhereError"
+    assert second[0] == "ValueError"
+    assert second[1].startswith("rank 1 was started with settings.split.seed 5, rank 0 with 4")
+    (tmp_path / "other").mkdir()
+    other = tmp_path / "other" / shop.name
+    pyarrow.parquet.write_table(pyarrow.parquet.read_table(shop)[1:], other)
+    for data in (other, "synthetic"):
+        for kind, found in rank_processes.run(_differing_data, shop, tmp_path / "run", data):
+            assert kind == "DataError"
+            assert found.startswith("data must be the same on all ranks")
+
+
+def _ids(ranks: Collectives, ids: list[IdMap]) -> list[str | int]:
+    made = collect_ids(ids[ranks.rank], ranks)
+    return made.to_ids(np.arange(len(made)))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [([], ["a", "\u00e9\u20ac\udc80"]), (["a", "b c"], []), ([1, -(1 << 62)], [7]), ([], [])],
+)
+def test_ids_come_to_the_first_rank(
+    rank_processes: RankProcesses, first: list[str | int], second: list[str | int]
+) -> None:
+    ids = [IdMap.from_values(each)[0] for each in (first, second)]
+    expected = [each for one in ids for each in one.to_ids(np.arange(len(one)))]
+    assert rank_processes.run(_ids, ids) == [expected, []]
+
+
+def _recency(ranks: Collectives, times: np.ndarray) -> np.ndarray:
+    cut = len(times) // 3
+    return measure_recency(times[:cut] if ranks.is_first else times[cut:], ranks)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 64, 333])
+def test_recency_is_that_of_one_process(
+    rank_processes: RankProcesses, seed: int, count: int
+) -> None:
+    times = np.random.default_rng(seed).integers(-9, 30, count).astype(float)
+    found = np.concatenate(rank_processes.run(_recency, times))
+    assert np.array_equal(found, item_prior.measure_recency(times))
 
 
 @pytest.mark.slow

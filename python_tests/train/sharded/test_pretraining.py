@@ -18,6 +18,7 @@ from peel_ext.scale.partition import Partition
 from peel_ext.train import pretraining
 from peel_ext.train.sharded import pretraining as sharded
 from peel_ext.train.sharded.pretraining import scale_weights
+from peel_ext.train.vector_training import VectorTraining
 
 
 def _steps(ranks: Collectives, seed: int, settings: dict[str, Any], weighted: bool) -> None:
@@ -33,7 +34,7 @@ def _steps(ranks: Collectives, seed: int, settings: dict[str, Any], weighted: bo
     local = lists.take(np.arange(own.start, own.stop))
     shares = scale_weights(None if weights is None else weights[part], local, config.weight_scale)
     shard = ItemShard.of_users(local, shares, users, Partition(70, ranks.size), ranks)
-    one = pretraining._Training(
+    one = VectorTraining(
         torch.from_numpy(lists.indptr), torch.from_numpy(lists.items), 70, config,
         None if weights is None else pretraining._scaled(weights, config),
     )  # fmt: skip
