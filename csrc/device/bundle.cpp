@@ -123,7 +123,7 @@ std::vector<Entry> read_page(const Source& bundle, const BundleHeader& header, u
           "a page of the index that cannot be");
   std::vector<Entry> entries(page.num_entries);
   const uint64_t used = sizeof(Entry) * entries.size();
-  if (used) std::memcpy(entries.data(), data.data() + sizeof(page), used);
+  if (used) std::memcpy(entries.data(), data.data() + sizeof(page), memory_size(used));
   require(all_zero(data.data() + sizeof(page) + used, bytes - sizeof(page) - used),
           "padding that is not zero");
   for (size_t i = 0; i < entries.size(); ++i) {
