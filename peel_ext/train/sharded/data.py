@@ -1,4 +1,4 @@
-"""What a run is made from, where each process has read its own users' part."""
+"""The data a run is made from, where each process has read its own users' part."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class SharedRunData(NamedTuple):
     Attributes:
         data: the own users' training interactions.
         validation: those of a validation part that was given, or None.
-        whole: of all users, on rank 0 alone.
+        whole: data of all users, on rank 0 alone.
     """
 
     data: ShardedData

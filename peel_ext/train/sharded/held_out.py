@@ -22,7 +22,7 @@ from peel_ext.train.item_prior import NUM_HALVINGS
 def hold_out(
     data: ShardedData, method: str, share: float, seed: int, ranks: Collectives
 ) -> tuple[ShardedData, ItemLists]:
-    """What is left of the own users' interactions, and what is held out of them.
+    """Splits off a share of the own users' interactions.
 
     It is what :meth:`peel_ext.train.held_out.TrainingData.hold_out` draws in one process.
     """
@@ -48,7 +48,7 @@ def hold_out(
 
 
 def measure_recency(timestamps: NDArray[np.float64], ranks: Collectives) -> NDArray[np.uint8]:
-    """Of own interactions what :func:`peel_ext.train.item_prior.measure_recency` says of all.
+    """Measures the recency of own interactions as :func:`peel_ext.train.item_prior.measure_recency` does.
 
     Args:
         timestamps: [num_own_interactions]; those of a rank come before those of the next one.
