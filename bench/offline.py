@@ -74,8 +74,8 @@ def recommend_from_files(run: TrainedRun, budgets: list[int]) -> dict[int, NDArr
             blended = blend(members)
             for group, user in enumerate(members):
                 blended.export(path, group, fold_in=run.fold_in_settings)
-                history = histories[1][histories[0][user] : histories[0][user + 1]]
-                known = int(offline.before[0][user + 1] - offline.before[0][user])
+                history = histories[user]
+                known = len(offline.before[user])
                 for budget in budgets:
                     with DeviceRecommender.open(path, budget) as device:
                         assert device.nbytes <= budget
@@ -104,7 +104,9 @@ def compare(
     for own in evaluation.others:
         if own.budget_bytes is None or own.method != BLENDED:
             continue
-        through = dataclasses.replace(own, users=measure_users(lists[own.budget_bytes], *targets))
+        through = dataclasses.replace(
+            own, users=measure_users(lists[own.budget_bytes], targets.indptr, targets.items)
+        )
         differ = int((through.users.recall != own.users.recall).sum())
         lines.append({
             "budget": names[own.budget_bytes],

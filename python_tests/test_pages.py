@@ -28,6 +28,7 @@ NOT_RUN = [
     ("docs/gpus.md", "peel", "needs a GPU"),
     ("docs/train.md", "peel train interactions.parquet --preset", "trains for long"),
     ("docs/evaluate.md", "peel evaluate", "measures rivals for long; python_tests/cli"),
+    ("docs/scale.md", "torchrun", "starts processes; python_tests/train/sharded"),
     ("docs/devices.md", "cmake", "compiles for minutes, or for another system; .ci/check_library"),
     ("docs/devices.md", "cc", "needs the library installed; .ci/check_library"),
     ("examples/device_c/README.md", "", "compiles for minutes; .ci/check_library"),
@@ -127,6 +128,8 @@ def test_commands_run(
             run_command(words, trained_shop)
         elif words[0] == "peel":
             _parser().parse_args(words[1:])
+        elif words[0] == "torchrun":
+            _parser().parse_args(words[words.index("peel_ext") + 1 :])
         elif words[:2] == ["pip", "install"]:
             extras = re.findall(r"\[(.*)\]", " ".join(words))
             project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

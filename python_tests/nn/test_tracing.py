@@ -530,7 +530,7 @@ def test_tensors_of_other_kinds_see_their_lookup(generator) -> None:
     assert torch.equal(module(INPUT), -plain[INPUT])
     with pytest.raises(TypeError, match=r"one plain tensor .*, got a Negated: make a module of"):
         module.generate(0, 10**6)
-    with module.budget(10**6), pytest.raises(TypeError, match="one plain tensor"):
+    with pytest.raises(TypeError, match="one plain tensor"), module.budget(10**6):
         module(INPUT)
 
 

@@ -320,9 +320,9 @@ def test_a_killed_rank_ends_the_attempt_and_the_next_goes_on(shop: Path, tmp_pat
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stderr[:3000]
     assert done.stdout == f"{run}\n"
-    assert re.findall("^peel: .*?;", done.stderr, re.MULTILINE) == [
-        "peel: another process that works on this has ended;"
-    ]
+    # torchrun tells of it, too, and may end the other rank before that one does.
+    told = re.findall("^peel: .*?;", done.stderr, re.MULTILINE)
+    assert told in ([], ["peel: another process that works on this has ended;"])
     # Of each stage rank 0 alone tells, once.
     assert len(re.findall("^data ", done.stderr, re.MULTILINE)) == 1
     assert len(re.findall("^pretraining ", done.stderr, re.MULTILINE)) == 1
