@@ -157,6 +157,8 @@ def test_trained_dimensions_ask_for_what_fits(rng: np.random.Generator) -> None:
     assert held.rows.shape == (NUM_ITEMS, 5)
     assert TrainedDimensions(train, NUM_ITEMS, 64, 4).hold(NUM_ITEMS * 20, 0).nbytes <= 6000
     assert asked == [5, 39]  # 39 columns of half a byte and a scale each
+    with pytest.raises(BudgetError, match="2 dimensions of 300 rows need 2400"):
+        TrainedDimensions(train, NUM_ITEMS, 64, 32).hold(NUM_ITEMS * 7, 0)
 
 
 @pytest.mark.parametrize("principal", [False, True])

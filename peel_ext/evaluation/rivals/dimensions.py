@@ -45,7 +45,7 @@ class TrainedDimensions:
         train: makes user vectors of the audience and item rows, float32 [num_users, dim] and
             [num_items, dim], of a number of dimensions.
         num_items: rows.
-        max_dim: never more dimensions than this.
+        max_dim: never more dimensions than this, and never fewer than 2: one of them is the prior's.
         bits: bits of a value, 32, 8 or 4; codes have one scale a column.
     """
 
@@ -65,7 +65,9 @@ class TrainedDimensions:
 
     def hold(self, budget_bytes: int, group: int) -> HeldRows:
         """The rows of a budget; see :class:`peel_ext.evaluation.rivals.Rival`."""
-        dim, nbytes = affordable_dim(budget_bytes, self._num_items, self._max_dim, self._bits)
+        dim, nbytes = affordable_dim(
+            budget_bytes, self._num_items, self._max_dim, self._bits, min_dim=2
+        )
         vectors, items = self._train(dim)
         rows = _coded(items, self._bits)
         return HeldRows(np.arange(self._num_items), rows, nbytes, vectors=vectors)
@@ -75,20 +77,24 @@ def _coded(values: NDArray[np.float32], bits: int) -> NDArray[np.float32]:
     return values if bits == 32 else quantise(values, bits, axis=0)
 
 
-def affordable_dim(budget_bytes: int, num_items: int, max_dim: int, bits: int) -> tuple[int, int]:
+def affordable_dim(
+    budget_bytes: int, num_items: int, max_dim: int, bits: int, min_dim: int = 1
+) -> tuple[int, int]:
     """The largest number of dimensions of all rows that fits a budget, and its bytes.
 
     Raises:
-        BudgetError: not even one dimension fits; names the minimum.
+        BudgetError: not even ``min_dim`` dimensions fit; names the minimum.
     """
 
     def nbytes(dim: int) -> int:
         return (num_items * dim * bits + 7) // 8 + (2 * dim if bits < 32 else 0)
 
-    fitting = [dim for dim in range(1, max_dim + 1) if nbytes(dim) <= budget_bytes]
+    fitting = [dim for dim in range(min_dim, max_dim + 1) if nbytes(dim) <= budget_bytes]
     if not fitting:
+        dimensions = "one dimension" if min_dim == 1 else f"{min_dim} dimensions"
         raise BudgetError(
-            f"budget_bytes is {budget_bytes}, but one dimension of {num_items} rows needs {nbytes(1)}",
-            nbytes(1),
+            f"budget_bytes is {budget_bytes}, but {dimensions} of {num_items} rows "
+            f"need{'s' * (min_dim == 1)} {nbytes(min_dim)}",
+            nbytes(min_dim),
         )
     return fitting[-1], nbytes(fitting[-1])
