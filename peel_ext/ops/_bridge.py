@@ -211,7 +211,7 @@ def grouped_lookup(
 ) -> Tensor:
     """Rows float32 [m, dim] of pairs."""
     indices, groups, group = pairs
-    device = None if indices.is_cpu else _device_of(indices)
+    device = _device_of(indices)
     like = _FLOAT32S if device is None else _FLOAT32S.to(device)  # to name the CPU takes its time
     count = indices.shape[0]
     rows = like.new_empty(count, dim)
