@@ -12,7 +12,8 @@ NOTEBOOK = Path(__file__).parent.parent.parent / "examples" / "quickstart.ipynb"
 PARAMETERS = """
 import numpy as np, polars as pl
 rng = np.random.default_rng(0)
-data = pl.DataFrame({"user": rng.integers(0, 40, 900), "item": rng.integers(0, 200, 900)}).unique()
+data = pl.DataFrame({"user": rng.integers(0, 40, 900), "item": rng.integers(0, 200, 900)})
+data = data.unique(maintain_order=True)  # the same data each time
 """
 
 CHECK = """
