@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -45,6 +45,50 @@ class Timer:
         """Notes a save that began at that moment of ``time.monotonic``."""
         self._last = time.monotonic()
         self._interval = max(self._interval, _PATIENCE * (self._last - began))
+
+
+class Steps(Protocol):
+    """A training in steps.
+
+    Attributes:
+        losses: loss before each step done, in nats.
+        num_steps: number of steps in all.
+    """
+
+    losses: list[float]
+    num_steps: int
+
+    def step(self, done: int) -> float:
+        """Makes a step after so many; returns the loss before it, in nats."""
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """All that the next step depends on."""
+
+
+def run_steps(
+    training: Steps,
+    on_progress: Callable[[int, int, float], None] | None,
+    checkpoint: Checkpoint | None,
+    is_due: Callable[[Timer], bool] = lambda timer: timer.is_due(),
+) -> None:
+    """Makes the steps that are left.
+
+    Args:
+        training: the training.
+        on_progress: told the steps done, the steps in all and the loss after each.
+        checkpoint: where the state is kept on the way; None: nowhere.
+        is_due: whether it is time to save.
+    """
+    timer = Timer()
+    while len(training.losses) < training.num_steps:
+        training.losses.append(training.step(len(training.losses)))
+        done = len(training.losses)
+        if checkpoint is not None and done < training.num_steps and is_due(timer):
+            began = time.monotonic()
+            checkpoint.save(training.state())
+            timer.saved(began)
+        if on_progress is not None:
+            on_progress(done, training.num_steps, training.losses[-1])
 
 
 def adam_arrays(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +16,7 @@ from peel_ext.config import PretrainingConfig
 from peel_ext.errors import DataError, PeelError
 from peel_ext.models import LightGCN, MatrixFactorisation, normalised_adjacency, table_of
 from peel_ext.nn import ElasticEmbedding
-from peel_ext.train.checkpoint import Checkpoint, Timer
+from peel_ext.train.checkpoint import Checkpoint, run_steps
 from peel_ext.train.losses import full_softmax_loss, sampled_softmax_loss
 from peel_ext.train.placement import to_array
 from peel_ext.train.svd import scale_start, truncated_svd
@@ -104,16 +103,7 @@ class VectorTraining:
         checkpoint: Checkpoint | None,
     ) -> None:
         """The steps that are left."""
-        timer = Timer()
-        while len(self.losses) < self.num_steps:
-            self.losses.append(self._step(len(self.losses)))
-            done = len(self.losses)
-            if checkpoint is not None and timer.is_due() and done < self.num_steps:
-                began = time.monotonic()
-                checkpoint.save(self.state())
-                timer.saved(began)
-            if on_progress is not None:
-                on_progress(done, self.num_steps, self.losses[-1])
+        run_steps(self, on_progress, checkpoint)
 
     def _build(self, users: Tensor, items: Tensor) -> None:
         user_embedding: nn.Embedding = nn.Embedding.from_pretrained(users, freeze=False)
@@ -132,7 +122,8 @@ class VectorTraining:
             "items": table_of(self.model.item_embedding),
         }
 
-    def _step(self, done: int) -> float:
+    def step(self, done: int) -> float:
+        """Makes a step after so many; returns the loss before it, in nats."""
         at = done % self.steps_per_epoch
         if at == 0:  # every user once in each epoch, in random order
             shuffled = torch.randperm(len(self.active), generator=self.generator, device="cpu")

@@ -14,6 +14,7 @@ from peel_ext.data import GivenParts, IdMap, ItemLists, Split, make_interactions
 from peel_ext.errors import DataError
 from peel_ext.scale.collectives import Collectives
 from peel_ext.scale.messages import gather, total
+from peel_ext.scale.numbering import exchange_texts
 from peel_ext.scale.partition import Partition
 from peel_ext.scale.reading import read_shard
 from peel_ext.scale.sharded_data import ShardedData
@@ -96,18 +97,11 @@ def read_data(
 
 def collect_ids(ids: IdMap, ranks: Collectives) -> IdMap:
     """The ids of all ranks, in order, on rank 0; none on the others."""
-    some_strings = total(int(len(ids) > 0 and not ids.holds_integers), ranks) > 0
-    if not some_strings:
+    if total(int(len(ids) > 0 and not ids.holds_integers), ranks) == 0:
         return IdMap(ranks.collect(torch.from_numpy(ids.ids.astype(np.int64))).numpy())
-    texts = [text.encode("utf-8", "surrogatepass") for text in ids.ids.tolist()]
-    lengths = torch.tensor([len(text) for text in texts], dtype=torch.int64, device="cpu")
-    letters = torch.from_numpy(np.frombuffer(b"".join(texts), dtype=np.uint8).copy())
-    every = ranks.collect(letters).numpy().tobytes()
-    ends = np.cumsum([0, *ranks.collect(lengths).tolist()]).tolist()
-    made = np.empty(len(ends) - 1, dtype=object)
-    for row in range(len(made)):
-        made[row] = every[ends[row] : ends[row + 1]].decode("utf-8", "surrogatepass")
-    return IdMap(made)
+    to_first = [len(ids), *[0] * (ranks.size - 1)]
+    texts, _ = exchange_texts(ids.ids.tolist(), to_first, ranks)
+    return IdMap(np.array(texts, dtype=object))
 
 
 def _describe(split: Split, columns: str, ranks: Collectives) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +21,7 @@ from peel_ext.scale.item_shard import ItemShard
 from peel_ext.scale.partition import Partition
 from peel_ext.scale.propagation import Propagation
 from peel_ext.scale.svd import truncated_svd
-from peel_ext.train.checkpoint import Checkpoint, Timer
+from peel_ext.train.checkpoint import Checkpoint, Timer, run_steps
 from peel_ext.train.placement import limit_chunk, to_array
 from peel_ext.train.pretraining import PretrainedVectors, left_out_weight
 from peel_ext.train.sharded.item_prior import give_prior
@@ -160,16 +159,7 @@ class _Training:
         checkpoint: Checkpoint | None,
     ) -> None:
         """The steps that are left."""
-        timer = Timer()
-        while len(self.losses) < self.num_steps:
-            self.losses.append(self.step(len(self.losses)))
-            done = len(self.losses)
-            if checkpoint is not None and done < self.num_steps and self._is_due(timer):
-                began = time.monotonic()
-                checkpoint.save(self.state())
-                timer.saved(began)
-            if on_progress is not None:
-                on_progress(done, self.num_steps, self.losses[-1])
+        run_steps(self, on_progress, checkpoint, self._is_due)
 
     def _is_due(self, timer: Timer) -> bool:
         """True if it is time to save, by the clock of rank 0."""

@@ -48,7 +48,7 @@ def _steps(ranks: Collectives, seed: int, settings: dict[str, Any], weighted: bo
         for table, mine, where in zip(tables, (two.users, two.items), rows, strict=True):
             mine.copy_(table[where])
     for done in range(one.num_steps):
-        assert two.step(done) == pytest.approx(one._step(done), rel=1e-4)
+        assert two.step(done) == pytest.approx(one.step(done), rel=1e-4)
     for table, mine, where in zip(tables, (two.users, two.items), rows, strict=True):
         error = (mine - table[where]).norm() / table[where].norm()
         assert error < 1e-3, float(error)
