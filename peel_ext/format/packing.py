@@ -72,7 +72,7 @@ def cut_block(
 
 
 def brings(layout: Layout, layer: int) -> tuple[bool, bool]:
-    """Whether a block begins with row ids, and with scales.
+    """Tells whether a block begins with row ids, and whether with scales.
 
     In planes the first layer has both; int8 columns have scales in each.
     """

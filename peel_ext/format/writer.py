@@ -40,7 +40,7 @@ _VALUE_BITS = 26  # of an entry; the other 6 are the layer
 
 @dataclass(frozen=True)
 class Outline:
-    """What the file of one user group says of its table beside the blocks.
+    """All that the file of one user group says of its table beside the blocks.
 
     Attributes:
         layout: how rows are cut into blocks.
@@ -48,7 +48,7 @@ class Outline:
         num_embeddings: rows of the whole table.
         sizes: int64 [num_item_groups], rows of each item group.
         order: int64 [num_blocks], as of :class:`GroupTable`.
-        content: tells files of the same shape apart: the checksum of the order and the ids as int64,
+        content: tells files of the same shape apart: the checksum of the order and the ids as int64, of
             store and scales.
         listed_ids: int64 [num_embeddings], the ids of all item groups of the columns layout, one after
             another; None where these are runs of consecutive rows.
@@ -152,7 +152,7 @@ class GroupTable:
 
     @cached_property
     def outline(self) -> Outline:
-        """What its file says beside the blocks."""
+        """All that its file says beside the blocks."""
         ids = np.concatenate([np.zeros(0, np.int64), *self.item_groups])
         content = zlib.crc32(self.order.astype("<i8").tobytes())
         for array in (ids, self.rows.store, self.rows.scales):
@@ -202,7 +202,7 @@ def pack_parts(
 
     Args:
         outline: what the file says beside the blocks.
-        blocks: the bytes of each, in order. No more are taken than are needed: those that are
+        blocks: bytes of each, in order. No more are taken than are needed: those that are
             announced on the last page have a checksum there even where they do not follow.
         num_blocks: how many blocks; None: all.
     """

@@ -211,7 +211,7 @@ class ElasticEmbedding(nn.Embedding):
                 rank, of which n may differ and be 0.
             num_groups: user groups.
             layout: ``"planes"``, ``"columns"``, or a layout object with its options.
-            process_group: of a plain tensor, the ranks that have the rows, in their order; None: all.
+            process_group: the ranks that have the rows of a plain tensor, in their order; None: all.
                 Other tables bring their own.
 
         Raises:

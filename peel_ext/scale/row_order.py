@@ -64,7 +64,7 @@ def _cut(ordered: Tensor, ranks: Collectives) -> Tensor:
 
 
 def in_turn(state: Tensor, work: Callable[[Tensor], None], ranks: Collectives) -> Tensor:
-    """What rank 0 begins and each rank goes on with: the same bits on all ranks.
+    """Lets each rank go on with what the one before it made; all get the last, of the same bits.
 
     So sums over all rows are rounded as those of one process that has them all.
 

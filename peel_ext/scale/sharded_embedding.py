@@ -41,7 +41,7 @@ _FEWEST_ROTATED = 64
 
 
 class ShardedEmbedding:
-    """What ``ElasticEmbedding`` is, of a table whose rows lie with several ranks.
+    """An elastic embedding of a table whose rows lie with several ranks.
 
     :meth:`peel_ext.nn.ElasticEmbedding.from_sharded` makes one. Each rank has a run of the rows, and
     where they belong. All ranks have the block weights. Selections and files have the bits of one

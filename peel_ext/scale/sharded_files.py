@@ -65,7 +65,7 @@ class RowShard:
 
 
 def content_checksums(shard: RowShard, groups: Sequence[int]) -> dict[int, int]:
-    """Of user groups the checksum of ids, store and scales of all ranks, one after another.
+    """Checksums of ids, store and scales of all ranks, one after another, by user group.
 
     With that of the order before it, it tells the content of a file. All ranks call it.
 
@@ -88,13 +88,13 @@ def content_checksums(shard: RowShard, groups: Sequence[int]) -> dict[int, int]:
 def outline_of(
     shard: RowShard, group: int, order: NDArray[np.int64], checksum: int, **said: Any
 ) -> Outline:
-    """What the file of a user group says beside its blocks.
+    """The outline of the file of a user group.
 
     Args:
         shard: the rows of this rank.
         group: user group.
         order: int64 [num_blocks], the blocks.
-        checksum: that of :func:`content_checksums`.
+        checksum: what :func:`content_checksums` has of the group.
         said: further fields.
     """
     num_embeddings = int(shard.edges[-1])

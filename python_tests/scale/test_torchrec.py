@@ -1,4 +1,4 @@
-"""A table that TorchRec shards, row-wise, over two processes and trains: its files are those of one process."""
+"""A table that TorchRec shards over two processes and trains: its files are those of one process."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _work(ranks: Collectives, seed: int, folder: str) -> None:
         assert not torch.equal(before.weight, after.weight)
     whole = _shard(table_wise(rank=1)).state_dict()[name]
     assert ElasticEmbedding.from_sharded(whole).rows.shape == (ranks.rank * ROWS, DIM)
-    with pytest.raises(ValueError, match="sharded by rows, one shard a rank.*shard it row_wise"):
+    with pytest.raises(ValueError, match=r"by rows, one shard a rank.*shard it row_wise"):
         ElasticEmbedding.from_sharded(_shard(column_wise(ranks=[0, 1])).state_dict()[name])
 
 
