@@ -240,12 +240,7 @@ class ElasticEmbedding(nn.Embedding):
     def _under_budget(self, view: View, budget_bytes: int) -> View:
         """What is in force inside :meth:`budget`; what cannot be had fails here, not at a lookup."""
         limit = check_budget(budget_bytes)
-        weight = self._parameter("weight")
-        state.check_whole(self)
-        if not is_traced(weight):
-            lookups.current_table(self, weight, limit)
-        elif not torch.compiler.is_compiling():
-            state.check_plain(weight)
+        lookups.check_table_under(self, limit)
         return View(limit, view.groups)
 
     def use_groups(self, groups: Tensor | int) -> Entered:

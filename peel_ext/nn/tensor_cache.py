@@ -68,24 +68,6 @@ def stamp(*tensors: Tensor | None) -> object | None:
         return None
 
 
-class Marks:
-    """The stamp of tensors by :func:`stamp`, to be asked again at the price of no tuples."""
-
-    __slots__ = ("_marks",)
-
-    def __init__(self, *tensors: Tensor | None) -> None:
-        self._marks = tuple(
-            (tensor, tensor.data_ptr(), tensor._version) for tensor in tensors if tensor is not None
-        )
-
-    def are_current(self) -> bool:
-        """True if torch has counted no change of the tensors since."""
-        for tensor, address, version in self._marks:
-            if tensor._version != version or tensor.data_ptr() != address:
-                return False
-        return True
-
-
 #: Values of one cache: masks are those of a budget, of which there may be many.
 _MOST = 16
 
