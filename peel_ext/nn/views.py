@@ -125,9 +125,7 @@ def is_in_function() -> bool:
     compiled code.
     """
     return not (
-        _is_forward_mode_enabled()
-        or torch.is_grad_enabled()
-        or torch.is_inference_mode_enabled()
+        _is_forward_mode_enabled() or torch.is_grad_enabled() or torch.is_inference_mode_enabled()
     )
 
 

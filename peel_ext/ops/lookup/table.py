@@ -163,9 +163,8 @@ def check_groups(
         _check_groups_fit(groups, indices)
     if traced or not groups.is_cpu:
         return
-    if type(groups) is not Tensor or traced is None:
-        if is_traced(groups):
-            return
+    if (type(groups) is not Tensor or traced is None) and is_traced(groups):
+        return
     position = _bridge.first_out_of_range(groups.contiguous(), num_groups)
     if position >= 0:
         value = int(groups.reshape(-1)[position])
