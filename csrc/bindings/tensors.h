@@ -145,12 +145,14 @@ class TensorReader {
 
   // True if all values lie one after another in memory of the processor.
   static bool is_adjacent(const ForeignTensor& tensor) {
+    if (tensor.device_type != kProcessor) return false;
+    const int64_t count = count_of(tensor);
     int64_t step = 1;
-    for (int32_t d = tensor.num_dims - 1; d >= 0; --d) {
+    for (int32_t d = tensor.num_dims - 1; d >= 0 && count > 0; --d) {
       if (tensor.shape[d] != 1 && tensor.strides[d] != step) return false;
       step *= tensor.shape[d];
     }
-    return tensor.device_type == kProcessor && (tensor.data || step == 0);
+    return tensor.data || count == 0;  // there are tensors of zeros that have no memory
   }
 
   static bool has_shape_of(const ForeignTensor& one, const ForeignTensor& other) {

@@ -55,7 +55,9 @@ def _address(
         return 0
     there = tensor.is_cpu if device is None else tensor.device == device
     if tensor.dtype in dtypes and there and tensor.is_contiguous():
-        return tensor.data_ptr()
+        address = tensor.data_ptr()
+        if address or tensor.numel() == 0:  # there are tensors of zeros that have no memory
+            return address
     _refuse(name, tensor, dtypes, device)
 
 

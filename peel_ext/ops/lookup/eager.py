@@ -42,15 +42,16 @@ def gather(table: Table, pairs: Pairs) -> Tensor:
         ValueError: indices on another device than the table.
     """
     indices, groups, group = pairs
+    native = table.native()
     if table.called is not None:
-        rows = _bridge.adjacent_lookup(table.called, indices, group if groups is None else groups)
+        rows = _bridge.adjacent_lookup(native, indices, group if groups is None else groups)
         if rows is not None:
             return rows
     num_embeddings, dim = table.weight.shape
     where = table.weight.device
     if indices.device != where:
         raise ValueError(f"indices must be on {where} as the table, got {indices.device}")
-    return _bridge.grouped_lookup(table.native(), pairs, num_embeddings, table.num_groups, dim)
+    return _bridge.grouped_lookup(native, pairs, num_embeddings, table.num_groups, dim)
 
 
 class _Lookup(torch.autograd.Function):
