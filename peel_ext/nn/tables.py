@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from peel_ext.nn.tensor_cache import Marks
 from peel_ext.ops.lookup import Table
 
 #: Tables of one module; each budget has one.
@@ -30,21 +31,17 @@ class Kept:
         table: the table.
     """
 
-    __slots__ = ("_marks", "_places", "_sources", "table")
+    __slots__ = ("_marks", "_sources", "table")
 
     def __init__(self, table: Table, sources: Sources) -> None:
         self.table = table
         self._sources = sources
-        there = [source for source in sources if source is not None]
-        self._marks = [(source, source._version, source.data_ptr()) for source in there]
-        parameters = [each for each in sources[:2] if each is not None]
-        self._places = [(each, each.shape, each.stride()) for each in parameters]
+        self._marks = Marks(*sources, laid_out=sources[:2])
 
     def is_of(self, module: Any, weight: Tensor) -> bool:
         """True if it was made of the tensors that a module has, and none of them has changed since.
 
-        Changes are those that torch counts. Asked at every lookup, hence at some length, and of the
-        attributes of tensors alone, so that whoever traces operations sees none.
+        Asked at every lookup, hence at some length.
 
         Args:
             module: the embedding.
@@ -65,13 +62,7 @@ class Kept:
             or buffers["rotation"] is not rotation
         ):
             return False
-        for source, version, address in self._marks:
-            if source._version != version or source.data_ptr() != address:
-                return False
-        for parameter, shape, strides in self._places:  # it may be another part of that memory
-            if parameter.shape != shape or parameter.stride() != strides:
-                return False
-        return True
+        return self._marks.are_current()
 
 
 class Tables:
