@@ -14,7 +14,7 @@ _MOST = 16
 
 
 class Sources(NamedTuple):
-    """What the table of a module is made of: without a budget the first three."""
+    """The tensors that a table is made of; without a budget the first three."""
 
     weight: Tensor
     refinement: Tensor | None

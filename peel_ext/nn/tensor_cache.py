@@ -69,7 +69,7 @@ def stamp(*tensors: Tensor | None) -> object | None:
 
 
 class Marks:
-    """What :func:`stamp` says of tensors, to be asked again at the price of no tuples.
+    """The stamp of tensors by :func:`stamp`, to be asked again at the price of no tuples.
 
     It asks for attributes alone, so that whoever traces operations sees none.
 
