@@ -583,7 +583,8 @@ class ElasticEmbedding(nn.Embedding):
         before = {name: self._buffers[name] for name in state.BUFFERS}
         was_meta = self._parameter("weight").is_meta
         super()._apply(fn, recurse)
-        self._cache, self._tables = TensorCache(), Tables()  # with them the memory of before
+        self._cache = TensorCache()  # with it the memory of before
+        self._tables.forget()
         state.keep_values(self, before, was_meta)
         self._is_deferred = self._is_deferred and self._parameter("weight").is_meta
         return self

@@ -20,6 +20,7 @@ from peel_ext.ops.lookup import (
     Table,
     check_groups,
     has_kernels,
+    is_capturing,
     is_traced,
     look_up_at_once,
     lookup,
@@ -156,7 +157,9 @@ def _make_table(module: Any, weight: Tensor, budget_bytes: int | None) -> Table:
     sources = Sources(*dense)
     if blocks is not None:
         sources = Sources(*dense, module.rotation, module.block_weights, module.item_group)
-    if any(source is not None and source.is_inference() for source in sources):
+    if is_capturing(weight):
+        module._tables.pin(table)  # what it copied has values in replays alone
+    elif any(source is not None and source.is_inference() for source in sources):
         module._tables.forget()  # torch counts no changes of such
     else:
         module._tables.keep(budget_bytes, Kept(table, sources), module)

@@ -68,28 +68,41 @@ class Kept:
 class Tables:
     """The table of every budget asked for last, and that of none.
 
+    A CUDA graph reads the memory of its capture at every replay. So a table that was looked up in
+    while one was captured lives as long as this does.
+
     Attributes:
         kept: by budget, of whatever they were made.
     """
 
-    __slots__ = ("kept",)
+    __slots__ = ("_in_graphs", "kept")
 
     def __init__(self) -> None:
         self.kept: dict[int | None, Kept] = {}
+        self._in_graphs: list[Table] = []
 
     def keep(self, budget_bytes: int | None, made: Kept, module: Any) -> None:
         """Keeps the table of a budget; what others were made of goes where that has changed."""
         kept = {
             budget: other
             for budget, other in self.kept.items()
-            if other.is_of(module, made.table.weight)
+            if budget != budget_bytes and other.is_of(module, made.table.weight)
         }
-        kept.pop(budget_bytes, None)
         while len(kept) >= _MOST:
             kept.pop(next(iter(kept)))
         kept[budget_bytes] = made
-        self.kept = kept
+        self._replace(kept)
 
     def forget(self) -> None:
-        """Keeps nothing of before."""
-        self.kept = {}
+        """Lets all go that no graph reads."""
+        self._replace({})
+
+    def pin(self, table: Table) -> None:
+        """Keeps a table that is found by nobody, for the graph that it was made for."""
+        self._in_graphs.append(table)
+
+    def _replace(self, kept: dict[int | None, Kept]) -> None:
+        for budget_bytes, other in self.kept.items():
+            if kept.get(budget_bytes) is not other and other.table.is_in_graph():
+                self.pin(other.table)
+        self.kept = kept

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from peel_ext.ops._checks import DEVICES, is_traced
+from peel_ext.ops._launching import is_capturing
 from peel_ext.ops.lookup import eager, plain
 from peel_ext.ops.lookup.eager import gather, look_up_at_once
 from peel_ext.ops.lookup.table import (
@@ -23,7 +24,7 @@ from peel_ext.ops.lookup.traced import look_up as through_dispatcher
 
 __all__ = [
     "DEVICES", "BlockStore", "Encoder", "Mask", "Options", "Pairs", "Table", "check_group",
-    "check_groups", "gather", "geometry_of", "has_kernels", "is_traced",
+    "check_groups", "gather", "geometry_of", "has_kernels", "is_capturing", "is_traced",
     "look_up_at_once", "lookup", "register_shapes",
 ]  # fmt: skip
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from peel_ext import _core
 from peel_ext.format.layout import VALUE_TYPES, ColumnsLayout, Layout, PlanesLayout
-from peel_ext.ops import _bridge
+from peel_ext.ops import _bridge, _launching
 from peel_ext.ops._checks import (
     check_int,
     check_shape,
@@ -374,6 +374,10 @@ class Table:
             self._native = native, (rows, own)  # the memory of copies is kept with it
             self.called = native if rows.is_cpu else None
         return self._native[0]
+
+    def is_in_graph(self) -> bool:
+        """True if a lookup in it, or the gradient of one, was captured in a CUDA graph."""
+        return self._native is not None and _launching.is_in_graph(self._native[0])
 
     def requires_grad(self) -> bool:
         """True if gradients may be asked of a lookup, where they are enabled."""
