@@ -1,4 +1,4 @@
-"""What is known of bundles on servers: only the first user of one takes a request for its header."""
+"""First bytes of bundles on servers, by which only the first user of one takes a request for its header."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class ChangedFileError(SourceError):
 
 
 class FirstBytes(NamedTuple):
-    """What the first request for a file told: its first bytes, how many it has, and its tag."""
+    """The answer to the first request for a file: its first bytes, how many it has, and its tag."""
 
     data: bytes
     size: int
