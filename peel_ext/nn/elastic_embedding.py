@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import os
 from collections.abc import Sequence
 from typing import Any, BinaryIO, Self
@@ -191,6 +192,38 @@ class ElasticEmbedding(nn.Embedding):
         vector_tables.fill_table(made, rows, queries)
         return made
 
+    @staticmethod
+    def from_sharded(
+        table: Any,
+        *,
+        num_groups: int = 1,
+        layout: Layout | str = "planes",
+        process_group: Any = None,
+    ) -> Any:
+        """A :class:`peel_ext.scale.ShardedEmbedding` of rows of several ranks, which call it together.
+
+        It is no ``nn.Module``: the table stays where it is, and so does what trains it. Its
+        budgets and files are decided over all ranks, and nothing is gathered on one.
+
+        Args:
+            table: a ``DTensor`` with ``Shard(0)``, as a parameter of FSDP2 is one; a ``ShardedTensor``
+                that TorchRec sharded ``row_wise``; or a plain tensor, the rows float32 [n, dim] of this
+                rank, of which n may differ and be 0.
+            num_groups: user groups.
+            layout: ``"planes"``, ``"columns"``, or a layout object with its options.
+            process_group: the ranks that have the rows of a plain tensor, in their order; None: all.
+                Other tables bring their own.
+
+        Raises:
+            TypeError: no table, or not one of float32.
+            ValueError: an argument out of range, or a table that is not sharded by rows.
+            ElsewhereError: an error of another rank alone.
+        """
+        # Several processes lie above this layer: what they need is found when it is asked for.
+        scale = importlib.import_module("peel_ext.scale.sharded_embedding")
+        shard = scale.TableShard.of(table, process_group)
+        return scale.ShardedEmbedding(shard, num_groups=num_groups, layout=layout)
+
     def _cut(self, num_groups: int, layout: Layout) -> None:
         """All that this class adds to an ``nn.Embedding``."""
         self.num_groups = num_groups
@@ -240,12 +273,7 @@ class ElasticEmbedding(nn.Embedding):
     def _under_budget(self, view: View, budget_bytes: int) -> View:
         """What is in force inside :meth:`budget`; what cannot be had fails here, not at a lookup."""
         limit = check_budget(budget_bytes)
-        weight = self._parameter("weight")
-        state.check_whole(self)
-        if not is_traced(weight):
-            lookups.current_table(self, weight, limit)
-        elif not torch.compiler.is_compiling():
-            state.check_plain(weight)
+        lookups.check_table_under(self, limit)
         return View(limit, view.groups)
 
     def use_groups(self, groups: Tensor | int) -> Entered:
@@ -588,7 +616,8 @@ class ElasticEmbedding(nn.Embedding):
         before = {name: self._buffers[name] for name in state.BUFFERS}
         was_meta = self._parameter("weight").is_meta
         super()._apply(fn, recurse)
-        self._cache, self._tables = TensorCache(), Tables()  # with them the memory of before
+        self._cache = TensorCache()  # with it the memory of before
+        self._tables.forget()
         state.keep_values(self, before, was_meta)
         self._is_deferred = self._is_deferred and self._parameter("weight").is_meta
         return self
