@@ -121,6 +121,25 @@ def test_all_is_that_of_one_process(
     assert _read(tmp_path / "cut") == _files(module, budget_bytes=budget)
 
 
+def _export_all(
+    ranks: Collectives, module: ElasticEmbedding, values: Tensor, edges: list[int], folder: Path
+) -> None:
+    made = _sharded(ranks, module, edges)
+    made.set_row_values(values[:, edges[ranks.rank] : edges[ranks.rank + 1]])
+    _export(made, folder)
+
+
+def test_a_shard_of_one_row_is_rotated_as_among_many(tmp_path: Path, seed: int) -> None:
+    module, values = _make(6000, 64, "planes", seed)
+    # Where a product of one row rounds otherwise, so that one of 64 values gets another code.
+    alone = torch.cat([row[None] @ module.rotation for row in module.weight.detach()])
+    store, _ = module.layout.encode(alone.numpy())
+    differing = (torch.from_numpy(store) != module.encoded_rows()[0]).any(dim=1).nonzero()[:, 0]
+    row = int(differing[0]) if len(differing) else 100
+    thread_ranks.run(3, _export_all, module, values, [0, row, row + 1, 6000], tmp_path)
+    assert _read(tmp_path) == _files(module)
+
+
 def _received(
     ranks: Collectives, module: ElasticEmbedding, values: Tensor, folder: Path, most: list[int]
 ) -> None:
@@ -261,10 +280,12 @@ def _tables_of_others(ranks: Collectives, seed: int, folder: str) -> None:
 def _trained(ranks: Collectives, seed: int) -> None:
     """Steps that torch does not count are seen, and a rotation is the same on both."""
     from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
+    mesh = _mesh()
     module, values = _make(90, 16, "planes", seed)
     model = nn.Sequential(nn.Embedding.from_pretrained(module.weight.detach(), freeze=False))
-    fully_shard(model, mesh=_mesh())
+    fully_shard(model, mesh=mesh)
     made = ElasticEmbedding.from_sharded(model[0].weight, num_groups=GROUPS)
     own = slice(made.first, made.first + len(made.rows))
     made.set_row_values(values[:, own])
@@ -281,6 +302,12 @@ def _trained(ranks: Collectives, seed: int) -> None:
     with after.budget(3000):
         assert torch.equal(made.table(1, 3000), after.table(1)[own])
     assert not torch.equal(before, made.table(1, 3000))
+    # In place of the table they are what lookups under a budget see.
+    seen = DTensor.from_local(made.table(1, 3000), mesh, [Shard(0)], shape=(90, 16), stride=(16, 1))
+    items = distribute_tensor(torch.tensor([[3, 88], [41, 0]]), mesh, [Replicate()])
+    rows = nn.functional.embedding(items, seen).full_tensor()
+    with after.budget(3000):
+        assert torch.equal(rows, after(items.to_local(), 1))
 
 
 def _refused(ranks: Collectives) -> None:
