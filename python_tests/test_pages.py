@@ -29,6 +29,7 @@ NOT_RUN = [
     ("docs/train.md", "peel train interactions.parquet --preset", "trains for long"),
     ("docs/evaluate.md", "peel evaluate", "measures rivals for long; python_tests/cli"),
     ("docs/scale.md", "torchrun", "starts processes; python_tests/train/sharded"),
+    ("docs/scale.md", "pip install", "asks a package index; python_tests/scale/test_torchrec.py"),
     ("docs/devices.md", "cmake", "compiles for minutes, or for another system; .ci/check_library"),
     ("docs/devices.md", "cc", "needs the library installed; .ci/check_library"),
     ("examples/device_c/README.md", "", "compiles for minutes; .ci/check_library"),

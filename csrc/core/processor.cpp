@@ -34,6 +34,7 @@ Processor detect() {
   const bool ymm = (saved & 0x6) == 0x6;    // SSE and AVX state
   const bool zmm = (saved & 0xe6) == 0xe6;  // and masks, and both parts of AVX-512's
   found.avx2 = ymm && has(first, 12) && has(first, 28) && has(first, 29) && has(b, 5);
+  found.wide_carryless_product = found.carryless_product && found.avx2 && has(c, 10);
   found.avx512 = found.avx2 && zmm && has(b, 16) && has(b, 17) && has(b, 30) && has(b, 31);
   found.avx512_vnni = found.avx512 && has(c, 1) && has(c, 8) && has(c, 11);
   return found;

@@ -14,8 +14,9 @@
 namespace peel {
 namespace {
 
-constexpr int kLeastFold = 128;  // bytes from which on it pays
-constexpr int kSlices = 16;      // bytes taken at once (Kounavis and Berry, 2008)
+constexpr int kLeastFold = 128;      // bytes from which on it pays
+constexpr int kLeastWideFold = 256;  // the same with vectors twice as wide
+constexpr int kSlices = 16;          // bytes taken at once (Kounavis and Berry, 2008)
 using Tables = std::array<std::array<uint32_t, 256>, kSlices>;
 
 constexpr Tables make_tables() {
@@ -62,10 +63,50 @@ constexpr int64_t power(int n) {
 
 bool can_fold() { return processor().carryless_product; }
 
-// What 16 bytes are worth `bits` bits further on, where `powers` are of bits + 32 and bits - 32.
+// What moves 16 bytes `bits` bits further on.
+template <int bits>
+__attribute__((target("sse4.1"))) inline __m128i powers_of() {
+  constexpr int64_t kPowers[2] = {power(bits + 32), power(bits - 32)};
+  return _mm_set_epi64x(kPowers[1], kPowers[0]);
+}
+
+// What 16 bytes are worth further on, by the powers of how far.
 __attribute__((target("pclmul,sse4.1"))) inline __m128i move_on(__m128i bytes, __m128i powers) {
   return _mm_xor_si128(_mm_clmulepi64_si128(bytes, powers, 0x00),
                        _mm_clmulepi64_si128(bytes, powers, 0x11));
+}
+
+// The same of two times 16 bytes, each by itself.
+__attribute__((target("vpclmulqdq,avx2"))) inline __m256i move_on(__m256i bytes, __m256i powers) {
+  return _mm256_xor_si256(_mm256_clmulepi64_epi128(bytes, powers, 0x00),
+                          _mm256_clmulepi64_epi128(bytes, powers, 0x11));
+}
+
+// Folds 256 bytes at a time into the next 256, and the last of them into `parts` (kLeastFold).
+// At least kLeastWideFold bytes; returns how many it took.
+__attribute__((target("vpclmulqdq,avx2"))) uint64_t fold_wide(uint32_t value, const uint8_t* data,
+                                                              uint64_t size, void* parts) {
+  constexpr int kParts = kLeastWideFold / 32;
+  constexpr int kBits = 8 * kLeastWideFold;
+  const __m256i far = _mm256_broadcastsi128_si256(powers_of<kBits>());
+  const __m256i half = _mm256_broadcastsi128_si256(powers_of<kBits / 2>());
+  const auto* next = reinterpret_cast<const __m256i*>(data);
+  __m256i wide[kParts];
+  for (int i = 0; i < kParts; ++i) wide[i] = _mm256_loadu_si256(next + i);
+  wide[0] =
+      _mm256_xor_si256(wide[0], _mm256_zextsi128_si256(_mm_cvtsi32_si128(static_cast<int>(value))));
+  uint64_t taken = kLeastWideFold;
+  for (; size - taken >= kLeastWideFold; taken += kLeastWideFold) {
+    next += kParts;
+    for (int i = 0; i < kParts; ++i) {
+      wide[i] = _mm256_xor_si256(move_on(wide[i], far), _mm256_loadu_si256(next + i));
+    }
+  }
+  for (int i = 0; i < kParts / 2; ++i) {
+    _mm256_storeu_si256(static_cast<__m256i*>(parts) + i,
+                        _mm256_xor_si256(move_on(wide[i], half), wide[i + kParts / 2]));
+  }
+  return taken;
 }
 
 // Folds 128 bytes at a time into the next 128, the last of them into 16, which have the remainder
@@ -74,20 +115,20 @@ __attribute__((target("pclmul,sse4.1"))) inline __m128i move_on(__m128i bytes, _
 __attribute__((target("pclmul,sse4.1"))) uint64_t fold(uint32_t* value, const uint8_t* data,
                                                        uint64_t size) {
   constexpr int kParts = kLeastFold / 16;
-  constexpr int kBits = 8 * kLeastFold;
-  constexpr int64_t kFar[2] = {power(kBits + 32), power(kBits - 32)};
-  constexpr int64_t kNear[2] = {power(128 + 32), power(128 - 32)};
-  const __m128i by_512 = _mm_set_epi64x(kFar[1], kFar[0]);
-  const __m128i by_128 = _mm_set_epi64x(kNear[1], kNear[0]);
-  const auto* next = reinterpret_cast<const __m128i*>(data);
+  const __m128i by_1024 = powers_of<8 * kLeastFold>();
+  const __m128i by_128 = powers_of<128>();
   __m128i parts[kParts];
-  for (int i = 0; i < kParts; ++i) parts[i] = _mm_loadu_si128(next + i);
-  parts[0] = _mm_xor_si128(parts[0], _mm_cvtsi32_si128(static_cast<int>(*value)));
   uint64_t taken = kLeastFold;
+  if (size >= kLeastWideFold && processor().wide_carryless_product) {
+    taken = fold_wide(*value, data, size, parts);
+  } else {
+    std::memcpy(parts, data, sizeof(parts));
+    parts[0] = _mm_xor_si128(parts[0], _mm_cvtsi32_si128(static_cast<int>(*value)));
+  }
   for (; size - taken >= kLeastFold; taken += kLeastFold) {
-    next += kParts;
+    const auto* next = reinterpret_cast<const __m128i*>(data + taken);
     for (int i = 0; i < kParts; ++i) {
-      parts[i] = _mm_xor_si128(move_on(parts[i], by_512), _mm_loadu_si128(next + i));
+      parts[i] = _mm_xor_si128(move_on(parts[i], by_1024), _mm_loadu_si128(next + i));
     }
   }
   for (int i = 1; i < kParts; ++i) {

@@ -346,6 +346,7 @@ void the_processor_is_known() {
   const bool avx512 = avx2 && has({"avx512f", "avx512bw", "avx512vl", "avx512dq"});
   CHECK(found.carryless_product == has({"pclmulqdq", "sse4_1"}));
   CHECK(found.avx2 == avx2);
+  CHECK(found.wide_carryless_product == (avx2 && has({"pclmulqdq", "sse4_1", "vpclmulqdq"})));
   CHECK(found.avx512 == avx512);
   CHECK(found.avx512_vnni == (avx512 && has({"avx512_vnni", "avx512vbmi"})));
 #endif

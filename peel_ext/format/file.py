@@ -20,7 +20,7 @@ from peel_ext.format.appendix import (
     row_mean_section,
 )
 from peel_ext.format.header import FoldInSettings, header_checksum
-from peel_ext.format.writer import GroupTable, pack_prefix
+from peel_ext.format.writer import GroupTable, Outline, pack_prefix
 
 
 def write_file(
@@ -52,24 +52,38 @@ def write_file(
     """
     if fold_in is not None:
         table = dataclasses.replace(table, fold_in=fold_in)
-    sections = []
-    if item_ids is not None:
-        sections.append(item_id_section(item_ids, table.num_embeddings))
-    if centroids is not None:
-        sections.append(centroid_section(centroids, table.dim))
-    if rotation is not None:
-        if not table.rotated:
-            raise ValueError("rotation is for a table whose rows are rotated, got one that is not")
-        sections.append(rotation_section(rotation, table.dim))
-    if row_mean is not None:
-        sections.append(row_mean_section(row_mean, table.dim))
-    checksum = header_checksum(table.header)
-    behind = b"".join(pack_section(section, checksum) for section in sections)
+    behind = pack_appendix(
+        table.outline, centroids=centroids, item_ids=item_ids, rotation=rotation, row_mean=row_mean
+    )
     data = pack_prefix(table).tobytes() + behind
     if isinstance(path, str | os.PathLike):
         write_atomically(Path(path), data)
     else:
         path.write(data)
+
+
+def pack_appendix(
+    outline: Outline,
+    *,
+    centroids: ArrayLike | None = None,
+    item_ids: Sequence[int | str] | NDArray[Any] | None = None,
+    rotation: ArrayLike | None = None,
+    row_mean: ArrayLike | None = None,
+) -> bytes:
+    """The sections behind the blocks; arguments and errors are those of :func:`write_file`."""
+    sections = []
+    if item_ids is not None:
+        sections.append(item_id_section(item_ids, outline.num_embeddings))
+    if centroids is not None:
+        sections.append(centroid_section(centroids, outline.dim))
+    if rotation is not None:
+        if not outline.rotated:
+            raise ValueError("rotation is for a table whose rows are rotated, got one that is not")
+        sections.append(rotation_section(rotation, outline.dim))
+    if row_mean is not None:
+        sections.append(row_mean_section(row_mean, outline.dim))
+    checksum = header_checksum(outline.header)
+    return b"".join(pack_section(section, checksum) for section in sections)
 
 
 def write_atomically(path: Path, data: bytes) -> None:

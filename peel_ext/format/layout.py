@@ -232,8 +232,11 @@ class ColumnsLayout:
 
     def layer_gains(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
         """Worth of each layer [num_layers]: its share of the table's squared norm."""
-        energy = np.square(rows, dtype=np.float64).sum(axis=0)
-        starts = np.arange(0, rows.shape[1], self.block_dim)
+        return self.gains_of_energy(np.square(rows, dtype=np.float64).sum(axis=0))
+
+    def gains_of_energy(self, energy: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The same where the sum of the squares of every column [dim] is known."""
+        starts = np.arange(0, len(energy), self.block_dim)
         shares = np.add.reduceat(energy, starts)
         total = shares.sum()
         return np.asarray(shares / total if total > 0 else np.full(len(starts), 1 / len(starts)))

@@ -34,38 +34,12 @@ def section(values: NDArray[np.generic]) -> bytes:
     return data + bytes(padded(len(data)) - len(data))
 
 
-def pack_block(
-    layout: Layout, dim: int, rows: EncodedRows, ids: NDArray[np.int64], layer: int, id_width: int
-) -> bytes:
-    """One block: in planes the first layer begins with ids and scales, in int8 columns each with scales.
-
-    Args:
-        layout: how rows are cut into blocks.
-        dim: values of a row.
-        rows: the encoded rows of the user group.
-        ids: int64 [m], ascending, the rows of the item group.
-        layer: the layer of the block.
-        id_width: bytes of a row id.
-    """
-    begin = sum(layout.piece_bytes(before, dim) for before in range(layer))
-    end = begin + layout.piece_bytes(layer, dim)
-    sections = []
-    if isinstance(layout, PlanesLayout) and layer == 0:
-        sections += [section(ids.astype(f"<u{id_width}")), section(rows.scales[ids, 0])]
-    if isinstance(layout, ColumnsLayout) and layout.scaled:
-        sections.append(section(rows.scales[ids, layer]))
-    pieces = np.ascontiguousarray(rows.store[ids, begin:end]).view(_element_type(layout))
-    sections.append(section(_tiled(pieces)))
-    data = b"".join(sections)
-    return data + bytes(padded(len(data), ALIGNMENT) - len(data))
-
-
 @dataclass(frozen=True)
 class UnpackedBlock:
-    """The part of its rows that one block holds.
+    """The part of its rows that one block holds, or of some of them.
 
     Attributes:
-        ids: int64 [m], or None where the block does not bring them.
+        ids: int64 [m], ascending, or None where the block does not bring them.
         scales: float16 [m], or None likewise.
         pieces: uint8 [m, piece_bytes].
     """
@@ -75,23 +49,72 @@ class UnpackedBlock:
     pieces: NDArray[np.uint8]
 
 
+def cut_block(
+    layout: Layout, dim: int, rows: EncodedRows, at: NDArray[np.int64], layer: int, first: int = 0
+) -> UnpackedBlock:
+    """The part of some rows that a block holds.
+
+    Args:
+        layout: how rows are cut into blocks.
+        dim: values of a row.
+        rows: encoded rows.
+        at: int64 [m], ascending, which of them.
+        layer: the layer of the block.
+        first: id of the first of ``rows``.
+    """
+    begin = sum(layout.piece_bytes(before, dim) for before in range(layer))
+    ids, scaled = brings(layout, layer)
+    return UnpackedBlock(
+        at + first if ids else None,
+        rows.scales[at, 0 if layout.nested else layer] if scaled else None,
+        rows.store[at, begin : begin + layout.piece_bytes(layer, dim)],
+    )
+
+
+def brings(layout: Layout, layer: int) -> tuple[bool, bool]:
+    """Tells whether a block begins with row ids, and whether with scales.
+
+    In planes the first layer has both; int8 columns have scales in each.
+    """
+    ids = isinstance(layout, PlanesLayout) and layer == 0
+    return ids, ids or (isinstance(layout, ColumnsLayout) and layout.scaled)
+
+
+def pack_block(layout: Layout, block: UnpackedBlock, id_width: int) -> bytes:
+    """One block: its ids and scales, where it brings any, and its pieces.
+
+    Args:
+        layout: how rows are cut into blocks.
+        block: the part of all rows of the item group.
+        id_width: bytes of a row id.
+    """
+    sections = []
+    if block.ids is not None:
+        sections.append(section(block.ids.astype(f"<u{id_width}")))
+    if block.scales is not None:
+        sections.append(section(block.scales))
+    pieces = np.ascontiguousarray(block.pieces).view(_element_type(layout))
+    sections.append(section(_tiled(pieces)))
+    data = b"".join(sections)
+    return data + bytes(padded(len(data), ALIGNMENT) - len(data))
+
+
 def unpack_block(
     layout: Layout, dim: int, data: bytes, num_rows: int, layer: int, id_width: int
 ) -> UnpackedBlock:
-    """The block that :func:`pack_block` made of ``num_rows`` rows.
+    """The block of ``num_rows`` rows that :func:`pack_block` packed.
 
     Raises:
         FormatError: padding that is not zero, or scales that are negative or not finite.
     """
     ids = scales = None
     at = 0
-    if isinstance(layout, PlanesLayout) and layer == 0:
+    has_ids, has_scales = brings(layout, layer)
+    if has_ids:
         ids = np.frombuffer(data, f"<u{id_width}", num_rows).astype(np.int64)
         at += padded(num_rows * id_width)
         require_zeros(data[num_rows * id_width : at])
-    if (isinstance(layout, PlanesLayout) and layer == 0) or (
-        isinstance(layout, ColumnsLayout) and layout.scaled
-    ):
+    if has_scales:
         scales = np.frombuffer(data, "<f2", num_rows, at)
         sound = np.isfinite(scales).all() and not np.signbit(scales).any()
         require(bool(sound), "a scale that is negative or not finite")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import os
 from collections.abc import Sequence
 from typing import Any, BinaryIO, Self
@@ -190,6 +191,38 @@ class ElasticEmbedding(nn.Embedding):
         made.row_mean = mean
         vector_tables.fill_table(made, rows, queries)
         return made
+
+    @staticmethod
+    def from_sharded(
+        table: Any,
+        *,
+        num_groups: int = 1,
+        layout: Layout | str = "planes",
+        process_group: Any = None,
+    ) -> Any:
+        """A :class:`peel_ext.scale.ShardedEmbedding` of rows of several ranks, which call it together.
+
+        It is no ``nn.Module``: the table stays where it is, and so does what trains it. Its
+        budgets and files are decided over all ranks, and nothing is gathered on one.
+
+        Args:
+            table: a ``DTensor`` with ``Shard(0)``, as a parameter of FSDP2 is one; a ``ShardedTensor``
+                that TorchRec sharded ``row_wise``; or a plain tensor, the rows float32 [n, dim] of this
+                rank, of which n may differ and be 0.
+            num_groups: user groups.
+            layout: ``"planes"``, ``"columns"``, or a layout object with its options.
+            process_group: the ranks that have the rows of a plain tensor, in their order; None: all.
+                Other tables bring their own.
+
+        Raises:
+            TypeError: no table, or not one of float32.
+            ValueError: an argument out of range, or a table that is not sharded by rows.
+            ElsewhereError: an error of another rank alone.
+        """
+        # Several processes lie above this layer: what they need is found when it is asked for.
+        scale = importlib.import_module("peel_ext.scale.sharded_embedding")
+        shard = scale.TableShard.of(table, process_group)
+        return scale.ShardedEmbedding(shard, num_groups=num_groups, layout=layout)
 
     def _cut(self, num_groups: int, layout: Layout) -> None:
         """All that this class adds to an ``nn.Embedding``."""

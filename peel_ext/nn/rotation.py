@@ -24,9 +24,19 @@ def fit_rotation(weight: Tensor, seed: int = 0, *, keep_mean: bool = False) -> T
     Returns:
         float32 [dim, dim].
     """
-    dim = weight.shape[1]
-    rows = weight.detach().double()
-    moments = (rows.T @ rows).cpu()  # [dim, dim], which is all that leaves the weight's device
+    moments = second_moments(weight).cpu()  # all that leaves the weight's device
+    return rotation_of_moments(moments, seed, keep_mean=keep_mean).to(weight.device)
+
+
+def second_moments(rows: Tensor) -> Tensor:
+    """The sums of the products of every two values of rows [n, dim], float64 [dim, dim]."""
+    rows = rows.detach().double()
+    return rows.T @ rows
+
+
+def rotation_of_moments(moments: Tensor, seed: int, *, keep_mean: bool) -> Tensor:
+    """The rotation of rows of which the second moments [dim, dim] are known; see above."""
+    dim = len(moments)
     axes = _principal_axes_beside_mean(moments) if keep_mean else _principal_axes(moments)
     generator = torch.Generator().manual_seed(seed)
     signs = torch.randint(0, 2, (dim,), generator=generator, device="cpu").double() * 2 - 1
@@ -35,7 +45,7 @@ def fit_rotation(weight: Tensor, seed: int = 0, *, keep_mean: bool = False) -> T
     rotation = axes * signs @ _mixing_matrix(dim)
     if dim & (dim - 1) != 0 and not keep_mean:
         rotation = rotation @ _evening_matrix(rotation.T @ moments @ rotation)
-    return rotation.float().to(weight.device)
+    return rotation.float()
 
 
 def _principal_axes(moments: Tensor) -> Tensor:

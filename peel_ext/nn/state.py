@@ -104,15 +104,23 @@ def _equal(own: Tensor, fresh: Tensor) -> bool:
     return torch.equal(whole, fresh.to(whole.device))
 
 
+#: What to do with a weight that is not one plain tensor.
+_OF_QUANTISED = "make a module of ElasticEmbedding.from_pretrained(weight.dequantize())"
+_OF_SHARDS = (
+    "call ElasticEmbedding.from_sharded(weight) on all ranks, or make a module of "
+    "ElasticEmbedding.from_pretrained(weight.full_tensor())"
+)
+
+
 def check_plain(weight: Tensor) -> None:
     """Raises TypeError unless the weight is one plain tensor, which blocks can be cut from."""
     # Wrappers of other tensors take operations over; those of compilers are asked nothing.
     takes_over = type(weight).__torch_dispatch__ is not Tensor.__torch_dispatch__
     if takes_over and not isinstance(weight, FakeTensor | FunctionalTensor):
-        whole = "full_tensor" if hasattr(weight, "full_tensor") else "dequantize"
+        is_sharded = hasattr(weight, "full_tensor")
         raise TypeError(
             f"weight must be one plain tensor to be cut into blocks, got a {type(weight).__name__}:"
-            f" make a module of ElasticEmbedding.from_pretrained(weight.{whole}()) for it"
+            f" {_OF_SHARDS if is_sharded else _OF_QUANTISED} for it"
         )
 
 
@@ -120,8 +128,7 @@ def check_whole(module: Any) -> None:
     """Raises TypeError where FSDP shards the weight: it refills memory without torch counting that."""
     if "_is_fsdp_managed_module" in module.__dict__:
         raise TypeError(
-            "weight is sharded by FSDP, and blocks cannot be cut from it: make a module of "
-            "ElasticEmbedding.from_pretrained(weight.full_tensor()) for a budget"
+            f"weight is sharded by FSDP, and blocks cannot be cut from it: {_OF_SHARDS} for a budget"
         )
 
 

@@ -83,13 +83,34 @@ def blend(module: Any, shares: Tensor, row_values: Tensor | None) -> Any:
 def _weigh(module: Any, values: Tensor) -> None:
     """Sets block weights from the worth of rows, float64 [num_groups, num_embeddings]."""
     groups, num_item_groups, _ = module.block_weights.shape
-    which = module.item_group.long().expand(groups, -1)
-    worth = values.new_zeros(groups, num_item_groups).scatter_add_(1, which, values)
-    weights = worth[:, :, None] * torch.from_numpy(_gains(module)).to(worth.device)
+    worth = values.new_zeros(groups, num_item_groups)
+    add_worth(worth, values, module.item_group)
+    weights = weights_of_worth(worth, _gains(module))
     if module.block_weights.is_inference():  # of a module that was made so
-        module.block_weights = weights.float()
+        module.block_weights = weights
     else:
         module.block_weights.copy_(weights)
+
+
+def add_worth(worth: Tensor, values: Tensor, item_group: Tensor) -> None:
+    """Adds what rows are worth to what their item groups are, row after row.
+
+    Args:
+        worth: float64 [num_groups, num_item_groups], changed.
+        values: float64 [num_groups, n], what rows are worth.
+        item_group: int32 [num_groups or 1, n], where they belong.
+    """
+    worth.scatter_add_(1, item_group.long().expand(len(values), -1), values)
+
+
+def weights_of_worth(worth: Tensor, gains: NDArray[np.float64]) -> Tensor:
+    """Block weights float32 [num_groups, num_item_groups, num_layers].
+
+    Args:
+        worth: float64 [num_groups, num_item_groups], the sum over the rows of each.
+        gains: [num_layers], what each layer makes of a row's value.
+    """
+    return (worth[:, :, None] * torch.from_numpy(gains).to(worth.device)).float()
 
 
 def _gains(module: Any) -> NDArray[np.float64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import json
 import os
 import time
@@ -49,10 +50,10 @@ class Collectives:
     ranks. Every method that sends raises :class:`peel_ext.errors.RankError` where another rank is gone.
 
     Args:
-        store: what the ranks share beside, to tell of failures and of being alive.
         rank: rank of this process.
         size: number of processes.
         device: where tensors are sent from.
+        group: the process group; None: that of all processes.
 
     Attributes:
         rank: rank of this process.
@@ -62,11 +63,36 @@ class Collectives:
             ranks is 2 n (p - 1) / p.
     """
 
-    def __init__(self, store: Store, rank: int, size: int, device: torch.device) -> None:
+    def __init__(
+        self, rank: int, size: int, device: torch.device, group: dist.ProcessGroup | None = None
+    ) -> None:
         self.rank, self.size, self.device = rank, size, device
         self.sent_bytes = 0
-        self._store = store
-        self._heartbeat = Heartbeat(store, rank, size, self._claim)
+        self._group = group
+        self._hint = ""  # what to do where another rank is gone
+
+    @classmethod
+    def of_group(cls, group: dist.ProcessGroup | None = None) -> Collectives:
+        """The operations of a process group that somebody else made, and ends.
+
+        Args:
+            group: the process group; None: that of all processes.
+
+        Raises:
+            ValueError: there is no process group, or this process is not of it.
+        """
+        if not (dist.is_available() and dist.is_initialized()):
+            raise ValueError(
+                "process_group must be there before, got none: call "
+                "torch.distributed.init_process_group"
+            )
+        rank = dist.get_rank(group)
+        if rank < 0:
+            raise ValueError("process_group must be one of this process, got that of others")
+        where = torch.device("cpu")
+        if "cpu:" not in dist.get_backend_config(group):
+            where = torch.device("cuda", torch.cuda.current_device())
+        return cls(rank, dist.get_world_size(group), where, group)
 
     @classmethod
     @contextlib.contextmanager
@@ -100,18 +126,21 @@ class Collectives:
             raise RankError(
                 f"the other processes cannot be joined: {_first_line(error)}"
             ) from error
-        made = cls(store, rank, size, where)
-        made._heartbeat.start()
+        made = cls(rank, size, where)
+        made._hint = "; the same command goes on from what is saved"
+        claim = functools.partial(_claim, store, rank)
+        heartbeat = Heartbeat(store, rank, size, claim)
+        heartbeat.start()
         try:
             yield made
             made.barrier()
         except Exception as error:
-            if isinstance(error, ElsewhereError) or not made._claim():
+            if isinstance(error, ElsewhereError) or not claim():
                 time.sleep(_GRACE)
                 raise ElsewhereError("another rank tells what happened") from error
             raise
         finally:
-            made._heartbeat.stop()
+            heartbeat.stop()
             dist.destroy_process_group()
 
     @property
@@ -135,7 +164,7 @@ class Collectives:
 
     def _reduce(self, tensor: Tensor, operation: Any) -> Tensor:
         reduced = tensor.to(self.device, copy=True).contiguous()
-        self._try(lambda: dist.all_reduce(reduced, operation))
+        self._try(lambda: dist.all_reduce(reduced, operation, self._group))
         self.sent_bytes += 2 * reduced.nbytes * (self.size - 1) // self.size
         return reduced.to(tensor.device)
 
@@ -143,7 +172,7 @@ class Collectives:
         """The tensors of all ranks, of one shape and dtype: [size, ...]."""
         own = tensor.to(self.device).contiguous()
         made = own.new_empty((self.size, *own.shape))
-        self._try(lambda: dist.all_gather(list(made.unbind()), own))
+        self._try(lambda: dist.all_gather(list(made.unbind()), own, self._group))
         self.sent_bytes += own.nbytes * (self.size - 1)
         return made.to(tensor.device)
 
@@ -160,7 +189,7 @@ class Collectives:
         sent = tensor.to(self.device).contiguous() if self.is_first else None
         if sent is None:
             sent = torch.empty(*shape, dtype=tensor.dtype, device=self.device)
-        self._try(lambda: dist.broadcast(sent, 0))
+        self._try(lambda: dist.broadcast(sent, group=self._group, group_src=0))
         self.sent_bytes += sent.nbytes * (self.size - 1) if self.is_first else 0
         return sent.to(tensor.device)
 
@@ -201,7 +230,7 @@ class Collectives:
         """
         sent = rows.to(self.device).contiguous()
         made = sent.new_empty((sum(arriving), *sent.shape[1:]))
-        self._try(lambda: dist.all_to_all_single(made, sent, [*arriving], [*leaving]))
+        self._try(lambda: dist.all_to_all_single(made, sent, [*arriving], [*leaving], self._group))
         away = sum(leaving) - leaving[self.rank]
         self.sent_bytes += away * (sent.nbytes // max(len(sent), 1))
         return made.to(rows.device)
@@ -261,17 +290,17 @@ class Collectives:
             send()
         except RuntimeError as error:
             raise RankError(
-                "another process that works on this has ended; the same command goes on from what is "
-                f"saved: {_first_line(error)}"
+                f"another process that works on this has ended{self._hint}: {_first_line(error)}"
             ) from error
 
-    def _claim(self) -> bool:
-        """Whether it is this rank that tells why all end: the first that asks."""
-        own = str(self.rank)
-        try:
-            return self._store.compare_set("teller", "", own).decode() == own
-        except RuntimeError:  # of who keeps the store nothing is left
-            return True
+
+def _claim(store: Store, rank: int) -> bool:
+    """Whether it is this rank that tells why all end: the first that asks."""
+    own = str(rank)
+    try:
+        return store.compare_set("teller", "", own).decode() == own
+    except RuntimeError:  # of who keeps the store nothing is left
+        return True
 
 
 def _first_line(error: BaseException) -> str:

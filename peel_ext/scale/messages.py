@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from peel_ext.errors import DataError
+from peel_ext.errors import DataError, ElsewhereError
 from peel_ext.scale.collectives import Collectives
 
 
@@ -75,3 +75,23 @@ def together(ranks: Collectives) -> Iterator[None]:
     first = next((message for message in messages if message is not None), None)
     if first is not None:
         raise DataError(first) from error
+
+
+@contextmanager
+def agreed(ranks: Collectives) -> Iterator[None]:
+    """Ends a step of one rank's own work on all ranks, where it fails on one.
+
+    Raises:
+        ElsewhereError: on the other ranks, with the error of the first that had one.
+    """
+    error: Exception | None = None
+    try:
+        yield
+    except Exception as raised:
+        error = raised
+    texts = gather(None if error is None else f"{type(error).__name__}: {error}", ranks)
+    if error is not None:
+        raise error
+    for rank, text in enumerate(texts):
+        if text is not None:
+            raise ElsewhereError(f"rank {rank} failed: {text}")

@@ -231,7 +231,7 @@ def test_tables_too_large_for_the_format_are_refused() -> None:
     table = draw_table(LAYOUTS[0], np.random.default_rng(0), rows=1, dim=8)
     wide = dataclasses.replace(table, dim=1 << 16)
     with pytest.raises(ValueError, match=r"too large for a \.peel file"):
-        _ = wide.header
+        _ = wide.outline.header
     with pytest.raises(ValueError, match="steps must be between 0 and 255, got 256"):
         FoldInSettings(steps=256)
     with pytest.raises(ValueError, match="temperature must be above 0 and finite, got nan"):

@@ -45,6 +45,9 @@ class ThreadRank(Collectives):
     def stack(self, tensor: Tensor) -> Tensor:
         return torch.stack(self._all(tensor))
 
+    def copy(self, tensor: Tensor, shape: Sequence[int]) -> Tensor:
+        return self._all(tensor)[0].clone()
+
     def exchange_rows(
         self, rows: Tensor, leaving: Sequence[int], arriving: Sequence[int]
     ) -> Tensor:

@@ -2,12 +2,11 @@
 const SHELL = "peel-demo-shell";
 
 self.addEventListener("install", (event) => {
-  const paths = ["./", "demo.css", "demo.js", "catalogue.json", "dist/peel.js", "dist/core.js"];
-  const more = ["dist/errors.js", "dist/file.js", "dist/pieces.js", "dist/peel.wasm"];
+  const page = ["./", "demo.css", "demo.js", "catalogue.json", "dist/peel.js", "dist/peel.wasm"];
   event.waitUntil(
     caches
       .open(SHELL)
-      .then((cache) => cache.addAll([...paths, ...more]))
+      .then((cache) => cache.addAll(page))
       .then(() => self.skipWaiting()),
   );
 });

@@ -1,0 +1,364 @@
+"""ShardedEmbedding: a table whose rows lie with several ranks, under any byte budget."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from peel_ext.device import PersonalizedElasticEmbedding
+from peel_ext.format import ColumnsLayout, EncodedRows, FoldInSettings, Layout
+from peel_ext.format.file import pack_appendix, replace_atomically
+from peel_ext.format.layout import PAGE_ENTRIES, padded
+from peel_ext.format.writer import Outline, align, pack_parts
+from peel_ext.nn import selection, worth
+from peel_ext.nn.arguments import as_int, check_budget, check_geometry
+from peel_ext.nn.blending import check_worth
+from peel_ext.nn.encoding import Rows, levels_on
+from peel_ext.nn.rotation import rotation_of_moments, second_moments
+from peel_ext.nn.selection import even_block_weights
+from peel_ext.ops.lookup import BlockStore, Pairs, Table, check_group, gather
+from peel_ext.scale.messages import agreed
+from peel_ext.scale.row_order import in_turn, places_by_value
+from peel_ext.scale.sharded_files import (
+    RowShard,
+    content_checksums,
+    outline_of,
+    pack_together,
+)
+from peel_ext.scale.table_shard import TableShard
+
+#: Rows that are rotated at least: of fewer a matrix product may round otherwise than of many.
+_FEWEST_ROTATED = 64
+
+
+class ShardedEmbedding:
+    """An elastic embedding of a table whose rows lie with several ranks.
+
+    :meth:`peel_ext.nn.ElasticEmbedding.from_sharded` makes one. Each rank has a run of the rows, and
+    where they belong. All ranks have the block weights. Selections and files have the bits of one
+    process with the same rows, values and rotation; no rank ever has the rows of all. All ranks call
+    :meth:`set_row_values`, :meth:`fit_rotation`, :meth:`generate` and :meth:`export` together.
+
+    Rows are encoded anew by each call: training may go on between calls, by whatever optimiser. There
+    are no lookups under a budget: :meth:`table` gives the own rows as a device sees them.
+
+    Args:
+        shard: the rows of this rank.
+        num_groups: user groups.
+        layout: ``"planes"``, ``"columns"``, or a layout object with its options.
+
+    Attributes:
+        rows: float32 [n, dim], the own rows; the memory is that of the table.
+        first: the first of them among all rows.
+        num_embeddings: rows on all ranks.
+        block_weights: float32 [num_groups, num_item_groups, num_layers], the same on all ranks.
+        item_group: int32 [num_groups or 1, n], the item group of each own row.
+        rotation: float32 [dim, dim] or None, the same on all ranks; see :meth:`fit_rotation`.
+
+    Raises:
+        ValueError: an argument out of range.
+        ElsewhereError: an error of another rank alone, as every method raises it.
+    """
+
+    def __init__(
+        self, shard: TableShard, *, num_groups: int = 1, layout: Layout | str = "planes"
+    ) -> None:
+        self.rows, self._edges, self._ranks = shard.rows, shard.edges, shard.ranks
+        self.first, self.num_embeddings = shard.first, shard.num_embeddings
+        self.embedding_dim = self.rows.shape[1]
+        self.layout = check_geometry(self.embedding_dim, num_groups, layout)
+        self.num_groups = as_int(num_groups)
+        self._sizes = self.layout.item_group_sizes(self.num_embeddings)
+        self.rotation: Tensor | None = None
+        even = even_block_weights(self.layout, self.num_embeddings, self.embedding_dim)
+        self.block_weights = even.repeat(self.num_groups, 1, 1)
+        own = torch.arange(len(self.rows), dtype=torch.int64, device="cpu") + self.first
+        self.item_group = self._item_groups_at(own)[None]
+
+    def _item_groups_at(self, places: Tensor) -> Tensor:
+        """The item groups int32 of rows at some places in the order in which they are cut."""
+        ends = torch.from_numpy(np.cumsum(self._sizes))
+        return torch.searchsorted(ends, places.cpu(), right=True).int()
+
+    # ---- the worth of blocks ----
+
+    @torch.no_grad()
+    def set_row_values(self, values: Tensor) -> None:
+        """Sets ``block_weights`` from what each row is worth to each user group.
+
+        As :meth:`peel_ext.nn.ElasticEmbedding.set_row_values` does with the values of all ranks.
+
+        Args:
+            values: [num_groups, n], of the own rows, not negative, finite.
+
+        Raises:
+            ValueError: a wrong shape or value.
+        """
+        with agreed(self._ranks):
+            values = check_worth("values", values, (self.num_groups, len(self.rows))).cpu()
+        if self.layout.nested:
+            places = [places_by_value(each, self._ranks) for each in values]
+            self.item_group = torch.stack([self._item_groups_at(each) for each in places])
+        start = torch.zeros(
+            self.num_groups, len(self._sizes), dtype=torch.float64, device="cpu"
+        )  # fmt: skip
+        total = in_turn(
+            start, lambda state: worth.add_worth(state, values, self.item_group), self._ranks
+        )
+        self.block_weights = worth.weights_of_worth(total, self._gains())
+
+    def _gains(self) -> NDArray[np.float64]:
+        """What each layer makes of a row's value [num_layers]."""
+        if not isinstance(self.layout, ColumnsLayout):
+            return self.layout.layer_gains(np.zeros((0, self.embedding_dim), np.float32))
+        squares = np.square(self.rows.detach().cpu().numpy(), dtype=np.float64)
+
+        def add(energy: Tensor) -> None:
+            sums = np.concatenate([energy.numpy()[None], squares]).sum(axis=0)
+            energy.copy_(torch.from_numpy(sums))
+
+        start = torch.zeros(self.embedding_dim, dtype=torch.float64, device="cpu")
+        return self.layout.gains_of_energy(in_turn(start, add, self._ranks).numpy())
+
+    @torch.no_grad()
+    def fit_rotation(self, seed: int = 0, *, keep_mean: bool = False) -> None:
+        """Fits the rotation in which the planes layout encodes rows to those of all ranks.
+
+        It is that of one process to rounding: sums over rows are added up rank by rank.
+
+        Args:
+            seed: seeds the rotation.
+            keep_mean: whether the mean of a row's values stays as it is.
+
+        Raises:
+            ValueError: the layout is not planes.
+        """
+        if not self.layout.nested:
+            raise ValueError(f"only the planes layout is rotated, this one is {self.layout.name}")
+        moments = self._ranks.sum(second_moments(self.rows)).cpu()
+        made = rotation_of_moments(moments, seed, keep_mean=keep_mean)
+        # Another processor might round otherwise.
+        self.rotation = self._ranks.copy(made, made.shape).to(self.rows.device)
+
+    def rotate(self, vectors: Tensor) -> Tensor:
+        """Vectors [..., embedding_dim] in the space of the Personalized Elastic Embeddings."""
+        return vectors if self.rotation is None else vectors @ self.rotation
+
+    # ---- budgets ----
+
+    def minimum_budget_bytes(self, group: int) -> int:
+        """The smallest budget a user group can be had under."""
+        check_group(group, self.num_groups)
+        weights = self.block_weights[group : group + 1]
+        costs, overhead = self._costs()
+        return int(selection.minimum_bytes(weights, costs, self.layout, overhead)[0])
+
+    def _costs(self) -> tuple[Tensor, int]:
+        """Bytes of every block, and those held whatever is kept."""
+        rows, sizes = self.num_embeddings, self._sizes
+        costs = torch.from_numpy(self.layout.block_costs(sizes, self.embedding_dim, rows))
+        return costs, self.layout.overhead_bytes(len(sizes), rows, False)
+
+    def _held(self, group: int, budget_bytes: int) -> Tensor:
+        """Masks of the layers that a budget keeps, int64 [num_item_groups]."""
+        check_group(group, self.num_groups)
+        weights = self.block_weights[group : group + 1]
+        costs, overhead = self._costs()
+        limit = check_budget(budget_bytes)
+        return selection.select_blocks(weights, costs, self.layout, limit, overhead)[0]
+
+    def _order(self, group: int) -> NDArray[np.int64]:
+        """The blocks in the order in which budgets take them."""
+        weights, (costs, _) = self.block_weights[group : group + 1], self._costs()
+        order: NDArray[np.int64] = selection.order_blocks(weights, costs, self.layout)[0].numpy()
+        return order
+
+    def _num_blocks(self, group: int, budget_bytes: int) -> int:
+        held = self._held(group, budget_bytes)
+        # The mask of 64 layers is negative as a signed integer.
+        return sum((mask & (1 << 64) - 1).bit_count() for mask in held.tolist())
+
+    @torch.no_grad()
+    def table(self, group: int, budget_bytes: int) -> Tensor:
+        """The own rows float32 [n, dim] as a device of a user group sees them; nothing is sent.
+
+        Rows that a budget does not hold are zeros.
+
+        Args:
+            group: user group.
+            budget_bytes: for everything the device holds for the table.
+
+        Raises:
+            IndexError: a group out of range.
+            BudgetError: too few bytes; names the minimum.
+        """
+        held, where = self._held(group, budget_bytes), self.rows.device
+        at = 0 if len(self.item_group) == 1 else group
+        store, scales = self._encode()
+        blocks = BlockStore(
+            self.layout, store, scales, self.item_group[at : at + 1].to(where), held[None].to(where),
+            levels_on(where), self.rotation,
+        )  # fmt: skip
+        indices = torch.arange(len(self.rows), dtype=torch.int64, device=where)
+        return gather(Table(self.rows, None, None, blocks, 1), Pairs(indices, None).check())
+
+    @torch.no_grad()
+    def _encode(self) -> tuple[Tensor, Tensor]:
+        """Store and scales of the own rows."""
+        rows = self.rows.detach()
+        missing = max(0, _FEWEST_ROTATED - len(rows))
+        if missing:
+            rows = torch.nn.functional.pad(rows, (0, 0, 0, missing))
+        store, scales = Rows(rows, None, None, self.rotation).encoded(self.layout)
+        return store[: len(self.rows)], scales[: len(self.rows)]
+
+    # ---- what a device would hold ----
+
+    def generate(self, group: int, budget_bytes: int) -> PersonalizedElasticEmbedding:
+        """The Personalized Elastic Embedding of a user group, on this rank: what fits the budget.
+
+        Only the rows that are held are sent. Each rank may ask for another group and budget.
+
+        Args:
+            group: user group.
+            budget_bytes: for everything the device holds for the table.
+
+        Raises:
+            IndexError: a group out of range.
+            BudgetError: too few bytes; names the minimum.
+        """
+        with agreed(self._ranks):
+            count = self._num_blocks(group, budget_bytes)
+            order = self._order(group)
+            shard = self._row_shard()
+        asked = torch.tensor([group], dtype=torch.int64, device="cpu")
+        groups: list[int] = self._ranks.stack(asked)[:, 0].tolist()
+        checksums = content_checksums(shard, sorted(set(groups)))
+        outline = self._outline(shard, group, order, checksums)
+        parts: list[bytes] = []
+        pack_together(
+            shard, order[: padded(count, PAGE_ENTRIES)], groups,
+            lambda blocks: parts.extend(pack_parts(outline, blocks, count)),
+        )  # fmt: skip
+        return PersonalizedElasticEmbedding(align(b"".join(parts)))
+
+    def export(
+        self,
+        paths: Mapping[int, str | os.PathLike[str]],
+        *,
+        budget_bytes: int | None = None,
+        fold_in: FoldInSettings | None = None,
+        centroids: ArrayLike | None = None,
+        item_ids: Sequence[int | str] | NDArray[Any] | None = None,
+        keep_rotation: bool = False,
+    ) -> None:
+        """Writes the ``.peel`` files of user groups, each by one rank, several at a time.
+
+        The ranks take the groups in turn. A file is written block by block as the rows arrive: no rank
+        has more of it than some pages. Every file is there whole, or not at all.
+
+        Args:
+            paths: the file of each user group, the same on all ranks.
+            budget_bytes: the largest budget that a device will have: what it would not hold is left out.
+                None: all blocks.
+            fold_in: how a device computes a user's vector.
+            centroids: [num_groups, embedding_dim] of all user groups, rotated (:meth:`rotate`).
+            item_ids: [num_embeddings], by which a device tells items; None: they are known by row.
+            keep_rotation: whether the files carry the rotation, if there is one.
+
+        Raises:
+            IndexError: a group out of range.
+            BudgetError: too few bytes for the first block; names the minimum.
+            ValueError: centroids or ids that do not fit, or other paths or budget on another rank.
+            OSError: a file cannot be written.
+        """
+        given = sorted((as_int(group), os.fspath(path)) for group, path in paths.items())
+        self._check_same("paths and budget_bytes", (given, budget_bytes))
+        with agreed(self._ranks):
+            for group, _ in given:
+                check_group(group, self.num_groups)
+                if budget_bytes is not None:
+                    self._held(group, budget_bytes)
+            shard = self._row_shard()
+        appended: dict[str, Any] = {"centroids": centroids, "item_ids": item_ids}
+        if keep_rotation and self.rotation is not None:
+            appended["rotation"] = self.rotation.cpu().numpy()
+        for first in range(0, len(given), self._ranks.size):
+            self._export_round(
+                shard, given[first : first + self._ranks.size], budget_bytes, fold_in, appended
+            )
+
+    def _export_round(
+        self,
+        shard: RowShard,
+        given: list[tuple[int, str]],
+        budget_bytes: int | None,
+        fold_in: FoldInSettings | None,
+        appended: dict[str, Any],
+    ) -> None:
+        """Writes at most one file on each rank, all at the same time."""
+        ranks = self._ranks
+        groups = [group for group, _ in given]
+        checksums = content_checksums(shard, groups)
+        groups += [0] * (ranks.size - len(groups))  # of ranks that write nothing
+        pack: Callable[[Iterator[bytes]], None]
+        if ranks.rank >= len(given):
+            order, pack = np.zeros(0, dtype=np.int64), _write_nothing
+        else:
+            group, path = given[ranks.rank]
+            order = self._order(group)
+            if budget_bytes is not None:
+                order = order[: self._num_blocks(group, budget_bytes)]
+            outline = self._outline(shard, group, order, checksums, fold_in)
+            pack = functools.partial(_write, Path(path), outline, appended)
+        pack_together(shard, order, groups, pack)
+
+    def _outline(
+        self,
+        shard: RowShard,
+        group: int,
+        order: NDArray[np.int64],
+        checksums: dict[int, int],
+        fold_in: FoldInSettings | None = None,
+    ) -> Outline:
+        return outline_of(
+            shard, group, order, checksums[group], rotated=self.rotation is not None,
+            fold_in=FoldInSettings() if fold_in is None else fold_in,
+        )  # fmt: skip
+
+    def _row_shard(self) -> RowShard:
+        store, scales = self._encode()
+        return RowShard(
+            self.layout, self.embedding_dim, EncodedRows(store.cpu().numpy(), scales.cpu().numpy()),
+            self.item_group.cpu().numpy(), self._sizes, self._edges, self._ranks,
+        )  # fmt: skip
+
+    def _check_same(self, name: str, value: object) -> None:
+        """Raises ValueError where ranks were given different values."""
+        others = self._ranks.differing(hashlib.sha256(repr(value).encode()).digest())
+        if others:
+            raise ValueError(
+                f"{name} must be the same on all ranks, got others on rank {others[0]}"
+            )
+
+
+def _write_nothing(blocks: Iterator[bytes]) -> None:
+    """What a rank does that has no file to write."""
+
+
+def _write(path: Path, outline: Outline, appended: dict[str, Any], blocks: Iterator[bytes]) -> None:
+    """Writes a file, page by page."""
+    behind = pack_appendix(outline, **appended)
+    with replace_atomically(path) as file:
+        for part in pack_parts(outline, blocks):
+            file.write(part)
+        file.write(behind)
