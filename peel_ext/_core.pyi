@@ -5,9 +5,17 @@ from __future__ import annotations
 import collections.abc
 import typing
 import typing_extensions
-__all__: list[str] = ['Pee', 'PeelFile', 'StoreTable', 'compiler', 'find_user', 'first_out_of_range', 'gathered_score', 'grouped_lookup', 'grouped_lookup_backward', 'isa', 'isas', 'levels', 'num_threads', 'set_num_threads', 'topk_blocks', 'update_rows']
+__all__: list[str] = ['Pee', 'PeelFile', 'StoreTable', 'TensorReader', 'compiler', 'find_user', 'first_out_of_range', 'gathered_score', 'grouped_lookup', 'grouped_lookup_backward', 'isa', 'isas', 'levels', 'num_threads', 'set_num_threads', 'topk_blocks', 'update_rows']
 class StoreTable:
     def __init__(self, layout: typing.SupportsInt | typing.SupportsIndex, value_type: typing.SupportsInt | typing.SupportsIndex, dim: typing.SupportsInt | typing.SupportsIndex, block_dim: typing.SupportsInt | typing.SupportsIndex, layer_bits: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], num_embeddings: typing.SupportsInt | typing.SupportsIndex, num_groups: typing.SupportsInt | typing.SupportsIndex, weight: typing.SupportsInt | typing.SupportsIndex, weight_stride: typing.SupportsInt | typing.SupportsIndex, refinement: typing.SupportsInt | typing.SupportsIndex, refinement_slot: typing.SupportsInt | typing.SupportsIndex, num_refined: typing.SupportsInt | typing.SupportsIndex, store: typing.SupportsInt | typing.SupportsIndex, row_bytes: typing.SupportsInt | typing.SupportsIndex, scales: typing.SupportsInt | typing.SupportsIndex, scales_per_row: typing.SupportsInt | typing.SupportsIndex, item_group: typing.SupportsInt | typing.SupportsIndex, item_group_stride: typing.SupportsInt | typing.SupportsIndex, held: typing.SupportsInt | typing.SupportsIndex, num_item_groups: typing.SupportsInt | typing.SupportsIndex, levels: typing.SupportsInt | typing.SupportsIndex, rotation: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+class TensorReader:
+    @staticmethod
+    def of(kind: typing.Any, new_rows: typing.Any) -> TensorReader:
+        ...
+    def are_below(self, values: typing.Any, like: typing.Any, limit: typing.SupportsInt | typing.SupportsIndex) -> bool:
+        ...
+    def lookup(self, table: StoreTable, indices: typing.Any, groups: typing.Any) -> typing.Any:
         ...
 class Pee:
     def average_user(self, user: typing.SupportsInt | typing.SupportsIndex) -> None:

@@ -10,6 +10,7 @@
 
 #include "bindings/arguments.h"
 #include "bindings/device.h"
+#include "bindings/tensors.h"
 #include "core/executor.h"
 #include "core/out_of_range.h"
 #include "device/peel.h"
@@ -143,6 +144,11 @@ PYBIND11_MODULE(_core, m) {
         py::arg("count"), py::arg("indices"), py::arg("groups"), py::arg("group"),
         py::arg("index_bytes"), py::arg("grad_out"), py::arg("targets"), py::arg("num_targets"),
         py::arg("mean_duplicates"), py::arg("grad"));
+  py::class_<TensorReader>(m, "TensorReader")
+      .def_static("of", &TensorReader::of, py::arg("kind"), py::arg("new_rows"))
+      .def("lookup", &TensorReader::lookup, py::arg("table"), py::arg("indices"), py::arg("groups"))
+      .def("are_below", &TensorReader::are_below, py::arg("values"), py::arg("like"),
+           py::arg("limit"));
   m.def("gathered_score", &bind_gathered_score, py::arg("weight"), py::arg("num_embeddings"),
         py::arg("dim"), py::arg("weight_stride"), py::arg("candidates"), py::arg("num_candidates"),
         py::arg("users"), py::arg("num_users"), py::arg("user_stride"), py::arg("exclude_indptr"),

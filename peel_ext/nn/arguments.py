@@ -8,6 +8,8 @@ import numpy as np
 
 from peel_ext.format import Layout, resolve_layout
 
+_MOST_BYTES = (1 << 63) - 1
+
 
 def as_int(value: Any) -> Any:
     """An integer of NumPy as one of Python; anything else as it is, for whoever checks it."""
@@ -36,8 +38,8 @@ def check_budget(budget_bytes: int) -> int:
     Raises:
         TypeError: not an integer.
     """
-    if type(budget_bytes) is not int and (
-        isinstance(budget_bytes, bool) or not isinstance(budget_bytes, int | np.integer)
-    ):
+    if type(budget_bytes) is int and budget_bytes <= _MOST_BYTES:
+        return budget_bytes
+    if isinstance(budget_bytes, bool) or not isinstance(budget_bytes, int | np.integer):
         raise TypeError(f"budget_bytes must be an integer, got {budget_bytes!r}")
-    return min(int(budget_bytes), (1 << 63) - 1)
+    return min(int(budget_bytes), _MOST_BYTES)

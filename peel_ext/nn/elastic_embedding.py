@@ -273,12 +273,7 @@ class ElasticEmbedding(nn.Embedding):
     def _under_budget(self, view: View, budget_bytes: int) -> View:
         """What is in force inside :meth:`budget`; what cannot be had fails here, not at a lookup."""
         limit = check_budget(budget_bytes)
-        weight = self._parameter("weight")
-        state.check_whole(self)
-        if not is_traced(weight):
-            lookups.current_table(self, weight, limit)
-        elif not torch.compiler.is_compiling():
-            state.check_plain(weight)
+        lookups.check_table_under(self, limit)
         return View(limit, view.groups)
 
     def use_groups(self, groups: Tensor | int) -> Entered:
@@ -621,7 +616,8 @@ class ElasticEmbedding(nn.Embedding):
         before = {name: self._buffers[name] for name in state.BUFFERS}
         was_meta = self._parameter("weight").is_meta
         super()._apply(fn, recurse)
-        self._cache, self._tables = TensorCache(), Tables()  # with them the memory of before
+        self._cache = TensorCache()  # with it the memory of before
+        self._tables.forget()
         state.keep_values(self, before, was_meta)
         self._is_deferred = self._is_deferred and self._parameter("weight").is_meta
         return self

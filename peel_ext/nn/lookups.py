@@ -13,14 +13,26 @@ from torch.nn import functional as F
 
 from peel_ext.nn import state
 from peel_ext.nn.encoding import BudgetedBlocks, Rows, refuse_onnx
+from peel_ext.nn.tables import Kept, Sources
 from peel_ext.nn.views import NOTHING, is_in_function, refuse_reentrant_checkpoint
-from peel_ext.ops.lookup import Options, Table, check_groups, has_kernels, is_traced, lookup
+from peel_ext.ops.lookup import (
+    Options,
+    Table,
+    check_groups,
+    has_kernels,
+    is_capturing,
+    is_traced,
+    look_up_at_once,
+    lookup,
+)
 
 #: Indices from which on a lookup in the full table goes to our kernel: as fast as torch's forward
 #: from here on, and faster backward.
 _KERNEL_INDICES = 16_384
 
 _NO_OPTIONS = Options()  # they only matter to gradients
+
+_is_grad_enabled = torch.is_grad_enabled
 
 
 def look_up(
@@ -34,44 +46,59 @@ def look_up(
         groups: as ``forward``'s.
         max_norm: the norm that is kept: of what is looked up, not of what is read.
     """
-    view = module._views.get()
-    budget_bytes, in_force, is_of_function = view
-    if groups is None:
-        groups = in_force
-    weight = module._parameter("weight")
+    weight = _weight(module)
     if module._is_deferred and not weight.is_meta:
         module._settle()
     traced = is_traced(weight, input)
+    view = module._views.get() if traced else module._views.of_context.get()
+    budget_bytes, in_force, is_of_function = view
+    if groups is None:
+        groups = in_force
     if view is not NOTHING and not (traced or is_of_function) and is_in_function():
         refuse_reentrant_checkpoint()
     refined = groups is not None and module._parameters["refinement"] is not None
-    is_ours = budget_bytes is not None or refined
-    if max_norm is not None and is_ours and isinstance(input, Tensor):
+    if max_norm is not None and (budget_bytes is not None or refined) and isinstance(input, Tensor):
         with torch.no_grad():
             torch.embedding_renorm_(weight, input.reshape(-1), max_norm, module.norm_type)
     if budget_bytes is not None:
         return _look_up_under_budget(module, weight, input, groups, budget_bytes, traced)
+    if refined:
+        if not traced:
+            return _look_up_in(current_table(module, weight), module, input, groups)
+        refinement, slots = module._parameters["refinement"], module._buffers["refinement_slot"]
+        table = Table(weight, refinement, slots, num_groups=module.num_groups)
+        return lookup(table, input, groups, _options(module), traced=True)
     if groups is not None:
-        if refined:
-            table = _full_table(module, weight, traced)
-            return lookup(table, input, groups, _options(module), traced=traced)
         # All have the same rows, but a mistake is a mistake.
         check_groups(groups, input, module.num_groups, traced)
     # A graph must not depend on the number of indices.
     if (
         not traced
-        and type(input) is Tensor
         and input.numel() >= _KERNEL_INDICES
         and input.dtype in (torch.int64, torch.int32)
         and max_norm is None
         and has_kernels(weight)
         and weight.stride(1) == 1  # columns apart would be copied, and edits not seen
     ):
-        return lookup(current_table(module, weight), input, 0, _options(module), traced=False)
+        return _look_up_in(current_table(module, weight), module, input, 0)
     return F.embedding(
         input, weight, module.padding_idx, max_norm, module.norm_type, module.scale_grad_by_freq,
         module.sparse,
     )  # fmt: skip
+
+
+def _weight(module: Any) -> Tensor:
+    own: Tensor | None = module._parameters.get("weight")
+    return module._parameter("weight") if own is None else own
+
+
+def _look_up_in(table: Table, module: Any, input: Tensor, groups: Tensor | int) -> Tensor:
+    """Rows of a table that is current."""
+    rows = look_up_at_once(table, input, groups)
+    if rows is None:
+        options = _options(module) if _is_grad_enabled() else _NO_OPTIONS
+        rows = lookup(table, input, groups, options, traced=False)
+    return rows
 
 
 def _look_up_under_budget(
@@ -85,9 +112,7 @@ def _look_up_under_budget(
             )
         groups = 0
     if not traced:
-        table = current_table(module, weight, budget_bytes)
-        options = _options(module) if torch.is_grad_enabled() else _NO_OPTIONS
-        return lookup(table, input, groups, options, traced=False)
+        return _look_up_in(current_table(module, weight, budget_bytes), module, input, groups)
     if not torch.compiler.is_compiling():
         state.check_plain(weight)
         refuse_onnx(budget_bytes)
@@ -96,33 +121,28 @@ def _look_up_under_budget(
     return lookup(table, input, groups, _options(module), blocks, traced=True)
 
 
-def _full_table(module: Any, weight: Tensor, traced: bool) -> Table:
-    if traced:
-        refinement, slots = module._parameters["refinement"], module._buffers["refinement_slot"]
-        return Table(weight, refinement, slots, num_groups=module.num_groups)
-    return current_table(module, weight)
+def check_table_under(module: Any, budget_bytes: int) -> None:
+    """Raises what a lookup under a budget would; where calls are traced, as far as that can be told."""
+    weight = _weight(module)
+    if torch.compiler.is_compiling():
+        state.check_whole(module)
+        return
+    kept = module._tables.kept.get(budget_bytes)
+    if kept is not None and kept.is_of(module, weight):
+        return
+    state.check_whole(module)
+    if is_traced(weight):
+        state.check_plain(weight)
+    else:
+        _make_table(module, weight, budget_bytes)
 
 
 def current_table(module: Any, weight: Tensor, budget_bytes: int | None = None) -> Table:
     """The table of an eager lookup, made anew when anything it was made of has changed."""
-    kept = module._tables.get(budget_bytes)
-    if kept is not None:
-        sources, buffers = kept.sources, module._buffers
-        if (
-            sources[0] is weight
-            and sources[1] is module._parameters["refinement"]
-            and sources[2] is buffers["refinement_slot"]
-            and (
-                budget_bytes is None
-                or (
-                    sources[3] is buffers["rotation"]
-                    and sources[4] is buffers["block_weights"]
-                    and sources[5] is buffers["item_group"]
-                )
-            )
-            and kept.is_current()
-        ):
-            return kept.table
+    kept = module._tables.kept.get(budget_bytes)
+    if kept is not None and kept.is_of(module, weight):
+        table: Table = kept.table
+        return table
     return _make_table(module, weight, budget_bytes)
 
 
@@ -134,10 +154,15 @@ def _make_table(module: Any, weight: Tensor, budget_bytes: int | None) -> Table:
         blocks = _blocks(module, budget_bytes).store(module._cache)
     dense = (weight, module.refinement, module.refinement_slot)
     table = Table(*dense, blocks, module.num_groups)
-    sources: tuple[Tensor | None, ...] = dense
-    if budget_bytes is not None:
-        sources += (module.rotation, module.block_weights, module.item_group)
-    module._tables.keep(budget_bytes, sources, table)
+    sources = Sources(*dense)
+    if blocks is not None:
+        sources = Sources(*dense, module.rotation, module.block_weights, module.item_group)
+    if is_capturing(weight):
+        module._tables.pin(table)  # what it copied has values in replays alone
+    elif any(source is not None and source.is_inference() for source in sources):
+        module._tables.forget()  # torch counts no changes of such
+    else:
+        module._tables.keep(budget_bytes, Kept(table, sources), module)
     return table
 
 

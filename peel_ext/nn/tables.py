@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 from torch import Tensor
 
 from peel_ext.nn.tensor_cache import Marks
@@ -11,67 +13,96 @@ from peel_ext.ops.lookup import Table
 _MOST = 16
 
 
+class Sources(NamedTuple):
+    """The tensors that a table is made of; without a budget the first three."""
+
+    weight: Tensor
+    refinement: Tensor | None
+    refinement_slot: Tensor | None
+    rotation: Tensor | None = None
+    block_weights: Tensor | None = None
+    item_group: Tensor | None = None
+
+
 class Kept:
     """A table beside what it was made of.
 
-    Gradients go to the Parameters themselves, so that the same memory is not enough: whoever finds
-    a table asks whether its sources are still these very tensors.
-
     Attributes:
         table: the table.
-        sources: weight, refinement and its slots; under a budget rotation, block weights and item
-            groups, too.
     """
 
-    __slots__ = ("_marks", "refined", "shape", "sources", "table")
+    __slots__ = ("_marks", "_sources", "table")
 
-    def __init__(self, table: Table, sources: tuple[Tensor | None, ...]) -> None:
+    def __init__(self, table: Table, sources: Sources) -> None:
         self.table = table
-        self.sources = sources
-        self.shape = table.weight.shape
-        self.refined = None if table.refinement is None else table.refinement.shape
-        self._marks = Marks(*sources)
+        self._sources = sources
+        self._marks = Marks(*sources, laid_out=sources[:2])
 
-    def is_current(self) -> bool:
-        """True if torch has counted no change of the sources."""
-        if not self._marks.are_current():
+    def is_of(self, module: Any, weight: Tensor) -> bool:
+        """True if it was made of the tensors that a module has, and none of them has changed since.
+
+        Asked at every lookup, hence at some length.
+
+        Args:
+            module: the embedding.
+            weight: its weight.
+        """
+        own, refinement, slots, rotation, block_weights, item_group = self._sources
+        buffers = module._buffers
+        # Gradients go to the Parameters themselves: the same memory is not enough.
+        if (
+            weight is not own
+            or module._parameters["refinement"] is not refinement
+            or buffers["refinement_slot"] is not slots
+        ):
             return False
-        table = self.table
-        # A view of the same memory may have taken the place of a whole.
-        return table.weight.shape == self.shape and (
-            table.refinement is None or table.refinement.shape == self.refined
-        )
+        if block_weights is not None and (
+            buffers["block_weights"] is not block_weights
+            or buffers["item_group"] is not item_group
+            or buffers["rotation"] is not rotation
+        ):
+            return False
+        return self._marks.are_current()
 
 
 class Tables:
-    """The table of every budget asked for last, and that of none."""
+    """The table of every budget asked for last, and that of none.
 
-    __slots__ = ("_kept",)
+    A CUDA graph reads the memory of its capture at every replay. So a table that was looked up in
+    while one was captured lives as long as this does.
+
+    Attributes:
+        kept: by budget, of whatever they were made.
+    """
+
+    __slots__ = ("_in_graphs", "kept")
 
     def __init__(self) -> None:
-        self._kept: dict[int | None, Kept] = {}
+        self.kept: dict[int | None, Kept] = {}
+        self._in_graphs: list[Table] = []
 
-    def get(self, budget_bytes: int | None) -> Kept | None:
-        """The table kept for a budget, of whatever it was made."""
-        return self._kept.get(budget_bytes)
-
-    def keep(
-        self, budget_bytes: int | None, sources: tuple[Tensor | None, ...], table: Table
-    ) -> None:
-        """Keeps the table of a budget; with it goes what others were made of that has changed.
-
-        What was made of inference tensors is not kept, for torch counts none of their changes.
-        """
-        if any(source is not None and source.is_inference() for source in sources):
-            self._kept = {}
-            return
+    def keep(self, budget_bytes: int | None, made: Kept, module: Any) -> None:
+        """Keeps the table of a budget; what others were made of goes where that has changed."""
         kept = {
             budget: other
-            for budget, other in self._kept.items()
-            if other.is_current() and other.table.weight is table.weight
+            for budget, other in self.kept.items()
+            if budget != budget_bytes and other.is_of(module, made.table.weight)
         }
-        kept.pop(budget_bytes, None)
         while len(kept) >= _MOST:
             kept.pop(next(iter(kept)))
-        kept[budget_bytes] = Kept(table, sources)
-        self._kept = kept
+        kept[budget_bytes] = made
+        self._replace(kept)
+
+    def forget(self) -> None:
+        """Lets all go that no graph reads."""
+        self._replace({})
+
+    def pin(self, table: Table) -> None:
+        """Keeps a table that is found by nobody, for the graph that it was made for."""
+        self._in_graphs.append(table)
+
+    def _replace(self, kept: dict[int | None, Kept]) -> None:
+        for budget_bytes, other in self.kept.items():
+            if kept.get(budget_bytes) is not other and other.table.is_in_graph():
+                self.pin(other.table)
+        self.kept = kept

@@ -69,19 +69,29 @@ def stamp(*tensors: Tensor | None) -> object | None:
 
 
 class Marks:
-    """The stamp of tensors by :func:`stamp`, to be asked again at the price of no tuples."""
+    """The stamp of tensors by :func:`stamp`, to be asked again at the price of no tuples.
 
-    __slots__ = ("_marks",)
+    It asks for attributes alone, so that whoever traces operations sees none.
 
-    def __init__(self, *tensors: Tensor | None) -> None:
-        self._marks = tuple(
-            (tensor, tensor.data_ptr(), tensor._version) for tensor in tensors if tensor is not None
-        )
+    Args:
+        tensors: whose changes count.
+        laid_out: those of them that may become another part of the same memory.
+    """
+
+    __slots__ = ("_layouts", "_marks")
+
+    def __init__(self, *tensors: Tensor | None, laid_out: tuple[Tensor | None, ...]) -> None:
+        there = [each for each in tensors if each is not None]
+        self._marks = [(each, each._version, each.data_ptr()) for each in there]
+        self._layouts = [(each, each.shape, each.stride()) for each in laid_out if each is not None]
 
     def are_current(self) -> bool:
         """True if torch has counted no change of the tensors since."""
-        for tensor, address, version in self._marks:
+        for tensor, version, address in self._marks:
             if tensor._version != version or tensor.data_ptr() != address:
+                return False
+        for tensor, shape, strides in self._layouts:
+            if tensor.shape != shape or tensor.stride() != strides:
                 return False
         return True
 

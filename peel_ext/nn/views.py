@@ -24,6 +24,8 @@ class View(NamedTuple):
 
 NOTHING = View()
 
+_is_compiling = torch.compiler.is_compiling  # asked at every call
+
 
 class _OfThread(threading.local):
     view: View = NOTHING
@@ -38,39 +40,46 @@ class Views:
 
     Args:
         view: where nothing was entered.
+
+    Attributes:
+        of_context: the view outside compiled code.
     """
 
-    __slots__ = ("_of_context", "_of_thread")
+    __slots__ = ("_of_thread", "of_context")
 
     def __init__(self, view: View = NOTHING) -> None:
-        self._of_context = ContextVar("view", default=view)
+        self.of_context = ContextVar("view", default=view)
         self._of_thread = _OfThread()
         self._of_thread.view = view
 
     def get(self) -> View:
         """The view that is in force here."""
-        return self._of_thread.view if torch.compiler.is_compiling() else self._of_context.get()
+        return self._of_thread.view if _is_compiling() else self.of_context.get()
 
-    def enter(self, view: View) -> Any:
-        """Puts a view in force; what it returns is for :meth:`leave`."""
-        if torch.compiler.is_compiling():
+    def enter(self, change: Callable[[View, Any], View], value: Any) -> Any:
+        """Puts what ``change`` makes of the view in force; what it returns is for :meth:`leave`."""
+        if _is_compiling():
             guarded = self._of_thread.view
-            self._of_thread.view = view
+            self._of_thread.view = change(guarded, value)
             return guarded
-        token = self._of_context.set(view)
-        self._of_thread.view = _guardable(view)
+        view = change(self.of_context.get(), value)
+        if is_in_function():
+            view = View(view.budget_bytes, view.groups, True)
+        token = self.of_context.set(view)
+        self._of_thread.view = view if view.groups is None else _guardable(view)
         return token
 
     def leave(self, token: Any) -> None:
         """Ends what :meth:`enter` began."""
-        if torch.compiler.is_compiling():
+        if _is_compiling():
             self._of_thread.view = token
             return
         try:
-            self._of_context.reset(token)
+            self.of_context.reset(token)
         except ValueError:  # a token is of the context it was made in, and no other may be changed
             return
-        self._of_thread.view = _guardable(self._of_context.get())
+        view = self.of_context.get()
+        self._of_thread.view = view if view.groups is None else _guardable(view)
 
 
 class Entered(ContextDecorator):
@@ -89,12 +98,9 @@ class Entered(ContextDecorator):
         self._tokens: list[Any] = []  # it may be entered inside itself
 
     def __enter__(self) -> Any:
-        views: Views = self._module._views
-        view = self._change(views.get(), self._value)
-        if is_in_function():
-            view = View(view.budget_bytes, view.groups, True)
-        self._tokens.append(views.enter(view))
-        return self._module
+        module = self._module
+        self._tokens.append(module._views.enter(self._change, self._value))
+        return module
 
     def __exit__(self, *error: object) -> None:
         self._module._views.leave(self._tokens.pop())
@@ -102,7 +108,7 @@ class Entered(ContextDecorator):
 
 def _guardable(view: View) -> View:
     """The same for compilers: a group as a tensor, for which no graph is made anew."""
-    if view.groups is None or isinstance(view.groups, Tensor):
+    if isinstance(view.groups, Tensor):
         return view
     group = torch.tensor(view.groups, dtype=torch.int64, device="cpu")
     return View(view.budget_bytes, group, view.is_of_function)
@@ -115,13 +121,11 @@ _is_forward_mode_enabled = getattr(torch._C, "_is_fwd_grad_enabled", lambda: Tru
 def is_in_function() -> bool:
     """True in the forward of an autograd.Function: torch disables all gradients there.
 
-    ``torch.no_grad`` leaves forward mode enabled, and inference mode can be asked for.
+    ``torch.no_grad`` leaves forward mode enabled, and inference mode can be asked for. Not asked in
+    compiled code.
     """
     return not (
-        torch.is_grad_enabled()
-        or torch.compiler.is_compiling()
-        or _is_forward_mode_enabled()
-        or torch.is_inference_mode_enabled()
+        _is_forward_mode_enabled() or torch.is_grad_enabled() or torch.is_inference_mode_enabled()
     )
 
 

@@ -23,6 +23,9 @@ threads.follow(torch.get_num_threads())
 _FLOAT32S = torch.empty(0, dtype=torch.float32, device="cpu")
 _INT64S = torch.empty(0, dtype=torch.int64, device="cpu")
 
+#: Reads tensors in native code; torch 2.10 does not offer what it calls.
+_READER: _core.TensorReader | None = _core.TensorReader.of(Tensor, _FLOAT32S.new_empty)
+
 _FLOAT32 = (torch.float32,)
 _FLOAT = (torch.float32, torch.float64)
 _INT32 = (torch.int32,)
@@ -52,7 +55,9 @@ def _address(
         return 0
     there = tensor.is_cpu if device is None else tensor.device == device
     if tensor.dtype in dtypes and there and tensor.is_contiguous():
-        return tensor.data_ptr()
+        address = tensor.data_ptr()
+        if address or tensor.numel() == 0:  # there are tensors of zeros that have no memory
+            return address
     _refuse(name, tensor, dtypes, device)
 
 
@@ -233,6 +238,34 @@ def grouped_lookup(
     return rows
 
 
+def adjacent_lookup(
+    table: _core.StoreTable, indices: Tensor, groups: Tensor | int
+) -> Tensor | None:
+    """Rows float32 [*indices.shape, dim], where indices and groups are as the CPU's kernel reads them.
+
+    None where they must be brought together first, or one is out of range: then the way by pairs
+    does that, or says what is wrong. A call of few indices takes as long as its checks, so that
+    those are made in one native call.
+
+    Args:
+        table: on the CPU.
+        indices: any shape.
+        groups: one of each index, or the one of all.
+    """
+    if _READER is None or _launching.is_device(indices):
+        return None
+    rows: Any = _READER.lookup(table, indices, groups)
+    return rows
+
+
+def are_below(values: Tensor, like: Tensor, limit: int) -> bool:
+    """True if values on the CPU have the shape of ``like`` and are integers in [0, limit).
+
+    False where that takes a longer look.
+    """
+    return _READER is not None and _READER.are_below(values, like, limit)
+
+
 def grouped_lookup_backward(
     table: _core.StoreTable,
     pairs: _Pairs,
@@ -321,9 +354,9 @@ def gathered_score(
 
 
 def first_out_of_range(values: Tensor, limit: int) -> int:
-    """Position of the first of contiguous integers [m] outside [0, limit), or -1."""
+    """Flat position of the first of contiguous integers outside [0, limit), or -1."""
     address = _address("values", values, _INDEX)
-    return _core.first_out_of_range(address, values.element_size(), values.shape[0], limit)
+    return _core.first_out_of_range(address, values.element_size(), values.numel(), limit)
 
 
 def update_rows(

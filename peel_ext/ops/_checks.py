@@ -94,25 +94,30 @@ _is_batched = getattr(torch._C._functorch, "is_legacy_batchedtensor", lambda ten
 _Transform: Any = getattr(torch._C._functorch, "CInterpreter", ())
 
 
-def is_traced(*tensors: Tensor | None) -> bool:
+def is_traced(tensor: Tensor, other: Tensor | None = None, *more: Tensor | None) -> bool:
     """True if a call must go through the dispatcher instead of straight to the native core.
 
     So it is for compilers and exporters, torch.jit.trace, function transforms, forward-mode
     differentiation, dispatch modes (fake tensors, make_fx, counters of operations) and tensors that
     are more than plain memory.
     """
-    if _is_compiling() or _innermost_transform() is not None or forward_ad._current_level >= 0:
+    if (
+        _is_compiling()
+        or _innermost_transform() is not None
+        or forward_ad._current_level >= 0
+        or _num_dispatch_modes()
+        or _script_tracer() is not None
+    ):
         return True
-    if _num_dispatch_modes() or _script_tracer() is not None:
+    # A meta tensor has a shape and no memory, which only the registered fake kernels can bear.
+    kind = type(tensor)
+    if (kind is not Parameter and kind is not Tensor) or tensor.is_meta:
         return True
-    for tensor in tensors:
-        if tensor is None:
-            continue
-        kind = type(tensor)
-        # A meta tensor has a shape and no memory, which only the registered fake kernels can bear.
-        if (kind is not Tensor and kind is not Parameter) or tensor.is_meta:
+    if other is not None:
+        kind = type(other)
+        if (kind is not Tensor and kind is not Parameter) or other.is_meta:
             return True
-    return False
+    return any(is_traced(each) for each in more if each is not None) if more else False
 
 
 def is_traced_gradient(gradient: Tensor) -> bool:

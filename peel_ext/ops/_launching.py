@@ -11,6 +11,7 @@ import itertools
 import os
 import threading
 from typing import Any, NamedTuple, NoReturn
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -46,6 +47,23 @@ _TEXTS = (
 def is_device(tensor: Tensor) -> bool:
     """True if a tensor is where kernels are launched, rather than called."""
     return tensor.is_cuda
+
+
+def is_capturing(tensor: Tensor) -> bool:
+    """True if kernels that are launched for a tensor now become part of a CUDA graph."""
+    if not is_device(tensor) or _cuda.on_host:
+        return False
+    with torch.cuda.device(tensor.device):
+        return torch.cuda.is_current_stream_capturing()
+
+
+#: Tables that kernels in a CUDA graph read: its replays read the same memory.
+_in_graphs: WeakSet[_core.StoreTable] = WeakSet()
+
+
+def is_in_graph(table: _core.StoreTable) -> bool:
+    """True if a kernel that reads this table was captured in a CUDA graph."""
+    return table in _in_graphs
 
 
 class _Offenders:
@@ -148,6 +166,8 @@ def launch(
         offenders = _offenders(device)
         if not captured:
             offenders.check()
+        elif isinstance(args[0], _core.StoreTable):
+            _in_graphs.add(args[0])
         num_bytes = needed(*args)
         # Its memory goes, when it is freed below, to later work of this stream or graph alone, and so
         # does that of temporaries of the caller: nothing has to be kept until the kernel has run.

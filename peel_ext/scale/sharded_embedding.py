@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,9 +14,8 @@ from torch import Tensor
 
 from peel_ext.device import PersonalizedElasticEmbedding
 from peel_ext.format import ColumnsLayout, EncodedRows, FoldInSettings, Layout
-from peel_ext.format.file import pack_appendix, replace_atomically
 from peel_ext.format.layout import PAGE_ENTRIES, padded
-from peel_ext.format.writer import Outline, align, pack_parts
+from peel_ext.format.writer import align, pack_parts
 from peel_ext.nn import selection, worth
 from peel_ext.nn.arguments import as_int, check_budget, check_geometry
 from peel_ext.nn.blending import check_worth
@@ -28,12 +25,8 @@ from peel_ext.nn.selection import even_block_weights
 from peel_ext.ops.lookup import BlockStore, Pairs, Table, check_group, gather
 from peel_ext.scale.messages import agreed
 from peel_ext.scale.row_order import in_turn, places_by_value
-from peel_ext.scale.sharded_files import (
-    RowShard,
-    content_checksums,
-    outline_of,
-    pack_together,
-)
+from peel_ext.scale.row_shard import RowShard, content_checksums, outline_of
+from peel_ext.scale.sharded_files import pack_together, write_files
 from peel_ext.scale.table_shard import TableShard
 
 #: Rows that are rotated at least: of fewer a matrix product may round otherwise than of many.
@@ -120,7 +113,7 @@ class ShardedEmbedding:
         """What each layer makes of a row's value [num_layers]."""
         if not isinstance(self.layout, ColumnsLayout):
             return self.layout.layer_gains(np.zeros((0, self.embedding_dim), np.float32))
-        squares = np.square(self.rows.detach().cpu().numpy(), dtype=np.float64)
+        squares = self.rows.detach().double().square().cpu().numpy()
 
         def add(energy: Tensor) -> None:
             sums = np.concatenate([energy.numpy()[None], squares]).sum(axis=0)
@@ -133,7 +126,7 @@ class ShardedEmbedding:
     def fit_rotation(self, seed: int = 0, *, keep_mean: bool = False) -> None:
         """Fits the rotation in which the planes layout encodes rows to those of all ranks.
 
-        It is that of one process to rounding: sums over rows are added up rank by rank.
+        It is not that of one process, but as good: sums over rows are rounded otherwise.
 
         Args:
             seed: seeds the rotation.
@@ -176,11 +169,11 @@ class ShardedEmbedding:
         limit = check_budget(budget_bytes)
         return selection.select_blocks(weights, costs, self.layout, limit, overhead)[0]
 
-    def _order(self, group: int) -> NDArray[np.int64]:
-        """The blocks in the order in which budgets take them."""
+    def _order(self, group: int, budget_bytes: int | None = None) -> NDArray[np.int64]:
+        """The blocks in the order in which budgets take them; under a budget those that it keeps."""
         weights, (costs, _) = self.block_weights[group : group + 1], self._costs()
         order: NDArray[np.int64] = selection.order_blocks(weights, costs, self.layout)[0].numpy()
-        return order
+        return order if budget_bytes is None else order[: self._num_blocks(group, budget_bytes)]
 
     def _num_blocks(self, group: int, budget_bytes: int) -> int:
         held = self._held(group, budget_bytes)
@@ -243,7 +236,9 @@ class ShardedEmbedding:
         asked = torch.tensor([group], dtype=torch.int64, device="cpu")
         groups: list[int] = self._ranks.stack(asked)[:, 0].tolist()
         checksums = content_checksums(shard, sorted(set(groups)))
-        outline = self._outline(shard, group, order, checksums)
+        outline = outline_of(
+            shard, group, order, checksums[group], rotated=self.rotation is not None
+        )
         parts: list[bytes] = []
         pack_together(
             shard, order[: padded(count, PAGE_ENTRIES)], groups,
@@ -292,48 +287,15 @@ class ShardedEmbedding:
         appended: dict[str, Any] = {"centroids": centroids, "item_ids": item_ids}
         if keep_rotation and self.rotation is not None:
             appended["rotation"] = self.rotation.cpu().numpy()
+        said = {
+            "rotated": self.rotation is not None,
+            "fold_in": FoldInSettings() if fold_in is None else fold_in,
+        }
         for first in range(0, len(given), self._ranks.size):
-            self._export_round(
-                shard, given[first : first + self._ranks.size], budget_bytes, fold_in, appended
-            )
-
-    def _export_round(
-        self,
-        shard: RowShard,
-        given: list[tuple[int, str]],
-        budget_bytes: int | None,
-        fold_in: FoldInSettings | None,
-        appended: dict[str, Any],
-    ) -> None:
-        """Writes at most one file on each rank, all at the same time."""
-        ranks = self._ranks
-        groups = [group for group, _ in given]
-        checksums = content_checksums(shard, groups)
-        groups += [0] * (ranks.size - len(groups))  # of ranks that write nothing
-        pack: Callable[[Iterator[bytes]], None]
-        if ranks.rank >= len(given):
-            order, pack = np.zeros(0, dtype=np.int64), _write_nothing
-        else:
-            group, path = given[ranks.rank]
-            order = self._order(group)
-            if budget_bytes is not None:
-                order = order[: self._num_blocks(group, budget_bytes)]
-            outline = self._outline(shard, group, order, checksums, fold_in)
-            pack = functools.partial(_write, Path(path), outline, appended)
-        pack_together(shard, order, groups, pack)
-
-    def _outline(
-        self,
-        shard: RowShard,
-        group: int,
-        order: NDArray[np.int64],
-        checksums: dict[int, int],
-        fold_in: FoldInSettings | None = None,
-    ) -> Outline:
-        return outline_of(
-            shard, group, order, checksums[group], rotated=self.rotation is not None,
-            fold_in=FoldInSettings() if fold_in is None else fold_in,
-        )  # fmt: skip
+            write_files(
+                shard, given[first : first + self._ranks.size],
+                lambda group: self._order(group, budget_bytes), said, appended,
+            )  # fmt: skip
 
     def _row_shard(self) -> RowShard:
         store, scales = self._encode()
@@ -349,16 +311,3 @@ class ShardedEmbedding:
             raise ValueError(
                 f"{name} must be the same on all ranks, got others on rank {others[0]}"
             )
-
-
-def _write_nothing(blocks: Iterator[bytes]) -> None:
-    """What a rank does that has no file to write."""
-
-
-def _write(path: Path, outline: Outline, appended: dict[str, Any], blocks: Iterator[bytes]) -> None:
-    """Writes a file, page by page."""
-    behind = pack_appendix(outline, **appended)
-    with replace_atomically(path) as file:
-        for part in pack_parts(outline, blocks):
-            file.write(part)
-        file.write(behind)

@@ -2,121 +2,64 @@
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from peel_ext.format import EncodedRows, Layout
-from peel_ext.format.checksums import join_crc32
+from peel_ext.format.file import pack_appendix, replace_atomically
 from peel_ext.format.layout import PAGE_ENTRIES, id_bytes
 from peel_ext.format.packing import UnpackedBlock, brings, cut_block, pack_block
-from peel_ext.format.writer import Outline
-from peel_ext.scale.collectives import Collectives
+from peel_ext.format.writer import pack_parts
 from peel_ext.scale.messages import agreed
-from peel_ext.scale.partition import Partition
+from peel_ext.scale.row_shard import RowShard, content_checksums, outline_of
 
 #: Bytes of blocks that a rank asks for at once, unless those of one page of entries are more.
 _ASKED_BYTES = 1 << 24
 
 
-@dataclass(frozen=True)
-class RowShard:
-    """The encoded rows of this rank, and where they belong.
-
-    Attributes:
-        layout: how rows are cut into blocks.
-        dim: values of a row.
-        rows: the encoded rows of this rank.
-        item_group: int32 [num_groups or 1, n], the item group of each.
-        sizes: int64 [num_item_groups], rows of each item group on all ranks.
-        edges: int64 [size + 1], the first row of each rank, and the number of rows.
-        ranks: the processes.
-    """
-
-    layout: Layout
-    dim: int
-    rows: EncodedRows
-    item_group: NDArray[np.int32]
-    sizes: NDArray[np.int64]
-    edges: NDArray[np.int64]
-    ranks: Collectives
-
-    @property
-    def first(self) -> int:
-        """The first row of this rank."""
-        return int(self.edges[self.ranks.rank])
-
-    @cached_property
-    def checksums(self) -> list[tuple[int, int]]:
-        """The checksum and the bytes of store and scales."""
-        parts = map(np.ascontiguousarray, (self.rows.store, self.rows.scales))
-        return [(zlib.crc32(part), part.nbytes) for part in parts]
-
-    def item_group_of(self, group: int) -> NDArray[np.int32]:
-        """The item group [n] of each own row for a user group."""
-        own: NDArray[np.int32] = self.item_group[0 if len(self.item_group) == 1 else group]
-        return own
-
-
-def content_checksums(shard: RowShard, groups: Sequence[int]) -> dict[int, int]:
-    """Checksums of ids, store and scales of all ranks, one after another, by user group.
-
-    With that of the order before it, it tells the content of a file. All ranks call it.
+def write_files(
+    shard: RowShard,
+    files: Sequence[tuple[int, str]],
+    order_of: Callable[[int], NDArray[np.int64]],
+    said: Mapping[str, Any],
+    appended: Mapping[str, Any],
+) -> None:
+    """Writes the file of a user group on each rank, at most one each, all at the same time.
 
     Args:
         shard: the rows of this rank.
-        groups: the same on all ranks.
+        files: user group and path of each, that of rank 0 first; the same on all ranks.
+        order_of: gives the blocks of a user group.
+        said: fields of :class:`peel_ext.format.writer.Outline`.
+        appended: arguments of :func:`peel_ext.format.file.pack_appendix`.
+
+    Raises:
+        ElsewhereError: a file of another rank cannot be written.
+        OSError: the own file cannot be.
     """
-    own = [(zlib.crc32(ids), ids.nbytes) for ids in (_ids_of_run(shard, each) for each in groups)]
-    sums = torch.tensor([*own, *shard.checksums], dtype=torch.int64, device="cpu")
-    of_ranks = shard.ranks.stack(sums).tolist()
-    made = {}
-    for at, group in enumerate(groups):
-        made[group] = 0
-        for part in (at, -2, -1):
-            for of_rank in of_ranks:
-                made[group] = join_crc32(made[group], *of_rank[part])
-    return made
+    ranks = shard.ranks
+    groups = [group for group, _ in files]
+    checksums = content_checksums(shard, groups)
+    groups += [0] * (ranks.size - len(groups))  # of ranks that write nothing
+    if ranks.rank >= len(files):
+        pack_together(shard, np.zeros(0, dtype=np.int64), groups, lambda blocks: None)
+        return
+    group, path = files[ranks.rank]
+    order = order_of(group)
+    outline = outline_of(shard, group, order, checksums[group], **said)
 
+    def write(blocks: Iterator[bytes]) -> None:
+        behind = pack_appendix(outline, **appended)
+        with replace_atomically(Path(path)) as file:
+            for part in pack_parts(outline, blocks):
+                file.write(part)
+            file.write(behind)
 
-def outline_of(
-    shard: RowShard, group: int, order: NDArray[np.int64], checksum: int, **said: Any
-) -> Outline:
-    """The outline of the file of a user group.
-
-    Args:
-        shard: the rows of this rank.
-        group: user group.
-        order: int64 [num_blocks], the blocks.
-        checksum: what :func:`content_checksums` has of the group.
-        said: further fields.
-    """
-    num_embeddings = int(shard.edges[-1])
-    row_bytes = 8 + shard.rows.store.shape[1] + 2 * shard.rows.scales.shape[1]
-    of_order = zlib.crc32(order.astype("<i8").tobytes())
-    return Outline(
-        shard.layout, shard.dim, num_embeddings, shard.sizes, order,
-        join_crc32(of_order, checksum, num_embeddings * row_bytes), group=group, **said,
-    )  # fmt: skip
-
-
-def _ids_of_run(shard: RowShard, group: int) -> NDArray[np.int64]:
-    """The ids of the rows in a run of item groups, this rank's of equal runs of all, in file order."""
-    ranks, item_group = shard.ranks, shard.item_group_of(group)
-    order = np.argsort(item_group, kind="stable")
-    runs = Partition(len(shard.sizes), ranks.size)
-    cuts = np.searchsorted(item_group[order], runs.edges)
-    pairs = torch.from_numpy(np.stack([item_group[order], order + shard.first], axis=1))
-    arrived = torch.cat(ranks.exchange(pairs.split(np.diff(cuts).tolist()))).numpy()
-    # Ids ascend from rank to rank, and in what comes of each.
-    made: NDArray[np.int64] = arrived[np.argsort(arrived[:, 0], kind="stable"), 1]
-    return made
+    pack_together(shard, order, groups, write)
 
 
 def pack_together(

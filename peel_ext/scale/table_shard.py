@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 
+from peel_ext.nn.state import check_plain
 from peel_ext.scale.collectives import Collectives
 from peel_ext.scale.messages import agreed
 
@@ -46,13 +48,18 @@ class TableShard:
             process_group = _group_of(table)
         ranks = Collectives.of_group(process_group)
         with agreed(ranks):
-            own = _own_part(table)
+            own = _own_part(table, ranks.rank)
             _check_rows(own.rows)
         counts = torch.tensor([len(own.rows), own.rows.shape[1]], dtype=torch.int64, device="cpu")
         counts = ranks.stack(counts)
         edges = np.concatenate([[0], np.cumsum(counts[:, 0].numpy())]).astype(np.int64)
         with agreed(ranks):
             _check_place(own, counts, edges, ranks.rank)
+        if own.num_embeddings is None and ranks.size > 1 and _are_same(own.rows, ranks):
+            raise ValueError(
+                "table must be the own rows of each rank, got the same on all: give each its part, and "
+                "where FSDP has put them together call reshard() before"
+            )
         return cls(own.rows, edges, ranks)
 
     @property
@@ -82,9 +89,9 @@ def _group_of(table: Any) -> dist.ProcessGroup | None:
     return group
 
 
-def _own_part(table: Any) -> _Part:
+def _own_part(table: Any, rank: int) -> _Part:
     if isinstance(table, DTensor):
-        return _part_of_dtensor(table)
+        return _part_of_dtensor(table, rank)
     if hasattr(table, "local_shards") and hasattr(table, "metadata"):
         return _part_of_sharded_tensor(table)
     if not isinstance(table, Tensor):
@@ -95,12 +102,17 @@ def _own_part(table: Any) -> _Part:
     return _Part(table.detach())
 
 
-def _part_of_dtensor(table: DTensor) -> _Part:
+def _part_of_dtensor(table: DTensor, rank: int) -> _Part:
     placements = table.placements
     if len(placements) != 1 or type(placements[0]) is not Shard or placements[0].dim != 0:
         raise ValueError(
             "table must be sharded by rows over a mesh of one dimension, Shard(0), got placements "
             f"{placements}: redistribute it, or give this rank's rows and a process_group"
+        )
+    if [*(table.device_mesh.get_coordinate() or ())] != [rank]:
+        raise ValueError(
+            "table must be sharded in the order of ranks, got a mesh of others: "
+            f"{table.device_mesh}"
         )
     local: Any = table.to_local()
     if hasattr(local, "local_shards"):  # several shards of a rank, as TorchRec wraps them
@@ -135,6 +147,7 @@ def _part_of_shards(shards: list[Tensor], offsets: list[int], shape: tuple[int, 
 
 
 def _check_rows(rows: Tensor) -> None:
+    check_plain(rows)
     if rows.dim() != 2 or rows.shape[1] == 0:
         raise ValueError(
             "table must have 2 dimensions and at least one column, got this rank's rows of shape "
@@ -160,3 +173,16 @@ def _check_place(own: _Part, counts: Tensor, edges: NDArray[np.int64], rank: int
             f"table must be sharded in the order of ranks, got row {own.first} as the first of rank "
             f"{rank}, expected {edges[rank]}"
         )
+
+
+def _are_same(rows: Tensor, ranks: Collectives) -> bool:
+    """Whether all ranks have the same rows, and some: the first one says mostly that they do not."""
+    if ranks.total(len(rows)) == 0:
+        return False
+    for part in (rows[:1], rows):
+        digest = hashlib.sha256(f"{tuple(rows.shape)}".encode())
+        # Copied: memory that NumPy has seen can never be resized again, as FSDP does.
+        digest.update(part.detach().clone().cpu().contiguous().numpy())
+        if ranks.differing(digest.digest()):
+            return False
+    return True

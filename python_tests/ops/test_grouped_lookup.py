@@ -7,14 +7,97 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from lookup_tables import LAYOUTS, NUM_GROUPS, make_table
 
 from peel_ext import _core, ops, reference
 from peel_ext.format import ColumnsLayout, PlanesLayout
-from peel_ext.ops.lookup import Options, Pairs, Table
+from peel_ext.ops import _bridge
+from peel_ext.ops.lookup import Options, Pairs, Table, look_up_at_once
 from peel_ext.ops.lookup.gradients import Scatter
+
+SQUARE = torch.arange(9).view(3, 3)
+
+
+class OtherTensor(torch.Tensor):
+    """Not read natively: it may be more than its memory."""
+
+
+@pytest.mark.parametrize("layout", ["dense", "planes", "columns-int8"])
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize(
+    ("indices", "groups", "adjacent"),
+    [
+        (SQUARE, SQUARE % 3, True),
+        (SQUARE.int(), (SQUARE % 3).int(), True),
+        (SQUARE, 2, True),
+        (SQUARE[:, :, None, None], SQUARE[:, :, None, None] % 3, True),
+        (torch.tensor(7), torch.tensor(1), True),
+        (SQUARE[:0], SQUARE[:0], True),
+        (torch.zeros(4, 0, 2, dtype=torch.int64), 1, True),
+        (torch.arange(900) % 23, torch.arange(900) % 3, True),
+        (SQUARE.T, SQUARE % 3, False),
+        (SQUARE, SQUARE.T % 3, False),
+        (SQUARE[:, ::2], 0, False),
+        (SQUARE[:1].expand(3, 3), 0, False),
+        (SQUARE, (SQUARE % 3).int(), False),
+        (SQUARE, torch.arange(3), False),
+        (SQUARE, torch.arange(3).expand(3, 3), False),
+        (SQUARE, np.int64(1), False),
+        (SQUARE[(None,) * 7], 1, False),
+        (SQUARE, (SQUARE % 3).as_subclass(OtherTensor), False),
+    ],
+)
+def test_what_is_read_natively_is_what_the_reference_gives(
+    layout: str, native: bool, indices, groups, adjacent: bool, generator, on_cpu, monkeypatch
+) -> None:
+    weight, parts = make_table(LAYOUTS[layout], generator)
+    table = Table(weight, **parts)
+    if not native:  # as where torch does not offer it
+        monkeypatch.setattr(_bridge, "_READER", None)
+    with on_cpu():
+        table.native()
+        rows = look_up_at_once(table, indices, groups)
+        assert (rows is not None) == (adjacent and native)
+        if rows is None:
+            rows = ops.grouped_lookup(weight, indices, groups, **parts)
+        if isinstance(groups, np.integer):
+            groups = int(groups)
+        if not isinstance(groups, int):
+            groups = groups.as_subclass(torch.Tensor)
+        assert torch.equal(rows, reference.grouped_lookup(weight, indices, groups, **parts))
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize(
+    ("indices", "groups", "error"),
+    [
+        (SQUARE + 15, 0, "indices contain 23 at flat position 8"),
+        (SQUARE - 1, 0, "indices contain -1 at flat position 0"),
+        (SQUARE, SQUARE, "groups contain 3"),
+        (SQUARE, 3, "groups contain 3"),
+        (SQUARE, -1, "groups contain -1"),
+        (SQUARE, True, "groups must be an int"),
+        (SQUARE.float(), 0, "indices must be"),
+        (SQUARE, SQUARE[:2], "groups must have the shape"),
+        (SQUARE, SQUARE.double(), "groups must be int32 or int64"),
+        (torch._efficientzerotensor(3, dtype=torch.int64), 0, "indices must be adjacent in memory"),
+    ],
+)
+def test_what_is_not_read_natively_is_told_by_the_longer_way(
+    native: bool, indices, groups, error: str, generator, on_cpu, monkeypatch
+) -> None:
+    weight, parts = make_table(None, generator)
+    table = Table(weight, **parts)
+    if not native:
+        monkeypatch.setattr(_bridge, "_READER", None)
+    with on_cpu():
+        table.native()
+        assert look_up_at_once(table, indices, groups) is None
+        with pytest.raises((IndexError, TypeError, ValueError), match=error):
+            ops.grouped_lookup(weight, indices, groups, **parts)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -204,6 +204,12 @@ def _mistakes(ranks: Collectives, module: ElasticEmbedding, folder: Path) -> Non
     with pytest.raises(OSError if ranks.rank == 1 else ElsewhereError, match="No such file"):
         made.export(known)
     assert not (folder / "0.peel").exists()
+    if ranks.rank == 1:
+        made.rows = made.rows.clone().index_fill_(0, torch.tensor([2]), torch.nan)
+    others = ElsewhereError if ranks.rank == 0 else ValueError
+    with pytest.raises(others, match="row 2 cannot be quantised"):
+        made.generate(0, 4000)
+    made.rows = made.rows.nan_to_num()
     assert len(made.generate(0, 4000).row_ids) > 0  # and they go on together
 
 
@@ -216,17 +222,17 @@ def test_mistakes_are_told_on_all_ranks(tmp_path: Path, seed: int) -> None:
 # ---- tables of others, in processes ----
 
 
-def _meshes() -> Any:
+def _mesh() -> Any:
     from torch.distributed.device_mesh import init_device_mesh
 
-    return init_device_mesh("cpu", (2,))
+    return init_device_mesh("cpu", (torch.distributed.get_world_size(),))
 
 
 def _tables_of_others(ranks: Collectives, seed: int, folder: str) -> None:
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import Shard, distribute_tensor
 
-    mesh = _meshes()
+    mesh = _mesh()
     for rows in (1, 2, 301):
         module, values = _make(rows, 16, "planes", seed)
         whole = module.weight.detach()
@@ -235,7 +241,7 @@ def _tables_of_others(ranks: Collectives, seed: int, folder: str) -> None:
         tables = {
             "DTensor": distribute_tensor(whole, mesh, [Shard(0)]),
             "FSDP2": model[0].weight,
-            "plain": whole[:1] if ranks.is_first else whole[1:],
+            "plain": whole[:1] if ranks.is_first else whole[1:] if ranks.rank == 1 else whole[:0],
         }
         for name, table in tables.items():
             made = ElasticEmbedding.from_sharded(table, num_groups=GROUPS)
@@ -258,7 +264,7 @@ def _trained(ranks: Collectives, seed: int) -> None:
 
     module, values = _make(90, 16, "planes", seed)
     model = nn.Sequential(nn.Embedding.from_pretrained(module.weight.detach(), freeze=False))
-    fully_shard(model, mesh=_meshes())
+    fully_shard(model, mesh=_mesh())
     made = ElasticEmbedding.from_sharded(model[0].weight, num_groups=GROUPS)
     own = slice(made.first, made.first + len(made.rows))
     made.set_row_values(values[:, own])
@@ -278,10 +284,11 @@ def _trained(ranks: Collectives, seed: int) -> None:
 
 
 def _refused(ranks: Collectives) -> None:
-    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+    from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
-    mesh, square = _meshes(), init_device_mesh("cpu", (1, 2))
+    mesh, square = _mesh(), init_device_mesh("cpu", (1, 2))
     whole = torch.ones(6, 16)
     for table in (
         distribute_tensor(whole, mesh, [Shard(1)]),
@@ -300,7 +307,17 @@ def _refused(ranks: Collectives) -> None:
         with pytest.raises(error, match=says):
             ElasticEmbedding.from_sharded(table)
     with pytest.raises(ValueError, match="num_groups must be an integer of at least 1, got 0"):
-        ElasticEmbedding.from_sharded(whole, num_groups=0)
+        ElasticEmbedding.from_sharded(whole * ranks.rank, num_groups=0)
+    turned = DeviceMesh("cpu", [1, 0])
+    with pytest.raises(ValueError, match="in the order of ranks, got a mesh of others"):
+        ElasticEmbedding.from_sharded(distribute_tensor(whole, turned, [Shard(0)]))
+    # What FSDP puts together for a forward is the whole table on every rank.
+    model = fully_shard(nn.Sequential(nn.Embedding.from_pretrained(whole)), mesh=mesh)
+    model(torch.tensor([1]))
+    with pytest.raises(ValueError, match=r"got the same on all: .* call reshard\(\) before"):
+        ElasticEmbedding.from_sharded(model[0].weight)
+    model.reshard()
+    assert ElasticEmbedding.from_sharded(model[0].weight).num_embeddings == 6
 
 
 def test_tables_of_dtensor_and_fsdp(

@@ -92,6 +92,9 @@ def _work(ranks: Collectives, seed: int, folder: str) -> None:
         _step(model)
         after = _check(ranks, model.state_dict()[name], place, seed)
         assert not torch.equal(before.weight, after.weight)
+        # A parameter of the model is the part of this rank.
+        part = ElasticEmbedding.from_sharded(dict(model.named_parameters())[name])
+        assert torch.equal(ranks.join(part.rows), after.weight)
     whole = _shard(table_wise(rank=1)).state_dict()[name]
     assert ElasticEmbedding.from_sharded(whole).rows.shape == (ranks.rank * ROWS, DIM)
     with pytest.raises(ValueError, match=r"by rows, one shard a rank.*shard it row_wise"):

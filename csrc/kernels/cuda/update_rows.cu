@@ -47,7 +47,7 @@ __device__ void sum_run(const UpdateRows& args, const Word* positions, int64_t f
   load(first, g);
   constexpr int kAhead = kUnderWay / kRegisters;
   for (int64_t at = first + 1; at < last; at += kAhead) {
-    float more[kAhead][kRegisters];
+    float more[kAhead][kRegisters] = {};  // GCC cannot tell that only what was loaded is added
 #pragma unroll
     for (int a = 0; a < kAhead; ++a) {
       if (at + a < last) load(at + a, more[a]);

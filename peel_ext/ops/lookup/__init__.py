@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from peel_ext.ops._checks import DEVICES, is_traced
+from peel_ext.ops._launching import is_capturing
 from peel_ext.ops.lookup import eager, plain
-from peel_ext.ops.lookup.eager import gather
+from peel_ext.ops.lookup.eager import gather, look_up_at_once
 from peel_ext.ops.lookup.table import (
     BlockStore,
     Mask,
@@ -23,7 +24,8 @@ from peel_ext.ops.lookup.traced import look_up as through_dispatcher
 
 __all__ = [
     "DEVICES", "BlockStore", "Encoder", "Mask", "Options", "Pairs", "Table", "check_group",
-    "check_groups", "gather", "geometry_of", "has_kernels", "is_traced", "lookup", "register_shapes",
+    "check_groups", "gather", "geometry_of", "has_kernels", "is_capturing", "is_traced",
+    "look_up_at_once", "lookup", "register_shapes",
 ]  # fmt: skip
 
 
@@ -53,12 +55,14 @@ def lookup(
         ValueError: shapes that do not go together; sparse gradients under torch.func.
         IndexError: an index or group out of range.
     """
+    if traced is None:
+        traced = is_traced(table.weight, indices)
     pairs = Pairs.of(indices, groups)
     if table.blocks is None and encoder is None and not has_kernels(table.weight):
         check_groups(groups, indices, table.num_groups)
         dense = (table.weight, table.refinement, table.refinement_slot)
         rows = plain.look_up(*dense, pairs, options)
-    elif is_traced(table.weight, indices) if traced is None else traced:
+    elif traced:
         rows = through_dispatcher(table, pairs, options, encoder)
     else:
         rows = eager.look_up(table, pairs, options)

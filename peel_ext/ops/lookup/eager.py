@@ -11,16 +11,27 @@ from peel_ext.ops import _bridge
 from peel_ext.ops.lookup.gradients import Record
 from peel_ext.ops.lookup.table import Options, Pairs, Table
 
+_is_grad_enabled = torch.is_grad_enabled
+
 
 def look_up(table: Table, pairs: Pairs, options: Options) -> Tensor:
     """Rows [m, dim], with gradients."""
-    weight, refinement = table.weight, table.refinement
-    if torch.is_grad_enabled() and (
-        weight.requires_grad or (refinement is not None and refinement.requires_grad)
-    ):
-        rows: Tensor = _apply(weight, refinement, table, pairs, options)
+    if _is_grad_enabled() and table.requires_grad():
+        rows: Tensor = _apply(table.weight, table.refinement, table, pairs, options)
         return rows
     return gather(table, pairs)
+
+
+def look_up_at_once(table: Table, indices: Tensor, groups: Tensor | int) -> Tensor | None:
+    """Rows [*indices.shape, dim] without gradients, where nothing has to be made for it; else None.
+
+    Most calls are such: no gradient, a table that was looked up in before, indices and groups that
+    the kernel can read as they are.
+    """
+    native = table.called
+    if native is None or (_is_grad_enabled() and table.requires_grad()):
+        return None
+    return _bridge.adjacent_lookup(native, indices, groups)
 
 
 def gather(table: Table, pairs: Pairs) -> Tensor:
@@ -28,9 +39,19 @@ def gather(table: Table, pairs: Pairs) -> Tensor:
 
     Raises:
         IndexError: an index or group out of range.
+        ValueError: indices on another device than the table.
     """
+    indices, groups, group = pairs
+    native = table.native()
+    if table.called is not None:
+        rows = _bridge.adjacent_lookup(native, indices, group if groups is None else groups)
+        if rows is not None:
+            return rows
     num_embeddings, dim = table.weight.shape
-    return _bridge.grouped_lookup(table.native(), pairs, num_embeddings, table.num_groups, dim)
+    where = table.weight.device
+    if indices.device != where:
+        raise ValueError(f"indices must be on {where} as the table, got {indices.device}")
+    return _bridge.grouped_lookup(native, pairs, num_embeddings, table.num_groups, dim)
 
 
 class _Lookup(torch.autograd.Function):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from peel_ext import _core
 from peel_ext.format.layout import VALUE_TYPES, ColumnsLayout, Layout, PlanesLayout
-from peel_ext.ops import _bridge
+from peel_ext.ops import _bridge, _launching
 from peel_ext.ops._checks import (
     check_int,
     check_shape,
@@ -157,24 +157,25 @@ def check_groups(
     if not isinstance(groups, Tensor):
         check_group(groups, num_groups)
         return
-    if groups.dtype not in _INDEX or groups.shape != indices.shape:
+    if traced is False and _bridge.are_below(groups, indices, num_groups):
+        return
+    if groups.shape != indices.shape or groups.dtype not in _INDEX:
         _check_groups_fit(groups, indices)
-    if not groups.is_cpu:
+    if traced or not groups.is_cpu:
         return
-    if traced or (is_traced(groups) if traced is None or type(groups) is not Tensor else False):
+    if (type(groups) is not Tensor or traced is None) and is_traced(groups):
         return
-    if groups.ndim != 1 or not groups.is_contiguous():
-        groups = groups.reshape(-1).contiguous()
-    position = _bridge.first_out_of_range(groups, num_groups)
+    position = _bridge.first_out_of_range(groups.contiguous(), num_groups)
     if position >= 0:
-        raise IndexError(
-            f"groups contain {int(groups[position])}, expected values in [0, {num_groups})"
-        )
+        value = int(groups.reshape(-1)[position])
+        raise IndexError(f"groups contain {value}, expected values in [0, {num_groups})")
 
 
 def check_group(group: int, num_groups: int) -> None:
     """Raises TypeError unless it is an integer, and IndexError unless it is a user group."""
-    if isinstance(group, bool) or not isinstance(group, int | np.integer | torch.SymInt):
+    if type(group) is not int and (
+        isinstance(group, bool) or not isinstance(group, int | np.integer | torch.SymInt)
+    ):
         raise TypeError(f"group must be an integer, got {group!r}")
     if not 0 <= group < num_groups:
         raise IndexError(f"group must be in [0, {num_groups}), got {group}")
@@ -245,6 +246,7 @@ class Table:
         refinement_slot: int32 [num_groups, num_embeddings], rows of refinement or -1; or None.
         blocks: encoded rows and which layers each user group holds; or None.
         num_groups: number of user groups.
+        called: :meth:`native` once it was made, where kernels may be called: on the CPU.
 
     Raises:
         TypeError: a wrong dtype.
@@ -254,6 +256,7 @@ class Table:
     __slots__ = (
         "_native",
         "blocks",
+        "called",
         "mask",
         "num_groups",
         "refinement",
@@ -287,6 +290,7 @@ class Table:
         self.num_groups = num_groups
         self.mask: Mask | None = None
         self.blocks = blocks if blocks is None else self._checked(blocks)
+        self.called: _core.StoreTable | None = None
         self._native: tuple[_core.StoreTable, tuple[Tensor | None, ...]] | None = None
 
     def _checked(self, blocks: BlockStore) -> BlockStore:
@@ -368,7 +372,17 @@ class Table:
                 like=rows,
             )
             self._native = native, (rows, own)  # the memory of copies is kept with it
+            self.called = native if rows.is_cpu else None
         return self._native[0]
+
+    def is_in_graph(self) -> bool:
+        """True if a lookup in it, or the gradient of one, was captured in a CUDA graph."""
+        return self._native is not None and _launching.is_in_graph(self._native[0])
+
+    def requires_grad(self) -> bool:
+        """True if gradients may be asked of a lookup, where they are enabled."""
+        refinement = self.refinement
+        return self.weight.requires_grad or (refinement is not None and refinement.requires_grad)
 
 
 def geometry_of(layout: Layout) -> list[int]:
