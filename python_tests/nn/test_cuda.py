@@ -389,7 +389,8 @@ def test_a_graph_under_a_budget_has_the_blocks_of_its_capture(gpu, generator) ->
             indices + 1  # torch warns of graphs of nothing
             module(indices, 1)
         assert not torch.equal(module(indices, 1), rows)
-        _ = [torch.full((4096,), 77, device=gpu) for _ in range(64)]  # memory let go would be theirs
+        # Memory let go would be theirs.
+        _ = [torch.full((4096,), 77, device=gpu) for _ in range(64)]
         rows.zero_()
         graph.replay()
         assert torch.equal(rows, want.flip(0))

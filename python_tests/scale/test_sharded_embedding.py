@@ -121,6 +121,25 @@ def test_all_is_that_of_one_process(
     assert _read(tmp_path / "cut") == _files(module, budget_bytes=budget)
 
 
+def _export_all(
+    ranks: Collectives, module: ElasticEmbedding, values: Tensor, edges: list[int], folder: Path
+) -> None:
+    made = _sharded(ranks, module, edges)
+    made.set_row_values(values[:, edges[ranks.rank] : edges[ranks.rank + 1]])
+    _export(made, folder)
+
+
+def test_a_shard_of_one_row_is_rotated_as_among_many(tmp_path: Path, seed: int) -> None:
+    module, values = _make(6000, 64, "planes", seed)
+    # Where a product of one row rounds otherwise, so that one of 64 values gets another code.
+    alone = torch.cat([row[None] @ module.rotation for row in module.weight.detach()])
+    store, _ = module.layout.encode(alone.numpy())
+    differing = (torch.from_numpy(store) != module.encoded_rows()[0]).any(dim=1).nonzero()[:, 0]
+    row = int(differing[0]) if len(differing) else 100
+    thread_ranks.run(3, _export_all, module, values, [0, row, row + 1, 6000], tmp_path)
+    assert _read(tmp_path) == _files(module)
+
+
 def _received(
     ranks: Collectives, module: ElasticEmbedding, values: Tensor, folder: Path, most: list[int]
 ) -> None:
