@@ -41,8 +41,8 @@ class ShardedEmbedding:
     process with the same rows, values and rotation; no rank ever has the rows of all. All ranks call
     :meth:`set_row_values`, :meth:`fit_rotation`, :meth:`generate` and :meth:`export` together.
 
-    Rows are encoded anew by each call: training may go on between calls, by whatever optimiser. There
-    are no lookups under a budget: :meth:`table` gives the own rows as a device sees them.
+    Rows are encoded anew by each call: training may go on between calls, by whatever optimiser. Lookups
+    are those of the table's library; :meth:`table` gives the own rows as a device sees them.
 
     Args:
         shard: the rows of this rank.

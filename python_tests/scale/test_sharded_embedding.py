@@ -280,10 +280,12 @@ def _tables_of_others(ranks: Collectives, seed: int, folder: str) -> None:
 def _trained(ranks: Collectives, seed: int) -> None:
     """Steps that torch does not count are seen, and a rotation is the same on both."""
     from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
+    mesh = _mesh()
     module, values = _make(90, 16, "planes", seed)
     model = nn.Sequential(nn.Embedding.from_pretrained(module.weight.detach(), freeze=False))
-    fully_shard(model, mesh=_mesh())
+    fully_shard(model, mesh=mesh)
     made = ElasticEmbedding.from_sharded(model[0].weight, num_groups=GROUPS)
     own = slice(made.first, made.first + len(made.rows))
     made.set_row_values(values[:, own])
@@ -300,6 +302,12 @@ def _trained(ranks: Collectives, seed: int) -> None:
     with after.budget(3000):
         assert torch.equal(made.table(1, 3000), after.table(1)[own])
     assert not torch.equal(before, made.table(1, 3000))
+    # In place of the table they are what lookups under a budget see.
+    seen = DTensor.from_local(made.table(1, 3000), mesh, [Shard(0)], shape=(90, 16), stride=(16, 1))
+    items = distribute_tensor(torch.tensor([[3, 88], [41, 0]]), mesh, [Replicate()])
+    rows = nn.functional.embedding(items, seen).full_tensor()
+    with after.budget(3000):
+        assert torch.equal(rows, after(items.to_local(), 1))
 
 
 def _refused(ranks: Collectives) -> None:
