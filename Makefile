@@ -40,7 +40,7 @@ web: build/.web
 # Its tests; those of the page need a browser, and say so where there is none.
 web-test: build/.web build/.installed
 	PEEL_ISA=portable $(BIN)/python -P web/tests/answers.py build/web/answers.json
-	$(BIN)/python -P web/tests/model.py build/web/random.peel
+	$(BIN)/python -P web/tests/model.py build/web/random.peel build/web/large.peelb
 	$(BIN)/python -P web/demo/prepare.py build/web/random.peel build/web/random
 	cd web && PEEL_DEMO=$(CURDIR)/build/web/random npm test --silent
 

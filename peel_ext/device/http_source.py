@@ -13,7 +13,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from http.client import HTTPException, HTTPMessage, HTTPResponse
-from typing import IO
+from typing import IO, NamedTuple
 
 from peel_ext.errors import SourceError
 from peel_ext.format.layout import HEADER_BYTES
@@ -23,6 +23,7 @@ _TIMEOUT = 30.0
 #: Seconds to wait before another attempt, where a server fails in a way that may pass.
 _WAITS = (0.2, 1.0)
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
+_NO_SUCH_RANGE = 416
 
 #: A file's size is a number of 64 bits with a sign in what reads it.
 _CONTENT_RANGE = re.compile(r"bytes +(\d{1,19})-(\d{1,19})/(\d{1,19})", re.ASCII | re.IGNORECASE)
@@ -76,6 +77,18 @@ def check_timeout(timeout: float | None) -> float:
     return float(timeout)
 
 
+class ChangedFileError(SourceError):
+    """The server has another file by now."""
+
+
+class FirstBytes(NamedTuple):
+    """The answer to the first request for a file: its first bytes, how many it has, and its tag."""
+
+    data: bytes
+    size: int
+    tag: str | None
+
+
 class HttpSource:
     """A file on an HTTP server that answers range requests: only what is asked for is fetched.
 
@@ -87,6 +100,11 @@ class HttpSource:
         headers: to send with every request.
         timeout: seconds without an answer after which a request fails; None: 30.
         first_bytes: bytes of the file to ask for at once, and to keep.
+        known: what another source of the same URL was told first; then nothing is asked for yet.
+
+    Attributes:
+        size: bytes of the file.
+        first: what the first request told.
 
     Raises:
         SourceError: the URL is malformed, the server cannot be reached, has no such file, answers no
@@ -101,15 +119,18 @@ class HttpSource:
         headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
         first_bytes: int = HEADER_BYTES,
+        known: FirstBytes | None = None,
     ) -> None:
         self._headers = check_headers(headers)
         self._timeout = check_timeout(timeout)
         self._shown = shown_url(url)
         self._request_url = self._parse(url)
         self._opener = urllib.request.build_opener(_Redirections)
-        self._tag: str | None = None
-        self.size = first_bytes  # until the server has told
-        self._start = self._fetch(0, first_bytes, first=True)
+        self.first = known or FirstBytes(b"", first_bytes, None)  # until the server has told
+        if known is None:
+            data = self._fetch(0, first_bytes, first=True)
+            self.first = self.first._replace(data=data)
+        self.size = self.first.size
 
     def read(self, offset: int, count: int) -> bytes:
         """The bytes [offset, offset + count).
@@ -117,8 +138,8 @@ class HttpSource:
         Raises:
             SourceError: the server fails, or has another file by now.
         """
-        if offset + count <= len(self._start):
-            return self._start[offset : offset + count]
+        if offset + count <= len(self.first.data):
+            return self.first.data[offset : offset + count]
         return self._fetch(offset, count)
 
     def close(self) -> None:
@@ -171,6 +192,8 @@ class HttpSource:
                 data: bytes = response.read(count)
         except urllib.error.HTTPError as error:
             kind = _PassingError if error.code in _PASSING else SourceError
+            if error.code == _NO_SUCH_RANGE and not first:
+                kind = ChangedFileError
             error.close()
             raise kind(f"{self._shown}: the server answers {error.code}") from None
         except (OSError, HTTPException) as error:
@@ -181,10 +204,12 @@ class HttpSource:
             kind = SourceError if lasting else _PassingError
             raise kind(f"{self._shown}: cannot be read: {cause}") from error
         if first:
-            self.size, self._tag = size, tag
-        elif (size, tag) != (self.size, self._tag):
-            raise SourceError(f"{self._shown}: the server has another file than the one opened")
-        wanted = min(count, self.size - offset)
+            self.first = FirstBytes(b"", size, tag)
+        elif (size, tag) != self.first[1:]:
+            raise ChangedFileError(
+                f"{self._shown}: the server has another file than the one opened"
+            )
+        wanted = min(count, size - offset)
         if len(data) != wanted:
             raise _PassingError(f"{self._shown}: {len(data)} bytes came, expected {wanted}")
         return data

@@ -6,14 +6,16 @@ import contextlib
 import io
 import os
 import reprlib
+import sys
 import threading
 from collections.abc import Mapping
 from typing import BinaryIO
 
 from peel_ext import _core
 from peel_ext.device import file_lock
+from peel_ext.device.bundle_starts import BUNDLE_STARTS
 from peel_ext.device.http_source import HttpSource
-from peel_ext.device.user_source import Readable, UserSource
+from peel_ext.device.user_source import Readable
 from peel_ext.errors import FormatError, SourceError
 from peel_ext.format.header import MAGIC, read_header
 from peel_ext.format.layout import HEADER_BYTES
@@ -211,10 +213,6 @@ class CachedSource:
                 file.close()
 
 
-#: Of a bundle, at once: its header, and what is there of the index, as much as comes without a wait.
-_BUNDLE_START_BYTES = 8192
-
-
 def open_url(
     url: str,
     budget: int | None,
@@ -235,12 +233,13 @@ def open_url(
         TypeError: headers or a timeout of a wrong type.
         ValueError: headers or a timeout that cannot be.
     """
-    http = HttpSource(url, headers, timeout, *([] if user is None else [_BUNDLE_START_BYTES]))
-    source: Readable = http
-    if user is not None:
+    source: Readable
+    if user is None:
+        source = http = HttpSource(url, headers, timeout)
+    else:
         # A cache may have all but the header.
-        ahead = 0 if cache is not None else http.size if budget is None else budget
-        source = UserSource(http, user, ahead)
+        ahead = 0 if cache is not None else sys.maxsize if budget is None else budget
+        http, source = BUNDLE_STARTS.open_user(url, user, ahead, headers, timeout)
     if cache is None:
         return _core.PeelFile.open_callable(source.read, source.size, budget), http
     cached = CachedSource(source, os.fspath(cache))

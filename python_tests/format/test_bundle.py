@@ -14,10 +14,11 @@ from servers import Server
 from tables import LAYOUTS, draw_table
 
 from peel_ext import _core
-from peel_ext.device import DeviceRecommender
+from peel_ext.device import DeviceRecommender, sources
+from peel_ext.device.bundle_starts import BundleStarts
 from peel_ext.errors import BudgetError, DataError, FormatError, NoUserError, SourceError
 from peel_ext.format import write_file
-from peel_ext.format.bundle import BundleIndex, write_bundle
+from peel_ext.format.bundle import BundleIndex, user_key, write_bundle
 
 GOLDEN = Path(__file__).parent / "golden"
 GOLDEN_USERS = {"7": "prior", "ünal": "columns", "-3": "planes"}
@@ -95,7 +96,52 @@ def test_an_integer_is_its_decimal_text(folder: Path) -> None:
     assert not (folder / "twice.peelb").exists()
 
 
-def test_a_user_on_a_server_takes_the_index_and_one_range(folder: Path, tmp_path: Path) -> None:
+def test_once_a_bundle_is_known_a_user_takes_two_ranges(
+    folder: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(sources, "BUNDLE_STARTS", BundleStarts())
+
+    def bundle_of(users: range, file: int) -> bytes:
+        write_bundle(tmp_path / "some.peelb", [(user, folder / f"{file}.peel") for user in users])
+        return (tmp_path / "some.peelb").read_bytes()
+
+    alone = [folder / f"{file}.peel" for file in range(4)]
+    wanted = [answer(DeviceRecommender.open(path, item_ids=False)) for path in alone]
+    large = bundle_of(range(300), 0)
+    index = BundleIndex(io.BytesIO(large))
+    # Of its five pages of 3 KB the last are not within the first 8 KB.
+    first, *others = (user for user in range(300) if user_key(user)[0] >= 200)
+    server = Server(large)
+
+    def ask(user: int, file: int = 0) -> list[tuple[int, int]]:
+        server.sent.clear()
+        recommender = DeviceRecommender.open(server.url, user=user, item_ids=False)
+        assert answer(recommender) == wanted[file]
+        return server.sent
+
+    try:
+        assert len(ask(first)) == 3
+        for user in (first, *others[:3]):
+            offset, _, end, _ = index.find(user)
+            sent = ask(user)
+            assert len(sent) == 2
+            assert sent[1] == (offset, offset + end)
+        # Another one in its place is told, and the user found anew.
+        for file, users in enumerate((range(400, 700), range(600, 900), range(700, 701)), 1):
+            server.data, server.tag = bundle_of(users, file), str(users)
+            ask(users[0], file)
+            with pytest.raises(NoUserError):
+                DeviceRecommender.open(server.url, user=-1)
+        # One that tags nothing is asked for the header every time.
+        server.data, server.tag = large, ""
+        assert [len(ask(user)) for user in (first, first)] == [3, 3]
+    finally:
+        server.close()
+
+
+def test_a_user_on_a_server_takes_the_index_and_one_range(
+    folder: Path, tmp_path: Path, monkeypatch
+) -> None:
     data = (folder / "all.peelb").read_bytes()
     server = Server(data)
     try:
@@ -103,6 +149,7 @@ def test_a_user_on_a_server_takes_the_index_and_one_range(folder: Path, tmp_path
             offset, size, end, _ = BundleIndex(io.BytesIO(data)).find(user)
             alone = data[offset : offset + size]
             for budget in (None, end - 1):
+                monkeypatch.setattr(sources, "BUNDLE_STARTS", BundleStarts())
                 server.sent.clear()
                 with DeviceRecommender.open(
                     server.url, budget, user=user, item_ids=False

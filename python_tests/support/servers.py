@@ -25,13 +25,17 @@ class Server:
                     body = owner.data
                 else:
                     first, last = (int(part) for part in asked.split("-"))
+                    if first >= len(owner.data):
+                        self.send_error(416)
+                        return
                     body = owner.data[first : last + 1]
                     owner.sent.append((first, first + len(body)))
                     self.send_response(206)
                     end = first + len(body) - 1
                     self.send_header("Content-Range", f"bytes {first}-{end}/{len(owner.data)}")
                 self.send_header("Content-Length", str(len(body)))
-                self.send_header("ETag", owner.tag)
+                if owner.tag:
+                    self.send_header("ETag", owner.tag)
                 self.end_headers()
                 self.wfile.write(body)
 

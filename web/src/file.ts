@@ -1,5 +1,5 @@
 import type { UserFile } from "./core.js";
-import { ArgumentError, FormatError, SourceError } from "./errors.js";
+import { ArgumentError, FormatError, PeelError, SourceError } from "./errors.js";
 import { Pieces, type Piece } from "./pieces.js";
 
 const HEADER_BYTES = 64;
@@ -9,6 +9,10 @@ const BLOCKS_END_AT = 44;
 const CHECKSUM_AT = 60;
 /** Of a bundle, at once: its header, and what is there of the index. */
 const BUNDLE_START_BYTES = 8192;
+const MOST_BUNDLES = 16;
+
+/** The first bytes of bundles that users were found in, by URL: the next user's need not come again. */
+const bundles = new Map<string, { total: number; tag: string; start: Uint8Array }>();
 
 /** What of a `Cache` is needed to keep files: that of a browser, or one that a program brings. */
 export interface FileCache {
@@ -215,10 +219,49 @@ export class HttpFile implements PeelFile {
   }
 
   async #openUser(user: BundleUser, wanted: number, signal?: AbortSignal): Promise<void> {
-    const pieces = new Pieces({
-      offset: 0,
-      bytes: await this.#fetch(0, BUNDLE_START_BYTES, signal),
-    });
+    const stored = await this.#readCache();
+    if (stored?.tag && (await this.#try(() => this.#openStored(stored, signal), signal))) return;
+    const known = bundles.get(this.#url.href);
+    if (known) {
+      [this.#total, this.#tag] = [known.total, known.tag];
+      if (await this.#try(() => this.#find(user, known.start, wanted, signal), signal)) return;
+    }
+    const start = await this.#fetch(0, BUNDLE_START_BYTES, signal);
+    await this.#find(user, start, wanted, signal);
+    bundles.delete(this.#url.href);
+    if (this.#tag) bundles.set(this.#url.href, { total: this.#total, tag: this.#tag, start });
+    if (bundles.size > MOST_BUNDLES) bundles.delete(bundles.keys().next().value!);
+  }
+
+  /** Opens from what is known of a bundle; false where it has changed, as far as can be told. */
+  async #try(open: () => Promise<void>, signal?: AbortSignal): Promise<boolean> {
+    try {
+      await open();
+      return true;
+    } catch (error) {
+      signal?.throwIfAborted();
+      if (!(error instanceof PeelError) || error instanceof Unreachable) throw error;
+      [this.#begin, this.#total, this.#tag] = [0, 0, ""];
+      return false;
+    }
+  }
+
+  /** Opens the file that the cache has the first bytes of, where the bundle is as it was. */
+  async #openStored({ begin, size, total, tag }: Stored, signal?: AbortSignal): Promise<void> {
+    this.#begin = begin;
+    this.#start = await this.#fetch(0, HEADER_BYTES, signal);
+    if (this.#total !== total || this.#tag !== tag) throw new SourceError("another bundle");
+    this.size = size;
+  }
+
+  /** Finds a user's file, and fetches the first bytes of it. */
+  async #find(
+    user: BundleUser,
+    bundleStart: Uint8Array,
+    wanted: number,
+    signal?: AbortSignal,
+  ): Promise<void> {
+    const pieces = new Pieces({ offset: 0, bytes: bundleStart });
     const load = (offset: number, count: number): Promise<Uint8Array> =>
       this.#fetch(offset, count, signal);
     const found = await findIn(user, this.#total, pieces, load);

@@ -1,5 +1,7 @@
 // Bundles of many users' files: found, fetched, kept, and refused where they are damaged.
 import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { readFileSync } from "node:fs";
 import { after, beforeEach, test } from "node:test";
 import {
   ArgumentError,
@@ -23,6 +25,11 @@ function place(user) {
   const offset = Buffer.from(bundle).indexOf(Buffer.from(whole));
   const end = 64 * view.getUint32(offset + 44, true);
   return { whole, offset, end };
+}
+
+/** What decides which page of the index a user is in. */
+function firstOfKey(user) {
+  return createHash("sha256").update(String(user)).digest()[0];
 }
 
 async function answersOf(peel) {
@@ -59,6 +66,7 @@ test("each user has the answers of its own file, under every budget", async () =
 test("a user takes two requests: the index, and what the budget has room for", async () => {
   const { offset, end } = place("7");
   for (const budgetBytes of [null, 1000]) {
+    server.behave.tag = ""; // so that the second time is as the first
     await Peel.open(server.url, { user: 7, budgetBytes, itemIds: false });
     const asked = server.requests.splice(0);
     assert.deepEqual(asked, [
@@ -66,6 +74,32 @@ test("a user takes two requests: the index, and what the budget has room for", a
       [offset, offset + (budgetBytes ?? end)],
     ]);
   }
+});
+
+test("of a large bundle the header comes once, and then a user takes two requests", async () => {
+  const large = new Uint8Array(readFileSync(new URL("../../build/web/large.peelb", import.meta.url)));
+  const wanted = await answersOf(await Peel.open(golden("v1-prior.peel")));
+  server.behave.bytes = large;
+  const ask = async (user) => {
+    assert.deepEqual(await answersOf(await Peel.open(server.url, { user, itemIds: false })), wanted);
+    return server.requests.splice(0);
+  };
+  const users = Array.from({ length: 300 }, (_, i) => i).filter((user) => firstOfKey(user) >= 200);
+  assert.equal((await ask(users[0])).length, 3);
+  for (const user of users.slice(1, 4)) {
+    const [page, file, ...more] = await ask(user);
+    assert.ok(page[0] > 8192 && page[1] - page[0] < 5000 && file[0] > page[1]);
+    assert.deepEqual(more, []);
+  }
+  // Another bundle in its place is told, and the user found anew; nobody is missed or made up.
+  server.behave.tag = '"2"';
+  assert.equal((await ask(users[0])).length, 4);
+  server.behave.tag = '"3"';
+  server.behave.bytes = bundle;
+  const { whole } = place("7");
+  const other = await answersOf(await Peel.open(whole));
+  assert.deepEqual(await answersOf(await Peel.open(server.url, { user: 7 })), other);
+  assert.ok((await failure(() => Peel.open(server.url, { user: 8 }))) instanceof NoUserError);
 });
 
 test("a second visit fetches no block twice, and a third needs no network", async () => {
@@ -77,10 +111,9 @@ test("a second visit fetches no block twice, and a third needs no network", asyn
   assert.equal(cache.entries.size, 2);
   server.takeFetched();
   assert.deepEqual(await answersOf(await Peel.open(server.url, { user, cache })), answers);
-  assert.deepEqual(server.requests.splice(0), [
-    [0, 8192],
-    [offset, offset + 64],
-  ]);
+  assert.deepEqual(server.requests.splice(0), [[offset, offset + 64]]);
+  server.behave.tag = '"2"'; // perhaps another bundle, by what can be told
+  assert.deepEqual(await answersOf(await Peel.open(server.url, { user, cache })), answers);
   const { url } = server;
   await server.close();
   const offline = await Peel.open(url, { user, cache, budgetBytes: 2000 });

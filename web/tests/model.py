@@ -1,21 +1,26 @@
 """Writes a small random model for the tests of the demo page, as `peel export` would a trained one.
 
-Usage: python web/tests/model.py MODEL.peel
+Beside it is a bundle of 300 users, all with the same file.
+
+Usage: python web/tests/model.py MODEL.peel BUNDLE.peelb
 """
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import numpy as np
 
 from peel_ext.format import EncodedRows, GroupTable, PlanesLayout, write_file
+from peel_ext.format.bundle import write_bundle
 
+GOLDEN = Path(__file__).parents[2] / "python_tests" / "format" / "golden"
 NUM_ITEMS, DIM = 2000, 32
 
 
 def main() -> None:
-    """Writes the file."""
+    """Writes the files."""
     rng = np.random.default_rng(0)
     layout = PlanesLayout()
     store, scales = layout.encode(rng.standard_normal((NUM_ITEMS, DIM), dtype=np.float32))
@@ -32,6 +37,7 @@ def main() -> None:
     )
     centroids = rng.standard_normal((1, DIM), dtype=np.float32)
     write_file(sys.argv[1], table, centroids=centroids, item_ids=np.arange(NUM_ITEMS) + 1000)
+    write_bundle(sys.argv[2], [(user, GOLDEN / "v1-prior.peel") for user in range(300)])
 
 
 if __name__ == "__main__":
