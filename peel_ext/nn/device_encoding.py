@@ -28,7 +28,6 @@ def _encode_planes(rows: Tensor, layout: PlanesLayout) -> tuple[Tensor, Tensor]:
     dim = rows.shape[1]
     root = rows.double().square().mean(dim=1).sqrt().float() * layout.spread
     scales = root.half()
-    _check(rows, scales[:, None], root <= _FLOAT16_MAX)
     divisor = scales.float()
     relative = rows / torch.where(divisor == 0, torch.inf, divisor)[:, None]
     steps = torch.from_numpy(quantizer.thresholds()).to(rows.device)
@@ -39,6 +38,7 @@ def _encode_planes(rows: Tensor, layout: PlanesLayout) -> tuple[Tensor, Tensor]:
         ((codes >> (quantizer.MAX_BITS - 1 - bit) & 1) * places).sum(dim=2).to(torch.uint8)
         for bit in range(sum(layout.layer_bits))
     ]
+    _check(rows, scales[:, None], root <= _FLOAT16_MAX)
     return torch.cat(planes, dim=1), scales[:, None]
 
 
@@ -52,14 +52,18 @@ def _encode_columns(rows: Tensor, layout: ColumnsLayout) -> tuple[Tensor, Tensor
     blocks = blocks.unflatten(1, (-1, layout.block_dim))  # [n, layers, block_dim]
     # By a tensor: by a number torch multiplies with its reciprocal on a device, which rounds twice.
     scales = (blocks.abs().amax(dim=2) / blocks.new_full((), 127.0)).half()
-    _check(rows, scales, scales.isfinite().all(dim=1))
     divisor = scales.float()[:, :, None]
     codes = (blocks / torch.where(divisor == 0, torch.inf, divisor)).round().clamp(-127, 127)
-    return codes.flatten(1)[:, :dim].to(torch.int8).contiguous().view(torch.uint8), scales
+    store = codes.flatten(1)[:, :dim].to(torch.int8).contiguous().view(torch.uint8)
+    _check(rows, scales, scales.isfinite().all(dim=1))
+    return store, scales
 
 
 def _check(rows: Tensor, encoded: Tensor, in_range: Tensor) -> None:
-    """Looks once at all rows: errors and warnings are those of the CPU."""
+    """Looks once at all rows: errors and warnings are those of the CPU.
+
+    Last of all, for a device is waited for here.
+    """
     lost = (encoded == 0).all(dim=1) & (rows != 0).any(dim=1)
     worst = torch.stack([~in_range, lost]).any(dim=1).tolist() if len(rows) else [False, False]
     if worst[0]:

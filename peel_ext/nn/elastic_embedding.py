@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import os
 from collections.abc import Sequence
@@ -14,27 +13,18 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from peel_ext.device import PersonalizedElasticEmbedding
-from peel_ext.format import FoldInSettings, GroupTable, Layout, pack_prefix, write_file
-from peel_ext.nn import deferred, lookups, selection, state, worth
+from peel_ext.format import FoldInSettings, GroupTable, Layout, pack_prefix
+from peel_ext.nn import deferred, group_table, lookups, selection, state, worth
+from peel_ext.nn import refinement as refinements
 from peel_ext.nn import rotation as rotations
 from peel_ext.nn import vectors as vector_tables
-from peel_ext.nn.arguments import as_int, check_budget, check_geometry
-from peel_ext.nn.encoding import held_blocks, layout_text
-from peel_ext.nn.group_table import group_table
+from peel_ext.nn.arguments import as_int, check_geometry
+from peel_ext.nn.encoding import layout_text
 from peel_ext.nn.read_only import ReadOnlyTensor
-from peel_ext.nn.refinement import refine_rows
 from peel_ext.nn.tables import Tables
 from peel_ext.nn.tensor_cache import TensorCache
-from peel_ext.nn.views import (
-    Entered,
-    View,
-    Views,
-)
-from peel_ext.ops.lookup import (
-    check_group,
-    check_groups,
-    is_traced,
-)
+from peel_ext.nn.views import Entered, Views
+from peel_ext.ops.lookup import check_group, is_traced
 
 #: What can be computed again, and what belongs to a context: neither is copied nor saved.
 _NOT_COPIED = ("_cache", "_tables", "_views")
@@ -177,19 +167,7 @@ class ElasticEmbedding(nn.Embedding):
             TypeError: not tensors of real numbers.
             ValueError: a wrong shape or metric, or values that are not finite.
         """
-        if metric not in vector_tables.METRICS:
-            raise ValueError(
-                f"metric must be one of {', '.join(vector_tables.METRICS)}, got {metric!r}"
-            )
-        rows = vector_tables.check_vectors("vectors", vectors)
-        if queries is not None:
-            queries = vector_tables.check_vectors("queries", queries, rows.shape[1]).to(rows.device)
-        if metric == "cosine":
-            rows = vector_tables.normalised(rows)
-        mean = rows.mean(dim=0, dtype=torch.float64).float()
-        made = cls.from_pretrained(rows - mean, layout=vector_tables.LAYOUT)
-        made.row_mean = mean
-        vector_tables.fill_table(made, rows, queries)
+        made: Self = vector_tables.make_table(cls, vectors, queries, metric)
         return made
 
     @staticmethod
@@ -268,13 +246,7 @@ class ElasticEmbedding(nn.Embedding):
             TypeError: not an integer, or a weight that is not one float32 tensor.
             ValueError: a weight that is not finite, or where there are no kernels.
         """
-        return Entered(self, self._under_budget, budget_bytes)
-
-    def _under_budget(self, view: View, budget_bytes: int) -> View:
-        """What is in force inside :meth:`budget`; what cannot be had fails here, not at a lookup."""
-        limit = check_budget(budget_bytes)
-        lookups.check_table_under(self, limit)
-        return View(limit, view.groups)
+        return Entered(self, lookups.under_budget, budget_bytes)
 
     def use_groups(self, groups: Tensor | int) -> Entered:
         """Inside this context calls that name no groups are for these.
@@ -290,12 +262,7 @@ class ElasticEmbedding(nn.Embedding):
             IndexError: a group out of range.
             TypeError: not integers.
         """
-        return Entered(self, self._for_groups, groups)
-
-    def _for_groups(self, view: View, groups: Tensor | int) -> View:
-        """What is in force inside :meth:`use_groups`."""
-        check_groups(groups, groups if isinstance(groups, Tensor) else _NONE, self.num_groups)
-        return View(view.budget_bytes, groups)
+        return Entered(self, lookups.for_groups, groups)
 
     def table(self, group: int | None = None) -> Tensor:
         """The whole table [num_embeddings, embedding_dim] as a user group sees it, with gradients.
@@ -306,18 +273,7 @@ class ElasticEmbedding(nn.Embedding):
         Raises:
             ValueError: several user groups in force.
         """
-        budget_bytes, in_force, _ = self._views.get()
-        groups = in_force if group is None else group
-        several = isinstance(groups, Tensor) and groups.dim() > 0
-        if several or (groups is None and budget_bytes is not None and self.num_groups > 1):
-            raise ValueError(
-                f"the whole table is that of one user group and there are {self.num_groups}: name "
-                f"one with use_groups(group), got {groups}"
-            )
-        weight = self._parameter("weight")
-        # Not through forward, which hooks may have replaced by what reads the weight.
-        rows = torch.arange(weight.shape[0], device=weight.device)
-        return lookups.look_up(self, rows, groups, max_norm=None)
+        return lookups.table(self, group)
 
     @property
     def weight(self) -> Tensor:
@@ -381,14 +337,7 @@ class ElasticEmbedding(nn.Embedding):
 
         Args and errors are those of :meth:`generate`.
         """
-        check_group(group, self.num_groups)
-        limit = check_budget(budget_bytes)
-        lookups.check_blocks(self)
-        weights = self.block_weights[group : group + 1]
-        held = held_blocks(weights, self.item_group, self.layout, self.embedding_dim, limit)[0]
-        # The mask of 64 layers is negative as a signed integer.
-        num_blocks = sum((mask & (1 << 64) - 1).bit_count() for mask in held.tolist())
-        return self._group_table(group), num_blocks
+        return group_table.held_table(self, group, budget_bytes)
 
     def export(
         self,
@@ -421,30 +370,13 @@ class ElasticEmbedding(nn.Embedding):
             ValueError: centroids or ids that do not fit.
             OSError: the file cannot be written.
         """
-        if budget_bytes is None:
-            table = self._group_table(group)
-        else:
-            table, num_blocks = self.held_table(group, budget_bytes)
-            table = dataclasses.replace(table, order=table.order[:num_blocks])
-        rotation = row_mean = None
-        if keep_rotation is None:
-            keep_rotation = self.row_mean is not None
-        if keep_rotation and self.rotation is not None:
-            rotation = self.rotation.cpu().numpy()
-        if self.row_mean is not None:
-            row_mean = self.rotate(self.row_mean).cpu().numpy()
-        write_file(
-            path, table, fold_in=fold_in, centroids=centroids, item_ids=item_ids, rotation=rotation,
-            row_mean=row_mean,
-        )  # fmt: skip
+        group_table.write_table(
+            self, path, group, budget_bytes, fold_in, centroids, item_ids, keep_rotation
+        )
 
     def encoded_rows(self) -> tuple[Tensor, Tensor]:
         """All rows as blocks have them: store uint8 [n, row_bytes] and scales float16 [n, scales]."""
         return lookups.all_rows(self).encoded(self.layout, self._cache)
-
-    def _group_table(self, group: int) -> GroupTable:
-        check_group(group, self.num_groups)
-        return group_table(self, group)
 
     # ---- lookups ----
 
@@ -485,9 +417,7 @@ class ElasticEmbedding(nn.Embedding):
             TypeError: a weight that is not float32.
             ValueError: a weight on the meta device.
         """
-        check_group(group, self.num_groups)
-        lookups.check_blocks(self)
-        refine_rows(self, group, indices)
+        refinements.refine_rows(self, group, indices)
 
     @torch.inference_mode(False)
     def fit_rotation(self, seed: int = 0, *, keep_mean: bool = False) -> None:
@@ -528,7 +458,6 @@ class ElasticEmbedding(nn.Embedding):
         Raises:
             ValueError: a wrong shape or value.
         """
-        lookups.check_blocks(self)
         worth.set_row_values(self, values)
 
     @torch.inference_mode(False)
@@ -563,14 +492,11 @@ class ElasticEmbedding(nn.Embedding):
             ValueError: the planes layout, whose item groups follow from row values; a wrong shape
                 or value.
         """
-        if self.layout.nested:
-            raise ValueError("item groups of the planes layout follow from set_row_values")
-        lookups.check_blocks(self)
         worth.set_item_groups(self, item_group)
 
     def block_costs(self) -> Tensor:
         """Bytes of every block, int64 [num_item_groups, num_layers]."""
-        lookups.check_blocks(self)
+        state.check_blocks(self)
         costs: Tensor = self._cache.derive(
             "block_costs", (self.item_group,),
             lambda: selection.block_costs(self.item_group, self.layout, self.embedding_dim),
@@ -636,6 +562,3 @@ class ElasticEmbedding(nn.Embedding):
             deferred.settle(self)
         state_dict = state.fit_to_load(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-_NONE = torch.empty(0, dtype=torch.int64, device="cpu")

@@ -63,17 +63,18 @@ class Rows(NamedTuple):
             raise TypeError(f"weight must be float32 to be encoded, got {self.weight.dtype}")
         keep = derive if cache is None else cache.derive
         both: tuple[Tensor, Tensor] = keep(
-            ("encoded", layout), tuple(self), lambda: self._encode(layout)
+            ("encoded", layout), tuple(self), lambda: self._encode(layout, cache)
         )
         return both
 
-    def _encode(self, layout: Layout) -> tuple[Tensor, Tensor]:
+    def _encode(self, layout: Layout, cache: TensorCache | None) -> tuple[Tensor, Tensor]:
         weight = rows = self.weight.detach()
         refinement, slots = self.refinement, self.refinement_slot
         if refinement is not None and slots is not None:
-            refined = refinement.new_zeros(len(refinement), dtype=torch.int64)
-            group, item = (slots >= 0).nonzero(as_tuple=True)
-            refined[slots[group, item].long()] = item
+            # Kept apart: with every change of rows a device would be waited for here.
+            keep = derive if cache is None else cache.derive
+            count = len(refinement)
+            refined = keep(("refined", count), (slots,), lambda: _refined_rows(slots, count))
             rows = torch.cat([rows, rows[refined] + refinement])
         if self.rotation is not None:
             with torch.autocast(rows.device.type, enabled=False):
@@ -83,6 +84,14 @@ class Rows(NamedTuple):
         # A Parameter whose own memory NumPy has seen can never be resized again.
         store, scales = layout.encode((rows if rows is not weight else rows.clone()).numpy())
         return torch.from_numpy(store), torch.from_numpy(scales)
+
+
+def _refined_rows(slots: Tensor, count: int) -> Tensor:
+    """The row that each of ``count`` rows of a refinement belongs to, int64 [count]."""
+    group, item = (slots >= 0).nonzero(as_tuple=True)
+    rows = item.new_zeros(count)
+    rows[slots[group, item].long()] = item
+    return rows
 
 
 def held_blocks(

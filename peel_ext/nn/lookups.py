@@ -1,6 +1,6 @@
 """Lookups in an elastic embedding: by which way, and in which table.
 
-Functions over the module, whose ``forward`` and ``table`` call them.
+Functions over the module, whose methods call them.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from peel_ext.nn import state
+from peel_ext.nn.arguments import check_budget
 from peel_ext.nn.encoding import BudgetedBlocks, Rows, refuse_onnx
 from peel_ext.nn.tables import Kept, Sources
-from peel_ext.nn.views import NOTHING, is_in_function, refuse_reentrant_checkpoint
+from peel_ext.nn.views import NOTHING, View, is_in_function, refuse_reentrant_checkpoint
 from peel_ext.ops.lookup import (
     Options,
     Table,
@@ -31,6 +32,8 @@ from peel_ext.ops.lookup import (
 _KERNEL_INDICES = 16_384
 
 _NO_OPTIONS = Options()  # they only matter to gradients
+
+_NO_INDICES = torch.empty(0, dtype=torch.int64, device="cpu")
 
 _is_grad_enabled = torch.is_grad_enabled
 
@@ -121,20 +124,46 @@ def _look_up_under_budget(
     return lookup(table, input, groups, _options(module), blocks, traced=True)
 
 
-def check_table_under(module: Any, budget_bytes: int) -> None:
-    """Raises what a lookup under a budget would; where calls are traced, as far as that can be told."""
+def table(module: Any, group: int | None) -> Tensor:
+    """See :meth:`peel_ext.nn.ElasticEmbedding.table`."""
+    budget_bytes, in_force, _ = module._views.get()
+    groups = in_force if group is None else group
+    several = isinstance(groups, Tensor) and groups.dim() > 0
+    if several or (groups is None and budget_bytes is not None and module.num_groups > 1):
+        raise ValueError(
+            f"the whole table is that of one user group and there are {module.num_groups}: name "
+            f"one with use_groups(group), got {groups}"
+        )
+    weight = module._parameter("weight")
+    # Not through forward, which hooks may have replaced by what reads the weight.
+    rows = torch.arange(weight.shape[0], device=weight.device)
+    return look_up(module, rows, groups, max_norm=None)
+
+
+def under_budget(module: Any, view: View, budget_bytes: int) -> View:
+    """The view with a budget, of which what cannot be had fails here, not at a lookup.
+
+    Where calls are traced, that is what can be told.
+    """
+    limit = check_budget(budget_bytes)
     weight = _weight(module)
     if torch.compiler.is_compiling():
         state.check_whole(module)
-        return
-    kept = module._tables.kept.get(budget_bytes)
-    if kept is not None and kept.is_of(module, weight):
-        return
-    state.check_whole(module)
-    if is_traced(weight):
-        state.check_plain(weight)
-    else:
-        _make_table(module, weight, budget_bytes)
+        return View(limit, view.groups)
+    kept = module._tables.kept.get(limit)
+    if kept is None or not kept.is_of(module, weight):
+        state.check_whole(module)
+        if is_traced(weight):
+            state.check_plain(weight)
+        else:
+            _make_table(module, weight, limit)
+    return View(limit, view.groups)
+
+
+def for_groups(module: Any, view: View, groups: Tensor | int) -> View:
+    """The view with user groups, which are checked."""
+    check_groups(groups, groups if isinstance(groups, Tensor) else _NO_INDICES, module.num_groups)
+    return View(view.budget_bytes, groups)
 
 
 def current_table(module: Any, weight: Tensor, budget_bytes: int | None = None) -> Table:
@@ -150,7 +179,7 @@ def current_table(module: Any, weight: Tensor, budget_bytes: int | None = None) 
 def _make_table(module: Any, weight: Tensor, budget_bytes: int | None) -> Table:
     blocks = None
     if budget_bytes is not None:
-        check_blocks(module)
+        state.check_blocks(module)
         blocks = _blocks(module, budget_bytes).store(module._cache)
     dense = (weight, module.refinement, module.refinement_slot)
     table = Table(*dense, blocks, module.num_groups)
@@ -177,16 +206,6 @@ def _blocks(module: Any, budget_bytes: int) -> BudgetedBlocks:
     if rows.weight.is_meta:  # where shapes are all there is
         parts = (parts[0].to("meta"), parts[1].to("meta"))
     return BudgetedBlocks(rows, *parts, module.layout, module._layout_text, budget_bytes)
-
-
-def check_blocks(module: Any) -> None:
-    """Raises unless there are blocks for the rows there are, and cuts them where none were set."""
-    weight = module._parameter("weight")
-    if not weight.is_meta:
-        module._settle()
-    state.check_whole(module)
-    state.check_weight(weight, (module.num_embeddings, module.embedding_dim))
-    state.bring_blocks_along(module, weight)
 
 
 def _options(module: Any) -> Options:

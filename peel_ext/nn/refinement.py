@@ -7,9 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from peel_ext.nn import state
+from peel_ext.ops.lookup import check_group
+
 
 def refine_rows(module: Any, group: int, indices: Tensor) -> None:
     """See :meth:`peel_ext.nn.ElasticEmbedding.refine_rows`."""
+    check_group(group, module.num_groups)
+    state.check_blocks(module)
     weight = module._parameter("weight")
     if weight.dtype != torch.float32:
         raise TypeError(f"weight must be float32 to be refined, got {weight.dtype}")

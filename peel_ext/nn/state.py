@@ -149,6 +149,16 @@ def check_weight(weight: Tensor, shape: tuple[int, int]) -> None:
         )
 
 
+def check_blocks(module: Any) -> None:
+    """Raises unless there are blocks for the rows there are, and cuts them where none were set."""
+    weight = module._parameter("weight")
+    if not weight.is_meta:
+        module._settle()
+    check_whole(module)
+    check_weight(weight, (module.num_embeddings, module.embedding_dim))
+    bring_blocks_along(module, weight)
+
+
 def bring_blocks_along(module: Any, weight: Tensor) -> None:
     """Cuts a module's blocks anew where its rows have changed in number, or the blocks have no values.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -42,7 +42,23 @@ _TRIAL_BITS = 2
 _POWERS, _TRIAL_SHARES = (1.0, 0.5, 0.25, 0.0), (0.01, 0.025, 0.05, 0.1)
 
 
-def check_vectors(name: str, vectors: Tensor, dim: int | None = None) -> Tensor:
+def make_table(kind: Any, vectors: Tensor, queries: Tensor | None, metric: str) -> Any:
+    """See :meth:`peel_ext.nn.ElasticEmbedding.from_vectors`; ``kind`` is the class of the table."""
+    if metric not in METRICS:
+        raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
+    rows = _check_vectors("vectors", vectors)
+    if queries is not None:
+        queries = _check_vectors("queries", queries, rows.shape[1]).to(rows.device)
+    if metric == "cosine":
+        rows = _normalised(rows)
+    mean = rows.mean(dim=0, dtype=torch.float64).float()
+    made = kind.from_pretrained(rows - mean, layout=LAYOUT)
+    made.row_mean = mean
+    _fill_table(made, rows, queries)
+    return made
+
+
+def _check_vectors(name: str, vectors: Tensor, dim: int | None = None) -> Tensor:
     """Vectors as float32 [n, dim], copied.
 
     Raises:
@@ -64,7 +80,7 @@ def check_vectors(name: str, vectors: Tensor, dim: int | None = None) -> Tensor:
 
 
 @torch.no_grad()
-def fill_table(embedding: ElasticEmbedding, vectors: Tensor, queries: Tensor | None) -> None:
+def _fill_table(embedding: ElasticEmbedding, vectors: Tensor, queries: Tensor | None) -> None:
     """Weighs the blocks of a table of vectors, and rotates them where that pays.
 
     Args:
@@ -196,6 +212,6 @@ def _weigh_layers(embedding: ElasticEmbedding, recalls: list[float], power: floa
     embedding.block_weights.mul_(factor)
 
 
-def normalised(vectors: Tensor) -> Tensor:
+def _normalised(vectors: Tensor) -> Tensor:
     """Vectors of length 1; those of length 0 stay."""
     return F.normalize(vectors.double(), dim=1).float()

@@ -24,6 +24,8 @@ class View(NamedTuple):
 
 NOTHING = View()
 
+Change = Callable[[Any, View, Any], View]
+
 _is_compiling = torch.compiler.is_compiling  # asked at every call
 
 
@@ -56,13 +58,13 @@ class Views:
         """The view that is in force here."""
         return self._of_thread.view if _is_compiling() else self.of_context.get()
 
-    def enter(self, change: Callable[[View, Any], View], value: Any) -> Any:
+    def enter(self, module: Any, change: Change, value: Any) -> Any:
         """Puts what ``change`` makes of the view in force; what it returns is for :meth:`leave`."""
         if _is_compiling():
             guarded = self._of_thread.view
-            self._of_thread.view = change(guarded, value)
+            self._of_thread.view = change(module, guarded, value)
             return guarded
-        view = change(self.of_context.get(), value)
+        view = change(module, self.of_context.get(), value)
         if is_in_function():
             view = View(view.budget_bytes, view.groups, True)
         token = self.of_context.set(view)
@@ -87,11 +89,11 @@ class Entered(ContextDecorator):
 
     Args:
         module: what entering gives, whose ``_views`` they are.
-        change: makes of the view in force and ``value`` the one that is entered.
+        change: makes of the module, the view in force and ``value`` the one that is entered.
         value: a budget, or user groups.
     """
 
-    def __init__(self, module: Any, change: Callable[[View, Any], View], value: Any) -> None:
+    def __init__(self, module: Any, change: Change, value: Any) -> None:
         self._module = module
         self._change = change
         self._value = value
@@ -99,7 +101,7 @@ class Entered(ContextDecorator):
 
     def __enter__(self) -> Any:
         module = self._module
-        self._tokens.append(module._views.enter(self._change, self._value))
+        self._tokens.append(module._views.enter(module, self._change, self._value))
         return module
 
     def __exit__(self, *error: object) -> None:

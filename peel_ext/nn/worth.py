@@ -19,6 +19,7 @@ from peel_ext.nn.tensor_cache import count_together
 
 def set_row_values(module: Any, values: Tensor) -> None:
     """See :meth:`peel_ext.nn.ElasticEmbedding.set_row_values`."""
+    state.check_blocks(module)
     shape = (module.num_groups, module.num_embeddings)
     values = check_worth("values", values, shape).to(module.block_weights.device)
     if module.layout.nested:
@@ -33,6 +34,9 @@ def set_row_values(module: Any, values: Tensor) -> None:
 
 def set_item_groups(module: Any, item_group: Tensor) -> None:
     """See :meth:`peel_ext.nn.ElasticEmbedding.set_item_groups`."""
+    if module.layout.nested:
+        raise ValueError("item groups of the planes layout follow from set_row_values")
+    state.check_blocks(module)
     num_item_groups = module.block_weights.shape[1]
     if tuple(item_group.shape) != (module.num_embeddings,):
         raise ValueError(

@@ -23,6 +23,7 @@ LAYOUTS = [
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_the_parts_are_what_is_held(layout: Layout, listed: bool, seed: int, generator) -> None:
     from peel_ext import ElasticEmbedding
+    from peel_ext.nn.group_table import group_table
 
     if listed and layout.nested:
         pytest.skip("item groups are given to the columns layout alone")
@@ -32,7 +33,7 @@ def test_the_parts_are_what_is_held(layout: Layout, listed: bool, seed: int, gen
         given[: layout.num_item_groups] = torch.arange(layout.num_item_groups)
         embedding.set_item_groups(given)
     embedding.set_row_values(torch.rand(1, 100, generator=generator))
-    table = embedding._group_table(0)
+    table = group_table(embedding, 0)
     sizes = np.array([len(each) for each in table.item_groups])
     listed = listed and bool((np.diff(np.concatenate(table.item_groups)) < 0).any())
     parts = split_bytes(layout, sizes, table.order, 24, 100, listed=listed)

@@ -359,6 +359,21 @@ def test_what_every_budget_needs_is_not_made_again(generator, monkeypatch) -> No
     assert len(made) == 1
 
 
+def test_which_rows_are_refined_is_looked_for_when_that_changes(generator, monkeypatch) -> None:
+    """A device is waited for there: not at every step of training."""
+    module, looked = make(LAYOUTS[0], generator), []
+    find = Tensor.nonzero
+    monkeypatch.setattr(
+        Tensor, "nonzero", lambda self, **options: looked.append(1) or find(self, **options)
+    )
+    for count, change in enumerate([lambda: None, lambda: module.refine_rows(0, EVERY[:1])], 1):
+        change()
+        for _ in range(3):
+            _double(module)
+            seen(module)
+        assert len(looked) == count
+
+
 def test_columns_that_lie_apart_are_seen_as_they_are(generator) -> None:
     module = ElasticEmbedding(100, 8)
     module.weight = nn.Parameter(torch.randn(8, 100, generator=generator).t())
