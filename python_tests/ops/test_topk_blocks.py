@@ -217,11 +217,11 @@ def test_what_is_read_natively_is_what_the_reference_gives(
     ],
 )
 def test_what_is_not_read_natively_is_told_by_the_longer_way(
-    native: bool, weights, k, error: str, monkeypatch
+    native: bool, weights, k, error: str, on_cpu, monkeypatch
 ) -> None:
     if not native:
         monkeypatch.setattr(_bridge, "_READER", None)
-    with pytest.raises((TypeError, ValueError), match=error):
+    with on_cpu(), pytest.raises((TypeError, ValueError), match=error):
         ops.topk_blocks(weights, k)
 
 
