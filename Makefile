@@ -27,8 +27,9 @@ demo: build/.package
 	@echo "What a device recommends to somebody who knows the first three items, under three budgets:"
 	@known=$$($(BIN)/python -c \
 	  "import json; print(*json.load(open('$(RUN)/items.json'))[:3], sep=',')"); \
+	$(BIN)/peel export $(RUN) --out $(RUN)/devices --history "$$known" --quiet > /dev/null || exit 1; \
 	for budget in 10% 2.5% 1%; do \
-	  $(BIN)/peel recommend $(RUN)/devices/group-0.peel -n 5 --budget $$budget --history "$$known" || exit 1; \
+	  $(BIN)/peel recommend $(RUN)/devices/user.peel -n 5 --budget $$budget --history "$$known" || exit 1; \
 	done
 	@$(BIN)/peel report $(RUN) --out $(RUN)/report.html > /dev/null
 	@echo
@@ -91,8 +92,8 @@ windows_tests:
 
 # The native module under the address and undefined-behaviour sanitizers, as Python calls it.
 asan: build/.installed
-	rm -rf build/asan
-	$(BIN)/pip install --quiet --no-deps --target build/asan \
+	rm -rf build/asan build/asan_module
+	$(BIN)/pip install --quiet --no-deps --target build/asan -Cbuild-dir=build/asan_module \
 	  -Ccmake.define.PEEL_SANITIZE=address,undefined .
 	PYTHONPATH=$(CURDIR)/build/asan PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
 	  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
@@ -100,8 +101,9 @@ asan: build/.installed
 
 # The kernels for CUDA devices as Python launches them, run by a host shim: needs no GPU.
 cuda_shim: build/.installed
-	rm -rf build/cuda_shim
-	$(BIN)/pip install --quiet --no-deps --target build/cuda_shim -Ccmake.define.PEEL_CUDA_SHIM=ON .
+	rm -rf build/cuda_shim build/cuda_shim_module
+	$(BIN)/pip install --quiet --no-deps --target build/cuda_shim -Cbuild-dir=build/cuda_shim_module \
+	  -Ccmake.define.PEEL_CUDA_SHIM=ON .
 	PYTHONPATH=$(CURDIR)/build/cuda_shim PEEL_TEST_SHIM=1 \
 	  $(PYTEST) -q -p no:cacheprovider python_tests/ops python_tests/nn/test_cuda.py \
 	  -m 'not once and not slow' -k 'not instruction_set'

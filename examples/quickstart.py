@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     budgets = [int(run.full_bytes * share) for share in SHARES]
     print_quality(evaluate_run(run, "known", budgets))
-    recommend_on_device(run, options.out / "group-0.peel", budgets)
+    recommend_on_device(run, options.out / "first-user.peel", budgets)
 
 
 def print_quality(evaluation: Evaluation) -> None:
@@ -51,9 +51,10 @@ def print_quality(evaluation: Evaluation) -> None:
 
 
 def recommend_on_device(run: TrainedRun, path: Path, budgets: Sequence[int]) -> None:
-    """Writes the file of one user group, and recommends from it under budgets that shrink."""
-    run.embedding.export(path, group=0, fold_in=run.fold_in_settings)
-    history = run.train[0]  # rows of the first user's items
+    """Writes the file of the first user's group, and recommends from it under budgets that shrink."""
+    group = int(run.user_group[0])
+    run.embedding.export(path, group, fold_in=run.fold_in_settings)
+    history = run.train[0]  # rows of the user's items
     with DeviceRecommender.open(path, budgets[0]) as recommender:
         for budget in budgets:
             recommender.resize(budget)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import itertools
 import re
 import runpy
 import shutil
@@ -15,6 +18,7 @@ from page_blocks import PAGES, ROOT, blocks_of, commands_of, languages_of
 from small_shop import OPTIONS
 
 import peel_ext
+from peel_ext import ops, reference
 from peel_ext.cli.main import _parser, main
 from peel_ext.data import read_interactions
 from peel_ext.train import pipeline
@@ -36,7 +40,8 @@ NOT_RUN = [
     ("examples/device_node/README.md", "", "asks a package index; .ci/check_library"),
     ("examples/device_rust/README.md", "", "needs the library installed; .ci/check_library"),
 ]
-#: Blocks that no test runs: what is shown, and a build of Android's that nobody here has.
+#: Blocks that no test runs: what is shown, and a build of Android's, which needs Gradle, its plugin and
+#: the SDK. Of that the braces are matched and the path is looked up.
 SHOWN = {"text", "http", "groovy"}
 #: Signatures alone.
 SIGNATURES = "docs/ops.md"
@@ -63,6 +68,26 @@ def test_blocks_of_python_run(page: str, shop: Path, trained_shop: Path) -> None
     space: dict[str, object] = {}
     for block in blocks_of(page, "python"):
         exec(block, space)  # they build on each other
+
+
+def parameters_of(signature: str) -> str:
+    """The parameters of ``name(...)`` in one form."""
+    [function] = ast.parse(f"def {signature.strip()}: ...").body
+    assert isinstance(function, ast.FunctionDef)
+    return ast.unparse(function.args)
+
+
+def test_signatures_are_those_of_the_kernels() -> None:
+    found = {}
+    for block in blocks_of(SIGNATURES, "python"):
+        name = block.partition("(")[0]
+        found[name] = parameters_of(block)
+    assert sorted(found) == sorted(name for name in ops.__all__ if hasattr(reference, name))
+    for name, parameters in found.items():
+        for function in (getattr(ops, name), getattr(reference, name)):
+            signature = inspect.signature(function)
+            plain = [each.replace(annotation=each.empty) for each in signature.parameters.values()]
+            assert parameters == parameters_of(f"{name}{inspect.Signature(plain)}"), name
 
 
 # ---- commands ----
@@ -189,6 +214,16 @@ def test_blocks_of_c_compile(page: str, tmp_path: Path) -> None:
         compile_c(block, tmp_path)
         with pytest.raises(subprocess.CalledProcessError):
             compile_c(block.replace("peel_", "peal_"), tmp_path)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks_of(page, "groovy")])
+def test_blocks_of_gradle_are_whole(page: str) -> None:
+    for block in blocks_of(page, "groovy"):
+        depths = list(itertools.accumulate((c == "{") - (c == "}") for c in block))
+        assert min(depths) == depths[-1] == 0
+        assert block.count('"') % 2 == 0
+        text = (ROOT / page).read_text()
+        assert all(f"`{path}`" in text for path in re.findall(r'path "([^"]+)"', block))
 
 
 #: Stands for an installed library: what blocks link with has these names.

@@ -81,15 +81,18 @@ def small_call(contender: str, variant: str, weight: nn.Parameter) -> Callable[[
         with module.budget(1 << 30):
             return module(indices, groups)
 
+    if variant == "inside a budget":
+        module.budget(1 << 30).__enter__()
     return {
         "plain": module,
         "groups": lambda indices: module(indices, groups),
+        "inside a budget": lambda indices: module(indices, groups),
         "budget": under_budget,
     }[variant]
 
 
 @pytest.mark.parametrize("contender", [OURS, "F.embedding", "nn.Embedding"])
-@pytest.mark.parametrize("variant", ["plain", "groups", "budget"])
+@pytest.mark.parametrize("variant", ["plain", "groups", "inside a budget", "budget"])
 @pytest.mark.parametrize("phase", ["no grad", "grad", "forward and backward"])
 @pytest.mark.parametrize("threads", [1], indirect=True)
 def bench_call_overhead(measure, contender: str, phase: str, variant: str) -> None:

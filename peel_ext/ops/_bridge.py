@@ -24,7 +24,7 @@ threads.follow(torch.get_num_threads())
 _FLOAT32S = torch.empty(0, dtype=torch.float32, device="cpu")
 _INT64S = torch.empty(0, dtype=torch.int64, device="cpu")
 
-#: Reads tensors in native code; torch 2.10 does not offer what it calls.
+#: Reads tensors in native code; None with a torch that does not offer what it calls.
 _READER: _core.TensorReader | None = _core.TensorReader.of(
     Tensor, Parameter, _FLOAT32S.new_empty, _INT64S.new_empty
 )
