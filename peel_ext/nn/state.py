@@ -113,7 +113,7 @@ _OF_SHARDS = (
 
 
 def is_plain(weight: Tensor) -> bool:
-    """Whether it is one plain tensor, which blocks can be cut from."""
+    """Tells whether it is one plain tensor, which blocks can be cut from."""
     # Wrappers of other tensors take operations over; those of compilers are asked nothing.
     takes_over = type(weight).__torch_dispatch__ is not Tensor.__torch_dispatch__
     return not takes_over or isinstance(weight, FakeTensor | FunctionalTensor)

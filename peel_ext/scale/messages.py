@@ -64,7 +64,7 @@ def check_same(name: str, value: object, ranks: Collectives) -> None:
     """Raises ValueError on all ranks where they were given different values.
 
     Args:
-        name: of the arguments.
+        name: what the error calls them.
         value: what the text of tells apart.
         ranks: the processes.
     """
