@@ -98,6 +98,7 @@ class Pee {
     snapshot_ = file_->snapshot();
   }
 
+  const PackedTable& table() const { return snapshot_->table(); }
   int64_t dim() const { return table().geometry.dim; }
   int64_t num_embeddings() const { return table().num_embeddings; }
   uint64_t nbytes() const { return snapshot_->nbytes(); }
@@ -193,8 +194,6 @@ class Pee {
   }
 
  private:
-  const PackedTable& table() const { return snapshot_->table(); }
-
   std::shared_ptr<const PeelFile> file_;
   std::shared_ptr<const Snapshot> snapshot_;
 };

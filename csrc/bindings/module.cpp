@@ -1,5 +1,6 @@
 // The one pybind11 module. Arguments are addresses, sizes and strides in elements; the Python side
-// (ops/_bridge.py, device/_bridge.py) has checked their meaning and keeps the memory alive.
+// (ops/_bridge.py, device/_bridge.py) has checked their meaning and keeps the memory alive. Only a
+// TensorReader is given tensors, and checks them itself.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -144,11 +145,16 @@ PYBIND11_MODULE(_core, m) {
         py::arg("count"), py::arg("indices"), py::arg("groups"), py::arg("group"),
         py::arg("index_bytes"), py::arg("grad_out"), py::arg("targets"), py::arg("num_targets"),
         py::arg("mean_duplicates"), py::arg("grad"));
+  bind_device(m);
   py::class_<TensorReader>(m, "TensorReader")
-      .def_static("of", &TensorReader::of, py::arg("kind"), py::arg("new_rows"))
+      .def_static("of", &TensorReader::of, py::arg("kind"), py::arg("parameter"),
+                  py::arg("new_floats"), py::arg("new_ints"))
       .def("lookup", &TensorReader::lookup, py::arg("table"), py::arg("indices"), py::arg("groups"))
       .def("are_below", &TensorReader::are_below, py::arg("values"), py::arg("like"),
-           py::arg("limit"));
+           py::arg("limit"))
+      .def("score", &TensorReader::score, py::arg("table"), py::arg("users"), py::arg("n"))
+      .def("score_held", &TensorReader::score_held, py::arg("held"), py::arg("users"), py::arg("n"))
+      .def("largest", &TensorReader::largest, py::arg("weights"), py::arg("k"), py::arg("sorted"));
   m.def("gathered_score", &bind_gathered_score, py::arg("weight"), py::arg("num_embeddings"),
         py::arg("dim"), py::arg("weight_stride"), py::arg("candidates"), py::arg("num_candidates"),
         py::arg("users"), py::arg("num_users"), py::arg("user_stride"), py::arg("exclude_indptr"),
@@ -158,5 +164,4 @@ PYBIND11_MODULE(_core, m) {
         py::arg("count"), py::arg("gradients"), py::arg("gradient_stride"), py::arg("first"),
         py::arg("second"), py::arg("step_size"), py::arg("rate1"), py::arg("rate2"),
         py::arg("eps"));
-  bind_device(m);
 }

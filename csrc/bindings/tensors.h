@@ -4,15 +4,20 @@
 
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <optional>
 #include <utility>
 
 #include "bindings/arguments.h"
+#include "bindings/device.h"
 #include "core/out_of_range.h"
+#include "kernels/gathered_score.h"
 #include "kernels/grouped_lookup.h"
+#include "kernels/topk_blocks.h"
 
 namespace peel {
 
@@ -31,7 +36,7 @@ struct ForeignTensor {
   const int64_t* strides;  // in elements
   uint64_t byte_offset;
 };
-static_assert(sizeof(ForeignTensor) == 48, "DLTensor has 48 bytes where addresses have 8");
+static_assert(sizeof(void*) != 8 || sizeof(ForeignTensor) == 48, "DLTensor has 48 bytes");
 
 // A DLPackExchangeAPI of major version 1; functions that are not called here have no types.
 struct ForeignInterface {
@@ -45,21 +50,24 @@ struct ForeignInterface {
   void* current_stream;
 };
 
-// Looks tensors up that are as the kernel reads them. To everything else it says that they are not,
-// and leaves it to Python to bring them together, or to say what is wrong.
+// Calls kernels with tensors that are as the kernels read them. To everything else it says that
+// they are not, and leaves it to Python to bring them together, or to say what is wrong.
 class TensorReader {
  public:
-  // Null where the class of tensors offers no functions of this version. `new_rows` makes a tensor
-  // float32 on the CPU of sizes, which are its arguments.
-  static std::unique_ptr<TensorReader> of(py::object kind, py::object new_rows) {
+  // Null where the class of tensors offers no functions of this version. `parameter` is the one
+  // class made of it whose tensors are read as well. `new_floats` and `new_ints` make tensors
+  // float32 and int64 on the CPU of sizes, which are their arguments.
+  static std::unique_ptr<TensorReader> of(py::object kind, py::object parameter,
+                                          py::object new_floats, py::object new_ints) {
     const py::object offered = py::getattr(kind, "__dlpack_c_exchange_api__", py::none());
     if (!PyCapsule_IsValid(offered.ptr(), kName)) return nullptr;
     const auto* interface =
         static_cast<const ForeignInterface*>(PyCapsule_GetPointer(offered.ptr(), kName));
     while (interface && interface->major != 1) interface = interface->older;
     if (!interface || !interface->read) return nullptr;
-    return std::unique_ptr<TensorReader>(
-        new TensorReader(std::move(kind), std::move(new_rows), offered, interface));
+    return std::unique_ptr<TensorReader>(new TensorReader(std::move(kind), std::move(parameter),
+                                                          std::move(new_floats),
+                                                          std::move(new_ints), offered, interface));
   }
 
   // Rows [*indices.shape, dim], or None. `groups` is an int, or a tensor like the indices.
@@ -69,28 +77,24 @@ class TensorReader {
     if (!read_integers(indices, each)) return py::none();
     Address address = 0;
     int64_t group = 0;
-    if (PyLong_CheckExact(groups.ptr())) {
-      int overflow = 0;
-      group = PyLong_AsLongLongAndOverflow(groups.ptr(), &overflow);
-      if (overflow) return py::none();
-    } else {
+    if (!read_int(groups, group)) {
       if (!read_integers(groups, of_each) || !are_alike(each, of_each)) return py::none();
       address = address_of(of_each);
     }
-    ForeignTensor out;
-    py::object rows = make_rows(each, table.geometry.dim);
-    if (!read(rows, out) || !is_adjacent(out) || out.type_code != kFloat || out.bits != 32) {
-      return py::none();
-    }
+    std::array<int64_t, kMostDims + 1> sizes;
+    std::copy_n(each.shape, each.num_dims, sizes.begin());
+    sizes[static_cast<size_t>(each.num_dims)] = table.geometry.dim;
+    const Made rows = make(new_floats_, kFloat, 32, sizes.data(), each.num_dims + 1);
+    if (!rows.address) return py::none();
     const int64_t count = count_of(each);
     const LookupResult result = with_index(each.bits / 8, [&](auto index) {
       // Few rows are there before another thread could have taken its turn.
       std::optional<py::gil_scoped_release> release;
       if (count >= kMany) release.emplace();
       const auto pairs = make_pairs<decltype(index)>(count, address_of(each), address, group);
-      return grouped_lookup(table, pairs, at<float>(address_of(out)));
+      return grouped_lookup(table, pairs, at<float>(*rows.address));
     });
-    return result.status == LookupStatus::kOk ? rows : py::none();
+    return result.status == LookupStatus::kOk ? rows.tensor : py::none();
   }
 
   // True if `values` are integers in [0, limit), one of each of `like`; false where somebody else
@@ -106,23 +110,107 @@ class TensorReader {
            }) < 0;
   }
 
+  // (indices, scores), both [num_users, n], of the best rows of a dense table, or None.
+  py::object score(const py::object& table, const py::object& users, const py::object& n) const {
+    ForeignTensor given;
+    if (!read(table, given) || given.num_dims != 2 || !has_float_rows(given, 32)) return py::none();
+    const DenseRows rows{at<const float>(address_of(given)),
+                         given.shape[0],
+                         given.shape[1],
+                         given.strides[0],
+                         nullptr,
+                         0};
+    return best_rows(users, rows.dim, n,
+                     [&](const ScoreArgs& args) { gathered_score(rows, args); });
+  }
+
+  // The same of the rows of a Personalized Elastic Embedding.
+  py::object score_held(const Pee& held, const py::object& users, const py::object& n) const {
+    return best_rows(users, held.dim(), n,
+                     [&](const ScoreArgs& args) { gathered_score(held.table(), args); });
+  }
+
+  // Indices [num_groups, k], or [k] of weights [n], of the k largest of each group, or None.
+  py::object largest(const py::object& weights, const py::object& k, bool sorted) const {
+    ForeignTensor given;
+    int64_t count;
+    if (!read(weights, given) || given.num_dims < 1 || given.num_dims > 2) return py::none();
+    if (!has_float_rows(given, 32) && !has_float_rows(given, 64)) return py::none();
+    const bool one = given.num_dims == 1;
+    const int64_t groups = one ? 1 : given.shape[0];
+    const int64_t n = given.shape[given.num_dims - 1];
+    if (!read_int(k, count) || count < 0 || count > n || n >= int64_t{1} << 32) return py::none();
+    const std::array<int64_t, 2> sizes{groups, count};
+    const Made indices = make(new_ints_, kInteger, 64, sizes.data() + one, given.num_dims);
+    if (!indices.address) return py::none();
+    const int64_t nan = with_weight(given.bits / 8, [&](auto weight) {
+      const auto args = make_topk_blocks<decltype(weight)>(address_of(given), groups, n,
+                                                           one ? n : given.strides[0], count, 0, 0,
+                                                           0, sorted, *indices.address);
+      std::optional<py::gil_scoped_release> release;
+      if (groups * n >= kManyWeights) release.emplace();
+      return topk_blocks(args);
+    });
+    return nan < 0 ? indices.tensor : py::none();
+  }
+
  private:
   static constexpr const char* kName = "dlpack_exchange_api";
   static constexpr int32_t kProcessor = 1;            // of DLDeviceType
   static constexpr uint8_t kInteger = 0, kFloat = 2;  // of DLDataTypeCode
   static constexpr int32_t kMostDims = 8;
   static constexpr int64_t kMany = 256;
+  static constexpr int64_t kManyWeights = 4096;
 
-  TensorReader(py::object kind, py::object new_rows, py::object offered,
-               const ForeignInterface* interface)
+  // A tensor and the address of its memory; none where it is not what was asked for.
+  struct Made {
+    py::object tensor;
+    std::optional<Address> address;
+  };
+
+  TensorReader(py::object kind, py::object parameter, py::object new_floats, py::object new_ints,
+               py::object offered, const ForeignInterface* interface)
       : kind_(std::move(kind)),
-        new_rows_(std::move(new_rows)),
+        parameter_(std::move(parameter)),
+        new_floats_(std::move(new_floats)),
+        new_ints_(std::move(new_ints)),
         offered_(std::move(offered)),
         interface_(interface) {}
 
-  // False for what is no tensor of exactly this class, or cannot be read.
+  template <typename Kernel>
+  py::object best_rows(const py::object& users, int64_t dim, const py::object& n,
+                       Kernel&& kernel) const {
+    ForeignTensor given;
+    int64_t count;
+    if (!read(users, given) || given.num_dims != 2 || given.shape[1] != dim ||
+        !has_float_rows(given, 32) || !are_finite(given) || !read_int(n, count) || count < 1) {
+      return py::none();
+    }
+    const std::array<int64_t, 2> sizes{given.shape[0], count};
+    const Made indices = make(new_ints_, kInteger, 64, sizes.data(), 2);
+    const Made scores = make(new_floats_, kFloat, 32, sizes.data(), 2);
+    if (!indices.address || !scores.address) return py::none();
+    const ScoreArgs args = make_score_args(address_of(given), sizes[0], given.strides[0], 0, 0,
+                                           count, *scores.address, *indices.address);
+    {
+      const py::gil_scoped_release release;
+      kernel(args);
+    }
+    return py::make_tuple(indices.tensor, scores.tensor);
+  }
+
+  // True for an int, exactly, that fits.
+  static bool read_int(const py::object& object, int64_t& out) {
+    if (!PyLong_CheckExact(object.ptr())) return false;
+    int overflow = 0;
+    out = PyLong_AsLongLongAndOverflow(object.ptr(), &overflow);
+    return overflow == 0;
+  }
+
+  // False for what is no tensor of exactly these classes, or cannot be read.
   bool read(const py::object& object, ForeignTensor& out) const {
-    if (reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())) != kind_.ptr()) return false;
+    const auto* kind = reinterpret_cast<PyObject*>(Py_TYPE(object.ptr()));
+    if (kind != kind_.ptr() && kind != parameter_.ptr()) return false;
     if (interface_->read(object.ptr(), &out) == 0) return out.num_dims <= kMostDims;
     PyErr_Clear();
     return false;
@@ -155,6 +243,28 @@ class TensorReader {
     return tensor.data || count == 0;  // there are tensors of zeros that have no memory
   }
 
+  // True if the values of each row, in the last dimension, lie one after another.
+  static bool has_float_rows(const ForeignTensor& tensor, uint8_t bits) {
+    const int32_t last = tensor.num_dims - 1;
+    return tensor.device_type == kProcessor && tensor.type_code == kFloat && tensor.lanes == 1 &&
+           tensor.bits == bits && (tensor.strides[last] == 1 || tensor.shape[last] <= 1) &&
+           (tensor.data || count_of(tensor) == 0);
+  }
+
+  static bool are_finite(const ForeignTensor& matrix) {
+    constexpr uint32_t kExponent = 0x7f800000;  // all ones in what is not finite
+    uint32_t odd = 0;
+    for (int64_t r = 0; r < matrix.shape[0]; ++r) {
+      const auto* row = at<const float>(address_of(matrix)) + r * matrix.strides[0];
+      for (int64_t d = 0; d < matrix.shape[1]; ++d) {
+        uint32_t bits;
+        std::memcpy(&bits, row + d, sizeof(bits));
+        odd |= (bits & kExponent) == kExponent;
+      }
+    }
+    return odd == 0;
+  }
+
   static bool has_shape_of(const ForeignTensor& one, const ForeignTensor& other) {
     bool same = one.num_dims == other.num_dims;
     for (int32_t d = 0; same && d < one.num_dims; ++d) same = one.shape[d] == other.shape[d];
@@ -165,20 +275,27 @@ class TensorReader {
     return one.bits == other.bits && has_shape_of(one, other);
   }
 
-  py::object make_rows(const ForeignTensor& each, int64_t dim) const {
-    std::array<py::object, kMostDims + 1> sizes;
+  Made make(const py::object& maker, uint8_t type_code, uint8_t bits, const int64_t* sizes,
+            int32_t num_sizes) const {
+    std::array<py::object, kMostDims + 1> objects;
     std::array<PyObject*, kMostDims + 1> args;
-    const auto num_sizes = static_cast<size_t>(each.num_dims) + 1;
-    for (size_t d = 0; d < num_sizes; ++d) {
-      sizes[d] = py::int_(d + 1 < num_sizes ? each.shape[d] : dim);
-      args[d] = sizes[d].ptr();
+    const auto count = static_cast<size_t>(num_sizes);
+    for (size_t d = 0; d < count; ++d) {
+      objects[d] = py::int_(sizes[d]);
+      args[d] = objects[d].ptr();
     }
-    PyObject* made = PyObject_Vectorcall(new_rows_.ptr(), args.data(), num_sizes, nullptr);
-    if (!made) throw py::error_already_set();
-    return py::reinterpret_steal<py::object>(made);
+    PyObject* tensor = PyObject_Vectorcall(maker.ptr(), args.data(), count, nullptr);
+    if (!tensor) throw py::error_already_set();
+    Made made{py::reinterpret_steal<py::object>(tensor), {}};
+    ForeignTensor out;
+    if (read(made.tensor, out) && is_adjacent(out) && out.type_code == type_code &&
+        out.bits == bits) {
+      made.address = address_of(out);
+    }
+    return made;
   }
 
-  py::object kind_, new_rows_;
+  py::object kind_, parameter_, new_floats_, new_ints_;
   py::object offered_;  // keeps the functions
   const ForeignInterface* interface_;
 };

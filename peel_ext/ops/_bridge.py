@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from peel_ext import _core, threads
 from peel_ext.ops import _launching
@@ -24,7 +25,9 @@ _FLOAT32S = torch.empty(0, dtype=torch.float32, device="cpu")
 _INT64S = torch.empty(0, dtype=torch.int64, device="cpu")
 
 #: Reads tensors in native code; None with a torch that does not offer what it calls.
-_READER: _core.TensorReader | None = _core.TensorReader.of(Tensor, _FLOAT32S.new_empty)
+_READER: _core.TensorReader | None = _core.TensorReader.of(
+    Tensor, Parameter, _FLOAT32S.new_empty, _INT64S.new_empty
+)
 
 _FLOAT32 = (torch.float32,)
 _FLOAT = (torch.float32, torch.float64)
@@ -74,7 +77,9 @@ def _row_address(
         and tensor.dtype in dtypes
         and (tensor.is_cpu if device is None else tensor.device == device)
     ):
-        return tensor.data_ptr()
+        address = tensor.data_ptr()
+        if address or tensor.numel() == 0:
+            return address
     return _address(name, tensor, dtypes, device)
 
 
@@ -128,6 +133,23 @@ def topk_blocks(
     nan = _core.topk_blocks(*args)
     if nan >= 0:
         raise ValueError(f"weights[{nan // n}, {nan % n}] is NaN, expected a number")
+    return indices
+
+
+def adjacent_topk(weights: Tensor, k: int | None, in_order: bool) -> Tensor | None:
+    """Indices int64 [num_groups, k], or [k] of weights [n], of weights as the CPU's kernel reads them.
+
+    None for others, for what is out of range, and for weights that are NaN: then the longer way says
+    what is wrong.
+
+    Args:
+        weights: not traced.
+        k: how many to select.
+        in_order: whether in descending weight.
+    """
+    if _READER is None or _launching.is_device(weights):
+        return None
+    indices: Any = _READER.largest(weights, k, in_order)
     return indices
 
 
@@ -300,6 +322,29 @@ def grouped_lookup_backward(
     if result[0]:
         raise IndexError(f"pair {result[1]} of the gradient is beyond the table")
     return grad
+
+
+def adjacent_score(
+    users: Tensor, table: Tensor | _core.Pee, n: int
+) -> tuple[Tensor, Tensor] | None:
+    """Indices int64 and scores float32 [num_users, n], of tensors as the CPU's kernel reads them.
+
+    None for others, for what is out of range, and for users that are not finite: then the longer way
+    says what is wrong.
+
+    Args:
+        users: not traced.
+        table: rows, or what holds them.
+        n: rows to return.
+    """
+    if _READER is None or _launching.is_device(users):
+        return None
+    best: Any
+    if isinstance(table, _core.Pee):
+        best = _READER.score_held(table, users, n)
+    else:
+        best = _READER.score(table, users, n)
+    return best
 
 
 def gathered_score(

@@ -84,6 +84,13 @@ def gathered_score(
         IndexError: a candidate or excluded index out of range. On a CUDA device users and what is
             excluded are not looked at, and a candidate out of range is told by a later call.
     """
+    traced = is_traced(users)
+    if not traced and candidates is None and exclude_indptr is None and exclude is None:
+        # Of few rows a call takes as long as its checks: they are made in one native call.
+        rows = table._pee if isinstance(table, PersonalizedElasticEmbedding) else table
+        best = _bridge.adjacent_score(users, rows, n)
+        if best is not None:
+            return best
     if isinstance(table, PersonalizedElasticEmbedding):
         if candidates is not None:
             raise ValueError("candidates cannot be combined with a PersonalizedElasticEmbedding")
@@ -94,7 +101,7 @@ def gathered_score(
             packed = _packed_on(table, users.device)
         vectors = rows_with_unit_stride(users)
         return _bridge.gathered_score(vectors, packed, n, None, *lists)
-    if not is_traced(users):
+    if not traced:
         return _score(users, table, n, candidates, exclude_indptr, exclude)
     check_tensor("users", users, (torch.float32,), 2)
     check_tensor("table", table, (torch.float32,), 2)

@@ -73,12 +73,18 @@ def topk_blocks(
         ValueError: a wrong shape, k or budget out of range, a NaN weight, a cost below 1. On a CUDA
             device costs and budgets are not looked at.
     """
+    traced = is_traced(weights)
+    if not traced and costs is None and budget_bytes is None:
+        # Of few weights a call takes as long as its checks: they are made in one native call.
+        indices = _bridge.adjacent_topk(weights, k, sorted)
+        if indices is not None:
+            return indices
     if isinstance(weights, Tensor) and weights.ndim == 1:
         return topk_blocks(weights[None], k, costs=costs, budget_bytes=budget_bytes, sorted=sorted)[
             0
         ]
     k, costs, budgets = _check(weights, k, costs, budget_bytes)
-    if is_traced(weights):
+    if traced:
         return _select_op(weights, k, costs, budgets, sorted)
     rows = rows_with_unit_stride(weights.detach())
     return _bridge.topk_blocks(rows, k, costs, budgets, sorted)

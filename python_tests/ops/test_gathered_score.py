@@ -18,6 +18,7 @@ from peel_ext.format import (
     PlanesLayout,
     unpack_embedding,
 )
+from peel_ext.ops import _bridge
 
 
 @pytest.mark.parametrize("users", [0, 1, 2, 5, 300])
@@ -142,6 +143,90 @@ def test_rejects(change: dict, error: type[Exception], named: str) -> None:
     with pytest.raises(error) as caught:
         ops.gathered_score(**arguments)
     assert named in str(caught.value)
+
+
+class OtherTensor(torch.Tensor):
+    """A class whose tensors may be more than memory."""
+
+
+WIDE = torch.arange(48.0).reshape(6, 8) % 5
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize(
+    ("users", "table", "n", "adjacent"),
+    [
+        (U, T, 2, True),
+        (U, T, 9, True),
+        (U, torch.nn.Parameter(T), 2, True),
+        (torch.nn.Parameter(U), T, 2, True),
+        (U[:0], T, 2, True),
+        (U, T[:0], 2, True),
+        (U[:, :0], T[:, :0], 2, True),
+        (WIDE[::2, 2:6], WIDE[:, 4:], 2, True),
+        (U[:1].expand(3, 4), T[:1].expand(5, 4), 2, True),
+        (torch.full((2, 4), 3e38), T, 2, True),  # finite, though their sum is not
+        (WIDE[:, ::2], T, 2, False),
+        (U, WIDE[:, 1::2], 2, False),
+        (U, torch.rand(4, 6).T, 2, False),
+        (U, T, np.int64(2), False),
+        (U, T.as_subclass(OtherTensor), 2, False),
+    ],
+)
+def test_what_is_read_natively_is_what_the_reference_gives(
+    native: bool, users, table, n, adjacent: bool, on_cpu, monkeypatch
+) -> None:
+    if not native:  # as where torch does not offer it
+        monkeypatch.setattr(_bridge, "_READER", None)
+    with on_cpu():
+        assert (_bridge.adjacent_score(users, table, n) is not None) == (adjacent and native)
+        got = ops.gathered_score(users, table, n)
+    plain = table.detach().as_subclass(torch.Tensor)
+    want = reference.gathered_score(users.detach(), plain, int(n))
+    assert torch.equal(got[0], want[0])
+    assert torch.allclose(got[1], want[1])
+    assert not got[1].requires_grad
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (dict(n=0), "n must be at least 1, got 0"),
+        (dict(n=-1), "n must be at least 1, got -1"),
+        (dict(n=True), "n must be an integer, got True"),
+        (dict(users=NAN), r"users\[0\] must be finite"),
+        (dict(users=-1 / torch.zeros(2, 4)), r"users\[0\] must be finite"),
+        (dict(users=U[0]), "users must have 2 dimensions"),
+        (dict(users=U[:, :3]), "users must have shape"),
+        (dict(users=U.double()), "users must be float32"),
+        (dict(users=U.int()), "users must be float32"),
+        (dict(users=U.tolist()), "users must be a tensor"),
+        (dict(table=T.double()), "table must be float32"),
+        (dict(table=T[0]), "table must have 2 dimensions"),
+        (dict(table=T.numpy()), "table must be a tensor"),
+        (dict(table=torch._efficientzerotensor(6, 4)), "table must be adjacent in memory"),
+    ],
+)
+def test_what_is_not_read_natively_is_told_by_the_longer_way(
+    native: bool, change: dict, error: str, on_cpu, monkeypatch
+) -> None:
+    if not native:
+        monkeypatch.setattr(_bridge, "_READER", None)
+    with on_cpu(), pytest.raises((TypeError, ValueError), match=error):
+        ops.gathered_score(**dict(users=U, table=T, n=2) | change)
+
+
+def test_what_is_held_is_read_natively(generator, on_cpu, monkeypatch) -> None:
+    pee = make_packed(PlanesLayout(), generator)
+    users = torch.randn(3, pee.embedding_dim, generator=generator)
+    with on_cpu():
+        got = _bridge.adjacent_score(users, pee._pee, 5)
+        assert got is not None
+        assert _bridge.adjacent_score(users[:, 1:], pee._pee, 5) is None
+        monkeypatch.setattr(_bridge, "_READER", None)
+        want = ops.gathered_score(users, pee, 5)
+    assert all(torch.equal(one, other) for one, other in zip(got, want, strict=True))
 
 
 @pytest.mark.once

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from peel_ext import _core, ops, reference
+from peel_ext.ops import _bridge
 
 SIZES = [0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 63, 64, 65, 1000]
 
@@ -155,6 +157,72 @@ def test_rejects(arguments: dict, error: type[Exception], named: str) -> None:
     with pytest.raises(error) as caught:
         ops.topk_blocks(**arguments)
     assert named in str(caught.value)
+
+
+WIDE = torch.arange(48.0).reshape(6, 8) % 5
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize(
+    ("weights", "k", "adjacent"),
+    [
+        (W, 3, True),
+        (W, 0, True),
+        (W.double(), 5, True),
+        (W[0], 3, True),
+        (torch.nn.Parameter(W), 3, True),
+        (W[:0], 3, True),
+        (W[:, :0], 0, True),
+        (WIDE[::2, 2:7], 4, True),
+        (WIDE[:, 3:4], 1, True),
+        (WIDE[:1].expand(3, 8), 4, True),
+        (torch.arange(9000.0).reshape(2, 4500), 7, True),
+        (WIDE[:, ::2], 2, False),
+        (WIDE.T, 2, False),
+        (WIDE[0, ::2], 2, False),
+        (W, np.int32(3), False),
+    ],
+)
+def test_what_is_read_natively_is_what_the_reference_gives(
+    native: bool, weights, k, adjacent: bool, on_cpu, monkeypatch
+) -> None:
+    if not native:  # as where torch does not offer it
+        monkeypatch.setattr(_bridge, "_READER", None)
+    plain = weights.detach()
+    for in_order in (True, False):
+        with on_cpu():
+            indices = _bridge.adjacent_topk(weights, k, in_order)
+            assert (indices is not None) == (adjacent and native)
+            got = ops.topk_blocks(weights, k, sorted=in_order)
+        assert torch.equal(got, reference.topk_blocks(plain, int(k), sorted=in_order))
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize(
+    ("weights", "k", "error"),
+    [
+        (W, 6, "k must be between 0 and 5, got 6"),
+        (W, -1, "k must be between 0 and 5, got -1"),
+        (W, 1 << 70, "k must be between 0 and 5"),
+        (W, True, "k must be an integer, got True"),
+        (W, None, "either k, or costs and budget_bytes must be given"),
+        (W.half(), 1, "weights must be float32 or float64, got float16"),
+        (W.long(), 1, "weights must be float32 or float64, got int64"),
+        (W[None], 1, "weights must have 2 dimensions"),
+        (W[0, 0], 0, "weights must have 2 dimensions"),
+        (W.tolist(), 1, "weights must be a tensor, got list"),
+        (torch._efficientzerotensor(2, 3), 1, "weights must be adjacent in memory"),
+        (W / 0 * 0, 1, r"weights\[0, 0\] is NaN"),
+        (W[0] / 0 * 0, 1, r"weights\[0, 0\] is NaN"),
+    ],
+)
+def test_what_is_not_read_natively_is_told_by_the_longer_way(
+    native: bool, weights, k, error: str, on_cpu, monkeypatch
+) -> None:
+    if not native:
+        monkeypatch.setattr(_bridge, "_READER", None)
+    with on_cpu(), pytest.raises((TypeError, ValueError), match=error):
+        ops.topk_blocks(weights, k)
 
 
 def test_refuses_nan_and_names_it() -> None:
