@@ -1,5 +1,6 @@
 // The one pybind11 module. Arguments are addresses, sizes and strides in elements; the Python side
-// (ops/_bridge.py, device/_bridge.py) has checked their meaning and keeps the memory alive.
+// (ops/_bridge.py, device/_bridge.py) has checked their meaning and keeps the memory alive. Only a
+// TensorReader is given tensors, and checks them itself.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

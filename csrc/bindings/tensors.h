@@ -36,7 +36,7 @@ struct ForeignTensor {
   const int64_t* strides;  // in elements
   uint64_t byte_offset;
 };
-static_assert(sizeof(ForeignTensor) == 48, "DLTensor has 48 bytes where addresses have 8");
+static_assert(sizeof(void*) != 8 || sizeof(ForeignTensor) == 48, "DLTensor has 48 bytes");
 
 // A DLPackExchangeAPI of major version 1; functions that are not called here have no types.
 struct ForeignInterface {

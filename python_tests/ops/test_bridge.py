@@ -10,6 +10,7 @@ from torch import Tensor
 
 from peel_ext import ops
 from peel_ext.ops import _bridge
+from peel_ext.ops.lookup import Pairs, Table, gather
 
 WEIGHT = torch.arange(40.0).reshape(10, 4)
 INDICES = torch.tensor([3, 1, 4])
@@ -182,6 +183,8 @@ def test_memory_elsewhere_is_an_error() -> None:
         _bridge.first_out_of_range(elsewhere, 9)
     with pytest.raises(ValueError, match="weights must be on the CPU, got meta"):
         _bridge.topk_blocks(WEIGHT.to("meta"), 2, None, None, True)
+    with pytest.raises(ValueError, match="indices must be on cpu as the table, got meta"):
+        gather(Table(WEIGHT), Pairs(elsewhere, None))
 
 
 def test_what_replaces_the_makers_of_tensors_has_no_say(monkeypatch: pytest.MonkeyPatch) -> None:

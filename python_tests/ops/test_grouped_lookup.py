@@ -179,6 +179,7 @@ def test_sparse_gradient_of_whole_rows_is_what_came_in(generator) -> None:
 
 def test_second_derivative(generator) -> None:
     weight, table = make_table(ColumnsLayout(4), generator)
+    table["blocks"].held[1] |= 1  # something of each row, so that there is a derivative
     indices = torch.tensor([4, 4, 2, 1])
     groups = torch.tensor([0, 1, 1, 2])
     penalties = []
