@@ -26,7 +26,7 @@ from peel_ext.ops import _bridge
 def test_dense_equals_reference_exactly(users: int, rows: int, generator) -> None:
     vectors, table = integers(generator, users, 9), integers(generator, rows, 9)
     indptr, seen = lists(generator, users, rows)
-    for n in (1, 20, 600):
+    for n in (1, 20, 200, 600):
         for excluded in ({}, dict(exclude_indptr=indptr, exclude=seen)):
             got = ops.gathered_score(vectors, table, n, **excluded)
             want = reference.gathered_score(vectors, table, n, **excluded)

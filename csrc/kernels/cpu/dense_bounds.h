@@ -59,8 +59,17 @@ class DenseBounds {
   };
 
   static double norm_of(const float* vector, int64_t dim) {
+    constexpr int64_t kSums = 8;  // more than one, so that they need not wait for each other
+    double sums[kSums] = {};
+    int64_t d = 0;
+    for (; d + kSums <= dim; d += kSums) {
+      for (int64_t i = 0; i < kSums; ++i) {
+        sums[i] += static_cast<double>(vector[d + i]) * vector[d + i];
+      }
+    }
+    for (; d < dim; ++d) sums[0] += static_cast<double>(vector[d]) * vector[d];
     double sum = 0;
-    for (int64_t d = 0; d < dim; ++d) sum += static_cast<double>(vector[d]) * vector[d];
+    for (const double each : sums) sum += each;
     return std::sqrt(sum);
   }
 

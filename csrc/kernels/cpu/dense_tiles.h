@@ -15,6 +15,8 @@ class DenseTiles {
  public:
   DenseTiles(const DenseRows& rows, const simd::Primitives& isa) : rows_(rows), isa_(isa) {
     total_ = rows.candidates ? rows.num_candidates : rows.num_embeddings;
+    const int64_t bytes = total_ * rows.dim * static_cast<int64_t>(sizeof(float));
+    come_by_themselves_ = !rows.candidates && bytes <= kCached;
   }
   int64_t dim() const { return rows_.dim; }
   int64_t count() const { return (total_ + simd::kTileRows - 1) / simd::kTileRows; }
@@ -36,15 +38,16 @@ class DenseTiles {
     int64_t row(int64_t r) const { return first_ + r; }  // to be scored among others later
     static bool rows_apart() { return true; }
     static void prefetch_ahead() {}  // bounding asks for the next tile
-    // Rows of the tile as simd::Primitives::bound_rows has them. Asks for the next tile, unless
-    // rows lie one after another: what is read in order comes by itself.
+    // Rows of the tile as simd::Primitives::bound_rows has them. Asks for the next tile, unless it
+    // comes by itself.
     uint32_t bound(const float* user, float slack, float least, float threshold) const {
       const float* rows[simd::kTileRows];
       const float* next[simd::kTileRows];
       find(first_, rows);
-      find(first_ + simd::kTileRows, next);
-      return tiles_.isa_.bound_rows(user, rows, next, count_, tiles_.dim(), slack, least,
-                                    threshold);
+      const bool asks = !tiles_.come_by_themselves_;
+      if (asks) find(first_ + simd::kTileRows, next);
+      return tiles_.isa_.bound_rows(user, rows, asks ? next : nullptr, count_, tiles_.dim(), slack,
+                                    least, threshold);
     }
     // scores[u, r] of the tile's rows; of lanes beyond them anything.
     void dot(const float* users, int64_t num_users, int64_t user_stride, float* scores) {
@@ -73,8 +76,16 @@ class DenseTiles {
    private:
     static constexpr int64_t kUsersAShare = 8;
 
-    // As many rows as the tile has, from one on; the last one again where there are fewer.
+    // As many rows as the tile has, from one on; the last one again where there are fewer. Of a
+    // whole tile of rows in order it takes no look at each.
     void find(int64_t first, const float** rows) const {
+      if (!tiles_.rows_.candidates && first + simd::kTileRows <= tiles_.total_) {
+        const float* row = tiles_.row(first);
+        for (int64_t r = 0; r < simd::kTileRows; ++r, row += tiles_.rows_.weight_stride) {
+          rows[r] = row;
+        }
+        return;
+      }
       for (int64_t r = 0; r < count_; ++r) {
         rows[r] = tiles_.row(std::min(first + r, tiles_.total_ - 1));
       }
@@ -87,9 +98,13 @@ class DenseTiles {
   };
 
  private:
+  // Bytes up to which rows in order are in the caches, or come into them without being asked for.
+  static constexpr int64_t kCached = int64_t{1} << 23;
+
   const DenseRows& rows_;
   const simd::Primitives& isa_;
   int64_t total_ = 0;
+  bool come_by_themselves_ = false;
 };
 
 // Rows that lie here and there, scored together, as plane_rows.h has those in planes.
