@@ -52,10 +52,25 @@ class RowShard:
         parts = map(np.ascontiguousarray, (self.rows.store, self.rows.scales))
         return [(zlib.crc32(part), part.nbytes) for part in parts]
 
-    def item_group_of(self, group: int) -> NDArray[np.int32]:
-        """The item group [n] of each own row for a user group."""
-        own: NDArray[np.int32] = self.item_group[0 if len(self.item_group) == 1 else group]
-        return own
+    def rows_by_item_group(self, group: int) -> tuple[NDArray[np.signedinteger], NDArray[np.int64]]:
+        """The own rows [n] by item group, ascending in each, and where each begins [num_item_groups + 1].
+
+        Kept, for every block asks for some: as much memory as the item groups have.
+        """
+        at = 0 if len(self.item_group) == 1 else group
+        if at not in self._sorted:
+            which = self.item_group[at]
+            counts = np.bincount(which, minlength=len(self.sizes))
+            index = np.int32 if len(which) < 1 << 31 else np.int64
+            self._sorted[at] = (
+                np.argsort(which, kind="stable").astype(index),
+                np.concatenate([[0], np.cumsum(counts)]),
+            )
+        return self._sorted[at]
+
+    @cached_property
+    def _sorted(self) -> dict[int, tuple[NDArray[np.signedinteger], NDArray[np.int64]]]:
+        return {}
 
 
 def content_checksums(shard: RowShard, groups: Sequence[int]) -> dict[int, int]:
@@ -102,11 +117,14 @@ def outline_of(
 
 def _ids_of_run(shard: RowShard, group: int) -> NDArray[np.int64]:
     """The ids of the rows in a run of item groups, this rank's of equal runs of all, in file order."""
-    ranks, item_group = shard.ranks, shard.item_group_of(group)
-    order = np.argsort(item_group, kind="stable")
-    runs = Partition(len(shard.sizes), ranks.size)
-    cuts = np.searchsorted(item_group[order], runs.edges)
-    pairs = torch.from_numpy(np.stack([item_group[order], order + shard.first], axis=1))
+    ranks = shard.ranks
+    rows, starts = shard.rows_by_item_group(group)
+    ids = rows.astype(np.int64) + shard.first
+    if not shard.layout.nested:  # item groups are runs of rows, as the ranks' are
+        return ids
+    item_group = np.repeat(np.arange(len(shard.sizes)), np.diff(starts))
+    cuts = starts[Partition(len(shard.sizes), ranks.size).edges]
+    pairs = torch.from_numpy(np.stack([item_group, ids], axis=1))
     arrived = torch.cat(ranks.exchange(pairs.split(np.diff(cuts).tolist()))).numpy()
     # Ids ascend from rank to rank, and in what comes of each.
     made: NDArray[np.int64] = arrived[np.argsort(arrived[:, 0], kind="stable"), 1]

@@ -132,17 +132,11 @@ def _own_parts(shard: RowShard, blocks: NDArray[np.int64], group: int) -> list[U
     if not len(blocks):
         return []
     num_layers = shard.layout.num_layers(shard.dim)
-    which = np.unique(blocks // num_layers)  # item groups
-    place = np.full(len(shard.sizes), -1, dtype=np.int32)
-    place[which] = np.arange(len(which), dtype=np.int32)
-    places = place[shard.item_group_of(group)]
-    rows = np.flatnonzero(places >= 0)
-    rows = rows[np.argsort(places[rows], kind="stable")]
-    starts = np.concatenate([[0], np.cumsum(np.bincount(places[rows], minlength=len(which)))])
+    rows, starts = shard.rows_by_item_group(group)
     made = []
     for block in blocks.tolist():
         item_group, layer = divmod(block, num_layers)
-        own = rows[starts[place[item_group]] : starts[place[item_group] + 1]]
+        own = rows[starts[item_group] : starts[item_group + 1]].astype(np.int64)
         made.append(cut_block(shard.layout, shard.dim, shard.rows, own, layer, shard.first))
     return made
 
