@@ -14,8 +14,11 @@ def check_worth(name: str, values: Tensor, shape: tuple[int, int]) -> Tensor:
     """Checks what something is worth, and returns it as float64.
 
     Raises:
+        TypeError: no tensor.
         ValueError: a wrong shape, or a value that is negative or not finite.
     """
+    if not isinstance(values, Tensor):
+        raise TypeError(f"{name} must be a tensor, got a {type(values).__name__}")
     if tuple(values.shape) != shape:
         raise ValueError(f"{name} must have shape {shape}, got {tuple(values.shape)}")
     wrong = ~(torch.isfinite(values) & (values >= 0))

@@ -194,7 +194,8 @@ class ElasticEmbedding(nn.Embedding):
 
         Raises:
             TypeError: no table, or not one of float32.
-            ValueError: an argument out of range, or a table that is not sharded by rows.
+            ValueError: an argument out of range or other than on another rank, a table that is not sharded
+                by rows, or the same plain rows on all ranks.
             ElsewhereError: an error of another rank alone.
         """
         # Several processes lie above this layer: what they need is found when it is asked for.

@@ -79,11 +79,24 @@ class Rows(NamedTuple):
         if self.rotation is not None:
             with torch.autocast(rows.device.type, enabled=False):
                 rows = rows @ self.rotation
-        if not rows.is_cpu:
-            return encode_on_device(rows, layout)
         # A Parameter whose own memory NumPy has seen can never be resized again.
-        store, scales = layout.encode((rows if rows is not weight else rows.clone()).numpy())
-        return torch.from_numpy(store), torch.from_numpy(scales)
+        return encode(rows.clone() if rows is weight and rows.is_cpu else rows, layout)
+
+
+def encode(rows: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+    """Store and scales, as :class:`BlockStore` has them, of rows whose memory NumPy may see.
+
+    Args:
+        rows: float32 [n, dim], rotated if they are to be.
+        layout: layout of the blocks.
+
+    Raises:
+        ValueError: a row that is not finite.
+    """
+    if not rows.is_cpu:
+        return encode_on_device(rows, layout)
+    store, scales = layout.encode(rows.numpy())
+    return torch.from_numpy(store), torch.from_numpy(scales)
 
 
 def _refined_rows(slots: Tensor, count: int) -> Tensor:

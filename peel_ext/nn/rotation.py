@@ -7,6 +7,12 @@ import math
 import torch
 from torch import Tensor
 
+#: A matrix product rounds a row by its place among as many, or among fewer.
+_RUN_ROWS = 64
+
+#: Rows that are multiplied at once, a multiple of that.
+_ROWS_AT_ONCE = 1 << 14
+
 
 def fit_rotation(weight: Tensor, seed: int = 0, *, keep_mean: bool = False) -> Tensor:
     """An orthogonal matrix R for rows [n, dim]: the rotated rows are ``weight @ R``.
@@ -26,6 +32,30 @@ def fit_rotation(weight: Tensor, seed: int = 0, *, keep_mean: bool = False) -> T
     """
     moments = second_moments(weight).cpu()  # all that leaves the weight's device
     return rotation_of_moments(moments, seed, keep_mean=keep_mean).to(weight.device)
+
+
+def rotate_run(rows: Tensor, rotation: Tensor, first: int, num_embeddings: int) -> Tensor:
+    """Some rows of a table, rotated, with the bits that they have where all are multiplied at once.
+
+    A matrix product may round a row by its place, and otherwise where rows are few. So each is multiplied
+    at its place in a run of ``_RUN_ROWS``, or of all where there are fewer, filled up with zeros.
+
+    Args:
+        rows: float32 [n, dim].
+        rotation: float32 [dim, dim].
+        first: the place of the first of them in the table.
+        num_embeddings: rows of the whole table.
+    """
+    rotated = torch.empty_like(rows, memory_format=torch.contiguous_format)
+    run = max(1, min(_RUN_ROWS, num_embeddings))
+    for begin in range(-(first % run), len(rows), _ROWS_AT_ONCE):
+        end, before = min(begin + _ROWS_AT_ONCE, len(rows)), max(0, -begin)
+        part, behind = rows[begin + before : end], -(end - begin) % run
+        if before or behind:
+            part = torch.nn.functional.pad(part, (0, 0, before, behind))
+        with torch.autocast(rows.device.type, enabled=False):
+            rotated[begin + before : end] = (part @ rotation)[before : end - begin]
+    return rotated
 
 
 def second_moments(rows: Tensor) -> Tensor:

@@ -112,11 +112,16 @@ _OF_SHARDS = (
 )
 
 
-def check_plain(weight: Tensor) -> None:
-    """Raises TypeError unless the weight is one plain tensor, which blocks can be cut from."""
+def is_plain(weight: Tensor) -> bool:
+    """Tells whether it is one plain tensor, which blocks can be cut from."""
     # Wrappers of other tensors take operations over; those of compilers are asked nothing.
     takes_over = type(weight).__torch_dispatch__ is not Tensor.__torch_dispatch__
-    if takes_over and not isinstance(weight, FakeTensor | FunctionalTensor):
+    return not takes_over or isinstance(weight, FakeTensor | FunctionalTensor)
+
+
+def check_plain(weight: Tensor) -> None:
+    """Raises TypeError unless the weight is one plain tensor, which blocks can be cut from."""
+    if not is_plain(weight):
         is_sharded = hasattr(weight, "full_tensor")
         raise TypeError(
             f"weight must be one plain tensor to be cut into blocks, got a {type(weight).__name__}:"

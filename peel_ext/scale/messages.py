@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,6 +58,19 @@ def exchange_counted(
     rows = torch.from_numpy(np.ascontiguousarray(array))
     made: NDArray[Any] = ranks.exchange_rows(rows, leaving, arriving).numpy()
     return made
+
+
+def check_same(name: str, value: object, ranks: Collectives) -> None:
+    """Raises ValueError on all ranks where they were given different values.
+
+    Args:
+        name: what the error calls them.
+        value: what the text of tells apart.
+        ranks: the processes.
+    """
+    others = ranks.differing(hashlib.sha256(repr(value).encode()).digest())
+    if others:
+        raise ValueError(f"{name} must be the same on all ranks, got others on rank {others[0]}")
 
 
 @contextmanager

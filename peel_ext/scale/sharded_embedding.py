@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,18 +18,15 @@ from peel_ext.format.writer import align, pack_parts
 from peel_ext.nn import selection, worth
 from peel_ext.nn.arguments import as_int, check_budget, check_geometry
 from peel_ext.nn.blending import check_worth
-from peel_ext.nn.encoding import Rows, levels_on
-from peel_ext.nn.rotation import rotation_of_moments, second_moments
+from peel_ext.nn.encoding import Rows, encode, levels_on
+from peel_ext.nn.rotation import rotate_run, rotation_of_moments, second_moments
 from peel_ext.nn.selection import even_block_weights
 from peel_ext.ops.lookup import BlockStore, Pairs, Table, check_group, gather
-from peel_ext.scale.messages import agreed
+from peel_ext.scale.messages import agreed, check_same
 from peel_ext.scale.row_order import in_turn, places_by_value
 from peel_ext.scale.row_shard import RowShard, content_checksums, outline_of
 from peel_ext.scale.sharded_files import pack_together, write_files
 from peel_ext.scale.table_shard import TableShard
-
-#: Rows that are rotated at least: of fewer a matrix product may round otherwise than of many.
-_FEWEST_ROTATED = 64
 
 
 class ShardedEmbedding:
@@ -58,18 +54,21 @@ class ShardedEmbedding:
         rotation: float32 [dim, dim] or None, the same on all ranks; see :meth:`fit_rotation`.
 
     Raises:
-        ValueError: an argument out of range.
+        ValueError: an argument out of range, or other than on another rank.
         ElsewhereError: an error of another rank alone, as every method raises it.
     """
 
+    @torch.inference_mode(False)
     def __init__(
         self, shard: TableShard, *, num_groups: int = 1, layout: Layout | str = "planes"
     ) -> None:
         self.rows, self._edges, self._ranks = shard.rows, shard.edges, shard.ranks
         self.first, self.num_embeddings = shard.first, shard.num_embeddings
         self.embedding_dim = self.rows.shape[1]
-        self.layout = check_geometry(self.embedding_dim, num_groups, layout)
+        with agreed(self._ranks):
+            self.layout = check_geometry(self.embedding_dim, num_groups, layout)
         self.num_groups = as_int(num_groups)
+        check_same("num_groups and layout", (self.num_groups, self.layout), self._ranks)
         self._sizes = self.layout.item_group_sizes(self.num_embeddings)
         self.rotation: Tensor | None = None
         even = even_block_weights(self.layout, self.num_embeddings, self.embedding_dim)
@@ -84,6 +83,7 @@ class ShardedEmbedding:
 
     # ---- the worth of blocks ----
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def set_row_values(self, values: Tensor) -> None:
         """Sets ``block_weights`` from what each row is worth to each user group.
@@ -122,6 +122,7 @@ class ShardedEmbedding:
         start = torch.zeros(self.embedding_dim, dtype=torch.float64, device="cpu")
         return self.layout.gains_of_energy(in_turn(start, add, self._ranks).numpy())
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def fit_rotation(self, seed: int = 0, *, keep_mean: bool = False) -> None:
         """Fits the rotation in which the planes layout encodes rows to those of all ranks.
@@ -133,12 +134,14 @@ class ShardedEmbedding:
             keep_mean: whether the mean of a row's values stays as it is.
 
         Raises:
-            ValueError: the layout is not planes.
+            ValueError: the layout is not planes, or other arguments on another rank.
         """
         if not self.layout.nested:
             raise ValueError(f"only the planes layout is rotated, this one is {self.layout.name}")
+        check_same("seed and keep_mean", (as_int(seed), keep_mean), self._ranks)
         moments = self._ranks.sum(second_moments(self.rows)).cpu()
-        made = rotation_of_moments(moments, seed, keep_mean=keep_mean)
+        with agreed(self._ranks):
+            made = rotation_of_moments(moments, seed, keep_mean=keep_mean)
         # Another processor might round otherwise.
         self.rotation = self._ranks.copy(made, made.shape).to(self.rows.device)
 
@@ -208,11 +211,10 @@ class ShardedEmbedding:
     def _encode(self) -> tuple[Tensor, Tensor]:
         """Store and scales of the own rows."""
         rows = self.rows.detach()
-        missing = max(0, _FEWEST_ROTATED - len(rows))
-        if missing:
-            rows = torch.nn.functional.pad(rows, (0, 0, 0, missing))
-        store, scales = Rows(rows, None, None, self.rotation).encoded(self.layout)
-        return store[: len(self.rows)], scales[: len(self.rows)]
+        if self.rotation is None:
+            return Rows(rows, None, None, None).encoded(self.layout)
+        rotated = rotate_run(rows, self.rotation, self.first, self.num_embeddings)
+        return encode(rotated, self.layout)
 
     # ---- what a device would hold ----
 
@@ -262,7 +264,7 @@ class ShardedEmbedding:
         has more of it than some pages. Every file is there whole, or not at all.
 
         Args:
-            paths: the file of each user group, the same on all ranks.
+            paths: the file of each user group; this and all else is the same on all ranks.
             budget_bytes: the largest budget that a device will have: what it would not hold is left out.
                 None: all blocks.
             fold_in: how a device computes a user's vector.
@@ -273,17 +275,18 @@ class ShardedEmbedding:
         Raises:
             IndexError: a group out of range.
             BudgetError: too few bytes for the first block; names the minimum.
-            ValueError: centroids or ids that do not fit, or other paths or budget on another rank.
+            ValueError: centroids or ids that do not fit, one file for two user groups, or other arguments
+                on another rank.
             OSError: a file cannot be written.
         """
-        given = sorted((as_int(group), os.fspath(path)) for group, path in paths.items())
-        self._check_same("paths and budget_bytes", (given, budget_bytes))
         with agreed(self._ranks):
-            for group, _ in given:
-                check_group(group, self.num_groups)
-                if budget_bytes is not None:
-                    self._held(group, budget_bytes)
+            files = self._check_files(paths, budget_bytes)
             shard = self._row_shard()
+        check_same("paths and budget_bytes", (files, as_int(budget_bytes)), self._ranks)
+        check_same(
+            "fold_in, keep_rotation, and whether there are centroids and item_ids",
+            (fold_in, keep_rotation, centroids is None, item_ids is None), self._ranks,
+        )  # fmt: skip
         appended: dict[str, Any] = {"centroids": centroids, "item_ids": item_ids}
         if keep_rotation and self.rotation is not None:
             appended["rotation"] = self.rotation.cpu().numpy()
@@ -291,11 +294,26 @@ class ShardedEmbedding:
             "rotated": self.rotation is not None,
             "fold_in": FoldInSettings() if fold_in is None else fold_in,
         }
-        for first in range(0, len(given), self._ranks.size):
+        for first in range(0, len(files), self._ranks.size):
             write_files(
-                shard, given[first : first + self._ranks.size],
+                shard, files[first : first + self._ranks.size],
                 lambda group: self._order(group, budget_bytes), said, appended,
             )  # fmt: skip
+
+    def _check_files(
+        self, paths: Mapping[int, str | os.PathLike[str]], budget_bytes: int | None
+    ) -> list[tuple[int, str]]:
+        """User group and path of each file, in the order of the groups."""
+        if not isinstance(paths, Mapping):
+            raise TypeError(f"paths must map user groups to files, got {paths!r}")
+        for group in paths:
+            check_group(group, self.num_groups)
+            if budget_bytes is not None:
+                self._held(group, budget_bytes)
+        files = sorted((as_int(group), os.fsdecode(path)) for group, path in paths.items())
+        if len({path for _, path in files}) < len(files):
+            raise ValueError(f"paths must be another for each user group, got {paths!r}")
+        return files
 
     def _row_shard(self) -> RowShard:
         store, scales = self._encode()
@@ -303,11 +321,3 @@ class ShardedEmbedding:
             self.layout, self.embedding_dim, EncodedRows(store.cpu().numpy(), scales.cpu().numpy()),
             self.item_group.cpu().numpy(), self._sizes, self._edges, self._ranks,
         )  # fmt: skip
-
-    def _check_same(self, name: str, value: object) -> None:
-        """Raises ValueError where ranks were given different values."""
-        others = self._ranks.differing(hashlib.sha256(repr(value).encode()).digest())
-        if others:
-            raise ValueError(
-                f"{name} must be the same on all ranks, got others on rank {others[0]}"
-            )

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 
-from peel_ext.nn.state import check_plain
+from peel_ext.nn.state import is_plain
 from peel_ext.scale.collectives import Collectives
 from peel_ext.scale.messages import agreed
 
@@ -42,7 +42,8 @@ class TableShard:
 
         Raises:
             TypeError: no table, or not one of float32.
-            ValueError: a table that is not sharded by rows, in the order of ranks.
+            ValueError: a table that is not sharded by rows, in the order of ranks, or of which this rank
+                has no part; the same plain rows on all ranks.
         """
         if process_group is None:
             process_group = _group_of(table)
@@ -50,7 +51,8 @@ class TableShard:
         with agreed(ranks):
             own = _own_part(table, ranks.rank)
             _check_rows(own.rows)
-        counts = torch.tensor([len(own.rows), own.rows.shape[1]], dtype=torch.int64, device="cpu")
+        said = -1 if own.num_embeddings is None else own.num_embeddings
+        counts = torch.tensor([*own.rows.shape, said], dtype=torch.int64, device="cpu")
         counts = ranks.stack(counts)
         edges = np.concatenate([[0], np.cumsum(counts[:, 0].numpy())]).astype(np.int64)
         with agreed(ranks):
@@ -84,7 +86,11 @@ class _Part(NamedTuple):
 def _group_of(table: Any) -> dist.ProcessGroup | None:
     """The process group of a table that has one."""
     if isinstance(table, DTensor):
-        return table.device_mesh.get_group(0) if table.device_mesh.ndim == 1 else None
+        mesh = table.device_mesh
+        if mesh.get_coordinate() is None:
+            raise ValueError(f"table must have a part on this rank, got one on {mesh} alone")
+        # Of more dimensions none says who calls, and it is refused.
+        return mesh.get_group(0)
     group: dist.ProcessGroup | None = getattr(table, "_process_group", None)
     return group
 
@@ -147,7 +153,11 @@ def _part_of_shards(shards: list[Tensor], offsets: list[int], shape: tuple[int, 
 
 
 def _check_rows(rows: Tensor) -> None:
-    check_plain(rows)
+    if not is_plain(rows) or rows.layout != torch.strided:
+        raise TypeError(
+            "table must have plain dense rows to be encoded, got this rank's in a "
+            f"{type(rows).__name__} of layout {rows.layout}"
+        )
     if rows.dim() != 2 or rows.shape[1] == 0:
         raise ValueError(
             "table must have 2 dimensions and at least one column, got this rank's rows of shape "
@@ -163,6 +173,12 @@ def _check_place(own: _Part, counts: Tensor, edges: NDArray[np.int64], rank: int
     widths = counts[:, 1].unique().tolist()
     if len(widths) > 1:
         raise ValueError(f"table must have as many columns on every rank, got {widths}")
+    kinds = counts[:, 2].unique().tolist()
+    if len(kinds) > 1:
+        raise ValueError(
+            "table must be of one kind and size on every rank, got tables of "
+            f"{kinds} rows, -1 where it is a plain tensor"
+        )
     if own.num_embeddings is not None and own.num_embeddings != edges[-1]:
         raise ValueError(
             f"table must lie with the ranks of one process group, got {edges[-1]} rows there of "

@@ -238,6 +238,47 @@ def test_mistakes_are_told_on_all_ranks(tmp_path: Path, seed: int) -> None:
     assert (tmp_path / "good.peel").exists()
 
 
+def _differing(ranks: Collectives, module: ElasticEmbedding, folder: Path) -> None:
+    """Whatever ranks are given that differs, or is wrong on one, is told on both."""
+    own = [slice(0, 10), slice(10, 25)][ranks.rank]
+    shard = TableShard(module.weight.detach()[own], np.array([0, 10, 25]), ranks)
+    last = ranks.rank == 1
+    told = ValueError if last else ElsewhereError
+    with pytest.raises(told, match="num_groups must be an integer of at least 1, got 0"):
+        ShardedEmbedding(shard, num_groups=1 - ranks.rank)
+    for how in ({"num_groups": 1 + ranks.rank}, {"layout": ("planes", "columns")[ranks.rank]}):
+        with pytest.raises(ValueError, match="num_groups and layout must be the same on all"):
+            ShardedEmbedding(shard, **how)
+    made = ShardedEmbedding(shard, num_groups=GROUPS)
+    with pytest.raises(ValueError, match="seed and keep_mean must be the same on all ranks"):
+        made.fit_rotation(ranks.rank)
+    with pytest.raises(RuntimeError, match="manual_seed"):
+        made.fit_rotation("no seed")
+    told = TypeError if last else ElsewhereError
+    with pytest.raises(told, match="values must be a tensor, got a list"):
+        made.set_row_values([1.0] if last else torch.ones(GROUPS, 10))
+    good = {0: folder / "0.peel", 1: folder / "1.peel"}
+    for wrong, says in (
+        ("file", "paths must map user groups to files, got 'file'"), ({0: 5}, "not int"),
+        ({0: "a", "1": "b"}, "group must be an integer, got '1'"),
+    ):  # fmt: skip
+        with pytest.raises(told, match=says):
+            made.export(wrong if last else good)
+    with pytest.raises(ValueError, match="paths must be another for each user group"):
+        made.export({0: folder / "0.peel", 1: str(folder / "0.peel")})
+    # As they are given where rank 0 alone has them: half of the files would be without.
+    for some in ({"centroids": np.ones((GROUPS, 16))}, {"keep_rotation": True}):
+        with pytest.raises(ValueError, match=r"fold_in, keep_rotation, and whether .* the same"):
+            made.export(good, **({} if last else some))
+    assert not list(folder.iterdir())
+    made.export(good, budget_bytes=np.int64(2000) if last else 2000)
+
+
+def test_what_differs_between_ranks_is_told_on_all(tmp_path: Path, seed: int) -> None:
+    module, _ = _make(25, 16, PlanesLayout(), seed)
+    thread_ranks.run(2, _differing, module, tmp_path)
+
+
 # ---- tables of others, in processes ----
 
 
@@ -288,8 +329,11 @@ def _trained(ranks: Collectives, seed: int) -> None:
     fully_shard(model, mesh=mesh)
     made = ElasticEmbedding.from_sharded(model[0].weight, num_groups=GROUPS)
     own = slice(made.first, made.first + len(made.rows))
-    made.set_row_values(values[:, own])
-    made.fit_rotation()
+    with torch.inference_mode():
+        made.set_row_values(values[:, own])
+        made.fit_rotation()
+    assert not made.rotation.is_inference()
+    assert not made.block_weights.is_inference()
     assert ranks.differing(made.rotation.numpy().tobytes()) == []
     torch.testing.assert_close(made.rotation, module.rotation, rtol=0, atol=1e-4)
     before = made.table(1, 3000)
@@ -333,6 +377,26 @@ def _refused(ranks: Collectives) -> None:
     ):
         with pytest.raises(error, match=says):
             ElasticEmbedding.from_sharded(table)
+    sharded = distribute_tensor(whole, mesh, [Shard(0)])
+    with pytest.raises(ValueError, match=r"one kind and size on every rank, got .*\[-1, 6\] rows"):
+        ElasticEmbedding.from_sharded(sharded if ranks.is_first else sharded.to_local())
+    told = TypeError if ranks.rank == 1 else ElsewhereError
+    with pytest.raises(told, match=r"plain dense rows to be encoded, .* layout torch.sparse_coo"):
+        ElasticEmbedding.from_sharded(whole.to_sparse() if ranks.rank == 1 else whole)
+    # One rank alone is a group, too; the other is not of it.
+    group, few = torch.distributed.new_group([1]), DeviceMesh("cpu", [1])
+    own = distribute_tensor(whole, few, [Shard(0)])
+    if ranks.rank == 1:
+        for made in (
+            ElasticEmbedding.from_sharded(whole, process_group=group),
+            ElasticEmbedding.from_sharded(own),
+        ):
+            assert len(made.generate(0, 2000).row_ids) == made.num_embeddings == 6
+    else:
+        with pytest.raises(ValueError, match="process_group must be one of this process"):
+            ElasticEmbedding.from_sharded(whole, process_group=group)
+        with pytest.raises(ValueError, match="table must have a part on this rank"):
+            ElasticEmbedding.from_sharded(own)
     with pytest.raises(ValueError, match="num_groups must be an integer of at least 1, got 0"):
         ElasticEmbedding.from_sharded(whole * ranks.rank, num_groups=0)
     turned = DeviceMesh("cpu", [1, 0])
