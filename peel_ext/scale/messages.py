@@ -92,20 +92,32 @@ def together(ranks: Collectives) -> Iterator[None]:
 
 
 @contextmanager
-def agreed(ranks: Collectives) -> Iterator[None]:
+def agreed(ranks: Collectives, step: str = "this step") -> Iterator[None]:
     """Ends a step of one rank's own work on all ranks, where it fails on one.
+
+    Args:
+        ranks: the processes.
+        step: what is called, where ranks might call something else.
 
     Raises:
         ElsewhereError: on the other ranks, with the error of the first that had one.
+        ValueError: on all ranks, where one is at another step.
     """
     error: Exception | None = None
     try:
         yield
     except Exception as raised:
         error = raised
-    texts = gather(None if error is None else f"{type(error).__name__}: {error}", ranks)
+    text = None if error is None else f"{type(error).__name__}: {error}"
+    told = gather([step, text], ranks)
     if error is not None:
         raise error
-    for rank, text in enumerate(texts):
+    for rank, (_, text) in enumerate(told):
         if text is not None:
             raise ElsewhereError(f"rank {rank} failed: {text}")
+    for rank, (other, _) in enumerate(told):
+        if other != told[0][0]:
+            raise ValueError(
+                f"ranks must call the same at the same time, got {told[0][0]} on rank 0 and {other} "
+                f"on rank {rank}"
+            )

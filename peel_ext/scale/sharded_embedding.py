@@ -65,7 +65,7 @@ class ShardedEmbedding:
         self.rows, self._edges, self._ranks = shard.rows, shard.edges, shard.ranks
         self.first, self.num_embeddings = shard.first, shard.num_embeddings
         self.embedding_dim = self.rows.shape[1]
-        with agreed(self._ranks):
+        with agreed(self._ranks, "from_sharded"):
             self.layout = check_geometry(self.embedding_dim, num_groups, layout)
         self.num_groups = as_int(num_groups)
         check_same("num_groups and layout", (self.num_groups, self.layout), self._ranks)
@@ -96,7 +96,7 @@ class ShardedEmbedding:
         Raises:
             ValueError: a wrong shape or value.
         """
-        with agreed(self._ranks):
+        with agreed(self._ranks, "set_row_values"):
             values = check_worth("values", values, (self.num_groups, len(self.rows))).cpu()
         if self.layout.nested:
             places = [places_by_value(each, self._ranks) for each in values]
@@ -136,8 +136,11 @@ class ShardedEmbedding:
         Raises:
             ValueError: the layout is not planes, or other arguments on another rank.
         """
-        if not self.layout.nested:
-            raise ValueError(f"only the planes layout is rotated, this one is {self.layout.name}")
+        with agreed(self._ranks, "fit_rotation"):
+            if not self.layout.nested:
+                raise ValueError(
+                    f"only the planes layout is rotated, this one is {self.layout.name}"
+                )
         check_same("seed and keep_mean", (as_int(seed), keep_mean), self._ranks)
         moments = self._ranks.sum(second_moments(self.rows)).cpu()
         with agreed(self._ranks):
@@ -231,7 +234,7 @@ class ShardedEmbedding:
             IndexError: a group out of range.
             BudgetError: too few bytes; names the minimum.
         """
-        with agreed(self._ranks):
+        with agreed(self._ranks, "generate"):
             count = self._num_blocks(group, budget_bytes)
             order = self._order(group)
             shard = self._row_shard()
@@ -279,7 +282,7 @@ class ShardedEmbedding:
                 on another rank.
             OSError: a file cannot be written.
         """
-        with agreed(self._ranks):
+        with agreed(self._ranks, "export"):
             files = self._check_files(paths, budget_bytes)
             shard = self._row_shard()
         check_same("paths and budget_bytes", (files, as_int(budget_bytes)), self._ranks)

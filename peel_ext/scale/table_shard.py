@@ -48,7 +48,7 @@ class TableShard:
         if process_group is None:
             process_group = _group_of(table)
         ranks = Collectives.of_group(process_group)
-        with agreed(ranks):
+        with agreed(ranks, "from_sharded"):
             own = _own_part(table, ranks.rank)
             _check_rows(own.rows)
         said = -1 if own.num_embeddings is None else own.num_embeddings

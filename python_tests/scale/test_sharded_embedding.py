@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -250,6 +251,13 @@ def _differing(ranks: Collectives, module: ElasticEmbedding, folder: Path) -> No
         with pytest.raises(ValueError, match="num_groups and layout must be the same on all"):
             ShardedEmbedding(shard, **how)
     made = ShardedEmbedding(shard, num_groups=GROUPS)
+    calls = (
+        lambda: made.generate(0, 2000), lambda: made.export({}), made.fit_rotation,
+        lambda: made.set_row_values(torch.ones(GROUPS, len(made.rows))),
+    )  # fmt: skip
+    for first, second in itertools.pairwise((*calls, calls[0])):
+        with pytest.raises(ValueError, match="ranks must call the same at the same time, got "):
+            (second if last else first)()
     with pytest.raises(ValueError, match="seed and keep_mean must be the same on all ranks"):
         made.fit_rotation(ranks.rank)
     with pytest.raises(RuntimeError, match="manual_seed"):
