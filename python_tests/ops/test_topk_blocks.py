@@ -53,6 +53,22 @@ def test_many_weights_equal_reference(n: int, dtype: torch.dtype, generator) -> 
                 assert torch.equal(got, reference.topk_blocks(weights, k, sorted=in_order))
 
 
+@pytest.mark.parametrize("n", [65, 300, 1000, 4096])
+@pytest.mark.parametrize("told", [-math.inf, -9.0, 0.0, 9.0, math.inf])
+def test_values_that_mislead_samples_change_nothing(n: int, told: float, generator) -> None:
+    """A threshold is guessed from 32 values that lie equally far apart."""
+    weights = torch.randn(4, n, generator=generator)
+    weights[0, torch.arange(32) * n // 32] = told
+    weights[1, torch.arange(32) * n // 32 + torch.arange(32) % 2] = told
+    weights[2, torch.rand(n, generator=generator) < 0.4] = told
+    weights[3] = weights[3].sort().values
+    weights[3, n // 3 :] = told
+    for k in (1, 2, 31, n // 10, n // 3, n - 1, n):
+        for in_order in (True, False):
+            got = ops.topk_blocks(weights, k, sorted=in_order)
+            assert torch.equal(got, reference.topk_blocks(weights, k, sorted=in_order))
+
+
 @pytest.mark.parametrize("n", SIZES)
 def test_unsorted_is_the_same_selection_in_ascending_order(n: int, generator) -> None:
     weights = tied_weights(generator, 3, n, torch.float32)

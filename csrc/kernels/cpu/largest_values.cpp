@@ -11,6 +11,7 @@
 
 #include "core/executor.h"
 #include "core/records.h"
+#include "kernels/cpu/few_values.h"
 #include "simd/primitives.h"
 
 namespace peel {
@@ -18,7 +19,6 @@ namespace {
 
 constexpr int64_t kChunk = int64_t{1} << 18;  // values a thread takes at a time
 constexpr int64_t kPiece = 4096;              // values between two looks at the results
-constexpr int64_t kFew = 4096;                // values from which sampling beats plain selection
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 // What one pass over a chunk finds of a window.
@@ -205,20 +205,6 @@ uint32_t ascending(float value) {
   return bits >> 31 ? ~bits : bits | 0x80000000u;
 }
 
-// Of a few values, each with its position in one key: equal values come in ascending position.
-int64_t largest_of_few(const float* values, int64_t n, int64_t k, bool sorted, int64_t* out) {
-  uint64_t keys[kFew];
-  for (int64_t i = 0; i < n; ++i) {
-    if (std::isnan(values[i])) return i;
-    keys[i] = uint64_t{~ascending(values[i])} << 32 | static_cast<uint64_t>(i);
-  }
-  std::nth_element(keys, keys + k, keys + n);
-  if (sorted) std::sort(keys, keys + k);
-  for (int64_t i = 0; i < k; ++i) out[i] = static_cast<int64_t>(keys[i] & 0xffffffffu);
-  if (!sorted) std::sort(out, out + k);
-  return -1;
-}
-
 // Sorts while it collects: the records move between `out` and as much memory again, so that the
 // last pass ends in `out`. Keys count from the threshold up, and only digits they use take a pass.
 void collect_sorted(Selection& selection, int64_t k, int64_t* out) {
@@ -248,14 +234,22 @@ void collect_sorted(Selection& selection, int64_t k, int64_t* out) {
   });
 }
 
+// The position of the first NaN, or -1.
+int64_t first_nan(const float* values, int64_t n) {
+  bool any = false;
+  for (int64_t i = 0; i < n; ++i) any |= values[i] != values[i];
+  if (!any) return -1;
+  return std::find_if(values, values + n, [](float v) { return std::isnan(v); }) - values;
+}
+
 }  // namespace
 
 int64_t largest_values(const float* values, int64_t n, int64_t k, bool sorted, int64_t* out) {
-  if (k == 0) {
-    const float* nan = std::find_if(values, values + n, [](float v) { return std::isnan(v); });
-    return nan == values + n ? -1 : nan - values;
+  if (k == 0 || n <= FewValues::kMost) {
+    const int64_t nan = first_nan(values, n);
+    if (nan < 0 && k > 0) FewValues(values, n, k).write_largest(sorted, out);
+    return nan;
   }
-  if (n < kFew) return largest_of_few(values, n, k, sorted, out);
   Selection selection(values, n, k);
   const int64_t nan = selection.find_threshold();
   if (nan >= 0) return nan;
