@@ -51,12 +51,11 @@ class FewValues {
   // Calls put(place, i) for each value, places counted from the largest; equal ones in order.
   template <typename Put>
   static void rank(const float* values, int64_t count, Put&& put) {
-    uint16_t taken[kRanked] = {};
-    for (int64_t i = 0; i < count; ++i) {
-      int32_t larger = 0;
-      for (int64_t j = 0; j < count; ++j) larger += values[j] > values[i];
-      put(larger + taken[larger]++, i);
+    int32_t larger[kRanked] = {}, taken[kRanked] = {};
+    for (int64_t j = 0; j < count; ++j) {
+      for (int64_t i = 0; i < count; ++i) larger[i] += values[j] > values[i];
     }
+    for (int64_t i = 0; i < count; ++i) put(larger[i] + taken[larger[i]]++, i);
   }
 
   // The k-th largest value, and how many equal to it are among the k largest.

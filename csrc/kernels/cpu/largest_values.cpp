@@ -236,8 +236,8 @@ void collect_sorted(Selection& selection, int64_t k, int64_t* out) {
 
 // The position of the first NaN, or -1.
 int64_t first_nan(const float* values, int64_t n) {
-  bool any = false;
-  for (int64_t i = 0; i < n; ++i) any |= values[i] != values[i];
+  int32_t any = 0;  // an integer, for GCC makes no vectors of bool here
+  for (int64_t i = 0; i < n; ++i) any |= values[i] != values[i] ? 1 : 0;
   if (!any) return -1;
   return std::find_if(values, values + n, [](float v) { return std::isnan(v); }) - values;
 }
