@@ -180,6 +180,8 @@ class TensorReader {
   template <typename Kernel>
   py::object best_rows(const py::object& users, int64_t dim, const py::object& n,
                        Kernel&& kernel) const {
+    // A column may be the imaginary part of conjugates, of which torch keeps the sign elsewhere.
+    if (dim == 1) return py::none();
     ForeignTensor given;
     int64_t count;
     if (!read(users, given) || given.num_dims != 2 || given.shape[1] != dim ||

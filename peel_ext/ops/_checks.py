@@ -73,6 +73,8 @@ def check_int(name: str, value: object, low: int, high: int | None = None) -> in
 def rows_with_unit_stride(value: Tensor) -> Tensor:
     """The matrix itself when its columns are adjacent in memory, else a contiguous copy.
 
+    Of the imaginary part of a conjugate, whose values torch keeps with the other sign, it is a copy.
+
     Raises:
         ValueError: a meta tensor, which has no memory, among others that have.
     """
@@ -80,6 +82,7 @@ def rows_with_unit_stride(value: Tensor) -> Tensor:
         raise ValueError(
             "expected all tensors on one device, got one on meta and others on the CPU"
         )
+    value = value.resolve_neg()
     return value if value.stride(-1) == 1 or value.shape[-1] <= 1 else value.contiguous()
 
 

@@ -217,6 +217,19 @@ def test_what_is_not_read_natively_is_told_by_the_longer_way(
         ops.gathered_score(**dict(users=U, table=T, n=2) | change)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_one_column_of_conjugates_has_its_sign(stride: int, generator) -> None:
+    column = torch.randn(4, dtype=torch.complex64, generator=generator).conj().imag
+    column = column[:, None] if stride == 1 else column.as_strided((4, 1), (2, 2))
+    assert column.is_neg()
+    assert column.stride() == (2, stride)
+    for users, table in ((column, T[:, :1]), (U[:, :1], column), (column, column)):
+        got = ops.gathered_score(users, table, 3)
+        want = reference.gathered_score(users.resolve_neg(), table.resolve_neg(), 3)
+        assert torch.equal(got[0], want[0])
+        assert torch.equal(got[1], want[1])
+
+
 def test_what_is_held_is_read_natively(generator, on_cpu, monkeypatch) -> None:
     pee = make_packed(PlanesLayout(), generator)
     users = torch.randn(3, pee.embedding_dim, generator=generator)

@@ -100,6 +100,26 @@ def test_what_is_not_read_natively_is_told_by_the_longer_way(
             ops.grouped_lookup(weight, indices, groups, **parts)
 
 
+def test_a_column_of_conjugates_has_its_sign_and_so_has_its_gradient(generator) -> None:
+    column = torch.randn(4, dtype=torch.complex64, generator=generator).conj().imag[:, None]
+    assert torch.equal(ops.grouped_lookup(column, torch.arange(4)), column)
+    slots = torch.tensor([[-1, 0, 1, 2]], dtype=torch.int32)
+    own = {"refinement": column[:3], "refinement_slot": slots}
+    rows = ops.grouped_lookup(torch.zeros(4, 1), torch.arange(1, 4), **own)
+    assert torch.equal(rows, column[:3])
+    one = ops.grouped_lookup(
+        torch.zeros(4, 1),
+        torch.tensor([1]),
+        refinement=column[:1],
+        refinement_slot=slots.clamp(max=0),
+    )
+    assert torch.equal(one, column[:1])
+    weight = torch.zeros(4, 1, requires_grad=True)
+    ops.grouped_lookup(weight, torch.tensor([1])).backward(column[:1])
+    assert weight.grad is not None
+    assert torch.equal(weight.grad[1:2], column[:1])
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dim", [5, 8, 9, 16, 31, 64])
 def test_equals_reference_bit_for_bit(layout: str, dim: int, generator) -> None:

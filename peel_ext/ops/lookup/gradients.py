@@ -146,7 +146,7 @@ class Record(NamedTuple):
             needed: which of the two are asked for.
             table: what was looked up in, where its memory can be read.
         """
-        grad_rows = grad_rows.contiguous()
+        grad_rows = grad_rows.resolve_neg().contiguous()
         grad_weight = grad_refinement = None
         if needed[0]:
             scatter = self.scatter(self.pairs.indices.long(), self.num_embeddings)

@@ -356,7 +356,7 @@ class Table:
         if self._native is None:
             rows = rows_with_unit_stride(self.weight.detach())
             refinement = self.refinement
-            own = None if refinement is None else refinement.detach().contiguous()
+            own = None if refinement is None else refinement.detach().resolve_neg().contiguous()
             blocks, encoded = self.blocks, None
             if blocks is not None:
                 encoded = (blocks.store, blocks.scales, blocks.levels, blocks.rotation)
