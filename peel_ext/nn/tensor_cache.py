@@ -60,12 +60,12 @@ def stamp(*tensors: Tensor | None) -> object | None:
     ``.data``, ``.numpy()``, a data pointer or by another process. None where there is an inference
     tensor, which has no counter.
     """
-    try:
-        return tuple(
-            None if tensor is None else (tensor.data_ptr(), tensor._version) for tensor in tensors
-        )
-    except RuntimeError:
+    # Asked, for one that became the data of a Parameter says the count of this.
+    if any(tensor is not None and tensor.is_inference() for tensor in tensors):
         return None
+    return tuple(
+        None if tensor is None else (tensor.data_ptr(), tensor._version) for tensor in tensors
+    )
 
 
 class Marks:

@@ -85,7 +85,7 @@ def topk_blocks(
         ]
     k, costs, budgets = _check(weights, k, costs, budget_bytes)
     if traced:
-        return _select_op(weights, k, costs, budgets, sorted)
+        return _select_op(weights.detach(), k, costs, budgets, sorted)
     rows = rows_with_unit_stride(weights.detach())
     return _bridge.topk_blocks(rows, k, costs, budgets, sorted)
 

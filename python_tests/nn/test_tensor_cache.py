@@ -169,6 +169,40 @@ def test_memory_that_is_used_again_is_not_taken_for_the_old(generator) -> None:
             assert torch.equal(module.table(0), twin.table(0))
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+def test_data_at_an_address_of_before_is_seen(transposed: bool, generator) -> None:
+    def values() -> Tensor:
+        made = torch.randn(64 * 8, generator=generator)
+        return made.view(8, 64).T if transposed else made.view(64, 8)
+
+    module = ElasticEmbedding(64, 8, num_groups=2)
+    module.weight = nn.Parameter(values(), requires_grad=False)
+    module.refine_rows(1, torch.tensor([3]))
+    for _ in range(6):
+        module(EVERY, 0)
+        where = module.weight.data_ptr()
+        module.weight.data = values()  # what was the memory of the weight is free now
+        module.weight.data = next(
+            (new for new in _some(values) if new.data_ptr() == where), values()
+        )
+        assert torch.equal(module(EVERY, 0), module.weight)
+
+
+def _some(make_one: Callable[[], Tensor]) -> list[Tensor]:
+    return [make_one() for _ in range(30)]
+
+
+def test_inference_tensors_that_became_data_are_never_kept(generator) -> None:
+    module = make(LAYOUTS[0], generator)
+    with torch.inference_mode():
+        values = torch.randn(64, 8, generator=generator)
+    module.weight.data = values
+    first = seen(module)
+    with torch.inference_mode():
+        values.mul_(3)
+    assert not torch.equal(seen(module)[3], first[3])
+
+
 def test_inference_tensors_are_never_kept(generator) -> None:
     with torch.inference_mode():
         module = make(LAYOUTS[0], generator)

@@ -251,6 +251,12 @@ def test_refuses_nan_and_names_it() -> None:
         ops.topk_blocks(weights, costs=torch.ones(4, dtype=torch.int64), budget_bytes=3)
 
 
+def test_what_is_selected_can_be_differentiated() -> None:
+    gradient = torch.func.grad(lambda w: (w * w).gather(1, ops.topk_blocks(w, 2)).sum())(W)
+    want = torch.zeros_like(W).scatter(1, reference.topk_blocks(W, 2), 2.0) * W
+    assert torch.equal(gradient, want)
+
+
 @pytest.mark.once
 def test_opcheck() -> None:
     op = torch.ops.peel_ext.topk_blocks.default

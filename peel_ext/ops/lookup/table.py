@@ -354,9 +354,13 @@ class Table:
     def native(self) -> _core.StoreTable:
         """The table as kernels take it, made once."""
         if self._native is None:
-            rows = rows_with_unit_stride(self.weight.detach())
-            refinement = self.refinement
-            own = None if refinement is None else refinement.detach().resolve_neg().contiguous()
+            weight, refinement = self.weight.detach(), self.refinement
+            own = None if refinement is None else refinement.detach()
+            # All memory is kept, that of which there are copies, too: another tensor's address is
+            # then another one, whatever a tensor is given as its data.
+            kept = [weight, own, *(each.detach() for each in self._pointers())]
+            rows = rows_with_unit_stride(weight)
+            own = None if own is None else own.resolve_neg().contiguous()
             blocks, encoded = self.blocks, None
             if blocks is not None:
                 encoded = (blocks.store, blocks.scales, blocks.levels, blocks.rotation)
@@ -371,9 +375,14 @@ class Table:
                 encoded,
                 like=rows,
             )
-            self._native = native, (rows, own)  # the memory of copies is kept with it
+            self._native = native, (rows, own, *kept)
             self.called = native if rows.is_cpu else None
         return self._native[0]
+
+    def _pointers(self) -> list[Tensor]:
+        """What says which rows and blocks each user group has."""
+        each = [self.refinement_slot, *(() if self.mask is None else self.mask[1:])]
+        return [tensor for tensor in each if tensor is not None]
 
     def is_in_graph(self) -> bool:
         """True if a lookup in it, or the gradient of one, was captured in a CUDA graph."""
