@@ -14,9 +14,8 @@
 namespace peel {
 namespace {
 
-constexpr int kLeastFold = 128;      // bytes from which on it pays
-constexpr int kLeastWideFold = 256;  // the same with vectors twice as wide
-constexpr int kSlices = 16;          // bytes taken at once (Kounavis and Berry, 2008)
+constexpr int kLeastFold = 128;  // bytes from which on it pays
+constexpr int kSlices = 16;      // bytes taken at once (Kounavis and Berry, 2008)
 using Tables = std::array<std::array<uint32_t, 256>, kSlices>;
 
 constexpr Tables make_tables() {
@@ -52,6 +51,8 @@ uint32_t take_bytes(uint32_t value, const uint8_t* data, uint64_t size) {
 }
 
 #if defined(PEEL_X86)
+
+constexpr int kLeastWideFold = 256;  // as kLeastFold, of vectors twice as wide
 
 // x^n modulo the polynomial, reflected, and moved by the bit that a product of reflected words is
 // short of.
