@@ -89,7 +89,7 @@ __attribute__((target("vpclmulqdq,avx2"))) uint64_t fold_wide(uint32_t value, co
                                                               uint64_t size, void* parts) {
   constexpr int kParts = kLeastWideFold / 32;
   constexpr int kBits = 8 * kLeastWideFold;
-  const __m256i far = _mm256_broadcastsi128_si256(powers_of<kBits>());
+  const __m256i whole = _mm256_broadcastsi128_si256(powers_of<kBits>());
   const __m256i half = _mm256_broadcastsi128_si256(powers_of<kBits / 2>());
   const auto* next = reinterpret_cast<const __m256i*>(data);
   __m256i wide[kParts];
@@ -100,7 +100,7 @@ __attribute__((target("vpclmulqdq,avx2"))) uint64_t fold_wide(uint32_t value, co
   for (; size - taken >= kLeastWideFold; taken += kLeastWideFold) {
     next += kParts;
     for (int i = 0; i < kParts; ++i) {
-      wide[i] = _mm256_xor_si256(move_on(wide[i], far), _mm256_loadu_si256(next + i));
+      wide[i] = _mm256_xor_si256(move_on(wide[i], whole), _mm256_loadu_si256(next + i));
     }
   }
   for (int i = 0; i < kParts / 2; ++i) {
