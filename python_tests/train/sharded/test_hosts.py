@@ -29,6 +29,18 @@ def _ip(*words: str) -> str:
     return subprocess.run(["ip", *words], check=True, capture_output=True, text=True).stdout
 
 
+def _join(names: list[str]) -> None:
+    """Makes two namespaces, and a cable between them."""
+    for name in names:
+        _ip("netns", "add", name)
+    first, second = (["cable", "netns", name] for name in names)
+    _ip("link", "add", *first, "type", "veth", "peer", "name", *second)
+    for name, address in zip(names, ADDRESSES, strict=True):
+        _ip("-n", name, "addr", "add", f"{address}/24", "dev", "cable")
+        for link in ("lo", "cable"):
+            _ip("-n", name, "link", "set", link, "up")
+
+
 @pytest.fixture
 def hosts() -> Iterator[list[str]]:
     """The names of two namespaces, joined by a cable."""
@@ -36,17 +48,10 @@ def hosts() -> Iterator[list[str]]:
     if shutil.which("ip") is None or os.geteuid() != 0:
         pytest.skip("network namespaces need the command ip, and root")
     try:
-        _ip("netns", "add", names[0])
-    except subprocess.CalledProcessError as error:
-        pytest.skip(f"no network namespaces here: {error.stderr.strip()}")
-    try:
-        _ip("netns", "add", names[1])
-        first, second = (["cable", "netns", name] for name in names)
-        _ip("link", "add", *first, "type", "veth", "peer", "name", *second)
-        for name, address in zip(names, ADDRESSES, strict=True):
-            _ip("-n", name, "addr", "add", f"{address}/24", "dev", "cable")
-            for link in ("lo", "cable"):
-                _ip("-n", name, "link", "set", link, "up")
+        try:
+            _join(names)
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"no network namespaces here: {error.stderr.strip()}")
         yield names
     finally:
         for name in names:
