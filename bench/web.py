@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from device import DIM, N, random_table, timed
+from quality import circumstances
 
 from peel_ext import _core
 from peel_ext.device import DeviceRecommender
@@ -31,6 +32,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--budget", type=int, default=1_000_000, help="bytes")
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--append", type=Path, help="JSON lines file to add a row to")
     parser.add_argument("--native", metavar="FILE", help=argparse.SUPPRESS)  # a turn's other side
     options = parser.parse_args()
     if options.native:
@@ -59,11 +61,18 @@ def main() -> None:
                 found[side].append(json.loads(done.stdout))
     print("| | " + " | ".join(MEASURES) + " |")
     print("|---" * (1 + len(MEASURES)) + "|")
-    for side, turns in found.items():
-        least = [f"{min(turn[name] for turn in turns):.3f}" for name in MEASURES]
-        print(f"| {side} | {' | '.join(least)} |")
-    cold = min(turn["cold_open_and_first_answer_ms"] for turn in found["WebAssembly"])
+    least = {
+        side: {name: round(min(turn[name] for turn in turns), 3) for name in turns[0]}
+        for side, turns in found.items()
+    }
+    for side, times in least.items():
+        print(f"| {side} | {' | '.join(str(times[name]) for name in MEASURES)} |")
+    cold = least["WebAssembly"]["cold_open_and_first_answer_ms"]
     print(f"WebAssembly, module compiled first: {cold:.1f} ms")
+    if options.append:
+        row = {"rows": options.rows, "budget_bytes": options.budget, "turns": options.turns}
+        with options.append.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row | {"least": least} | circumstances()) + "\n")
 
 
 def measure_native(path: Path, budget: int) -> dict[str, float]:
