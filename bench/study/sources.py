@@ -52,5 +52,7 @@ SOURCES = {
     "toys/last": Source("toys/interactions.parquet", "last", 0.01, _SPARSE),
     "toys/random": Source("toys/interactions.parquet", shares=_SPARSE),
     "gowalla/given": Source("gowalla", shares=_SPARSE),
+    # Of ``bench/validation_users.py``: its settings are chosen on interactions drawn as its target is.
+    "gowalla-later/given": Source("gowalla-later", shares=_SPARSE),
     "synthetic/random": Source(SYNTHETIC),
 }
