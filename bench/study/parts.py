@@ -102,6 +102,7 @@ def _of_popular_columns(num_item_groups: int) -> Callable[[TrainedRun], ElasticE
 #: By what they are called on the command line; a base stands before what differs from it.
 PARTS = {
     "full": Part("peel_ext as it is", None, lambda config: config),
+    "values-128": Part("128 values a row", None, _set("pretraining", embedding_dim=128)),
     "one-group": Part("one user group for all", change=_set("clustering", num_groups=1)),
     "popularity": Part(
         "the group's popularity, no exposure",
