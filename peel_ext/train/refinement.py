@@ -123,7 +123,7 @@ class GroupRefinement:
     """The rows of one group while they learn.
 
     Args:
-        problem: of the group.
+        problem: interactions of the group.
         table: [num_rows, dim], the global rows.
         layout: layout of the blocks.
         config: settings.
