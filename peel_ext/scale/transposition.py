@@ -34,7 +34,7 @@ class Transposition:
         parts = np.split(own, self.columns.edges[1:-1], axis=1)
         sent = np.concatenate([part.ravel() for part in parts])
         leaving, arriving = ([height * each for each in widths], [each * width for each in heights])
-        return exchange_counted(sent, leaving, arriving, self.ranks).reshape(-1, width)
+        return exchange_counted(sent, leaving, arriving, self.ranks).reshape(self.rows.size, width)
 
     def to_rows(self, own: NDArray[Any]) -> NDArray[Any]:
         """The own rows [num_own_rows, num_columns] of a matrix whose own columns these are."""
@@ -43,7 +43,8 @@ class Transposition:
         leaving, arriving = ([each * width for each in heights], [height * each for each in widths])
         arrived = exchange_counted(own.ravel(), leaving, arriving, self.ranks)
         parts = np.split(arrived, np.cumsum(arriving)[:-1])
-        return np.concatenate([part.reshape(height, -1) for part in parts], axis=1)
+        shaped = [part.reshape(height, each) for part, each in zip(parts, widths, strict=True)]
+        return np.concatenate(shaped, axis=1)
 
     def _counts(self, partition: Partition) -> list[int]:
         return [partition.count(rank) for rank in range(self.ranks.size)]

@@ -40,12 +40,21 @@ def choose_mixture(
     layout: PlanesLayout,
 ) -> tuple[NDArray[np.float64], Mixture]:
     """Row values [num_own_groups, num_items] of the mixture that serves users best, and that mixture."""
+    return make_trial(population, exposure, config, layout).choose()
+
+
+def make_trial(
+    population: ShardedPopulation,
+    exposure: ExposureConfig,
+    config: ControlConfig,
+    layout: PlanesLayout,
+) -> Trial:
+    """The trial of the users that one process draws."""
     own = measure_exposure(population, exposure)
     tried = _try_users(population, exposure, config, layout)
     crossing = Transposition(population.groups, population.seen.items, population.ranks)
-    return Trial(
-        tried, own, population, population.item_vectors.shape[1], layout, crossing
-    ).choose()
+    dim = population.item_vectors.shape[1]
+    return Trial(tried, own, population, dim, layout, crossing)
 
 
 def _try_users(
