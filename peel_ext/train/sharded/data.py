@@ -97,7 +97,8 @@ def read_data(
 
 def collect_ids(ids: IdMap, ranks: Collectives) -> IdMap:
     """The ids of all ranks, in order, on rank 0; none on the others."""
-    if ranks.total(int(len(ids) > 0 and not ids.holds_integers)) == 0:
+    nobody_has_any = ranks.total(len(ids)) == 0
+    if ranks.total(not ids.holds_integers and (len(ids) > 0 or nobody_has_any)) == 0:
         return IdMap(ranks.collect(torch.from_numpy(ids.ids.astype(np.int64))).numpy())
     to_first = [len(ids), *[0] * (ranks.size - 1)]
     texts, _ = exchange_texts(ids.ids.tolist(), to_first, ranks)
