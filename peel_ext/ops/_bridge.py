@@ -15,7 +15,7 @@ from torch.nn import Parameter
 
 from peel_ext import _core, threads
 from peel_ext.ops import _launching
-from peel_ext.ops._checks import check_memory, check_tensor
+from peel_ext.ops._checks import check_tensor
 
 threads.follow(torch.get_num_threads())
 
@@ -99,6 +99,12 @@ def _refuse(
         f"{name} must be adjacent in memory, got shape {tuple(tensor.shape)} with strides "
         f"{tensor.stride()}"
     )
+
+
+def check_memory(name: str, value: Tensor) -> None:
+    """Raises ValueError for a tensor whose storage was given back: torch reads from address 0 there."""
+    if value.is_cpu and value.numel() and not value.data_ptr():
+        raise ValueError(f"{name} must have memory, got shape {tuple(value.shape)} without any")
 
 
 def _device_of(tensor: Tensor) -> torch.device | None:

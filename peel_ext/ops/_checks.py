@@ -54,12 +54,6 @@ def check_dense(name: str, value: Tensor) -> None:
         raise TypeError(f"{name} must be a dense tensor, got one of {value.layout}")
 
 
-def check_memory(name: str, value: Tensor) -> None:
-    """Raises ValueError for a tensor whose storage was given back: torch reads from address 0 there."""
-    if value.is_cpu and value.numel() and not value.data_ptr():
-        raise ValueError(f"{name} must have memory, got shape {tuple(value.shape)} without any")
-
-
 def check_shape(name: str, value: Tensor, shape: tuple[int, ...]) -> None:
     """Raises ValueError unless the tensor has this shape; -1 matches any size."""
     if value.shape == shape:

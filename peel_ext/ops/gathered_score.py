@@ -14,7 +14,6 @@ from peel_ext.device.exclusion import check_exclusions
 from peel_ext.ops import _bridge, _launching
 from peel_ext.ops._checks import (
     check_int,
-    check_memory,
     check_shape,
     check_tensor,
     is_traced,
@@ -127,7 +126,7 @@ def _check(
     check_tensor("users", users, (torch.float32,), 2)
     check_int("n", n, 1, _MOST_ROWS)
     check_shape("users", users, (-1, dim))
-    check_memory("users", users)
+    _bridge.check_memory("users", users)
     # A finite sum has finite terms only, and is quicker to have than a look at each of them.
     if users.is_cpu and not math.isfinite(users.detach().sum().item()):
         odd = (~torch.isfinite(users).all(dim=1)).nonzero()
@@ -136,7 +135,7 @@ def _check(
             raise ValueError(f"users[{user}] must be finite, got {users[user].tolist()}")
     if candidates is not None:
         check_tensor("candidates", candidates, (torch.int64,), 1)
-        check_memory("candidates", candidates)
+        _bridge.check_memory("candidates", candidates)
         candidates = torch.unique(candidates)
         bad = _bridge.first_out_of_range(candidates, num_embeddings) if candidates.is_cpu else -1
         if bad >= 0:
@@ -153,8 +152,8 @@ def _check(
     if not exclude.is_cpu:
         check_shape("exclude_indptr", exclude_indptr, (len(users) + 1,))
         return candidates, *_sorted_exclusions(exclude_indptr, exclude, num_embeddings)
-    check_memory("exclude", exclude)
-    check_memory("exclude_indptr", exclude_indptr)
+    _bridge.check_memory("exclude", exclude)
+    _bridge.check_memory("exclude_indptr", exclude_indptr)
     both = exclude_indptr.resolve_neg().numpy(), exclude.resolve_neg().numpy()
     lists = check_exclusions(*both, len(users), num_embeddings)
     return candidates, torch.from_numpy(lists[0]), torch.from_numpy(lists[1])
