@@ -60,7 +60,7 @@ class Visits:
         return self._ranks.exchange_rows(everywhere, self._leaving, self._arriving)
 
     def bring_back(self, rows: Tensor) -> Tensor:
-        """What every rank has for the own rows, [num_ranks, count, ...]; from this one [m, ...]."""
+        """Brings back what every rank has for the own rows, [num_ranks, count, ...]; from here [m, ...]."""
         arrived = self._ranks.exchange_rows(rows, self._arriving, self._leaving)
         return arrived.view(self._ranks.size, self._count, *rows.shape[1:])
 

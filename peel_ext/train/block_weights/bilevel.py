@@ -125,9 +125,9 @@ class Loop:
     Args:
         groups: user groups of this process, by number; those without anything to learn from or be judged
             by take no part.
-        num_layers: of a row.
+        num_layers: layers of a row.
         config: settings.
-        device: of the groups.
+        device: the device of the groups.
         ranks: the processes; None: this one alone.
 
     Attributes:

@@ -158,7 +158,7 @@ def _describe(
 
 
 def find_hits(lists: NDArray[np.int64], held_out: ItemLists) -> NDArray[np.bool_]:
-    """Whether each held-out interaction [m] is with an item of its user's list [num_users, depth]."""
+    """Finds which held-out interactions [m] are with an item of their user's list [num_users, depth]."""
     size = int(max(lists.max(initial=0), held_out.items.max(initial=0))) + 1
     shown = (np.arange(len(lists))[:, None] * size + lists)[lists >= 0]
     return np.isin(held_out.owners() * size + held_out.items, shown)

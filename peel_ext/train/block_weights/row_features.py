@@ -76,7 +76,7 @@ class RowFeatures:
 
 
 class Counts(NamedTuple):
-    """What is counted of every row for one group, each [num_items]."""
+    """Counts of every row for one group, each [num_items]."""
 
     own: NDArray[np.float32]
     near: NDArray[np.float32]  # per user, in the groups near it

@@ -88,7 +88,7 @@ class ShardedPopulation:
     def without_some(
         self, share: float, max_users: int, seed: int
     ) -> tuple[ShardedPopulation, ItemLists]:
-        """What :meth:`peel_ext.train.population.Population.without_some` does, for the own users."""
+        """Does what :meth:`peel_ext.train.population.Population.without_some` does, for own users."""
         whole = ShardedData(self.lists, self.seen.users, self.seen.items)
         left, held_out = hold_out(whole, "random", share, seed, self.ranks)
         usable = self.ranks.join(torch.from_numpy(held_out.counts > 0).byte())
