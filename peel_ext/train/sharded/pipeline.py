@@ -39,8 +39,6 @@ from peel_ext.train.stages import STAGES, Made, Stages
 #: What only one process does, by the setting: what several do instead.
 _ALONE = {
     "control.controller": "exposure",
-    "refinement.steps": 0,
-    "layout": "planes",
     "device": "cpu",
 }
 

@@ -27,7 +27,6 @@ from peel_ext.config import (
     ControlConfig,
     PipelineConfig,
     PretrainingConfig,
-    RefinementConfig,
     SplitConfig,
     TuningConfig,
 )
@@ -240,9 +239,7 @@ def _refusal(ranks: Collectives, data: Path, out: Path, config: PipelineConfig) 
     ("change", "message"),
     [
         ({"control": ControlConfig(controller="bilevel")}, "control.controller must be 'exposure'"),
-        ({"refinement": RefinementConfig(steps=5)}, "refinement.steps must be 0 .* got 5"),
         ({"device": "cuda"}, "device must be 'cpu' where 2 processes .* got 'cuda'"),
-        ({"layout": "columns"}, "layout must be 'planes' where 2 processes .* got 'columns'"),
     ],
 )
 def test_what_one_process_alone_can_run_is_refused(
