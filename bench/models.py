@@ -23,10 +23,12 @@ from peel_ext.config import PipelineConfig, SplitConfig, TuningConfig
 from peel_ext.data import ItemLists
 from peel_ext.metrics import rank_quality
 from peel_ext.train.held_out import TrainingData
-from peel_ext.train.pipeline import run_pipeline
+from peel_ext.train.pipeline import load_split, run_pipeline
 
 N, DEPTH = 20, 100
-#: Settings tried of every model.
+#: The model of this package, whose settings are chosen in training.
+OWN = "peel_ext"
+#: Settings tried of every other model.
 TRIED: dict[str, list[dict[str, float]]] = {
     "popularity": [{}],
     "item-kNN": [
@@ -54,7 +56,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--run", type=Path, help="folder of a trained run: made, or gone on from")
     parser.add_argument(
-        "--models", nargs="+", choices=TRIED, default=list(TRIED), help="the others"
+        "--models", nargs="+", choices=(OWN, *TRIED), default=[OWN, *TRIED], help="those to measure"
     )
     parser.add_argument("--append", type=Path, help="JSON lines file to add a row per model to")
     options = parser.parse_args()
@@ -75,22 +77,16 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """A run first, then the other models on the same training part."""
+    """A row per model, all of the same training part."""
     split = SplitConfig(method=options.split, test_share=options.test_share, seed=options.seed)
     tuning = TuningConfig(seed=options.seed)
-    with tempfile.TemporaryDirectory() as folder:
-        out = options.run or Path(folder) / "run"
-        run = run_pipeline(options.data, out, PipelineConfig(split=split, tuning=tuning))
-        arrays, tuned = run.folder.load("data"), run.folder.stages["tuning"]
-        vectors = FactorScores(run.user_vectors, run.item_vectors)
-    num_items = vectors.num_items
-    lists = ItemLists.from_arrays(arrays, "train")
-    data = TrainingData(lists, num_items, None, arrays.get("train_timestamps"))
-    targets = ItemLists.from_arrays(arrays, "test")
-    chosen = {name: tuned[name] for name in ("temperature", "embedding_dim", "prior")}
-    yield {"model": "peel_ext", "settings": chosen} | quality(vectors, lists, targets)
+    parts = load_split(options.data, split)
+    lists, targets = parts.train.csr(), parts.target.csr()
+    if OWN in options.models:
+        yield measure_own(options, PipelineConfig(split=split, tuning=tuning), lists, targets)
+    data = TrainingData(lists, parts.train.num_items, None, parts.train.csr_timestamps())
     left, held_out = data.hold_out(options.split, tuning.validation_share, options.seed)
-    for name in options.models:
+    for name in [each for each in options.models if each != OWN]:
         tried, judged = TRIED[name], []
         for settings in tried if len(tried) > 1 else []:
             scores = fit(name, settings, left, options.seed)
@@ -101,6 +97,18 @@ def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         seconds = round(time.perf_counter() - began, 1)
         found = quality(scores, lists, targets)
         yield {"model": name, "settings": best, "seconds": seconds} | found
+
+
+def measure_own(
+    options: argparse.Namespace, config: PipelineConfig, seen: ItemLists, targets: ItemLists
+) -> dict[str, Any]:
+    """The row of a run."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = run_pipeline(options.data, options.run or Path(folder) / "run", config)
+        tuned = run.folder.stages["tuning"]
+        scores = FactorScores(run.user_vectors, run.item_vectors)
+    chosen = {name: tuned[name] for name in ("temperature", "embedding_dim", "prior")}
+    return {"model": OWN, "settings": chosen} | quality(scores, seen, targets)
 
 
 class Scores(Protocol):
@@ -115,7 +123,6 @@ class FactorScores:
 
     def __init__(self, users: NDArray[np.float32], items: NDArray[np.float32]) -> None:
         self._users, self._items = users, items
-        self.num_items = len(items)
 
     def of(self, users: slice) -> NDArray[np.float32]:
         return np.asarray(self._users[users] @ self._items.T, dtype=np.float32)

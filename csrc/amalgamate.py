@@ -1,7 +1,5 @@
 """Writes the device library as two files, for apps that build it themselves: peel.h and peel.cpp.
 
-    python csrc/amalgamate.py FOLDER
-
 peel.cpp is one translation unit of C++17 for GCC and Clang, on any system the library runs on. On x86-64
 it holds every instruction set, each compiled for itself whatever the flags, and picks one as it starts;
 on 64-bit ARM it holds NEON. What trains is left out.
@@ -9,9 +7,9 @@ on 64-bit ARM it holds NEON. What trains is left out.
 
 from __future__ import annotations
 
+import argparse
 import re
 import shutil
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -163,6 +161,8 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="where to write them")
+    main(parser.parse_args().folder)

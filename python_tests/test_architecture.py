@@ -24,11 +24,21 @@ FLOORS = [
     {"ops", "reference"},
     {"device"},
     {"format", "data"},
-    {"errors", "config", "metrics", "threads", "c_library", "__init__"},
+    {"errors", "config", "metrics", "threads", "memory", "c_library", "__init__"},
     {"_core"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-NO_TORCH = {"device", "format", "data", "errors", "config", "metrics", "threads", "c_library"}
+NO_TORCH = {
+    "device",
+    "format",
+    "data",
+    "errors",
+    "config",
+    "metrics",
+    "threads",
+    "memory",
+    "c_library",
+}
 KERNELS = ["gathered_score", "grouped_lookup", "topk_blocks", "update_rows"]
 
 

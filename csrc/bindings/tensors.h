@@ -170,7 +170,8 @@ class TensorReader {
 
   TensorReader(py::object kind, py::object parameter, py::object new_floats, py::object new_ints,
                py::object offered, const ForeignInterface* interface)
-      : kind_(std::move(kind)),
+      : is_negated_(kind.attr("is_neg")),
+        kind_(std::move(kind)),
         parameter_(std::move(parameter)),
         new_floats_(std::move(new_floats)),
         new_ints_(std::move(new_ints)),
@@ -180,8 +181,6 @@ class TensorReader {
   template <typename Kernel>
   py::object best_rows(const py::object& users, int64_t dim, const py::object& n,
                        Kernel&& kernel) const {
-    // A column may be the imaginary part of conjugates, of which torch keeps the sign elsewhere.
-    if (dim == 1) return py::none();
     ForeignTensor given;
     int64_t count;
     if (!read(users, given) || given.num_dims != 2 || given.shape[1] != dim ||
@@ -213,9 +212,21 @@ class TensorReader {
   bool read(const py::object& object, ForeignTensor& out) const {
     const auto* kind = reinterpret_cast<PyObject*>(Py_TYPE(object.ptr()));
     if (kind != kind_.ptr() && kind != parameter_.ptr()) return false;
+    return read_memory(object, out) && !is_negated(object);
+  }
+
+  bool read_memory(const py::object& object, ForeignTensor& out) const {
     if (interface_->read(object.ptr(), &out) == 0) return out.num_dims <= kMostDims;
     PyErr_Clear();
     return false;
+  }
+
+  // True where the values are those in memory with the other sign, which DLPack does not say.
+  bool is_negated(const py::object& tensor) const {
+    PyObject* const args[] = {tensor.ptr()};
+    PyObject* said = PyObject_Vectorcall(is_negated_.ptr(), args, 1, nullptr);
+    if (!said) throw py::error_already_set();
+    return !py::reinterpret_steal<py::object>(said).is(py::bool_(false));
   }
 
   bool read_integers(const py::object& object, ForeignTensor& out) const {
@@ -290,13 +301,14 @@ class TensorReader {
     if (!tensor) throw py::error_already_set();
     Made made{py::reinterpret_steal<py::object>(tensor), {}};
     ForeignTensor out;
-    if (read(made.tensor, out) && is_adjacent(out) && out.type_code == type_code &&
+    if (read_memory(made.tensor, out) && is_adjacent(out) && out.type_code == type_code &&
         out.bits == bits) {
       made.address = address_of(out);
     }
     return made;
   }
 
+  py::object is_negated_;  // the method of the class
   py::object kind_, parameter_, new_floats_, new_ints_;
   py::object offered_;  // keeps the functions
   const ForeignInterface* interface_;

@@ -86,7 +86,9 @@ class ItemIds:
 
     def _key_of(self, name: object) -> int | bytes | None:
         if self._integers:
-            return int(name) if isinstance(name, int | np.integer) else None
+            if isinstance(name, bool) or not isinstance(name, int | np.integer):
+                return None
+            return int(name)
         return name.encode(errors="surrogatepass") if isinstance(name, str) else None
 
     def _key(self, name: bytes) -> int | bytes:

@@ -481,14 +481,15 @@ class DeviceRecommender:
             return names.to_rows(items.tolist() if isinstance(items, np.ndarray) else items)
         rows = np.asarray(items)
         if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
-            raise TypeError(f"{name} must hold integers, got {rows.dtype} of shape {rows.shape}")
-        rows = np.ascontiguousarray(rows, dtype=np.int64)
+            raise TypeError(
+                f"{name} must hold integers of at most 64 bits, got {rows.dtype} of shape {rows.shape}"
+            )
         bad = np.flatnonzero((rows < 0) | (rows >= self.num_embeddings))
         if len(bad):
             raise IndexError(
                 f"{name}[{bad[0]}] is {rows[bad[0]]}, expected an id in [0, {self.num_embeddings})"
             )
-        return rows
+        return np.ascontiguousarray(rows, dtype=np.int64)
 
     def _shipped(
         self, shipped: tuple[Ids, ArrayLike]

@@ -9,6 +9,7 @@ import numpy as np
 from peel_ext.format import Layout, resolve_layout
 
 _MOST_BYTES = (1 << 63) - 1
+_MOST_COUNTED = (1 << 32) - 1  # a file has 32 bits for each of them
 
 
 def as_int(value: Any) -> Any:
@@ -26,6 +27,8 @@ def check_geometry(embedding_dim: int, num_groups: int, layout: Layout | str) ->
         is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
         if not is_integer or value < least:
             raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+        if value > _MOST_COUNTED:
+            raise ValueError(f"{name} must be below 2^32, got {value}")
     layout = resolve_layout(layout, max(1, int(embedding_dim)))
     if embedding_dim > 0:
         layout.num_layers(embedding_dim)

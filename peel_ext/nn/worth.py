@@ -16,6 +16,9 @@ from peel_ext.nn import state
 from peel_ext.nn.blending import blend_blocks, check_worth
 from peel_ext.nn.tensor_cache import count_together
 
+#: Groups whose rows are sorted, and whose blocks are weighed, at a time: it takes memory.
+_GROUPS = 16
+
 
 def set_row_values(module: Any, values: Tensor) -> None:
     """See :meth:`peel_ext.nn.ElasticEmbedding.set_row_values`."""
@@ -23,12 +26,14 @@ def set_row_values(module: Any, values: Tensor) -> None:
     shape = (module.num_groups, module.num_embeddings)
     values = check_worth("values", values, shape).to(module.block_weights.device)
     if module.layout.nested:
-        order = values.sort(dim=1, descending=True, stable=True).indices
         sizes = module.layout.item_group_sizes(module.num_embeddings)
         of_rank = torch.from_numpy(np.repeat(np.arange(len(sizes), dtype=np.int32), sizes))
-        module.item_group = order.new_empty(shape, dtype=torch.int32).scatter_(
-            1, order, of_rank.to(order.device).expand(shape)
-        )
+        of_rank = of_rank.to(values.device)
+        item_group = values.new_empty(shape, dtype=torch.int32)
+        for part, own_values in zip(item_group.split(_GROUPS), values.split(_GROUPS), strict=True):
+            order = own_values.sort(dim=1, descending=True, stable=True).indices
+            part.scatter_(1, order, of_rank.expand(order.shape))
+        module.item_group = item_group
     _weigh(module, values)
 
 
@@ -104,7 +109,11 @@ def add_worth(worth: Tensor, values: Tensor, item_group: Tensor) -> None:
         values: float64 [num_groups, n], what rows are worth.
         item_group: int32 [num_groups or 1, n], where they belong.
     """
-    worth.scatter_add_(1, item_group.long().expand(len(values), -1), values)
+    item_group = item_group.expand(len(values), -1)
+    for own_worth, own_groups, own_values in zip(
+        worth.split(_GROUPS), item_group.split(_GROUPS), values.split(_GROUPS), strict=True
+    ):
+        own_worth.scatter_add_(1, own_groups.long(), own_values)
 
 
 def weights_of_worth(worth: Tensor, gains: NDArray[np.float64]) -> Tensor:

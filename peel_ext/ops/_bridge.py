@@ -52,12 +52,12 @@ def _address(
 
     Raises:
         TypeError: another dtype.
-        ValueError: on another device, or not contiguous.
+        ValueError: on another device, not contiguous, without memory, or with the other sign there.
     """
     if tensor is None:
         return 0
     there = tensor.is_cpu if device is None else tensor.device == device
-    if tensor.dtype in dtypes and there and tensor.is_contiguous():
+    if tensor.dtype in dtypes and there and tensor.is_contiguous() and not tensor.is_neg():
         address = tensor.data_ptr()
         if address or tensor.numel() == 0:  # there are tensors of zeros that have no memory
             return address
@@ -76,6 +76,7 @@ def _row_address(
         and (tensor.stride(1) == 1 or tensor.shape[1] == 1)
         and tensor.dtype in dtypes
         and (tensor.is_cpu if device is None else tensor.device == device)
+        and not tensor.is_neg()
     ):
         address = tensor.data_ptr()
         if address or tensor.numel() == 0:
@@ -91,10 +92,19 @@ def _refuse(
     if tensor.device != where:
         expected = "the CPU" if device is None else device
         raise ValueError(f"{name} must be on {expected}, got {tensor.device}")
+    if tensor.is_neg():
+        raise ValueError(f"{name} must have its values in memory: call its resolve_neg()")
+    check_memory(name, tensor)
     raise ValueError(
         f"{name} must be adjacent in memory, got shape {tuple(tensor.shape)} with strides "
         f"{tensor.stride()}"
     )
+
+
+def check_memory(name: str, value: Tensor) -> None:
+    """Raises ValueError for a tensor whose storage was given back: torch reads from address 0 there."""
+    if value.is_cpu and value.numel() and not value.data_ptr():
+        raise ValueError(f"{name} must have memory, got shape {tuple(value.shape)} without any")
 
 
 def _device_of(tensor: Tensor) -> torch.device | None:

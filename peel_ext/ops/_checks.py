@@ -15,6 +15,9 @@ from peel_ext.ops import _launching
 #: Where there are kernels; on meta there are shapes alone.
 DEVICES = {"cpu", "meta"} | ({"cuda"} if _launching.AVAILABLE else set())
 
+#: The largest integer that native code takes.
+MOST = (1 << 63) - 1
+
 
 def check_tensor(
     name: str, value: object, dtypes: tuple[torch.dtype, ...], ndim: int, anywhere: bool = False
@@ -29,11 +32,12 @@ def check_tensor(
         anywhere: whether it may be on a device that has no kernels.
 
     Raises:
-        TypeError: not a tensor, or another dtype.
+        TypeError: not a tensor, a sparse one, or another dtype.
         ValueError: another number of dimensions or another device.
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    check_dense(name, value)
     if value.dtype not in dtypes:
         expected = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
         raise TypeError(f"{name} must be {expected}, got {str(value.dtype).removeprefix('torch.')}")
@@ -42,6 +46,12 @@ def check_tensor(
     if not anywhere and value.device.type not in DEVICES:
         raise ValueError(f"{name} must be on {' or '.join(sorted(DEVICES))}, got {value.device}")
     return value
+
+
+def check_dense(name: str, value: Tensor) -> None:
+    """Raises TypeError for a sparse tensor, and others that have no strides."""
+    if value.layout is not torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got one of {value.layout}")
 
 
 def check_shape(name: str, value: Tensor, shape: tuple[int, ...]) -> None:
@@ -55,7 +65,7 @@ def check_shape(name: str, value: Tensor, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{name} must have shape {wanted}, got {tuple(value.shape)}")
 
 
-def check_int(name: str, value: object, low: int, high: int | None = None) -> int:
+def check_int(name: str, value: object, low: int, high: int = MOST) -> int:
     """The value, a Python or NumPy integer, as an int within bounds.
 
     Raises:
@@ -64,8 +74,8 @@ def check_int(name: str, value: object, low: int, high: int | None = None) -> in
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name} must be an integer, got {value!r}")
-    if value < low or (high is not None and value > high):
-        bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+    if not low <= value <= high:
+        bounds = f"at least {low}" if value < low and high == MOST else f"between {low} and {high}"
         raise ValueError(f"{name} must be {bounds}, got {value}")
     return int(value)
 

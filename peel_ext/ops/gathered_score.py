@@ -20,6 +20,9 @@ from peel_ext.ops._checks import (
     rows_with_unit_stride,
 )
 
+# As many as DeviceRecommender and PersonalizedElasticEmbedding return.
+_MOST_ROWS = (1 << 31) - 1
+
 _Lists = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
@@ -67,7 +70,7 @@ def gathered_score(
         users: float32 [num_users, dim], finite.
         table: float32 [num_embeddings, dim], or a Personalized Elastic Embedding, of which the rows
             with a block held are scored, decoded.
-        n: rows to return, at least 1.
+        n: rows to return, from 1 to 2^31 - 1.
         candidates: int64 [num_candidates], the only rows to score of a dense table, in any order,
             duplicates counting once.
         exclude_indptr: int64 [num_users + 1]; with ``exclude``.
@@ -80,7 +83,7 @@ def gathered_score(
 
     Raises:
         TypeError: a wrong dtype.
-        ValueError: a wrong shape, n below 1, users that are not finite.
+        ValueError: a wrong shape, n out of range, users that are not finite.
         IndexError: a candidate or excluded index out of range. On a CUDA device users and what is
             excluded are not looked at, and a candidate out of range is told by a later call.
     """
@@ -106,7 +109,7 @@ def gathered_score(
     check_tensor("users", users, (torch.float32,), 2)
     check_tensor("table", table, (torch.float32,), 2)
     check_shape("users", users, (-1, table.shape[1]))
-    check_int("n", n, 1)
+    check_int("n", n, 1, _MOST_ROWS)
     return _score_op(users.detach(), table.detach(), n, candidates, exclude_indptr, exclude)
 
 
@@ -121,8 +124,9 @@ def _check(
 ) -> _Lists:
     """Candidates and exclusions as the kernel takes them: ascending and in range."""
     check_tensor("users", users, (torch.float32,), 2)
-    check_int("n", n, 1)
+    check_int("n", n, 1, _MOST_ROWS)
     check_shape("users", users, (-1, dim))
+    _bridge.check_memory("users", users)
     # A finite sum has finite terms only, and is quicker to have than a look at each of them.
     if users.is_cpu and not math.isfinite(users.detach().sum().item()):
         odd = (~torch.isfinite(users).all(dim=1)).nonzero()
@@ -131,6 +135,7 @@ def _check(
             raise ValueError(f"users[{user}] must be finite, got {users[user].tolist()}")
     if candidates is not None:
         check_tensor("candidates", candidates, (torch.int64,), 1)
+        _bridge.check_memory("candidates", candidates)
         candidates = torch.unique(candidates)
         bad = _bridge.first_out_of_range(candidates, num_embeddings) if candidates.is_cpu else -1
         if bad >= 0:
@@ -147,7 +152,10 @@ def _check(
     if not exclude.is_cpu:
         check_shape("exclude_indptr", exclude_indptr, (len(users) + 1,))
         return candidates, *_sorted_exclusions(exclude_indptr, exclude, num_embeddings)
-    lists = check_exclusions(exclude_indptr.numpy(), exclude.numpy(), len(users), num_embeddings)
+    _bridge.check_memory("exclude", exclude)
+    _bridge.check_memory("exclude_indptr", exclude_indptr)
+    both = exclude_indptr.resolve_neg().numpy(), exclude.resolve_neg().numpy()
+    lists = check_exclusions(*both, len(users), num_embeddings)
     return candidates, torch.from_numpy(lists[0]), torch.from_numpy(lists[1])
 
 

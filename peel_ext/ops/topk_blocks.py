@@ -125,7 +125,7 @@ def _check_budget(
         check_shape("budget_bytes", budget_bytes, (num_groups,))
         budgets = budget_bytes.contiguous()
     else:
-        check_int("budget_bytes", budget_bytes, 0, (1 << 63) - 1)
+        check_int("budget_bytes", budget_bytes, 0)
         budgets = torch.full((num_groups,), budget_bytes, dtype=torch.int64, device=weights.device)
     if looked_at and budgets.numel() and int(budgets.min()) < 0:
         raise ValueError(f"budget_bytes must be at least 0, got {int(budgets.min())}")

@@ -31,6 +31,7 @@ _PATIENCE = 24 * 3600.0
 _GRACE = 1.0
 
 _Made = TypeVar("_Made")
+_Number = TypeVar("_Number", int, float)
 
 
 def num_processes() -> int:
@@ -257,9 +258,11 @@ class Collectives:
 
     # ---- agreeing ----
 
-    def total(self, value: float) -> float:
-        """The sum of a number over all ranks."""
-        return float(self.sum(torch.tensor([value], dtype=torch.float64, device="cpu"))[0])
+    def total(self, value: _Number) -> _Number:
+        """The sum over all ranks of a number, of integers an exact one; of one type on all of them."""
+        dtype = torch.int64 if isinstance(value, int | np.integer) else torch.float64
+        made: _Number = self.sum(torch.tensor([value], dtype=dtype, device="cpu")).item()  # type: ignore[assignment]
+        return made
 
     def differing(self, digest: bytes) -> list[int]:
         """The ranks whose digest, of one length, is not that of rank 0."""

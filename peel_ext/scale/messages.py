@@ -22,11 +22,6 @@ def gather(value: Any, ranks: Collectives) -> list[Any]:
     return [json.loads(each.numpy().tobytes()) for each in ranks.exchange([text] * ranks.size)]
 
 
-def total(count: int, ranks: Collectives) -> int:
-    """The sum of a count over all ranks."""
-    return int(ranks.sum(torch.tensor([count], dtype=torch.int64, device="cpu"))[0])
-
-
 def count_before(count: int, ranks: Collectives) -> tuple[int, int]:
     """The sum of a count over the ranks before this one, and over all."""
     counts = ranks.stack(torch.tensor(count, dtype=torch.int64, device="cpu")).tolist()
@@ -74,24 +69,6 @@ def check_same(name: str, value: object, ranks: Collectives) -> None:
 
 
 @contextmanager
-def together(ranks: Collectives) -> Iterator[None]:
-    """Ends a step on all ranks, with the error of the first rank that had one.
-
-    Raises:
-        DataError: on every rank, where one of them raised it.
-    """
-    error: DataError | None = None
-    try:
-        yield
-    except DataError as raised:
-        error = raised
-    messages = gather(None if error is None else str(error), ranks)
-    first = next((message for message in messages if message is not None), None)
-    if first is not None:
-        raise DataError(first) from error
-
-
-@contextmanager
 def agreed(ranks: Collectives, step: str = "this step") -> Iterator[None]:
     """Ends a step of one rank's own work on all ranks, where it fails on one.
 
@@ -100,7 +77,8 @@ def agreed(ranks: Collectives, step: str = "this step") -> Iterator[None]:
         step: what is called, where ranks might call something else.
 
     Raises:
-        ElsewhereError: on the other ranks, with the error of the first that had one.
+        DataError: on all ranks, that of the first, where one of them raised it.
+        ElsewhereError: on the other ranks, with another error of the first that had one.
         ValueError: on all ranks, where one is at another step.
     """
     error: Exception | None = None
@@ -109,13 +87,17 @@ def agreed(ranks: Collectives, step: str = "this step") -> Iterator[None]:
     except Exception as raised:
         error = raised
     text = None if error is None else f"{type(error).__name__}: {error}"
-    told = gather([step, text], ranks)
+    of_data = str(error) if isinstance(error, DataError) else None
+    told = gather([step, text, of_data], ranks)
+    first = next((each for *_, each in told if each is not None), None)
+    if first is not None:
+        raise DataError(first) from error
     if error is not None:
         raise error
-    for rank, (_, text) in enumerate(told):
+    for rank, (_, text, _) in enumerate(told):
         if text is not None:
             raise ElsewhereError(f"rank {rank} failed: {text}")
-    for rank, (other, _) in enumerate(told):
+    for rank, (other, *_) in enumerate(told):
         if other != told[0][0]:
             raise ValueError(
                 f"ranks must call the same at the same time, got {told[0][0]} on rank 0 and {other} "

@@ -20,7 +20,6 @@ from peel_ext.scale.messages import (
     exchange,
     exchange_counted,
     gather,
-    total,
 )
 from peel_ext.scale.partition import Partition
 
@@ -144,7 +143,7 @@ def _number_texts(
     found = np.fromiter((row_of[text] for text in arrived), np.int64, count=len(arrived))
     rows = exchange_counted(found, arriving, leaving, ranks).tolist()
     counts = {
-        flag: total(sum(1 for each in merged.values() if each & flag), ranks)
+        flag: ranks.total(sum(1 for each in merged.values() if each & flag))
         for flag in (_NAME, _INTEGER, _ODD)
     }
     partition = Partition(size, ranks.size)

@@ -43,7 +43,7 @@ from peel_ext.data.table_shares import Pieces, Share, deal, find_pieces
 from peel_ext.data.tables import Table
 from peel_ext.errors import DataError
 from peel_ext.scale.collectives import Collectives
-from peel_ext.scale.messages import count_before, gather, together, total
+from peel_ext.scale.messages import agreed, count_before, gather
 from peel_ext.scale.numbering import number_ids
 from peel_ext.scale.shards import Route, ShardedParts
 from peel_ext.scale.shared_overlap import check_shared_overlap
@@ -77,13 +77,13 @@ def read_shard(
     is_whole = isinstance(data, Interactions) or is_frame(data)
     _check_alike(["in memory" if is_whole else "in files"], ranks)
     if is_whole:
-        with together(ranks):
+        with agreed(ranks):
             held = read_split(data, reading, tell)
         _check_alike([zlib.crc32(rows) for rows in _rows(held.train)], ranks)
         return ShardedParts.of(held, ranks)
     if isinstance(data, str) and data == STANDARD_INPUT:
         raise DataError("standard input cannot be read by several processes: name a file")
-    with together(ranks):
+    with agreed(ranks):
         places = data_places(data)
         found = {name: files for name, files in find_parts(places, reading, tell).items() if files}
         pieces = {
@@ -94,9 +94,9 @@ def read_shard(
     num_names, columns = [], []
     for name, files in found.items():
         shares = _own_shares(files, pieces[name], reading, ranks)
-        with together(ranks):
+        with agreed(ranks):
             part = reader.read_some(name, _open_all(shares, files, places, reading))
-        if total(part.length, ranks) == 0:
+        if ranks.total(part.length) == 0:
             raise DataError(f"{files[0]}: no interactions")
         num_names.append((len(reader.users.names), len(reader.items.names)))
         columns += [each for own in gather(reader.columns, ranks) for each in own]
@@ -160,7 +160,7 @@ def _own_shares(
 ) -> list[Share]:
     """What this rank reads of the files of a part."""
     quoted = np.zeros(len(files), dtype=np.int32)
-    with together(ranks):
+    with agreed(ranks):
         for share in deal(pieces, ranks.size)[ranks.rank]:
             file, kind = files[share.file], format_of(files[share.file], reading)
             is_cut = share.extent is not None and pieces[share.file].kind == "lines"
@@ -234,7 +234,7 @@ def _number(
     tell: Callable[[str], None],
 ) -> tuple[dict[str, Interactions], SharedOverview]:
     """The parts by name, on the owners of their users, with rows for ids."""
-    num_dropped = total(reader.num_dropped, ranks)
+    num_dropped = ranks.total(reader.num_dropped)
     if num_dropped:
         tell(dropped_remark(num_dropped))
     of_users, of_items = zip(*num_names, strict=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from peel_ext.scale.collectives import Collectives
-from peel_ext.scale.messages import count_before, total
+from peel_ext.scale.messages import count_before
 
 #: Samples of the values of all ranks, for each rank that is to sort a run of them.
 _SAMPLES = 64
@@ -38,7 +38,7 @@ def places_by_value(values: Tensor, ranks: Collectives) -> Tensor:
 
 def _cut(ordered: Tensor, ranks: Collectives) -> Tensor:
     """Where descending values are cut into runs for the ranks: int64 [size + 1]."""
-    num_values = total(len(ordered), ranks)
+    num_values = ranks.total(len(ordered))
     count = min(len(ordered), -(-len(ordered) * _SAMPLES * ranks.size // max(1, num_values)))
     places = torch.arange(count, device=ordered.device) * len(ordered) // max(1, count)
     of_rank = torch.full_like(places, ranks.rank)

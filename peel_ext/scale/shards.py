@@ -15,7 +15,7 @@ from peel_ext.data.interactions import IdMap, Interactions, RowsElsewhere
 from peel_ext.data.readers import GivenParts
 from peel_ext.data.splits import Split, split_interactions
 from peel_ext.scale.collectives import Collectives
-from peel_ext.scale.messages import count_before, exchange_counted, total
+from peel_ext.scale.messages import count_before, exchange_counted
 from peel_ext.scale.numbering import redistribute
 from peel_ext.scale.partition import Partition
 from peel_ext.scale.shared_overview import SharedOverview
@@ -89,7 +89,7 @@ def split_shard(parts: ShardedParts, config: SplitConfig, ranks: Collectives) ->
         partition = Partition(size, ranks.size)
         partitions.append(partition)
         is_in_place = partition.own(ranks.rank) == slice(start, start + len(users))
-        if total(int(is_in_place), ranks) == ranks.size:
+        if ranks.total(int(is_in_place)) == ranks.size:
             continue
         ids = redistribute(users, partition, ranks)
         for name in names:

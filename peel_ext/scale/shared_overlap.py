@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from peel_ext.data.interactions import IdMap, Interactions
 from peel_ext.data.overlap import Overlap, find_twins, first_id, judge_overlap, plain_form
 from peel_ext.scale.collectives import Collectives
-from peel_ext.scale.messages import gather, total
+from peel_ext.scale.messages import gather
 from peel_ext.scale.numbering import exchange_texts
 from peel_ext.scale.shared_overview import SharedOverview
 
@@ -54,7 +54,7 @@ def _overlap(
         next((each for each in column if each is not None), None)
         for column in zip(*firsts, strict=True)
     )
-    num_own, num_unknown = (total(len(rows), ranks) for rows in (own, unknown))
+    num_own, num_unknown = (ranks.total(len(rows)) for rows in (own, unknown))
     if num_unknown == 0 or ids.holds_integers:
         return Overlap(num_own, num_unknown, first_unknown, first_known)
     # Ids that look alike meet on one rank, in ascending order, as ranks have them.
@@ -62,7 +62,7 @@ def _overlap(
     found = [each for each in gather(pairs[:1], ranks) if each]
     pair = min((each[0] for each in found), default=None)
     return Overlap(
-        num_own, num_unknown, first_unknown, first_known, total(len(pairs), ranks),
+        num_own, num_unknown, first_unknown, first_known, ranks.total(len(pairs)),
         None if pair is None else (pair[0], pair[1]),
     )  # fmt: skip
 

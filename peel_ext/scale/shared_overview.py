@@ -15,7 +15,7 @@ from peel_ext.data.interactions import IdMap, Interactions, RowsElsewhere
 from peel_ext.data.overview import Overview
 from peel_ext.scale.collectives import Collectives
 from peel_ext.scale.exchange import RowExchange
-from peel_ext.scale.messages import count_before, exchange, exchange_counted, total
+from peel_ext.scale.messages import count_before, exchange, exchange_counted
 from peel_ext.scale.numbering import redistribute
 from peel_ext.scale.partition import Partition
 
@@ -44,7 +44,7 @@ class SharedOverview(Overview):
 
     def total(self, count: int) -> int:
         """The sum of a count over all ranks."""
-        return total(count, self._ranks)
+        return self._ranks.total(count)
 
     def draw(self, interactions: Interactions, seed: int, dtype: Any) -> NDArray[np.floating[Any]]:
         """The numbers [m] that one process draws for the interactions of this rank.

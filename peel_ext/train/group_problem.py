@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from peel_ext.train.placement import limit_chunk
-from peel_ext.train.population import Population
+from peel_ext.train.population import Members
 
 
 class GroupProblem:
@@ -52,15 +52,15 @@ class GroupProblem:
     @classmethod
     def of(
         cls,
-        population: Population,
+        members: Members,
         group: int,
         rows: NDArray[np.int64],
         device: torch.device | str = "cpu",
     ) -> GroupProblem:
         """The problem of one group over rows int64 [num_rows], on a device."""
-        members = np.flatnonzero(population.user_group == group)
-        lists = population.lists.take(members)
-        place = np.full(len(population.item_vectors), -1)
+        users = np.flatnonzero(members.user_group == group)
+        lists = members.lists.take(users)
+        place = np.full(members.num_items, -1)
         place[rows] = np.arange(len(rows))
         targets = place[lists.items]
         counts = lists.where(targets >= 0).counts
@@ -68,11 +68,11 @@ class GroupProblem:
         weights = torch.from_numpy(np.sqrt(counts[kept]).astype(np.float32))
         # Torch's own memory: matrix products round differently at another alignment.
         return cls(
-            torch.from_numpy(population.user_vectors[members[kept]]).clone().to(device),
+            torch.from_numpy(members.user_vectors[users[kept]]).clone().to(device),
             torch.from_numpy(np.concatenate([[0], np.cumsum(counts[kept])])),
             torch.from_numpy(targets[targets >= 0]).to(device),
             (weights / weights.sum()).to(device),
-            population.temperature,
+            members.temperature,
         )
 
     def loss(self, table: Tensor) -> Tensor:

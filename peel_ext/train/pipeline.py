@@ -29,6 +29,7 @@ from peel_ext.data import (
 from peel_ext.data.item_names import read_item_names
 from peel_ext.data.readers import warn
 from peel_ext.errors import DataError, TrainingWarning
+from peel_ext.memory import trim_memory
 from peel_ext.threads import check_environment
 from peel_ext.train.placement import ranking_device, require_device
 from peel_ext.train.run_files import fingerprint
@@ -260,6 +261,7 @@ def _run_stage(folder: RunFolder, name: str, make: Callable[[], Made], progress:
     tensors, facts = make()
     seconds = round(time.perf_counter() - began, 2)
     folder.finish(name, tensors, {**facts, "seconds": seconds, "versions": versions_in_use()})
+    trim_memory()
     remark = ", ".join(f"{key} {value}" for key, value in facts.items())
     progress(name, 1, 1, f"{remark}, {seconds:.1f} s" if remark else f"{seconds:.1f} s")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,31 @@ from peel_ext.device import fold_in_users
 from peel_ext.train.held_out import draw_users, hold_out
 
 #: Gradient steps of the fold-in that stands in for training without the held-out interactions.
-_FOLD_IN_STEPS = 5
+FOLD_IN_STEPS = 5
+
+
+class Members(Protocol):
+    """Users and what they interacted with: all that a user group's own problem is made of."""
+
+    @property
+    def user_vectors(self) -> NDArray[np.float32]:
+        """[num_users, dim]."""
+
+    @property
+    def user_group(self) -> NDArray[np.int64]:
+        """[num_users]."""
+
+    @property
+    def lists(self) -> ItemLists:
+        """Items of each user."""
+
+    @property
+    def temperature(self) -> float:
+        """The temperature of pretraining."""
+
+    @property
+    def num_items(self) -> int:
+        """Items of the catalogue."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +62,16 @@ class Population:
     temperature: float
     prior: float = 0.0
 
+    @property
+    def num_items(self) -> int:
+        """Items of the catalogue."""
+        return len(self.item_vectors)
+
+    @property
+    def group_sizes(self) -> NDArray[np.int64]:
+        """Users of each group, int64 [num_groups]."""
+        return np.bincount(self.user_group, minlength=len(self.centroids))
+
     def without_some(self, share: float, max_users: int, seed: int) -> tuple[Population, ItemLists]:
         """Some users as if a share of their items had not happened yet, and those items.
 
@@ -49,7 +84,7 @@ class Population:
         users = draw_users(np.flatnonzero(held_out.counts), max_users, seed)
         left = left.take(users)
         vectors = fold_in_users(
-            self.item_vectors, left.indptr, left.items, steps=_FOLD_IN_STEPS, temperature=self.temperature,
+            self.item_vectors, left.indptr, left.items, steps=FOLD_IN_STEPS, temperature=self.temperature,
             prior=self.prior,
         )  # fmt: skip
         return (

@@ -59,10 +59,9 @@ def refine_tables(
         checkpoint: the place to go on from and to save to; it may come from another device.
         device: the device that computes, one of :data:`peel_ext.config.DEVICES`.
     """
-    num_groups, num_items = row_values.shape
-    count = min(config.rows_per_group or num_items, num_items)
-    rows = np.argsort(-row_values, axis=1, kind="stable")[:, :count]
-    additions = np.zeros((num_groups, count, population.item_vectors.shape[1]), dtype=np.float32)
+    num_groups = len(row_values)
+    rows = rows_to_refine(row_values, config)
+    additions = np.zeros((*rows.shape, population.item_vectors.shape[1]), dtype=np.float32)
     losses = np.full((num_groups, config.steps), np.nan)
     saved = checkpoint.load() if checkpoint is not None else None
     first = 0 if saved is None else len(saved["additions"])
@@ -75,7 +74,7 @@ def refine_tables(
         if len(problem.users) == 0:
             continue
         table = torch.from_numpy(population.item_vectors[rows[group]]).to(device)
-        refinement = _GroupRefinement(problem, table, layout, config)
+        refinement = GroupRefinement(problem, table, layout, config)
         if saved is not None and group == first:
             refinement.restore(saved)
         while refinement.num_steps < config.steps:
@@ -91,6 +90,13 @@ def refine_tables(
                 on_progress(done, total, loss)
         additions[group] = to_array(refinement.added)
     return RefinedTables(rows, additions, losses)
+
+
+def rows_to_refine(row_values: NDArray[np.float64], config: RefinementConfig) -> NDArray[np.int64]:
+    """The rows [num_groups, num_refined] that are worth most to each group, those first."""
+    num_items = row_values.shape[1]
+    count = min(config.rows_per_group or num_items, num_items)
+    return np.argsort(-row_values, axis=1, kind="stable")[:, :count]
 
 
 def diversity_penalty(table: Tensor, layout: Layout) -> Tensor:
@@ -113,11 +119,11 @@ def diversity_penalty(table: Tensor, layout: Layout) -> Tensor:
     return others.mean() / max(count * (count - 1), 1)
 
 
-class _GroupRefinement:
+class GroupRefinement:
     """The rows of one group while they learn.
 
     Args:
-        problem: of the group.
+        problem: interactions of the group.
         table: [num_rows, dim], the global rows.
         layout: layout of the blocks.
         config: settings.

@@ -164,7 +164,7 @@ class Stages:
             embedding.fit_rotation(keep_mean=self._prior() > 0)
         refined = self.folder.load("refinement")
         if refined:
-            _add_refinement(embedding, refined["rows"], refined["additions"])
+            add_refinement(embedding, refined["rows"], refined["additions"])
         embedding.set_row_values(torch.from_numpy(values))
         losses = None
         if control.controller == "bilevel":
@@ -234,7 +234,7 @@ STAGES = (
 )
 
 
-def _add_refinement(
+def add_refinement(
     embedding: ElasticEmbedding, rows: NDArray[np.int64], additions: NDArray[np.float32]
 ) -> None:
     """Refines rows [num_groups, m] of every group by additions [num_groups, m, dim]."""

@@ -783,6 +783,8 @@ def test_a_closed_recommender_says_so(path: Path) -> None:
             "history[0] is 600, expected an id in [0, 600)",
         ),
         (lambda r: r.recommend([0, -1]), IndexError, "history[1] is -1"),
+        (lambda r: r.recommend([2**63]), IndexError, "history[0] is 9223372036854775808"),
+        (lambda r: r.recommend([2**70]), TypeError, "history must hold integers of at most 64"),
         (lambda r: r.recommend(["a"]), TypeError, "history must hold integers"),
         (lambda r: r.recommend([1], n=0), ValueError, "n must be an integer of at least 1, got 0"),
         (lambda r: r.recommend([1], exclude=[700]), IndexError, "exclude[0] is 700"),

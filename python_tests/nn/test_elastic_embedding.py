@@ -332,6 +332,11 @@ def test_empty_and_single_tables() -> None:
         (lambda m: ElasticEmbedding(5, -1), ValueError, "embedding_dim must be an integer"),
         (lambda m: ElasticEmbedding(5, 4, num_groups=0), ValueError, "num_groups must be"),
         (lambda m: ElasticEmbedding(5, 4, num_groups=1.5), ValueError, "num_groups must be"),
+        (
+            lambda m: ElasticEmbedding(5, 4, num_groups=2**70),
+            ValueError,
+            "num_groups must be below",
+        ),
         (lambda m: ElasticEmbedding(5, 4, layout="x"), ValueError, "layout must be"),
         (lambda m: m(torch.tensor([150]), 0), IndexError, ""),
         (lambda m: m(torch.tensor([150]), 1), IndexError, "indices contain 150"),

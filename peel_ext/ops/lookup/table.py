@@ -18,6 +18,8 @@ from peel_ext import _core
 from peel_ext.format.layout import VALUE_TYPES, ColumnsLayout, Layout, PlanesLayout
 from peel_ext.ops import _bridge, _launching
 from peel_ext.ops._checks import (
+    MOST,
+    check_dense,
     check_int,
     check_shape,
     check_tensor,
@@ -83,17 +85,24 @@ class Pairs(NamedTuple):
         """Pairs of indices of any shape and groups of that shape or of its leading dimensions.
 
         Raises:
-            TypeError: not integers.
+            TypeError: not integers, or sparse.
             ValueError: shapes that do not go together.
+            IndexError: a group that takes more than 64 bits.
         """
         if not isinstance(indices, Tensor) or indices.dtype not in _INDEX:
             got = getattr(indices, "dtype", type(indices).__name__)
             raise TypeError(f"indices must be an int32 or int64 tensor, got {got}")
+        check_dense("indices", indices)
         flat = indices.reshape(-1).contiguous() if indices.ndim != 1 else indices.contiguous()
         if not isinstance(groups, Tensor):
             if isinstance(groups, bool) or not isinstance(groups, int | np.integer | torch.SymInt):
                 raise TypeError(f"groups must be an int or a tensor of integers, got {groups!r}")
-            return Pairs(flat, None, groups if isinstance(groups, torch.SymInt) else int(groups))
+            if isinstance(groups, torch.SymInt):
+                return Pairs(flat, None, groups)
+            if not -MOST <= groups <= MOST:
+                raise IndexError(f"groups contain {groups}, expected a value of at most 64 bits")
+            return Pairs(flat, None, int(groups))
+        check_dense("groups", groups)
         each = groups.shape == indices.shape
         if not each or groups.dtype not in _INDEX:
             _check_groups_fit(groups, indices)

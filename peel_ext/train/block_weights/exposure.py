@@ -44,11 +44,11 @@ def measure_exposure(
     )
     values *= (sizes / np.maximum(drawn, 1))[:, None]
     in_group = count_popularity(population.lists, user_group, num_groups, num_items)
-    return np.asarray(
-        values
-        + config.group_popularity_weight * in_group
-        + config.popularity_weight * in_group.sum(axis=0)
-    )
+    popularity = in_group.sum(axis=0)
+    for own_values, counts in zip(values, in_group, strict=True):  # matrices of this size are large
+        own_values += config.group_popularity_weight * counts
+        own_values += config.popularity_weight * popularity
+    return values
 
 
 def draw_members(

@@ -13,7 +13,7 @@ from peel_ext.config import PipelineConfig
 from peel_ext.data import GivenParts, IdMap, ItemLists, Split, make_interactions
 from peel_ext.errors import DataError
 from peel_ext.scale.collectives import Collectives
-from peel_ext.scale.messages import gather, total
+from peel_ext.scale.messages import gather
 from peel_ext.scale.numbering import exchange_texts
 from peel_ext.scale.partition import Partition
 from peel_ext.scale.reading import read_shard
@@ -97,7 +97,8 @@ def read_data(
 
 def collect_ids(ids: IdMap, ranks: Collectives) -> IdMap:
     """The ids of all ranks, in order, on rank 0; none on the others."""
-    if total(int(len(ids) > 0 and not ids.holds_integers), ranks) == 0:
+    nobody_has_any = ranks.total(len(ids)) == 0
+    if ranks.total(not ids.holds_integers and (len(ids) > 0 or nobody_has_any)) == 0:
         return IdMap(ranks.collect(torch.from_numpy(ids.ids.astype(np.int64))).numpy())
     to_first = [len(ids), *[0] * (ranks.size - 1)]
     texts, _ = exchange_texts(ids.ids.tolist(), to_first, ranks)
@@ -109,7 +110,7 @@ def _describe(split: Split, columns: str, ranks: Collectives) -> dict[str, Any]:
     facts: dict[str, Any] = {"split": split.method}
     facts |= {"columns": columns} if columns else {}
     if split.validation is not None:
-        facts["validation"] = total(len(split.validation), ranks)
+        facts["validation"] = ranks.total(len(split.validation))
     facts |= {"repeats_merged": split.num_merged} if split.num_merged else {}
     facts |= {"test_left_out": split.num_left_out} if split.num_left_out else {}
     return facts
@@ -123,7 +124,7 @@ def _collect(
     empty = ItemLists.empty(num_users)
     for part in ("train", "test", "history", "history_test", "other", "validation"):
         there = f"{part}_indptr" in own
-        if total(int(there), ranks) == 0:
+        if ranks.total(int(there)) == 0:
             continue
         lists = ItemLists.from_arrays(own, part) if there else empty
         counts, items = (

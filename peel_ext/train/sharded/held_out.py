@@ -12,7 +12,7 @@ from peel_ext.data import IdMap, Interactions, ItemLists
 from peel_ext.data.interactions import RowsElsewhere
 from peel_ext.data.splits import carve
 from peel_ext.scale.collectives import Collectives
-from peel_ext.scale.messages import count_before, total
+from peel_ext.scale.messages import count_before
 from peel_ext.scale.partition import Partition
 from peel_ext.scale.sharded_data import ShardedData
 from peel_ext.scale.shared_overview import SharedOverview
@@ -56,7 +56,7 @@ def measure_recency(timestamps: NDArray[np.float64], ranks: Collectives) -> NDAr
     """
     recency = np.zeros(len(timestamps), dtype=np.uint8)
     overview = SharedOverview(IdMap(np.zeros(0, np.int64)), Partition(0, ranks.size), ranks)
-    count = total(len(timestamps), ranks)
+    count = ranks.total(len(timestamps))
     for halvings in range(1, NUM_HALVINGS + 1):
         wanted = count >> halvings
         if wanted == 0:
@@ -65,7 +65,7 @@ def measure_recency(timestamps: NDArray[np.float64], ranks: Collectives) -> NDAr
         edge = overview.value_at_rank(timestamps, (count - wanted - 0.5) / max(count - 1, 1))
         later, ties = timestamps > edge, np.flatnonzero(timestamps == edge)
         before, num_ties = count_before(len(ties), ranks)
-        first = num_ties - (wanted - total(int(later.sum()), ranks))
+        first = num_ties - (wanted - ranks.total(int(later.sum())))
         recency[later] = halvings
         recency[ties[max(first - before, 0) :]] = halvings
     return recency

@@ -19,6 +19,7 @@ from peel_ext.data import IdMap
 from peel_ext.data.item_names import read_item_names
 from peel_ext.data.readers import warn
 from peel_ext.errors import ElsewhereError
+from peel_ext.memory import trim_memory
 from peel_ext.scale.collectives import Collectives
 from peel_ext.threads import check_environment
 from peel_ext.train.pipeline import (
@@ -38,9 +39,6 @@ from peel_ext.train.stages import STAGES, Made, Stages
 
 #: What only one process does, by the setting: what several do instead.
 _ALONE = {
-    "control.controller": "exposure",
-    "refinement.steps": 0,
-    "layout": "planes",
     "device": "cpu",
 }
 
@@ -225,6 +223,7 @@ def _run_stage(stages: ShardedStages, name: str, progress: Progress) -> None:
         _finish(folder, name, getattr(stages, name), progress)
     else:
         getattr(stages, name)()
+    trim_memory()
     stages.facts[name] = ranks.tell({} if folder is None else folder.stages[name])
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from peel_ext.config import PipelineConfig
 from peel_ext.data import ItemLists
+from peel_ext.format import Layout
 from peel_ext.nn import ElasticEmbedding
 from peel_ext.scale.checkpoint import SharedCheckpoint
 from peel_ext.scale.collectives import Collectives
@@ -26,16 +27,18 @@ from peel_ext.train.layout import layout_of
 from peel_ext.train.placement import to_array
 from peel_ext.train.pretraining import doubt_losses
 from peel_ext.train.run_folder import RunFolder, shared_checkpoint
+from peel_ext.train.sharded.bilevel import control_blocks
+from peel_ext.train.sharded.blocks import OwnBlocks, cut_blocks
 from peel_ext.train.sharded.clustering import cluster_users
 from peel_ext.train.sharded.exposure import measure_exposure
 from peel_ext.train.sharded.held_out import describe_items
+from peel_ext.train.sharded.population import ShardedPopulation
 from peel_ext.train.sharded.pretraining import pretrain, scale_weights
+from peel_ext.train.sharded.refinement import refine_tables
+from peel_ext.train.sharded.row_values import value_rows
 from peel_ext.train.sharded.tuning import ShardedJudge
-from peel_ext.train.stages import Made
+from peel_ext.train.stages import Made, add_refinement
 from peel_ext.train.tuning import search_settings
-
-#: Groups whose item groups are made at a time.
-_GROUPS = 16
 
 
 @dataclass
@@ -113,39 +116,94 @@ class ShardedStages:
             self.kept["users"], self.data.users, self.config.clustering, self.data.items.size,
             self.ranks, prior=self._prior,
         )  # fmt: skip
-        self.kept["user_group"] = groups
+        self.kept |= {"user_group": groups, "centroids": centroids}
         facts = {"groups": len(centroids)}
         return {"centroids": centroids, "user_group": self._collect(groups)}, facts
 
     def refinement(self) -> Made:
-        """Nothing: the runs of several processes have no refinement."""
-        return {}, {"steps": 0}
+        """The additions to some rows of every group; nothing where refinement is off."""
+        if self.config.refinement.steps == 0:
+            return {}, {"steps": 0}
+        population = self._population()
+        values = measure_exposure(population, self.config.exposure)
+        made = refine_tables(
+            population, values, self._layout(), self.config.refinement,
+            on_progress=self._steps("refinement"),
+            checkpoint=self._checkpoint("refinement", groups=population.groups),
+        )  # fmt: skip
+        tensors = {name: self._collect(own) for name, own in made._asdict().items()}
+        return tensors, {"rows_per_group": made.rows.shape[1]}
 
     def block_weights(self) -> Made:
-        """The item table and the worth of its blocks to every group: an embedding's state."""
-        groups = Partition(self.facts["clustering"]["groups"], self.ranks.size)
-        values = measure_exposure(
-            self.kept["users"], self.kept["items"], self.kept["user_group"], groups, self.data,
-            self._shard, self.config.exposure, self.ranks,
-        )  # fmt: skip
-        weights, item_groups = self._cut(torch.from_numpy(values))
-        weight = self.ranks.collect(torch.from_numpy(self.kept["items"]))
+        """The item table and the worth of its blocks to every group: an embedding's state.
+
+        With the losses of a controller that has some.
+        """
+        population, layout = self._population(), self._layout()
+        values, chosen = value_rows(population, layout, self.config)
+        blocks = cut_blocks(population, values, layout)
         del values
-        weights, item_groups = (self.ranks.collect(each) for each in (weights, item_groups))
-        if not self.ranks.is_first:
+        weight = self.ranks.collect(torch.from_numpy(population.item_vectors))
+        embedding = self._embed(weight, layout) if self.ranks.is_first else None
+        losses = self._control(population, blocks, layout, embedding)
+        weights, item_group = self.ranks.collect(blocks.block_weights), blocks.item_group
+        if layout.nested:
+            item_group = self.ranks.collect(item_group)
+        if self.folder is None or embedding is None:
             return {}, {}
-        embedding = ElasticEmbedding.from_pretrained(
-            weight, num_groups=groups.size, layout=self._layout(weight.shape[1])
-        )
-        embedding.fit_rotation(keep_mean=self._prior > 0)
-        embedding.block_weights, embedding.item_group = weights, item_groups
+        refined = self.folder.load("refinement")
+        if refined:
+            add_refinement(embedding, refined["rows"], refined["additions"])
+        embedding.block_weights, embedding.item_group = weights, item_group
         state = {name: to_array(tensor) for name, tensor in embedding.state_dict().items()}
-        return state, {"blocks_per_group": weights[0].numel()}
+        if losses is not None:
+            state["losses"] = losses
+        return state, {"blocks_per_group": weights[0].numel(), **chosen}
+
+    def _embed(self, weight: torch.Tensor, layout: Layout) -> ElasticEmbedding:
+        """The item table, with its rotation, before its blocks are worth anything."""
+        embedding = ElasticEmbedding.from_pretrained(
+            weight, num_groups=len(self.kept["centroids"]), layout=layout
+        )
+        if layout.nested:
+            embedding.fit_rotation(keep_mean=self._prior > 0)
+        return embedding
+
+    def _control(
+        self,
+        population: ShardedPopulation,
+        blocks: OwnBlocks,
+        layout: Layout,
+        embedding: ElasticEmbedding | None,
+    ) -> NDArray[np.float64] | None:
+        """The losses of a controller that changes block weights, or None.
+
+        Args:
+            population: users, interactions and vectors.
+            blocks: those whose weights it changes.
+            layout: layout of the blocks.
+            embedding: on rank 0, whose rotation all take.
+        """
+        if self.config.control.controller != "bilevel":
+            return None
+        rotation, dim = None, population.item_vectors.shape[1]
+        if layout.nested:
+            rotation = torch.zeros(0, dtype=torch.float32, device="cpu")
+            if embedding is not None and embedding.rotation is not None:
+                rotation = embedding.rotation
+            rotation = self.ranks.copy(rotation, (dim, dim))
+        return control_blocks(
+            population, blocks, layout, rotation, self.config.control,
+            on_progress=self._steps("block_weights"),
+            checkpoint=lambda rows: self._checkpoint("block_weights", rows=rows),
+        )  # fmt: skip
 
     def load(self, stage: str) -> None:
         """Deals out what a stage that was finished before has left."""
         names = {"pretraining": ("users", "items"), "clustering": ("user_group",)}.get(stage, ())
         arrays = {} if self.folder is None or not names else self.folder.load(stage)
+        if stage == "clustering":
+            self.kept["centroids"] = self._copy(arrays.get("centroids"))
         for name in names:
             partition = self.data.items if name == "items" else self.data.users
             whole = arrays.get(name, np.zeros(0))
@@ -154,26 +212,22 @@ class ShardedStages:
             tensor = torch.from_numpy(np.ascontiguousarray(arrays.get(name, nothing)))
             self.kept[name] = self.ranks.deal(tensor, partition.edges.tolist()).numpy()
 
-    def _cut(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Block weights and item groups of the own groups, of row values [num_own_groups, num_items]."""
-        num_items, dim = self.data.items.size, self.kept["items"].shape[1]
-        # No value of a row is looked at: one zero stands for all.
-        rows = torch.zeros(1, 1, dtype=torch.float32, device="cpu").expand(num_items, dim)
-        layout = self._layout(dim)
-        fresh = ElasticEmbedding.from_pretrained(rows, num_groups=1, layout=layout)
-        weights = fresh.block_weights.new_empty((len(values), *fresh.block_weights.shape[1:]))
-        item_groups = fresh.item_group.new_empty((len(values), num_items))
-        for start in range(0, len(values), _GROUPS):
-            part = slice(start, start + _GROUPS)
-            cut = ElasticEmbedding.from_pretrained(
-                rows, num_groups=len(values[part]), layout=layout
-            )
-            cut.set_row_values(values[part])
-            weights[part], item_groups[part] = cut.block_weights, cut.item_group
-        return weights, item_groups
+    def _copy(self, array: NDArray[np.float32] | None) -> NDArray[np.float32]:
+        """What rank 0 has, on all ranks."""
+        shape = self.ranks.tell([] if array is None else [*array.shape])
+        own = np.zeros(0, dtype=np.float32) if array is None else array
+        return np.asarray(self.ranks.copy(torch.from_numpy(own), shape).numpy())
 
-    def _layout(self, dim: int) -> Any:
-        return layout_of(dataclasses.asdict(self.config), dim)
+    def _population(self) -> ShardedPopulation:
+        own = self.data.users.own(self.ranks.rank)
+        return ShardedPopulation(
+            np.arange(own.start, own.stop), self.kept["users"], self.kept["items"],
+            self.kept["user_group"], self.kept["centroids"], self.data.lists, self._shard,
+            self.facts["tuning"]["temperature"], self._prior, self.ranks,
+        )  # fmt: skip
+
+    def _layout(self) -> Layout:
+        return layout_of(dataclasses.asdict(self.config), self.kept["items"].shape[1])
 
     def _collect(self, own: NDArray[Any]) -> NDArray[Any]:
         """The rows of all ranks, on rank 0."""
@@ -190,8 +244,8 @@ class ShardedStages:
         weights = scale_weights(data.weights, data.lists, self.config.pretraining.weight_scale)
         return data.with_items(weights, self.ranks)
 
-    def _checkpoint(self, stage: str) -> SharedCheckpoint:
-        partitions = {"users": self.data.users, "items": self.data.items}
+    def _checkpoint(self, stage: str, **more: Partition) -> SharedCheckpoint:
+        partitions = {"users": self.data.users, "items": self.data.items, **more}
         path = shared_checkpoint(self.path, stage)
         return SharedCheckpoint(path, partitions, self.ranks)
 

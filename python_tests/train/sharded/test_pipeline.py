@@ -24,10 +24,8 @@ from rank_processes import RankProcesses
 from peel_ext.cli.main import main
 from peel_ext.config import (
     ClusteringConfig,
-    ControlConfig,
     PipelineConfig,
     PretrainingConfig,
-    RefinementConfig,
     SplitConfig,
     TuningConfig,
 )
@@ -239,10 +237,7 @@ def _refusal(ranks: Collectives, data: Path, out: Path, config: PipelineConfig) 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"control": ControlConfig(controller="bilevel")}, "control.controller must be 'exposure'"),
-        ({"refinement": RefinementConfig(steps=5)}, "refinement.steps must be 0 .* got 5"),
         ({"device": "cuda"}, "device must be 'cpu' where 2 processes .* got 'cuda'"),
-        ({"layout": "columns"}, "layout must be 'planes' where 2 processes .* got 'columns'"),
     ],
 )
 def test_what_one_process_alone_can_run_is_refused(
