@@ -6,6 +6,7 @@ catalogue, a rank never needs more than its own part.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,6 +82,15 @@ class ItemShard:
             ranks.join(torch.from_numpy(lists.counts)),
             torch.bincount(columns, minlength=items.count(ranks.rank)),
         )
+
+    def to(self, device: torch.device | str) -> ItemShard:
+        """The same on a device."""
+        tensors = {
+            name: value.to(device)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
+        }
+        return dataclasses.replace(self, **tensors)
 
     def lists_of(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """The lists of some users in CSR form, int64, of items counted from the first of this rank."""
