@@ -85,12 +85,11 @@ class ItemShard:
 
     def to(self, device: torch.device | str) -> ItemShard:
         """The same on a device."""
-        tensors = {
-            name: value.to(device)
-            for name, value in vars(self).items()
-            if isinstance(value, Tensor)
-        }
-        return dataclasses.replace(self, **tensors)
+        return dataclasses.replace(
+            self, indptr=self.indptr.to(device), columns=self.columns.to(device),
+            weights=None if self.weights is None else self.weights.to(device),
+            degrees=self.degrees.to(device), counts=self.counts.to(device),
+        )  # fmt: skip
 
     def lists_of(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """The lists of some users in CSR form, int64, of items counted from the first of this rank."""
