@@ -9,6 +9,7 @@ from torch import Tensor
 
 from peel_ext.ops import gathered_score
 from peel_ext.scale.collectives import Collectives
+from peel_ext.scale.exchange import Visits, in_batches
 from peel_ext.scale.item_shard import ItemShard
 
 #: Users of each rank who are ranked at a time.
@@ -40,24 +41,14 @@ def rank_unseen(
         int64 [m, min(depth, num_items)], best first, -1 for none.
     """
     depth = min(depth, seen.items.size)
-    most = int(ranks.max(torch.tensor([len(rows)], dtype=torch.int64, device="cpu"))[0])
     made = np.full((len(rows), depth), -1, dtype=np.int64)
     table = torch.from_numpy(items)
-    for start in range(0, most, _BATCH):
-        part = slice(start, start + _BATCH)
+    for part in in_batches(len(rows), _BATCH, ranks):
         own = torch.from_numpy(rows[part])
-        counts = ranks.stack(torch.tensor([len(own)], dtype=torch.int64, device="cpu"))
-        leaving, arriving = [len(own)] * ranks.size, counts[:, 0].tolist()
-        everybody = ranks.exchange_rows(own.repeat(ranks.size), leaving, arriving)
-        vectors = ranks.exchange_rows(
-            torch.from_numpy(users[part]).repeat(ranks.size, 1), leaving, arriving
-        )
+        visits = Visits(len(own), ranks)
+        everybody, vectors = visits.send(own), visits.send(torch.from_numpy(users[part]))
         found, scores = _rank_own(everybody, vectors, table, seen, depth, ranks.rank)
-        found, scores = (
-            ranks.exchange_rows(each, arriving, leaving).view(ranks.size, len(own), depth)
-            for each in (found, scores)
-        )
-        made[part] = _merge(found, scores, depth).numpy()
+        made[part] = _merge(visits.bring_back(found), visits.bring_back(scores), depth).numpy()
     return made
 
 

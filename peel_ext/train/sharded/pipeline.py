@@ -39,7 +39,6 @@ from peel_ext.train.stages import STAGES, Made, Stages
 
 #: What only one process does, by the setting: what several do instead.
 _ALONE = {
-    "control.controller": "exposure",
     "device": "cpu",
 }
 

@@ -24,7 +24,6 @@ from rank_processes import RankProcesses
 from peel_ext.cli.main import main
 from peel_ext.config import (
     ClusteringConfig,
-    ControlConfig,
     PipelineConfig,
     PretrainingConfig,
     SplitConfig,
@@ -238,7 +237,6 @@ def _refusal(ranks: Collectives, data: Path, out: Path, config: PipelineConfig) 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"control": ControlConfig(controller="bilevel")}, "control.controller must be 'exposure'"),
         ({"device": "cuda"}, "device must be 'cpu' where 2 processes .* got 'cuda'"),
     ],
 )
