@@ -22,6 +22,8 @@ constexpr char kMagic[4] = {'P', 'E', 'E', 'B'};
 constexpr uint8_t kVersion = 1;
 constexpr uint32_t kMostPageEntries = 1 << 16;  // so that a page is never large
 constexpr size_t kKeyBytes = 16;
+// Read at once: the header, and what is there of the index, as much as comes without a wait.
+constexpr uint64_t kStartBytes = 8192;
 
 // As they lie in the file, little endian.
 struct BundleHeader {
@@ -72,11 +74,11 @@ uint64_t index_end(const BundleHeader& header) {
   return kHeaderBytes + header.num_pages * page_bytes(header);
 }
 
-BundleHeader read_bundle_header(const Source& bundle) {
-  const uint64_t size = bundle.size();
+// The header of a bundle of `size` bytes, of which `start` are the first.
+BundleHeader parse_bundle_header(const std::vector<uint8_t>& start, uint64_t size) {
   BundleHeader header{};
   uint8_t* bytes = reinterpret_cast<uint8_t*>(&header);
-  bundle.read(0, std::min(size, kHeaderBytes), bytes);
+  if (size) std::memcpy(bytes, start.data(), memory_size(std::min(size, kHeaderBytes)));
   if (size == 0 || std::memcmp(bytes, kMagic, memory_size(std::min<uint64_t>(size, 4))) != 0) {
     throw FormatError("not a bundle of users' files: it does not begin with 'PEEB'");
   }
@@ -106,12 +108,17 @@ uint32_t page_of(const uint8_t* key, const BundleHeader& header) {
   return static_cast<uint32_t>(begin * header.num_pages >> 32);
 }
 
-std::vector<Entry> read_page(const Source& bundle, const BundleHeader& header, uint32_t number) {
+std::vector<Entry> read_page(const Source& bundle, const std::vector<uint8_t>& start,
+                             const BundleHeader& header, uint32_t number) {
   const uint64_t bytes = page_bytes(header);
   const uint64_t begin = kHeaderBytes + number * bytes;
   if (bundle.size() < begin + bytes) throw_cut_short(bundle.size());
   std::vector<uint8_t> data(memory_size(bytes));
-  bundle.read(begin, bytes, data.data());
+  if (begin + bytes <= start.size()) {
+    std::memcpy(data.data(), start.data() + begin, data.size());
+  } else {
+    bundle.read(begin, bytes, data.data());
+  }
   PageHeader page;
   std::memcpy(&page, data.data(), sizeof(page));
   if (crc32(header.checksum, data.data() + 4, bytes - 4) != page.checksum) {
@@ -145,9 +152,12 @@ std::vector<Entry> read_page(const Source& bundle, const BundleHeader& header, u
 
 UserFile find_user(const Source& bundle, const std::string& user) {
   if (user.empty()) throw std::invalid_argument("user must not be empty");
-  const BundleHeader header = read_bundle_header(bundle);
+  const uint64_t size = bundle.size();
+  std::vector<uint8_t> start(memory_size(std::min(size, kStartBytes)));
+  if (size) bundle.read(0, start.size(), start.data());
+  const BundleHeader header = parse_bundle_header(start, size);
   const std::array<uint8_t, 32> key = sha256(user);
-  for (const Entry& entry : read_page(bundle, header, page_of(key.data(), header))) {
+  for (const Entry& entry : read_page(bundle, start, header, page_of(key.data(), header))) {
     if (std::memcmp(entry.key, key.data(), kKeyBytes) != 0) continue;
     return {entry.offset, entry.size, uint64_t{entry.blocks_end} * kBlockAlignment,
             entry.header_checksum};

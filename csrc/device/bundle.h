@@ -19,8 +19,8 @@ struct UserFile {
   uint32_t header_checksum = 0;
 };
 
-// Looks an id up, in UTF-8: reads the header and one page of the index. Throws FormatError,
-// SourceError, and NoUserError where the bundle has no file of this user.
+// Looks an id up, in UTF-8: reads the first bytes, and one page of the index unless it is in them.
+// Throws FormatError, SourceError, and NoUserError where the bundle has no file of this user.
 UserFile find_user(const Source& bundle, const std::string& user);
 
 // A user's file, as far as it has arrived. It is as wrong as a damaged one where it is not the one

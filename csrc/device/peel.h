@@ -110,8 +110,8 @@ PEEL_API peel_status peel_open_memory(const void* data, uint64_t size, uint64_t 
 PEEL_API peel_status peel_open_source(const peel_source* source, uint64_t budget_bytes,
                                       peel_recommender** recommender, peel_error* error);
 /* Opens the file of one user in a bundle of many: `user` is its id in UTF-8, an integer in decimal.
- * Of a source, what is read is the bundle's header, a page of its index, and in one piece what of
- * the user's file the budget has room for. */
+ * Of a source, what is read is the bundle's first 8 KiB, a page of its index where it is not in
+ * them, and in one piece what of the user's file the budget has room for. */
 PEEL_API peel_status peel_open_user(const char* bundle_path, const char* user,
                                     uint64_t budget_bytes, peel_recommender** recommender,
                                     peel_error* error);

@@ -96,15 +96,19 @@ class PackedTiles {
     PlaneRow row(int64_t r) const;
 
    private:
+    // An item group of tiles_.item_groups_, and where it lies.
+    struct Found {
+      size_t item_group = ~size_t{0};
+      const uint8_t* base = nullptr;
+      ItemGroupBytes bytes;
+    };
+
     // A tile in its item group. Moving on to the next is cheap.
     struct Place {
       int64_t tile = -1;
-      size_t item_group = 0;  // of tiles.item_groups_
-      const uint8_t* base = nullptr;
-      ItemGroupBytes bytes;
+      size_t item_group = 0;
       int64_t first = 0;  // row of the item group
-      // True where the item group is another than before.
-      bool move(const PackedTiles& tiles, int64_t to);
+      const Found* found = nullptr;
     };
 
     // A layer held by the item group, in columns.
@@ -116,6 +120,9 @@ class PackedTiles {
       int64_t width;
     };
 
+    // True where the item group is another than before.
+    bool move(Place& place, int64_t to);
+    const Found& find(size_t item_group);
     void enter_item_group();
     const uint8_t* whole_lanes(const uint8_t* from, int64_t elements, int64_t size, int64_t at);
     void find_planes();
@@ -127,6 +134,10 @@ class PackedTiles {
     const PackedTiles& tiles_;
     const Geometry& geometry_;
     Place here_, ahead_;
+    // More than there are item groups from the tile that is read to the one asked for, so that each
+    // is looked for once.
+    static constexpr size_t kFound = 8;
+    Found found_[kFound];
     HeldLayer layers_[kMaxLayers];
     int64_t num_layers_ = 0;
     int bits_ = 0;

@@ -49,6 +49,7 @@ static inline void decode_planes_of(const PlanesRow* rows, const PlanesRow* next
     if (next) {
       const int64_t bytes = kBits * ((dim + 7) / 8);
       for (int64_t at = 0; at < bytes; at += 128) __builtin_prefetch(next[r].planes + at);
+      __builtin_prefetch(next[r].planes + bytes - 1);  // a short row may lie over two lines
       __builtin_prefetch(next[r].scale);
     }
     decode_planes_row(table, rows[r], scale_of(rows[r]), dim);

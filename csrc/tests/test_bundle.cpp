@@ -135,17 +135,19 @@ int read_and_note(void* context, uint64_t offset, uint64_t count, void* into) {
   return 0;
 }
 
-void a_user_takes_three_reads(const Bytes& bundle, const std::string& user, uint64_t page_bytes) {
+// One for the first bytes, one for a page of the index that is not in them, and one for the file.
+void a_user_takes_few_reads(const Bytes& bundle, const std::string& user, size_t count) {
   for (const uint64_t budget : {PEEL_NO_BUDGET, uint64_t{350}}) {
     Reads reads{&bundle, {}};
     const peel_source source{&read_and_note, nullptr, &reads, bundle.size()};
     peel_recommender* recommender = nullptr;
     CHECK(peel_open_user_in_source(&source, user.c_str(), budget, &recommender, nullptr) ==
           PEEL_OK);
-    CHECK(reads.ranges.size() == 3);
-    CHECK(reads.ranges[0] == std::make_pair(uint64_t{0}, uint64_t{64}));
-    CHECK(reads.ranges[1].second == page_bytes);
-    CHECK(reads.ranges[2].second <= budget);
+    CHECK(reads.ranges.size() == count);
+    CHECK(reads.ranges[0] == std::make_pair(uint64_t{0}, std::min<uint64_t>(bundle.size(), 8192)));
+    CHECK(count == 2 || reads.ranges[1].second == 128);
+    CHECK(reads.ranges.back().second <= budget);
+    const uint64_t begin = reads.ranges.back().first;
     peel_info info;
     CHECK(peel_get_info(recommender, &info, nullptr) == PEEL_OK);
     CHECK((info.num_blocks == 3) == (budget == PEEL_NO_BUDGET));
@@ -153,7 +155,7 @@ void a_user_takes_three_reads(const Bytes& bundle, const std::string& user, uint
     peel_close(recommender);
     peel_user_file found;
     CHECK(peel_find_user(&source, user.c_str(), &found, nullptr) == PEEL_OK);
-    CHECK(found.offset == reads.ranges[2].first && found.size >= found.blocks_end);
+    CHECK(found.offset == begin && found.size >= found.blocks_end);
     uint32_t told[2];
     std::memcpy(&told[0], bundle.data() + found.offset + 44, 4);
     std::memcpy(&told[1], bundle.data() + found.offset + 60, 4);
@@ -221,7 +223,10 @@ int main() {
   a_torn_bundle_has_what_has_arrived(two, "bob");
   hostile_bytes_are_an_error_or_a_table(two, "ann", kIndexEnd, random);
   numbers_beyond_all_bounds_are_refused(one, "ann");
-  a_user_takes_three_reads(two, "bob", 128);
-  a_user_takes_three_reads(two, "ann", 128);
+  a_user_takes_few_reads(two, "bob", 2);
+  a_user_takes_few_reads(two, "ann", 2);
+  const Bytes large = files::bundle_file({{"ann", planes}, {"bob", columns}}, 200);
+  a_user_takes_few_reads(large, "bob", 3);
+  a_user_takes_few_reads(large, "ann", 2);
   mistakes_are_named(two, planes, "ann");
 }

@@ -12,7 +12,9 @@ from dataclasses import asdict
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from peel_ext.format import ColumnsLayout, Layout, PlanesLayout
@@ -21,6 +23,8 @@ from peel_ext.nn.device_encoding import encode_on_device
 from peel_ext.nn.selection import block_costs, overhead_bytes, select_blocks
 from peel_ext.nn.tensor_cache import TensorCache, derive
 from peel_ext.ops.lookup import BlockStore, Mask, Pairs, Table, gather, geometry_of, register_shapes
+
+_LINE_BYTES = 64  # of a cache
 
 
 @lru_cache(maxsize=8)
@@ -96,7 +100,19 @@ def encode(rows: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
     if not rows.is_cpu:
         return encode_on_device(rows, layout)
     store, scales = layout.encode(rows.numpy())
-    return torch.from_numpy(store), torch.from_numpy(scales)
+    return torch.from_numpy(_on_lines(store)), torch.from_numpy(scales)
+
+
+def _on_lines(store: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A copy that begins with a cache line: a row of 64 bytes then lies in one, not in two.
+
+    NumPy's memory begins anywhere, but asks for huge pages; torch's begins with a line and does not.
+    """
+    room = np.empty(store.size + _LINE_BYTES, dtype=np.uint8)
+    begin = -room.ctypes.data % _LINE_BYTES
+    placed = room[begin : begin + store.size].reshape(store.shape)
+    placed[:] = store
+    return placed
 
 
 def _refined_rows(slots: Tensor, count: int) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from peel_ext.ops import gathered_score
 from peel_ext.scale.collectives import Collectives
+from peel_ext.scale.exchange import Visits, in_batches
 from peel_ext.scale.item_shard import ItemShard
 
 #: Users of each rank who are ranked at a time.
@@ -22,6 +23,7 @@ def rank_unseen(
     seen: ItemShard,
     depth: int,
     ranks: Collectives,
+    device: str = "cpu",
 ) -> NDArray[np.int64]:
     """The best items that each of some users has not seen, of all ranks' items.
 
@@ -35,29 +37,20 @@ def rank_unseen(
         seen: what not to return.
         depth: length of the lists, where there are so many items.
         ranks: the processes.
+        device: the device that ranks the own items.
 
     Returns:
         int64 [m, min(depth, num_items)], best first, -1 for none.
     """
     depth = min(depth, seen.items.size)
-    most = int(ranks.max(torch.tensor([len(rows)], dtype=torch.int64, device="cpu"))[0])
     made = np.full((len(rows), depth), -1, dtype=np.int64)
-    table = torch.from_numpy(items)
-    for start in range(0, most, _BATCH):
-        part = slice(start, start + _BATCH)
+    table = torch.from_numpy(items).to(device)
+    for part in in_batches(len(rows), _BATCH, ranks):
         own = torch.from_numpy(rows[part])
-        counts = ranks.stack(torch.tensor([len(own)], dtype=torch.int64, device="cpu"))
-        leaving, arriving = [len(own)] * ranks.size, counts[:, 0].tolist()
-        everybody = ranks.exchange_rows(own.repeat(ranks.size), leaving, arriving)
-        vectors = ranks.exchange_rows(
-            torch.from_numpy(users[part]).repeat(ranks.size, 1), leaving, arriving
-        )
+        visits = Visits(len(own), ranks)
+        everybody, vectors = visits.send(own), visits.send(torch.from_numpy(users[part]))
         found, scores = _rank_own(everybody, vectors, table, seen, depth, ranks.rank)
-        found, scores = (
-            ranks.exchange_rows(each, arriving, leaving).view(ranks.size, len(own), depth)
-            for each in (found, scores)
-        )
-        made[part] = _merge(found, scores, depth).numpy()
+        made[part] = _merge(visits.bring_back(found), visits.bring_back(scores), depth).numpy()
     return made
 
 
@@ -66,9 +59,11 @@ def _rank_own(
 ) -> tuple[Tensor, Tensor]:
     """The best own items int32 [m, depth] of users, and their scores; -1 and -inf for none."""
     indptr, exclude = seen.lists_of(rows.numpy())
+    vectors, indptr, exclude = (each.to(items.device) for each in (vectors, indptr, exclude))
     found, scores = gathered_score(
         vectors, items, min(depth, len(items)), exclude_indptr=indptr, exclude=exclude
     )
+    found, scores = found.cpu(), scores.cpu()
     found = torch.where(found >= 0, found + seen.items.start(rank), found).int()
     missing = (0, depth - found.shape[1])
     pad = torch.nn.functional.pad

@@ -67,6 +67,11 @@ class Population:
         """Items of the catalogue."""
         return len(self.item_vectors)
 
+    @property
+    def group_sizes(self) -> NDArray[np.int64]:
+        """Users of each group, int64 [num_groups]."""
+        return np.bincount(self.user_group, minlength=len(self.centroids))
+
     def without_some(self, share: float, max_users: int, seed: int) -> tuple[Population, ItemLists]:
         """Some users as if a share of their items had not happened yet, and those items.
 

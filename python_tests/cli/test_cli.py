@@ -354,6 +354,10 @@ def test_a_malformed_file_is_named_with_its_line(tmp_path: Path, capsys) -> None
         (("train", "x", "--out", "y", "--refinement-steps", "-1"), "'-1' is no integer from 0"),
         (("train", "x", "--out", "y", "--refinement-steps", "x"), "'x' is no integer from 0"),
         (("export", "x", "--out", ""), "argument --out: expected a path, got ''"),
+        (("evaluate", ""), "argument folder: expected a path, got ''"),
+        (("inspect", ""), "argument file: expected a path, got ''"),
+        (("recommend", "", "--history", "1"), "argument source: expected a path, got ''"),
+        (("bundle", "x", ""), "FILES_OR_FOLDER: expected a path, got ''"),
         (("recommend", "x", "--history", '"1'), "is no list of ids"),
     ],
 )

@@ -10,6 +10,7 @@ from peel_ext import ColumnsLayout, PlanesLayout
 from peel_ext.errors import EncodingWarning
 from peel_ext.format import Layout
 from peel_ext.nn.device_encoding import encode_on_device
+from peel_ext.nn.encoding import encode
 
 LAYOUTS = [
     PlanesLayout(),
@@ -41,6 +42,15 @@ def test_agrees_with_the_encoding_of_the_cpu(
     same = (scales == want_scales).all(dim=1)
     assert same.float().mean() > 0.98 or rows < 10
     assert torch.equal(store[same], want_store[same])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("rows", [0, 1, 3, 200, 100_000])
+def test_rows_on_the_cpu_begin_with_a_cache_line(layout: Layout, rows: int) -> None:
+    values = torch.ones(rows, 8)
+    store, _ = encode(values, layout)
+    assert store.data_ptr() % 64 == 0 or rows == 0
+    assert torch.equal(store, torch.from_numpy(layout.encode(values.numpy())[0]))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

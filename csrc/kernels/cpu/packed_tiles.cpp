@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <new>
 
 #include "kernels/cpu/prefetch.h"
 
@@ -50,29 +51,35 @@ PackedTiles::Reader::Reader(const PackedTiles& tiles)
   loaded_.values = values_.data();
 }
 
-bool PackedTiles::Reader::Place::move(const PackedTiles& tiles, int64_t to) {
-  const auto& item_groups = tiles.item_groups_;
-  const size_t before = item_group;
-  const bool first_time = tile < 0;
-  if (first_time || to < item_groups[item_group].first_tile) {
+bool PackedTiles::Reader::move(Place& place, int64_t to) {
+  const auto& item_groups = tiles_.item_groups_;
+  const size_t before = place.item_group;
+  const bool first_time = place.tile < 0;
+  size_t at = before;
+  if (first_time || to < item_groups[at].first_tile) {
     const auto after =
         std::upper_bound(item_groups.begin(), item_groups.end(), to,
-                         [](int64_t at, const ItemGroup& g) { return at < g.first_tile; });
-    item_group = static_cast<size_t>(after - item_groups.begin()) - 1;
+                         [](int64_t tile, const ItemGroup& g) { return tile < g.first_tile; });
+    at = static_cast<size_t>(after - item_groups.begin()) - 1;
   }
-  while (item_group + 1 < item_groups.size() && to >= item_groups[item_group + 1].first_tile)
-    ++item_group;
-  tile = to;
-  first = (to - item_groups[item_group].first_tile) * kTileRows;
-  if (!first_time && item_group == before) return false;
-  base = packed_base(tiles.table_, item_groups[item_group].index);
-  bytes =
-      item_group_bytes(tiles.table_, item_groups[item_group].index, item_groups[item_group].rows);
-  return true;
+  while (at + 1 < item_groups.size() && to >= item_groups[at + 1].first_tile) ++at;
+  place = {to, at, (to - item_groups[at].first_tile) * kTileRows, &find(at)};
+  return first_time || at != before;
+}
+
+const PackedTiles::Reader::Found& PackedTiles::Reader::find(size_t item_group) {
+  Found& found = found_[item_group % kFound];
+  if (found.item_group != item_group) {
+    const ItemGroup& wanted = tiles_.item_groups_[item_group];
+    // Made where it stays: a copy of places for all layers there could be costs more than the rest.
+    new (&found) Found{item_group, packed_base(tiles_.table_, wanted.index),
+                       item_group_bytes(tiles_.table_, wanted.index, wanted.rows)};
+  }
+  return found;
 }
 
 void PackedTiles::Reader::enter(int64_t tile) {
-  if (here_.move(tiles_, tile)) enter_item_group();
+  if (move(here_, tile)) enter_item_group();
   loaded_.count = std::min(kTileRows, tiles_.item_groups_[here_.item_group].rows - here_.first);
   if (geometry_.layout == Layout::kPlanes) {
     find_planes();
@@ -85,8 +92,8 @@ void PackedTiles::Reader::prefetch_ahead() {
   const bool planes = geometry_.layout == Layout::kPlanes;
   if (here_.tile + kTilesAhead >= tiles_.count()) return;
   if (!planes && geometry_.value_type != ValueType::kInt8) return;
-  ahead_.move(tiles_, here_.tile + kTilesAhead);
-  const ItemGroupBytes& bytes = ahead_.bytes;
+  move(ahead_, here_.tile + kTilesAhead);
+  const ItemGroupBytes& bytes = ahead_.found->bytes;
   const uint64_t held = tiles_.item_groups_[ahead_.item_group].held;
   int bits = 0;
   for (int32_t layer = 0; layer < geometry_.num_layers && bits < simd::kBoundBits; ++layer) {
@@ -106,7 +113,7 @@ void PackedTiles::Reader::prefetch_ahead() {
 
 void PackedTiles::Reader::enter_item_group() {
   const uint64_t held = tiles_.item_groups_[here_.item_group].held;
-  const ItemGroupBytes& bytes = here_.bytes;
+  const ItemGroupBytes& bytes = here_.found->bytes;
   bits_ = geometry_.layout == Layout::kPlanes ? geometry_.bits_of(held) : 0;
   num_layers_ = 0;
   loaded_.num_runs = 0;
@@ -143,12 +150,12 @@ void PackedTiles::Reader::find_planes() {
   int bit = 0;
   for (int32_t layer = 0; bit < bits_; ++layer) {
     const int64_t count = geometry_.layer_bits[layer];
-    const uint8_t* from =
-        whole_lanes(here_.bytes.pieces[layer] + here_.first * here_.bytes.piece_bytes[layer],
-                    count * plane_bytes, 1, bit * plane_bytes * kTileRows);
+    const uint8_t* from = whole_lanes(
+        here_.found->bytes.pieces[layer] + here_.first * here_.found->bytes.piece_bytes[layer],
+        count * plane_bytes, 1, bit * plane_bytes * kTileRows);
     for (int64_t b = 0; b < count; ++b) planes_[bit++] = from + b * plane_bytes * kTileRows;
   }
-  const auto* halves = reinterpret_cast<const uint16_t*>(here_.bytes.row_scales);
+  const auto* halves = reinterpret_cast<const uint16_t*>(here_.found->bytes.row_scales);
   tiles_.isa_.decode_float16(halves + here_.first, scales_, loaded_.count);
 }
 
@@ -225,10 +232,10 @@ PlaneRow PackedTiles::Reader::row(int64_t r) const {
   const int64_t at = here_.first + r;
   PlaneRow row{{},
                bits_,
-               here_.bytes.row_scales + 2 * at,
+               here_.found->bytes.row_scales + 2 * at,
                r,
                tiles_.item_groups_[here_.item_group].index,
-               here_.base,
+               here_.found->base,
                at};
   std::copy(planes_, planes_ + bits_, row.planes);
   return row;
@@ -266,8 +273,8 @@ void PackedTiles::Reader::load_layer(const HeldLayer& layer, float* to) {
 }
 
 int64_t PackedTiles::Reader::id(int64_t r) const {
-  return packed_row_id(tiles_.table_, tiles_.item_groups_[here_.item_group].index, here_.base,
-                       here_.first + r);
+  return packed_row_id(tiles_.table_, tiles_.item_groups_[here_.item_group].index,
+                       here_.found->base, here_.first + r);
 }
 
 }  // namespace peel

@@ -86,8 +86,11 @@ ScoreBounds::Bound ScoreBounds::make_bound(const PackedTable& table, const float
     for (int code = 0; code < 1 << known; ++code) {
       const float above =
           most[static_cast<size_t>(d * kCodes + code)] - floors[static_cast<size_t>(d)];
+      // Rounded up, without a call; the minimum of a number and none is the number.
+      const float exactly = std::min(255.0f, above * inverse);
+      const int32_t below = static_cast<int32_t>(exactly);
       bound.steps[static_cast<size_t>(d * kCodes + code)] =
-          static_cast<uint8_t>(std::min(255.0f, std::ceil(above * inverse)));
+          static_cast<uint8_t>(below + (static_cast<float>(below) < exactly ? 1 : 0));
     }
   }
   // Room for the roundings of the score and of the bound, each at most 2^-24 of the magnitude.
@@ -150,7 +153,8 @@ uint32_t ScoreBounds::may_reach(const PackedTiles::Reader& reader,
   if (!int8_bounds_.empty()) return rows;
   const std::vector<Bound>& bounds = bounds_[reader.bits()];
   if (bounds.empty()) return ~0u;
-  for (size_t u = 0; u < num_users_ && __builtin_popcount(rows) <= few; ++u) {
+  for (size_t u = 0; u < num_users_; ++u) {
+    if (rows && __builtin_popcount(rows) > few) break;
     const Bound& bound = bounds[u];
     rows |= reader.bound(bound.steps.data(), bound.step, bound.base, thresholds[u]);
   }

@@ -9,23 +9,24 @@ are judged by what the rows have not been fitted to.
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from peel_ext.config import ControlConfig
 from peel_ext.nn import ElasticEmbedding
+from peel_ext.scale.collectives import Collectives
+from peel_ext.train.block_weights.block_controller import BlockController
 from peel_ext.train.block_weights.cut import Cut, cut_rows
-from peel_ext.train.checkpoint import Checkpoint, Timer, adam_arrays, restore_adam
+from peel_ext.train.checkpoint import Checkpoint, adam_arrays, restore_adam, run_steps
 from peel_ext.train.group_problem import GroupProblem
 from peel_ext.train.placement import FLOAT32_ON_CPU, to_array
-from peel_ext.train.population import Population
+from peel_ext.train.population import Members, Population
 
 #: Groups in one turn.
 _GROUPS_PER_STEP = 4
@@ -36,52 +37,8 @@ _ROW_LEARNING_RATE = 1e-3
 _ANCHOR = 10.0
 
 
-class BlockController(nn.Module):
-    """Weights of the blocks of a user group, from their features.
-
-    Args:
-        num_layers: layers of a row; which one a block belongs to is a feature too.
-        hidden_dim: width of the two hidden layers.
-    """
-
-    def __init__(self, num_layers: int, hidden_dim: int) -> None:
-        super().__init__()
-        self.num_layers = num_layers
-        self.scores = nn.Sequential(
-            nn.Linear(2 + num_layers, hidden_dim, **FLOAT32_ON_CPU),
-            nn.ReLU(),
-            nn.Linear(hidden_dim, hidden_dim, **FLOAT32_ON_CPU),
-            nn.ReLU(),
-            nn.Linear(hidden_dim, 1, **FLOAT32_ON_CPU),
-        )
-
-    def forward(self, popularity: Tensor, loss: Tensor) -> Tensor:
-        """Weights of mean 1, [num_item_groups, num_layers].
-
-        Args:
-            popularity: [num_item_groups], the logarithm of the interactions with a block's rows.
-            loss: [num_item_groups], the loss of those interactions.
-        """
-        seen = torch.stack([_standardised(popularity), _standardised(loss)], dim=1)
-        layers = torch.eye(self.num_layers, dtype=seen.dtype, device=seen.device)
-        features = torch.cat(
-            [
-                seen[:, None, :].expand(-1, self.num_layers, -1),
-                layers[None].expand(len(seen), -1, -1),
-            ],
-            dim=2,
-        )
-        scores = self.scores(features)[..., 0]
-        weights: Tensor = torch.softmax(scores.flatten(), dim=0).view_as(scores)
-        return weights * scores.numel()
-
-
-def _standardised(values: Tensor) -> Tensor:
-    return (values - values.mean()) / values.std(correction=0).clamp(min=1e-6)
-
-
 @dataclass(frozen=True)
-class _Group:
+class Group:
     """One user group's part of the loop."""
 
     train: GroupProblem
@@ -143,51 +100,66 @@ def control_blocks(
     )
     later = dataclasses.replace(earlier, lists=held_out)
     shared = None if embedding.layout.nested else cut_rows(embedding, 0)
-    groups = [
-        _make_group(embedding, earlier, later, group, shared or cut_rows(embedding, group))
+    groups = {
+        group: make_group(
+            earlier, later, group, shared or cut_rows(embedding, group), embedding.rotate
+        )
         for group in range(embedding.num_groups)
-    ]
-    loop = _Loop(groups, embedding.block_weights.shape[2], config, embedding.block_weights.device)
+    }
+    where = embedding.block_weights.device
+    loop = Loop(groups, embedding.block_weights.shape[2], config, where)
     saved = checkpoint.load() if checkpoint is not None else None
     if saved is not None:
         loop.restore(saved)
-    timer, total = Timer(), config.steps if loop.usable else 0
-    while loop.num_steps < total:
-        loop.losses.append(loop.take_step())
-        if checkpoint is not None and timer.is_due() and loop.num_steps < total:
-            began = time.monotonic()
-            checkpoint.save(loop.state())
-            timer.saved(began)
-        if on_progress is not None:
-            on_progress(loop.num_steps, total, loop.losses[-1])
-    with torch.no_grad():
-        for at, group in enumerate(groups):
-            weights = group.weights(loop.controller)
-            embedding.block_weights[at, : len(weights)] *= weights
+    run_steps(loop, on_progress, checkpoint)
+    for group, weights in loop.weights():
+        embedding.block_weights[group, : len(weights)] *= weights
     return np.array(loop.losses, dtype=np.float64)
 
 
-class _Loop:
-    """The controller, the rows of all groups, and how far both have learned.
+class Loop:
+    """The controller, the rows of the groups, and how far both have learned.
+
+    Several processes have groups each, and controllers that learn the same.
 
     Args:
-        groups: all user groups; those without anything to learn from or be judged by take no part.
-        num_layers: of a row.
+        groups: user groups of this process, by number; those without anything to learn from or be judged
+            by take no part.
+        num_layers: layers of a row.
         config: settings.
-        device: of the groups.
+        device: the device of the groups.
+        ranks: the processes; None: this one alone.
+
+    Attributes:
+        usable: the groups of all processes that take part.
+        rows: what the rows of the own ones among them learn, by names that are the same for any
+            number of processes.
+        losses: held-out loss of each step taken, in nats.
+        num_steps: number of steps in all.
     """
 
     def __init__(
-        self, groups: list[_Group], num_layers: int, config: ControlConfig, device: torch.device
+        self,
+        groups: Mapping[int, Group],
+        num_layers: int,
+        config: ControlConfig,
+        device: torch.device,
+        ranks: Collectives | None = None,
     ) -> None:
-        self.usable = [
-            group for group in groups if len(group.train.users) and len(group.held_out.users)
+        self.groups, self.ranks = groups, ranks
+        own = [
+            group
+            for group, each in groups.items()
+            if len(each.train.users) and len(each.held_out.users)
         ]
+        self.usable = own
+        if ranks is not None:
+            self.usable = ranks.join(torch.tensor(own, dtype=torch.int64, device="cpu")).tolist()
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(config.seed)  # and no device's
             self.controller = BlockController(num_layers, config.hidden_dim).to(device)
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.rows = {f"added.{at}": group.added for at, group in enumerate(self.usable)}
+        self.rows = {f"added.{self.usable.index(each)}": groups[each].added for each in own}
         self.blocks = dict(self.controller.named_parameters())
         learned = [*self.rows.values()] or [torch.zeros(1, **FLOAT32_ON_CPU)]
         self.for_rows = torch.optim.Adam(learned, lr=_ROW_LEARNING_RATE, fused=True)
@@ -195,11 +167,7 @@ class _Loop:
             self.blocks.values(), lr=config.learning_rate, fused=True
         )
         self.losses: list[float] = []
-
-    @property
-    def num_steps(self) -> int:
-        """Steps taken."""
-        return len(self.losses)
+        self.num_steps = config.steps if self.usable else 0
 
     def state(self) -> dict[str, NDArray[Any]]:
         """All that the next step depends on."""
@@ -217,44 +185,78 @@ class _Loop:
         restore_adam(self.for_rows, self.rows, state)
         restore_adam(self.for_blocks, self.blocks, state)
 
-    def take_step(self) -> float:
+    def step(self, done: int) -> float:
         """One turn of the rows of a few groups, then one of the controller; the held-out loss."""
         shuffled = torch.randperm(len(self.usable), generator=self.generator, device="cpu").tolist()
-        turn = [self.usable[at] for at in shuffled[:_GROUPS_PER_STEP]]
-        _descend(self.for_rows, (group.fit(self.controller) for group in turn))
-        judged = _descend(
+        chosen = [self.usable[at] for at in shuffled[:_GROUPS_PER_STEP]]
+        turn = [self.groups[each] for each in chosen if each in self.groups]
+        _find_gradients(self.for_rows, (group.fit(self.controller) for group in turn))
+        self.for_rows.step()
+        judged = _find_gradients(
             self.for_blocks,
             (group.held_out.loss(group.table(group.weights(self.controller))) for group in turn),
         )
-        return judged / len(turn)
+        judged = self._add_up(judged)
+        self.for_blocks.step()
+        return judged / len(chosen)
+
+    def _add_up(self, loss: float) -> float:
+        """The loss of all processes; their gradients become those of each."""
+        if self.ranks is None:
+            return loss
+        for each in self.blocks.values():
+            own = torch.zeros_like(each) if each.grad is None else each.grad
+            each.grad = self.ranks.sum(own)
+        return self.ranks.total(loss)
+
+    @torch.no_grad()
+    def weights(self) -> Iterator[tuple[int, Tensor]]:
+        """The own groups, and the weights that the controller gives them."""
+        for number, group in self.groups.items():
+            yield number, group.weights(self.controller)
 
 
-def _descend(optimiser: torch.optim.Optimizer, losses: Iterable[Tensor]) -> float:
-    """A step down the sum of the losses, which it returns."""
-    total = torch.stack(list(losses)).sum()
+def _find_gradients(optimiser: torch.optim.Optimizer, losses: Iterable[Tensor]) -> float:
+    """Leaves the gradients of the sum of some losses, which it returns."""
     optimiser.zero_grad()
+    found = list(losses)
+    if not found:
+        return 0.0
+    total = torch.stack(found).sum()
     total.backward()
-    optimiser.step()
     return total.item()
 
 
-def _make_group(
-    embedding: ElasticEmbedding, earlier: Population, later: Population, group: int, cut: Cut
-) -> _Group:
+def make_group(
+    earlier: Members,
+    later: Members,
+    group: int,
+    cut: Cut,
+    rotate: Callable[[Tensor], Tensor],
+) -> Group:
+    """One user group's part of the loop.
+
+    Args:
+        earlier: users, with the interactions that rows learn from.
+        later: the same, with those that are held out.
+        group: number of the group.
+        cut: rows of the group that take part.
+        rotate: brings users to the space of these.
+    """
     device = cut.pieces.device
     train, held_out = (
-        _rotated(GroupProblem.of(each, group, cut.rows, device), embedding)
+        _rotated(GroupProblem.of(each, group, cut.rows, device), rotate)
         for each in (earlier, later)
     )
-    members = np.flatnonzero(earlier.user_group == group)
-    items = earlier.lists.take(members).items
-    item_group = np.full(len(earlier.item_vectors), cut.num_item_groups)
+    users = np.flatnonzero(earlier.user_group == group)
+    items = earlier.lists.take(users).items
+    item_group = np.full(earlier.num_items, cut.num_item_groups)
     item_group[cut.rows] = to_array(cut.item_group)
     popularity = np.bincount(item_group[items], minlength=cut.num_item_groups + 1)[:-1]
     learning = torch.arange(len(cut.rows), device=device)
-    if not embedding.layout.nested:
+    if cut.layer_of_column is not None:
         learning = train.targets.unique()
-    return _Group(
+    return Group(
         train,
         held_out,
         cut,
@@ -262,7 +264,7 @@ def _make_group(
         learning,
         torch.zeros(
             len(learning),
-            embedding.embedding_dim,
+            cut.pieces.shape[2],
             dtype=torch.float32,
             device=device,
             requires_grad=True,
@@ -270,8 +272,8 @@ def _make_group(
     )
 
 
-def _rotated(problem: GroupProblem, embedding: ElasticEmbedding) -> GroupProblem:
+def _rotated(problem: GroupProblem, rotate: Callable[[Tensor], Tensor]) -> GroupProblem:
     return GroupProblem(
-        embedding.rotate(problem.users), problem.indptr, problem.targets, problem.weights,
+        rotate(problem.users), problem.indptr, problem.targets, problem.weights,
         problem.temperature,
     )  # fmt: skip

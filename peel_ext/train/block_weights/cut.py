@@ -55,18 +55,44 @@ class Cut:
 
 def cut_rows(embedding: ElasticEmbedding, group: int) -> Cut:
     """The rows of a user group that take part: in the columns layout all, whatever the group."""
-    which = embedding.item_group[0 if len(embedding.item_group) == 1 else group].long()
-    sizes = torch.bincount(which, minlength=embedding.block_weights.shape[1])
-    count = int((sizes.cumsum(0) <= max(_ROWS_PER_GROUP, int(sizes[0]))).sum())
-    layout, layer_of_column = embedding.layout, None
-    if not layout.nested:
-        count = len(sizes)
-        columns = torch.arange(embedding.embedding_dim, device=which.device)
-        layer_of_column = columns // layout.block_dim
-    rows = (which < count).nonzero()[:, 0]
+    which = embedding.item_group[0 if len(embedding.item_group) == 1 else group]
+    rows, count = choose_rows(which, embedding.block_weights.shape[1], embedding.layout)
     turned = embedding.rotate(embedding.weight.detach()[rows])
-    pieces = torch.from_numpy(_row_pieces(layout, to_array(turned))).to(rows.device)
-    return Cut(to_array(rows), which[rows], count, pieces, layer_of_column)
+    return cut_vectors(rows, which[rows], count, turned, embedding.layout)
+
+
+def choose_rows(item_group: Tensor, num_item_groups: int, layout: Layout) -> tuple[Tensor, int]:
+    """The rows int64 [num_rows] of a user group that take part, and how many item groups are theirs.
+
+    Args:
+        item_group: [num_items], the item group of each row.
+        num_item_groups: item groups.
+        layout: layout of the blocks.
+    """
+    sizes = torch.bincount(item_group, minlength=num_item_groups)
+    count = int((sizes.cumsum(0) <= max(_ROWS_PER_GROUP, int(sizes[0]))).sum())
+    if not layout.nested:
+        count = num_item_groups
+    return (item_group < count).nonzero()[:, 0], count
+
+
+def cut_vectors(
+    rows: Tensor, item_group: Tensor, num_item_groups: int, vectors: Tensor, layout: Layout
+) -> Cut:
+    """Cuts the vectors [num_rows, dim], as a device has them, of rows that take part.
+
+    Args:
+        rows: int64 [num_rows].
+        item_group: [num_rows].
+        num_item_groups: item groups of these rows.
+        vectors: [num_rows, dim].
+        layout: layout of the blocks.
+    """
+    layer_of_column = None
+    if not layout.nested:
+        layer_of_column = torch.arange(vectors.shape[1], device=rows.device) // layout.block_dim
+    pieces = torch.from_numpy(_row_pieces(layout, to_array(vectors))).to(rows.device)
+    return Cut(to_array(rows), item_group.long(), num_item_groups, pieces, layer_of_column)
 
 
 def _row_pieces(layout: Layout, rows: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,15 +12,10 @@ from torch import Tensor, nn
 from peel_ext.config import ControlConfig, ExposureConfig
 from peel_ext.data import ItemLists
 from peel_ext.train.block_weights.exposure import count_popularity, sum_exposure
+from peel_ext.train.block_weights.row_features import NUM_FEATURES, Features, RowFeatures
 from peel_ext.train.held_out import rank_unseen
 from peel_ext.train.placement import FLOAT32_ON_CPU, to_array
 from peel_ext.train.population import Population
-
-#: The features of a row in a group, see :meth:`RowFeatures.of_group`.
-NUM_FEATURES = 9
-
-#: Sharpness of the weights with which other groups count as neighbours, in cosines.
-_NEIGHBOUR_TEMPERATURE = 0.05
 
 #: Rows without a hit in the sample, for every one with a hit.
 _BLANKS_PER_HIT = 3
@@ -35,7 +30,7 @@ def regress_row_values(
     """Row values [num_groups, num_items]: hits of held-out interactions that are to be expected.
 
     A perceptron learns them on part of every user's interactions, from features of the row in the
-    group (:class:`RowFeatures`), and foretells them from all.
+    group (:class:`peel_ext.train.block_weights.row_features.RowFeatures`), and foretells them from all.
     """
     earlier, held_out = population.without_some(
         config.held_out_share, config.max_users, config.seed
@@ -44,57 +39,6 @@ def regress_row_values(
     hits = _count_hits(lists[:, : config.hit_depth], held_out, earlier)
     model = fit_value_regression(features, hits, config, device)
     return model.values(_describe(population, exposure, device)[0])
-
-
-@dataclass(frozen=True)
-class RowFeatures:
-    """The features of every row in every user group.
-
-    Attributes:
-        exposure: [num_groups, num_items], without its shares of popularity.
-        popularity: [num_groups, num_items], interactions of the group's users.
-        group_sizes: [num_groups], users.
-        centroids: [num_groups, dim], of length 1.
-        item_vectors: [num_items, dim].
-    """
-
-    exposure: NDArray[np.float32]
-    popularity: NDArray[np.float32]
-    group_sizes: NDArray[np.int64]
-    centroids: NDArray[np.float32]
-    item_vectors: NDArray[np.float32]
-
-    def of_group(self, group: int) -> NDArray[np.float32]:
-        """Features [num_items, NUM_FEATURES] of all rows in one group.
-
-        Logarithms per user of: popularity and exposure in the group, in the groups near it, and
-        overall; then the logarithm of the rank by exposure, the cosine to the centroid, and the
-        length of the item's vector.
-        """
-        near = self._neighbour_weights(group)
-        sizes = np.maximum(self.group_sizes, 1).astype(np.float32)
-        everyone = np.float32(max(int(self.group_sizes.sum()), 1))
-        lengths = np.linalg.norm(self.item_vectors, axis=1)
-        cosines = self.item_vectors @ self.centroids[group] / np.maximum(lengths, 1e-12)
-        order = np.argsort(-(self.exposure[group] + 1e-3 * self.popularity[group]), kind="stable")
-        rank = np.empty(len(order), dtype=np.float32)
-        rank[order] = np.arange(len(order))
-        columns = [np.log1p(rank), cosines, lengths]
-        for table, floor in ((self.popularity, 0.5), (self.exposure, 1e-2)):
-            columns += [
-                np.log(table[group] / sizes[group] + floor / sizes[group]),
-                np.log(near @ (table / sizes[:, None]) + floor / sizes[group]),
-                np.log(table.sum(axis=0) / everyone + floor / everyone),
-            ]
-        return np.stack(columns, axis=1).astype(np.float32)
-
-    def _neighbour_weights(self, group: int) -> NDArray[np.float32]:
-        """Shares [num_groups] of the other groups, by the cosine of their centroids."""
-        cosines = self.centroids @ self.centroids[group]
-        weights = np.exp((cosines - 1) / np.float32(_NEIGHBOUR_TEMPERATURE))
-        weights[group] = 0
-        total = weights.sum()
-        return weights / total if total > 0 else weights
 
 
 class ValueRegression(nn.Module):
@@ -124,14 +68,13 @@ class ValueRegression(nn.Module):
         rates: Tensor = self.output(self.hidden((features - self.mean) / self.spread))
         return rates[..., 0]
 
-    def values(self, features: RowFeatures) -> NDArray[np.float64]:
-        """Row values [num_groups, num_items]: expected hits."""
-        num_groups, num_items = features.exposure.shape
-        values = np.empty((num_groups, num_items))
+    def values(self, features: Features) -> NDArray[np.float64]:
+        """Row values [num_groups, num_items] of the groups whose features are here: expected hits."""
+        values = np.empty(features.exposure.shape)
         with torch.no_grad():
-            for group in range(num_groups):
+            for at, group in enumerate(features.groups):
                 rates = self(torch.from_numpy(features.of_group(group)).to(self.mean.device))
-                values[group] = to_array(rates.double().clamp(-50, 50).exp())
+                values[at] = to_array(rates.double().clamp(-50, 50).exp())
         return values
 
 
@@ -150,10 +93,30 @@ def fit_value_regression(
         device: the device that computes, and that the regression will be on.
     """
     generator = torch.Generator().manual_seed(config.seed)
-    rows, targets, weights = (part.to(device) for part in _sample(features, hits, generator))
+    num_hit = (hits > 0).sum(axis=1)
+    return fit_sample(draw_sample(features, hits, num_hit, generator), generator, config, device)
+
+
+def make_regression(config: ControlConfig) -> ValueRegression:
+    """The regression before its first step."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)  # and no device's
-        model = ValueRegression(config.hidden_dim).to(device)
+        return ValueRegression(config.hidden_dim)
+
+
+def fit_sample(
+    sample: Sample, generator: torch.Generator, config: ControlConfig, device: torch.device | str
+) -> ValueRegression:
+    """The regression of :func:`fit_value_regression`, of rows that are drawn.
+
+    Args:
+        sample: the rows.
+        generator: draws the batches.
+        config: settings.
+        device: the device that computes.
+    """
+    rows, targets, weights = (part.to(device) for part in sample)
+    model = make_regression(config).to(device)
     if len(rows) == 0:
         return model
     model.mean.copy_(rows.mean(dim=0))
@@ -194,40 +157,71 @@ def _describe(
     return features, lists
 
 
+def find_hits(lists: NDArray[np.int64], held_out: ItemLists) -> NDArray[np.bool_]:
+    """Finds which held-out interactions [m] are with an item of their user's list [num_users, depth]."""
+    size = int(max(lists.max(initial=0), held_out.items.max(initial=0))) + 1
+    shown = (np.arange(len(lists))[:, None] * size + lists)[lists >= 0]
+    return np.isin(held_out.owners() * size + held_out.items, shown)
+
+
 def _count_hits(
     lists: NDArray[np.int64], held_out: ItemLists, population: Population
 ) -> NDArray[np.float32]:
     """Held-out interactions [num_groups, num_items] with an item of the user's list."""
-    num_groups, num_items = len(population.centroids), len(population.item_vectors)
-    owner = held_out.owners()
-    shown = (np.arange(len(lists))[:, None] * num_items + lists)[lists >= 0]
-    hit = np.isin(owner * num_items + held_out.items, shown)
-    cells = population.user_group[owner[hit]] * num_items + held_out.items[hit]
-    counts = np.bincount(cells, minlength=num_groups * num_items)
-    return counts.reshape(num_groups, num_items).astype(np.float32)
+    hit = find_hits(lists, held_out)
+    groups, num_groups = population.user_group, len(population.centroids)
+    counts = count_popularity(held_out.where(hit), groups, num_groups, population.num_items)
+    return counts.astype(np.float32)
 
 
-def _sample(
-    features: RowFeatures, hits: NDArray[np.float32], generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Features [m, NUM_FEATURES], hits per user [m] and how many users-and-rows each stands for."""
+class Sample(NamedTuple):
+    """Rows that are drawn to be fitted.
+
+    Attributes:
+        rows: features [m, NUM_FEATURES].
+        targets: [m], hits per user.
+        weights: [m], how many users-and-rows each stands for.
+    """
+
+    rows: Tensor
+    targets: Tensor
+    weights: Tensor
+
+
+def draw_sample(
+    features: Features,
+    hits: NDArray[np.float32] | NDArray[np.int32],
+    num_hit: NDArray[np.int64],
+    generator: torch.Generator,
+) -> Sample:
+    """Draws rows of the groups whose features are here; the draws of other groups are made as well.
+
+    Args:
+        features: features of these groups.
+        hits: [num_groups, num_items], of these groups.
+        num_hit: [num_groups], rows with a hit, of all groups.
+        generator: makes the draws.
+    """
     rows, targets, weights = [], [], []
-    for group, own in enumerate(hits):
-        size = int(features.group_sizes[group])
+    for group, size in enumerate(features.group_sizes.tolist()):
         if size == 0:
             continue
+        num_blank = hits.shape[1] - int(num_hit[group])
+        count = min(num_blank, _BLANKS_PER_HIT * int(num_hit[group]) + 8)
+        drawn = torch.randperm(num_blank, generator=generator, device="cpu")[:count].numpy()
+        if group not in features.groups:
+            continue
+        own = hits[group - features.groups.start]
         found, blank = np.flatnonzero(own), np.flatnonzero(own == 0)
-        count = min(len(blank), _BLANKS_PER_HIT * len(found) + 8)
-        drawn = torch.randperm(len(blank), generator=generator, device="cpu")[:count].numpy()
         chosen = np.concatenate([found, blank[drawn]])
-        share = np.concatenate([np.ones(len(found)), np.full(count, len(blank) / max(count, 1))])
+        share = np.concatenate([np.ones(len(found)), np.full(count, num_blank / max(count, 1))])
         rows.append(features.of_group(group)[chosen])
-        targets.append(own[chosen] / np.float32(size))
+        targets.append(own[chosen].astype(np.float32) / np.float32(size))
         weights.append((share * size).astype(np.float32))
     if not rows:
         none = torch.zeros(0, NUM_FEATURES, **FLOAT32_ON_CPU)
-        return none, none[:, 0], none[:, 0]
-    return (
+        return Sample(none, none[:, 0], none[:, 0])
+    return Sample(
         torch.from_numpy(np.concatenate(rows)),
         torch.from_numpy(np.concatenate(targets)),
         torch.from_numpy(np.concatenate(weights)),

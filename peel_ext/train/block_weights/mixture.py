@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
-from peel_ext.train.population import Population
 
 
 @dataclass(frozen=True)
@@ -23,8 +22,24 @@ class Mixture:
     temperature: float = 1.0
 
 
+class Grouped(Protocol):
+    """User groups, as populations have them."""
+
+    @property
+    def centroids(self) -> NDArray[np.float32]:
+        """[num_groups, dim]."""
+
+    @property
+    def prior(self) -> float:
+        """The component of each centroid along the axis of the prior."""
+
+    @property
+    def group_sizes(self) -> NDArray[np.int64]:
+        """Users of each group."""
+
+
 def mix(
-    own: NDArray[np.float64], near: NDArray[np.float64], mixture: Mixture
+    own: NDArray[np.float64], around: NDArray[np.float64], mixture: Mixture
 ) -> NDArray[np.float64]:
     """Row values [num_groups, num_items]: the group's own, or a share of those around it if more.
 
@@ -33,20 +48,20 @@ def mix(
 
     Args:
         own: [num_groups, num_items].
-        near: [num_groups, num_groups], as of :func:`share_neighbours`.
+        around: the same around each group: the product of :func:`share_neighbours` and the own of all.
         mixture: its numbers.
     """
-    return np.maximum(own, mixture.share * (near @ own)) if mixture.share else own
+    return np.maximum(own, mixture.share * around) if mixture.share else own
 
 
-def share_neighbours(population: Population, mixture: Mixture) -> NDArray[np.float64]:
+def share_neighbours(population: Grouped, mixture: Mixture) -> NDArray[np.float64]:
     """The share of the worth in each group that counts around every group, [num_groups, num_groups].
 
     All groups count, the group itself among them, scaled to as many users as the group has.
     """
     products = (population.centroids @ population.centroids.T).astype(np.float64)
     cosines = products - population.prior**2  # of tastes
-    sizes = np.bincount(population.user_group, minlength=len(cosines))
+    sizes = population.group_sizes
     weights = np.exp((cosines - 1) / mixture.temperature)
     users = np.maximum(weights @ sizes, np.finfo(np.float64).tiny)
     return np.asarray(weights * (sizes / users)[:, None])

@@ -9,14 +9,15 @@ import torch
 from numpy.typing import NDArray
 
 from peel_ext.config import ExposureConfig
-from peel_ext.scale.collectives import Collectives
+from peel_ext.scale.exchange import in_batches
 from peel_ext.scale.messages import count_before
 from peel_ext.scale.ranking import rank_unseen
 from peel_ext.train.block_weights.exposure import draw_members, worth_of_ranks
+from peel_ext.train.placement import ranking_device
 from peel_ext.train.sharded.population import ShardedPopulation
 
 #: Users of each rank whose lists are made and sent at a time.
-_BATCH = 4096
+BATCH = 4096
 
 
 def measure_exposure(population: ShardedPopulation, config: ExposureConfig) -> NDArray[np.float64]:
@@ -31,30 +32,46 @@ def measure_exposure(population: ShardedPopulation, config: ExposureConfig) -> N
     Returns:
         float64 [num_own_groups, num_items].
     """
-    ranks, num_items = population.ranks, population.num_items
-    mine, sizes, counted = _draw_members(population, config)
+    ranks = population.ranks
+    drawn, sizes, counted = _draw_members(population, config)
+    values = sum_exposure(population, drawn, config)
+    values *= (sizes / np.maximum(counted, 1))[population.groups.own(ranks.rank), None]
+    popularity = ranks.join(population.seen.counts).numpy()
+    for own_values, counts in zip(values, count_popularity(population), strict=True):
+        own_values += config.group_popularity_weight * counts
+        own_values += config.popularity_weight * popularity
+    return values
+
+
+def sum_exposure(
+    population: ShardedPopulation, users: NDArray[np.int64], config: ExposureConfig
+) -> NDArray[np.float64]:
+    """Exposure of each item in each own group [num_own_groups, num_items], popularity left out.
+
+    Args:
+        population: users, their training items and the vectors.
+        users: places [m] in it of the users whose lists count.
+        config: the constants of the formula.
+    """
+    num_items = population.num_items
     values = GroupSums(population, np.float64)
     worth = worth_of_ranks(min(config.depth, num_items), config)
-    for at in batches(mine, ranks):
+    for part in in_batches(len(users), BATCH, population.ranks):
+        at = users[part]
         lists = rank_users(population, at, config.depth)
         there = lists >= 0
         cells = (population.user_group[at][:, None] * num_items + lists)[there]
         values.add(cells, np.broadcast_to(worth, lists.shape)[there])
-    own = population.groups.own(ranks.rank)
-    values.cells *= (sizes / np.maximum(counted, 1))[own, None]
-    popularity = ranks.join(population.seen.counts).numpy()
-    for own_values, counts in zip(values.cells, count_popularity(population), strict=True):
-        own_values += config.group_popularity_weight * counts
-        own_values += config.popularity_weight * popularity
     return values.cells
 
 
 def count_popularity(population: ShardedPopulation) -> NDArray[np.int32]:
     """Interactions of each own group's users with each item, int32 [num_own_groups, num_items]."""
     in_group = GroupSums(population, np.int32)
-    for at in batches(np.arange(len(population.rows)), population.ranks):
-        lists = population.lists.take(at)
-        cells = population.user_group[at][lists.owners()] * population.num_items + lists.items
+    everybody = np.arange(len(population.rows))
+    for part in in_batches(len(everybody), BATCH, population.ranks):
+        lists = population.lists.take(everybody[part])
+        cells = population.user_group[part][lists.owners()] * population.num_items + lists.items
         in_group.add(cells, None)
     return in_group.cells
 
@@ -65,7 +82,7 @@ def rank_users(
     """The unseen items [m, depth] of own users, who are at those places in the population."""
     return rank_unseen(
         population.rows[at], population.user_vectors[at], population.item_vectors, population.seen,
-        depth, population.ranks,
+        depth, population.ranks, ranking_device(population.device),
     )  # fmt: skip
 
 
@@ -111,9 +128,3 @@ class GroupSums:
         places = send(cells) - self._groups.start(self._ranks.rank) * self._num_items
         added = 1 if values is None else send(values)
         np.add.at(self.cells.reshape(-1), places, added)
-
-
-def batches(rows: NDArray[np.int64], ranks: Collectives) -> list[NDArray[np.int64]]:
-    """Rows in runs, as many on every rank; the last ones may be empty."""
-    most = int(ranks.max(torch.tensor([len(rows)], dtype=torch.int64, device="cpu"))[0])
-    return [rows[start : start + _BATCH] for start in range(0, most, _BATCH)]

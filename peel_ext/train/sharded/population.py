@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,6 +17,11 @@ from peel_ext.scale.exchange import RowExchange
 from peel_ext.scale.item_shard import ItemShard
 from peel_ext.scale.messages import exchange
 from peel_ext.scale.partition import Partition
+from peel_ext.scale.sharded_data import ShardedData
+from peel_ext.train.held_out import draw_users
+from peel_ext.train.population import FOLD_IN_STEPS
+from peel_ext.train.sharded.fold_in import fold_in_users
+from peel_ext.train.sharded.held_out import hold_out
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +50,7 @@ class ShardedPopulation:
         temperature: temperature of pretraining.
         prior: the component of user vectors along the axis of the prior; 0: rows have none.
         ranks: the processes.
+        device: the device that ranks, one of :data:`peel_ext.config.DEVICES`.
     """
 
     rows: NDArray[np.int64]
@@ -56,6 +63,7 @@ class ShardedPopulation:
     temperature: float
     prior: float
     ranks: Collectives
+    device: str = "cpu"
 
     @property
     def num_items(self) -> int:
@@ -78,6 +86,27 @@ class ShardedPopulation:
         """Users of each group that take part, on all ranks: int64 [num_groups]."""
         own = np.bincount(self.user_group, minlength=len(self.centroids))
         return np.asarray(self.ranks.sum(torch.from_numpy(own)).numpy())
+
+    def without_some(
+        self, share: float, max_users: int, seed: int
+    ) -> tuple[ShardedPopulation, ItemLists]:
+        """Does what :meth:`peel_ext.train.population.Population.without_some` does, for own users."""
+        whole = ShardedData(self.lists, self.seen.users, self.seen.items)
+        left, held_out = hold_out(whole, "random", share, seed, self.ranks)
+        usable = self.ranks.join(torch.from_numpy(held_out.counts > 0).byte())
+        drawn = draw_users(np.flatnonzero(usable.numpy()), max_users, seed)
+        own = self.seen.users.own(self.ranks.rank)
+        rows = drawn[(drawn >= own.start) & (drawn < own.stop)]
+        at = rows - own.start
+        made = dataclasses.replace(
+            self, rows=rows, user_group=self.user_group[at], lists=left.lists.take(at),
+            seen=left.with_items(None, self.ranks),
+        )  # fmt: skip
+        vectors = fold_in_users(
+            rows, self.item_vectors, made.seen, self.ranks, steps=FOLD_IN_STEPS,
+            temperature=self.temperature, prior=self.prior,
+        )  # fmt: skip
+        return dataclasses.replace(made, user_vectors=vectors), held_out.take(at)
 
     def bring_members(self) -> OwnMembers:
         """Brings users to the owners of their groups; those of a group come in their order."""

@@ -27,13 +27,15 @@ from peel_ext.train.layout import layout_of
 from peel_ext.train.placement import to_array
 from peel_ext.train.pretraining import doubt_losses
 from peel_ext.train.run_folder import RunFolder, shared_checkpoint
-from peel_ext.train.sharded.blocks import cut_blocks
+from peel_ext.train.sharded.bilevel import control_blocks
+from peel_ext.train.sharded.blocks import OwnBlocks, cut_blocks
 from peel_ext.train.sharded.clustering import cluster_users
 from peel_ext.train.sharded.exposure import measure_exposure
 from peel_ext.train.sharded.held_out import describe_items
 from peel_ext.train.sharded.population import ShardedPopulation
 from peel_ext.train.sharded.pretraining import pretrain, scale_weights
 from peel_ext.train.sharded.refinement import refine_tables
+from peel_ext.train.sharded.row_values import value_rows
 from peel_ext.train.sharded.tuning import ShardedJudge
 from peel_ext.train.stages import Made, add_refinement
 from peel_ext.train.tuning import search_settings
@@ -73,7 +75,7 @@ class ShardedStages:
         tuned = search_settings(
             lambda: ShardedJudge.of(
                 self.data, config.tuning, config.split.method, self.validation,
-                config.pretraining.weight_scale, self.ranks,
+                config.pretraining.weight_scale, self.ranks, config.device,
             ),
             config.tuning, config.pretraining, self.data.timestamps is not None,
             self._steps("tuning"), self._checkpoint("tuning"),
@@ -95,6 +97,7 @@ class ShardedStages:
             self._shard, settings, self.ranks,
             prior=weigh_features(features, tuned["prior"]),
             on_progress=self._steps("pretraining"), checkpoint=self._checkpoint("pretraining"),
+            device=self.config.device,
         )  # fmt: skip
         doubt = doubt_losses(made.losses, settings)
         if doubt is not None:
@@ -133,27 +136,68 @@ class ShardedStages:
         return tensors, {"rows_per_group": made.rows.shape[1]}
 
     def block_weights(self) -> Made:
-        """The item table and the worth of its blocks to every group: an embedding's state."""
+        """The item table and the worth of its blocks to every group: an embedding's state.
+
+        With the losses of a controller that has some.
+        """
         population, layout = self._population(), self._layout()
-        values = measure_exposure(population, self.config.exposure)
+        values, chosen = value_rows(population, layout, self.config)
         blocks = cut_blocks(population, values, layout)
         del values
         weight = self.ranks.collect(torch.from_numpy(population.item_vectors))
-        weights = self.ranks.collect(blocks.block_weights)
-        item_group = blocks.item_group
+        embedding = self._embed(weight, layout) if self.ranks.is_first else None
+        losses = self._control(population, blocks, layout, embedding)
+        weights, item_group = self.ranks.collect(blocks.block_weights), blocks.item_group
         if layout.nested:
             item_group = self.ranks.collect(item_group)
-        if self.folder is None:
+        if self.folder is None or embedding is None:
             return {}, {}
-        embedding = ElasticEmbedding.from_pretrained(weight, num_groups=len(weights), layout=layout)
-        if layout.nested:
-            embedding.fit_rotation(keep_mean=self._prior > 0)
         refined = self.folder.load("refinement")
         if refined:
             add_refinement(embedding, refined["rows"], refined["additions"])
         embedding.block_weights, embedding.item_group = weights, item_group
         state = {name: to_array(tensor) for name, tensor in embedding.state_dict().items()}
-        return state, {"blocks_per_group": weights[0].numel()}
+        if losses is not None:
+            state["losses"] = losses
+        return state, {"blocks_per_group": weights[0].numel(), **chosen}
+
+    def _embed(self, weight: torch.Tensor, layout: Layout) -> ElasticEmbedding:
+        """The item table, with its rotation, before its blocks are worth anything."""
+        embedding = ElasticEmbedding.from_pretrained(
+            weight, num_groups=len(self.kept["centroids"]), layout=layout
+        )
+        if layout.nested:
+            embedding.fit_rotation(keep_mean=self._prior > 0)
+        return embedding
+
+    def _control(
+        self,
+        population: ShardedPopulation,
+        blocks: OwnBlocks,
+        layout: Layout,
+        embedding: ElasticEmbedding | None,
+    ) -> NDArray[np.float64] | None:
+        """The losses of a controller that changes block weights, or None.
+
+        Args:
+            population: users, interactions and vectors.
+            blocks: those whose weights it changes.
+            layout: layout of the blocks.
+            embedding: on rank 0, whose rotation all take.
+        """
+        if self.config.control.controller != "bilevel":
+            return None
+        rotation, dim = None, population.item_vectors.shape[1]
+        if layout.nested:
+            rotation = torch.zeros(0, dtype=torch.float32, device="cpu")
+            if embedding is not None and embedding.rotation is not None:
+                rotation = embedding.rotation
+            rotation = self.ranks.copy(rotation, (dim, dim))
+        return control_blocks(
+            population, blocks, layout, rotation, self.config.control,
+            on_progress=self._steps("block_weights"),
+            checkpoint=lambda rows: self._checkpoint("block_weights", rows=rows),
+        )  # fmt: skip
 
     def load(self, stage: str) -> None:
         """Deals out what a stage that was finished before has left."""
@@ -181,6 +225,7 @@ class ShardedStages:
             np.arange(own.start, own.stop), self.kept["users"], self.kept["items"],
             self.kept["user_group"], self.kept["centroids"], self.data.lists, self._shard,
             self.facts["tuning"]["temperature"], self._prior, self.ranks,
+            self.config.device,
         )  # fmt: skip
 
     def _layout(self) -> Layout:

@@ -12,14 +12,15 @@ from peel_ext.config import ControlConfig, ExposureConfig
 from peel_ext.device.item_prior import part_tastes
 from peel_ext.format import ColumnsLayout, PlanesLayout
 from peel_ext.nn import ElasticEmbedding
-from peel_ext.train.block_weights.bilevel import BlockController, control_blocks
+from peel_ext.train.block_weights.bilevel import control_blocks
+from peel_ext.train.block_weights.block_controller import BlockController
 from peel_ext.train.block_weights.cut import cut_rows
 from peel_ext.train.block_weights.expected_hits import (
-    RowFeatures,
     ValueRegression,
     fit_value_regression,
     regress_row_values,
 )
+from peel_ext.train.block_weights.row_features import RowFeatures
 from peel_ext.train.population import Population
 
 QUICK = ControlConfig(steps=40, hidden_dim=8, batch_size=256)

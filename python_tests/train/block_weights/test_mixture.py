@@ -11,6 +11,7 @@ from peel_ext.train.block_weights import mixture_trial
 from peel_ext.train.block_weights.exposure import measure_exposure
 from peel_ext.train.block_weights.mixture import Mixture, mix, share_neighbours
 from peel_ext.train.block_weights.mixture_trial import Trial, choose_mixture
+from peel_ext.train.block_weights.tried_users import TriedUsers
 from peel_ext.train.population import Population
 
 LAYOUT = PlanesLayout(rows_per_block=8)
@@ -27,7 +28,8 @@ def exposure_of(population: Population) -> np.ndarray:
 
 
 def make_trial(population: Population, own: np.ndarray) -> Trial:
-    return Trial(population, own, ExposureConfig(), ControlConfig(), LAYOUT)
+    tried = TriedUsers.of(population, ExposureConfig(), ControlConfig(), LAYOUT)
+    return Trial(tried, own, population, population.item_vectors.shape[1], LAYOUT)
 
 
 def test_neighbours_count_by_their_users_and_cosines(population: Population) -> None:
@@ -45,8 +47,8 @@ def test_neighbours_count_by_their_users_and_cosines(population: Population) -> 
 def test_the_first_rows_stay_those_of_the_group() -> None:
     own = np.array([[9.0, 4.0, 0.0, 0.0], [0.0, 0.0, 8.0, 2.0]])
     near = np.array([[0.5, 0.5], [0.5, 0.5]])
-    assert np.array_equal(mix(own, near, Mixture()), own)
-    mixed = mix(own, near, Mixture(0.5, 1.0))
+    assert np.array_equal(mix(own, near @ own, Mixture()), own)
+    mixed = mix(own, near @ own, Mixture(0.5, 1.0))
     assert mixed.tolist() == [[9.0, 4.0, 2.0, 0.5], [2.25, 1.0, 8.0, 2.0]]
 
 
@@ -76,7 +78,7 @@ def test_nobody_vouches_for_its_own_list(population: Population) -> None:
     assert gain.mean() > 2 * gain.std() / np.sqrt(200)
     values, best = choose_mixture(alone, ExposureConfig(), ControlConfig(), LAYOUT)
     assert best.share > 0
-    assert np.array_equal(values, mix(own, share_neighbours(alone, best), best))
+    assert np.array_equal(values, mix(own, share_neighbours(alone, best) @ own, best))
 
 
 def test_exposure_stays_where_nothing_wins(population: Population) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 import socket
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,12 +15,14 @@ from shop_runs import write_shop
 
 from peel_ext.config import (
     ClusteringConfig,
+    ControlConfig,
     PipelineConfig,
     PretrainingConfig,
     RefinementConfig,
     TuningConfig,
 )
 from peel_ext.scale.collectives import Collectives
+from peel_ext.train.block_weights.bilevel import Loop
 from peel_ext.train.checkpoint import Timer
 from peel_ext.train.pipeline import run_pipeline
 from peel_ext.train.refinement import GroupRefinement
@@ -37,6 +40,14 @@ REFINED = RefinementConfig(steps=3, rows_per_group=20)
 CONFIGS = {
     "columns": dataclasses.replace(BASE, layout="columns", refinement=REFINED),
     "planes": dataclasses.replace(BASE, refinement=REFINED),
+    "regression": dataclasses.replace(
+        BASE, control=ControlConfig(controller="regression", steps=20, batch_size=64)
+    ),
+    "mixture": dataclasses.replace(BASE, control=ControlConfig(controller="mixture")),
+    "bilevel": dataclasses.replace(BASE, control=ControlConfig(controller="bilevel", steps=6)),
+    "columns and bilevel": dataclasses.replace(
+        BASE, layout="columns", control=ControlConfig(controller="bilevel", steps=6)
+    ),
 }
 
 
@@ -67,7 +78,10 @@ def _compare(found: Path, expected: Path) -> None:
         for name, array in theirs.load(stage).items():
             if stage == "refinement":
                 assert np.array_equal(other[name], array), name
-            np.testing.assert_allclose(other[name], array, 1e-4, 1e-6, err_msg=name)
+            if name == "item_group":  # values that are equal but for rounding may change places
+                assert (other[name] == array).mean() > 0.99
+                continue
+            np.testing.assert_allclose(other[name], array, 1e-3, 1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -85,19 +99,22 @@ class _InterruptionError(Exception):
     """In place of a signal."""
 
 
-def _interrupted(ranks: Collectives, shop: Path, out: Path, config: PipelineConfig) -> None:
-    """Refines until each rank has done one of its groups; saves as often as may be."""
-    step, taken = GroupRefinement.take_step, [0]
+def _interrupted(
+    ranks: Collectives, shop: Path, out: Path, config: PipelineConfig, kind: type, count: int
+) -> None:
+    """Goes on until so many steps of a stage are done; saves as often as may be."""
+    name = "step" if kind is Loop else "take_step"
+    step, taken = getattr(kind, name), [0]
 
-    def stop_at(refinement: GroupRefinement) -> float:
-        if taken[0] == config.refinement.steps + 1:
+    def stop_at(each: Any, *args: Any) -> float:
+        if taken[0] == count:
             raise _InterruptionError
         taken[0] += 1
-        return step(refinement)
+        return step(each, *args)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Timer, "is_due", lambda timer: True)
-        patch.setattr(GroupRefinement, "take_step", stop_at)
+        patch.setattr(kind, name, stop_at)
         with pytest.raises(_InterruptionError):
             train_together(ranks, shop, out, config, redo=True)
 
@@ -111,22 +128,34 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
-def test_an_interrupted_refinement_goes_on_with_another_number_of_ranks(
+@pytest.mark.parametrize(
+    ("name", "kind", "before", "after"),
+    [
+        ("planes", GroupRefinement, 4, 9),  # two of five groups are done
+        ("bilevel", Loop, 4, 2),
+        ("columns and bilevel", Loop, 4, 2),
+    ],
+)
+def test_an_interrupted_stage_goes_on_with_another_number_of_ranks(
+    name: str,
+    kind: type,
+    before: int,
+    after: int,
     rank_processes: RankProcesses,
     shop: Path,
     base: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    config, taken = CONFIGS["planes"], []
+    config, taken = CONFIGS[name], []
     for each in ("one", "two"):
         shutil.copytree(base, tmp_path / each)
-    rank_processes.run(_interrupted, shop, tmp_path / "two", config)
-    assert (tmp_path / "two" / "refinement.checkpoint" / "index.json").exists()
+    rank_processes.run(_interrupted, shop, tmp_path / "two", config, kind, before)
     run_pipeline(shop, tmp_path / "one", config, redo=True)
-    step = GroupRefinement.take_step
-    monkeypatch.setattr(GroupRefinement, "take_step", lambda each: taken.append(each) or step(each))
+    method = "step" if kind is Loop else "take_step"
+    step = getattr(kind, method)
+    monkeypatch.setattr(kind, method, lambda each, *args: taken.append(each) or step(each, *args))
     _alone(monkeypatch)
     run_sharded_pipeline(shop, tmp_path / "two", config)
-    assert len(taken) == (5 - 2) * config.refinement.steps  # two of five groups were done
+    assert len(taken) == after
     _compare(tmp_path / "two", tmp_path / "one")

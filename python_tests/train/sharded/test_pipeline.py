@@ -24,7 +24,6 @@ from rank_processes import RankProcesses
 from peel_ext.cli.main import main
 from peel_ext.config import (
     ClusteringConfig,
-    ControlConfig,
     PipelineConfig,
     PretrainingConfig,
     SplitConfig,
@@ -233,23 +232,6 @@ def _refusal(ranks: Collectives, data: Path, out: Path, config: PipelineConfig) 
     except ValueError as error:
         return type(error).__name__, str(error)
     raise AssertionError("not refused")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"control": ControlConfig(controller="bilevel")}, "control.controller must be 'exposure'"),
-        ({"device": "cuda"}, "device must be 'cpu' where 2 processes .* got 'cuda'"),
-    ],
-)
-def test_what_one_process_alone_can_run_is_refused(
-    rank_processes: RankProcesses, shop: Path, tmp_path: Path, change: dict, message: str
-) -> None:
-    config = dataclasses.replace(CONFIG, **change)
-    for kind, found in rank_processes.run(_refusal, shop, tmp_path / "run", config):
-        assert kind == "ValueError"
-        assert re.search(message, found)
-    assert not (tmp_path / "run").exists()
 
 
 def _differing_settings(ranks: Collectives, data: Path, out: Path) -> tuple[str, str]:
