@@ -23,7 +23,11 @@ def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser("bundle", help="make one file of many users'", description=__doc__)
     parser.add_argument("out", type=parse_path, help="the bundle to write")
     parser.add_argument(
-        "files", nargs="+", metavar="FILES_OR_FOLDER", help=".peel files, or folders of such files"
+        "files",
+        type=parse_path,
+        nargs="+",
+        metavar="FILES_OR_FOLDER",
+        help=".peel files, or folders of such files",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)

@@ -9,7 +9,7 @@ import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
-from peel_ext.cli.arguments import Budget, parse_budgets, parse_count, parse_shard
+from peel_ext.cli.arguments import Budget, parse_budgets, parse_count, parse_path, parse_shard
 from peel_ext.cli.narration import Narration, suggest
 from peel_ext.cli.requirements import require_train
 from peel_ext.config import DEVICES
@@ -31,7 +31,7 @@ _PROTOCOLS = {
 def add_parser(verbs: Any) -> None:
     """Adds the verb."""
     parser = verbs.add_parser("evaluate", help="measure quality per byte", description=__doc__)
-    parser.add_argument("folder", help="run folder of 'peel train'")
+    parser.add_argument("folder", type=parse_path, help="run folder of 'peel train'")
     parser.add_argument(
         "--protocol",
         choices=tuple(_PROTOCOLS),

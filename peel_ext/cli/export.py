@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def add_parser(verbs: Any) -> None:
     """Adds the verb."""
     parser = verbs.add_parser("export", help="write files for devices", description=__doc__)
-    parser.add_argument("folder", nargs="?", help="run folder of 'peel train'")
+    parser.add_argument("folder", type=parse_path, nargs="?", help="run folder of 'peel train'")
     parser.add_argument(
         "--out", type=parse_path, required=True, help="folder of the files, made if need be"
     )

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from peel_ext.cli.arguments import Budget, parse_budgets
+from peel_ext.cli.arguments import Budget, parse_budgets, parse_path
 from peel_ext.cli.devices import add_user_option
 from peel_ext.device import DeviceRecommender
 from peel_ext.device.http_source import is_url, shown_url
@@ -29,7 +29,9 @@ from peel_ext.format.reader import FileBlock
 def add_parser(verbs: Any) -> None:
     """Adds the verb."""
     parser = verbs.add_parser("inspect", help="check and describe a file", description=__doc__)
-    parser.add_argument("file", help="a .peel file, or the first bytes of one; or a bundle")
+    parser.add_argument(
+        "file", type=parse_path, help="a .peel file, or the first bytes of one; or a bundle"
+    )
     add_user_option(parser)
     parser.add_argument(
         "--budgets",

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peel_ext.cli.answers import answer_facts, print_answer, run_facts
-from peel_ext.cli.arguments import parse_ids, parse_shard
+from peel_ext.cli.arguments import parse_ids, parse_path, parse_shard
 from peel_ext.cli.devices import add_options, check_no_device_options, open_device
 from peel_ext.cli.list_files import SUFFIXES, open_lists
 from peel_ext.cli.narration import Narration, note_target_kept
@@ -34,7 +34,9 @@ def add_parser(verbs: Any) -> None:
     """Adds the verb."""
     parser = verbs.add_parser("recommend", help="recommend items", description=__doc__)
     parser.add_argument(
-        "source", help="a .peel file or a bundle or its URL, or a run folder of 'peel train'"
+        "source",
+        type=parse_path,
+        help="a .peel file or a bundle or its URL, or a run folder of 'peel train'",
     )
     who = parser.add_mutually_exclusive_group(required=True)
     who.add_argument(

@@ -13,7 +13,9 @@ from peel_ext.cli.requirements import require_report, require_train
 def add_parser(verbs: Any) -> None:
     """Adds the verb."""
     parser = verbs.add_parser("report", help="curves and pictures in a page", description=__doc__)
-    parser.add_argument("folder", help="run folder of 'peel train', finished and evaluated or not")
+    parser.add_argument(
+        "folder", type=parse_path, help="run folder of 'peel train', finished and evaluated or not"
+    )
     parser.add_argument(
         "--out", type=parse_path, metavar="FILE", help="the page, such as report.html"
     )

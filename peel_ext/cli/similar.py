@@ -9,6 +9,7 @@ import os
 from typing import Any
 
 from peel_ext.cli.answers import answer_facts, print_answer, run_facts
+from peel_ext.cli.arguments import parse_path
 from peel_ext.cli.devices import add_options, check_no_device_options, open_device
 from peel_ext.cli.requirements import require_train
 from peel_ext.cli.users import find_rows
@@ -18,7 +19,9 @@ def add_parser(verbs: Any) -> None:
     """Adds the verb."""
     parser = verbs.add_parser("similar", help="find similar items", description=__doc__)
     parser.add_argument(
-        "source", help="a .peel file or a bundle or its URL, or a run folder of 'peel train'"
+        "source",
+        type=parse_path,
+        help="a .peel file or a bundle or its URL, or a run folder of 'peel train'",
     )
     parser.add_argument("item", help="id of the item, which is left out")
     add_options(parser, "items to find")

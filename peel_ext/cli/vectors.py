@@ -27,7 +27,7 @@ def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser(
         "vectors", help="write vectors for other programs", description=__doc__
     )
-    parser.add_argument("folder", help="run folder of 'peel train'")
+    parser.add_argument("folder", type=parse_path, help="run folder of 'peel train'")
     parser.add_argument(
         "--out",
         type=parse_path,

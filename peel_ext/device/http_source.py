@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import math
 import re
 import ssl
 import string
@@ -19,6 +18,7 @@ from peel_ext.errors import SourceError
 from peel_ext.format.layout import HEADER_BYTES
 
 _TIMEOUT = 30.0
+_MOST_SECONDS = 86_400  # sockets cannot wait for any number
 
 #: Seconds to wait before another attempt, where a server fails in a way that may pass.
 _WAITS = (0.2, 1.0)
@@ -67,13 +67,13 @@ def check_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def check_timeout(timeout: float | None) -> float:
-    """Seconds above 0, 30 where none are given; TypeError or ValueError for anything else."""
+    """Seconds above 0, at most a day, 30 where none are given; TypeError or ValueError else."""
     if timeout is None:
         return _TIMEOUT
     if isinstance(timeout, bool) or not isinstance(timeout, int | float):
         raise TypeError(f"timeout must be a number of seconds, got {timeout!r}")
-    if not 0 < timeout < math.inf:
-        raise ValueError(f"timeout must be above 0 and finite, got {timeout}")
+    if not 0 < timeout <= _MOST_SECONDS:
+        raise ValueError(f"timeout must be above 0 and at most {_MOST_SECONDS}, got {timeout}")
     return float(timeout)
 
 

@@ -490,6 +490,7 @@ class ElasticEmbedding(nn.Embedding):
             item_group: integers [num_embeddings] in [0, num_item_groups).
 
         Raises:
+            TypeError: not a tensor of integers.
             ValueError: the planes layout, whose item groups follow from row values; a wrong shape
                 or value.
         """

@@ -19,6 +19,8 @@ from peel_ext.nn.tensor_cache import count_together
 #: Groups whose rows are sorted, and whose blocks are weighed, at a time: it takes memory.
 _GROUPS = 16
 
+_INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
+
 
 def set_row_values(module: Any, values: Tensor) -> None:
     """See :meth:`peel_ext.nn.ElasticEmbedding.set_row_values`."""
@@ -43,6 +45,9 @@ def set_item_groups(module: Any, item_group: Tensor) -> None:
         raise ValueError("item groups of the planes layout follow from set_row_values")
     state.check_blocks(module)
     num_item_groups = module.block_weights.shape[1]
+    kind = item_group.dtype if isinstance(item_group, Tensor) else type(item_group).__name__
+    if kind not in _INTEGERS:
+        raise TypeError(f"item_group must be a tensor of integers, got {kind}")
     if tuple(item_group.shape) != (module.num_embeddings,):
         raise ValueError(
             f"item_group must have shape ({module.num_embeddings},), got {tuple(item_group.shape)}"

@@ -20,6 +20,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from peel_ext.errors import ElsewhereError, RankError
 from peel_ext.scale.heartbeat import Heartbeat
+from peel_ext.scale.rank_device import backend_of, find_device
 
 #: Seconds that a rank waits for the others to begin. Later the heartbeat says who is gone.
 _BEGINNING = 300.0
@@ -107,11 +108,11 @@ class Collectives:
 
         Raises:
             RankError: the others do not come.
+            ValueError: there is no CUDA device of that number.
         """
-        where = torch.device(device)
+        where = find_device(device)
         if where.type == "cuda":
-            where = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-            torch.cuda.set_device(where)
+            torch.cuda.set_device(where)  # which "cuda" then means
         beginning = datetime.timedelta(seconds=_BEGINNING)
         try:
             shared, rank, size = next(rendezvous("env://", timeout=beginning))
@@ -119,8 +120,7 @@ class Collectives:
             attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
             store = PrefixStore(f"peel/{attempt}", shared)
             dist.init_process_group(
-                "nccl" if where.type == "cuda" else "gloo",
-                store=PrefixStore("group", store), rank=rank, world_size=size,
+                backend_of(where), store=PrefixStore("group", store), rank=rank, world_size=size,
                 timeout=datetime.timedelta(seconds=_PATIENCE),
             )  # fmt: skip
         except (RuntimeError, ValueError) as error:

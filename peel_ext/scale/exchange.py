@@ -21,7 +21,7 @@ class RowExchange:
     def __init__(self, needed: Tensor, partition: Partition, ranks: Collectives) -> None:
         self._ranks = ranks
         edges = torch.from_numpy(partition.edges).to(needed.device)
-        self._arriving = torch.searchsorted(needed, edges).diff().tolist()
+        self._arriving = torch.searchsorted(needed, edges).diff().cpu().tolist()
         asked = ranks.exchange(needed.split(self._arriving))
         self._leaving = [len(each) for each in asked]
         self._wanted = torch.cat(asked) - partition.start(ranks.rank)  # own rows, by who needs them

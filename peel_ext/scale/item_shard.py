@@ -6,6 +6,7 @@ catalogue, a rank never needs more than its own part.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,6 +82,14 @@ class ItemShard:
             ranks.join(torch.from_numpy(lists.counts)),
             torch.bincount(columns, minlength=items.count(ranks.rank)),
         )
+
+    def to(self, device: torch.device | str) -> ItemShard:
+        """The same on a device."""
+        return dataclasses.replace(
+            self, indptr=self.indptr.to(device), columns=self.columns.to(device),
+            weights=None if self.weights is None else self.weights.to(device),
+            degrees=self.degrees.to(device), counts=self.counts.to(device),
+        )  # fmt: skip
 
     def lists_of(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """The lists of some users in CSR form, int64, of items counted from the first of this rank."""

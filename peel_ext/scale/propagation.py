@@ -17,9 +17,13 @@ class Propagation:
     Args:
         shard: the interactions with the items of this rank.
         ranks: the processes.
+
+    Attributes:
+        device: where it computes, and tables are.
     """
 
     def __init__(self, shard: ItemShard, ranks: Collectives) -> None:
+        self.device = shard.indptr.device
         counts = shard.indptr.diff()
         needed = counts.nonzero()[:, 0]
         self._exchange = RowExchange(needed, shard.users, ranks)

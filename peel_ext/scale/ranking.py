@@ -23,6 +23,7 @@ def rank_unseen(
     seen: ItemShard,
     depth: int,
     ranks: Collectives,
+    device: str = "cpu",
 ) -> NDArray[np.int64]:
     """The best items that each of some users has not seen, of all ranks' items.
 
@@ -36,13 +37,14 @@ def rank_unseen(
         seen: what not to return.
         depth: length of the lists, where there are so many items.
         ranks: the processes.
+        device: the device that ranks the own items.
 
     Returns:
         int64 [m, min(depth, num_items)], best first, -1 for none.
     """
     depth = min(depth, seen.items.size)
     made = np.full((len(rows), depth), -1, dtype=np.int64)
-    table = torch.from_numpy(items)
+    table = torch.from_numpy(items).to(device)
     for part in in_batches(len(rows), _BATCH, ranks):
         own = torch.from_numpy(rows[part])
         visits = Visits(len(own), ranks)
@@ -57,9 +59,11 @@ def _rank_own(
 ) -> tuple[Tensor, Tensor]:
     """The best own items int32 [m, depth] of users, and their scores; -1 and -inf for none."""
     indptr, exclude = seen.lists_of(rows.numpy())
+    vectors, indptr, exclude = (each.to(items.device) for each in (vectors, indptr, exclude))
     found, scores = gathered_score(
         vectors, items, min(depth, len(items)), exclude_indptr=indptr, exclude=exclude
     )
+    found, scores = found.cpu(), scores.cpu()
     found = torch.where(found >= 0, found + seen.items.start(rank), found).int()
     missing = (0, depth - found.shape[1])
     pad = torch.nn.functional.pad

@@ -57,7 +57,7 @@ def truncated_svd(
         The own rows of both tables of singular vectors, each times the root of its value.
     """
     rank = min(dim + _OVERSAMPLING, users.size, items.size)
-    start = draw_normal(items, ranks.rank, rank, generator).to(ranks.device)
+    start = draw_normal(items, ranks.rank, rank, generator).to(propagation.device)
     basis = propagation.to_users(start)
     for _ in range(_ROUNDS):
         turned, _ = factor_rows(propagation.to_items(basis), ranks)

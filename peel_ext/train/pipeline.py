@@ -31,7 +31,7 @@ from peel_ext.data.readers import warn
 from peel_ext.errors import DataError, TrainingWarning
 from peel_ext.memory import trim_memory
 from peel_ext.threads import check_environment
-from peel_ext.train.placement import ranking_device, require_device
+from peel_ext.train.placement import remark_on_ranking, require_device
 from peel_ext.train.run_files import fingerprint
 from peel_ext.train.run_folder import RunFolder
 from peel_ext.train.stages import STAGES, Made, Stages
@@ -217,10 +217,7 @@ def run_pipeline(
     RunFolder(out).check_writable()
     progress("data", 0, 0, name_of(data))
     on_data, on_doubt = on_remark or warn, on_remark or warn_of_training
-    if ranking_device(config.device) != config.device:
-        on_doubt(
-            "lists of items are ranked on the CPU: this package was built without kernels for CUDA"
-        )
+    remark_on_ranking(config.device, on_doubt)
     split, ids, facts = prepare_data(data, config, on_data)
     names = None if item_names is None else read_item_names(item_names, ids["items"], on_data)
     settings = dataclasses.asdict(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -36,6 +37,14 @@ def require_device(device: str) -> None:
 def ranking_device(device: str) -> str:
     """The device that ranks lists of items: the given one if there are kernels for it, else the CPU."""
     return device if device in lookup.DEVICES else "cpu"
+
+
+def remark_on_ranking(device: str, on_remark: Callable[[str], None]) -> None:
+    """Tells where the CPU ranks lists of items in the place of a device."""
+    if ranking_device(device) != device:
+        on_remark(
+            "lists of items are ranked on the CPU: this package was built without kernels for CUDA"
+        )
 
 
 def limit_chunk(device: torch.device) -> int:

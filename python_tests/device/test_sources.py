@@ -421,8 +421,13 @@ def test_a_password_is_sent_and_never_shown(odd: OddServer, path: Path) -> None:
         ({"headers": {"a": "secret\r\nb: c"}}, ValueError, r"headers\['a'\] must be one line"),
         ({"headers": {"a": "secret €"}}, ValueError, r"headers\['a'\] must be one line"),
         ({"headers": {"RANGE": "x"}}, ValueError, "headers must not have 'RANGE'"),
-        ({"timeout": 0}, ValueError, "timeout must be above 0 and finite, got 0"),
-        ({"timeout": float("nan")}, ValueError, "timeout must be above 0 and finite, got nan"),
+        ({"timeout": 0}, ValueError, "timeout must be above 0 and at most 86400, got 0"),
+        ({"timeout": 1e30}, ValueError, "timeout must be above 0 and at most 86400, got 1e"),
+        (
+            {"timeout": float("nan")},
+            ValueError,
+            "timeout must be above 0 and at most 86400, got nan",
+        ),
         ({"timeout": "5"}, TypeError, "timeout must be a number of seconds, got '5'"),
     ],
 )
@@ -461,7 +466,7 @@ def test_the_command_line_sends_headers(
         assert told.count("\n") == 1
         assert "secret" not in told
     assert main([*verb, "--timeout", "-1"]) == 1
-    assert "timeout must be above 0 and finite, got -1" in capsys.readouterr().err
+    assert "timeout must be above 0 and at most 86400, got -1" in capsys.readouterr().err
     assert main(["similar", str(path), NAMES[3], "--timeout", "5"]) == 1
     assert "timeout is for files on a server" in capsys.readouterr().err
     with pytest.raises(SystemExit):

@@ -359,6 +359,18 @@ def test_empty_and_single_tables() -> None:
             "values[0, 0] must be finite and not negative, got nan",
         ),
         (lambda m: m.set_item_groups(torch.zeros(150)), ValueError, "item groups of the planes"),
+        (
+            lambda m: ElasticEmbedding(5, 8, layout="columns").set_item_groups(
+                torch.full((5,), 1.5)
+            ),
+            TypeError,
+            "item_group must be a tensor of integers, got torch.float32",
+        ),
+        (
+            lambda m: ElasticEmbedding(5, 8, layout="columns").set_item_groups([0, 1, 2, 3, 4]),
+            TypeError,
+            "item_group must be a tensor of integers, got list",
+        ),
     ],
 )
 def test_rejects(call, error: type[Exception], named: str, generator) -> None:

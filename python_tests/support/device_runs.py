@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import pretend_device
 import pytest
+import thread_ranks
 import torch
 from pretend_device import NAME, PretendDevice, PretendTensor
 from shop_runs import interrupting_at
@@ -19,9 +20,11 @@ from peel_ext.config import PipelineConfig
 from peel_ext.evaluation import Evaluation, evaluate_run
 from peel_ext.nn import state
 from peel_ext.ops import _bridge, _checks, _launching, lookup
+from peel_ext.scale.collectives import Collectives
 from peel_ext.train import losses, placement
 from peel_ext.train.checkpoint import Timer
 from peel_ext.train.pipeline import TrainedRun, run_pipeline
+from peel_ext.train.sharded.pipeline import Listeners, train_together
 
 
 class Account(NamedTuple):
@@ -72,6 +75,24 @@ def train(data: Path, out: Path, config: PipelineConfig, kernels: bool = True) -
         on_device = dataclasses.replace(config, device=NAME)
         run_pipeline(data, out, on_device, progress, on_remark=account.remarks.append)
     return account
+
+
+def train_as_rank(data: Path, out: Path, config: PipelineConfig) -> dict[str, Counter[str]]:
+    """Trains on the device as the only one of ranks; what was computed there, by stage."""
+    operations: dict[str, Counter[str]] = {}
+
+    def work(ranks: Collectives) -> None:
+        with PretendDevice() as device:
+
+            def progress(stage: str, done: int, total: int, remark: str) -> None:
+                if done == total == 1:
+                    operations[stage], device.operations = device.operations, Counter()
+
+            on_device = dataclasses.replace(config, device=NAME)
+            train_together(ranks, data, out, on_device, Listeners(progress))
+
+    thread_ranks.run(1, work)
+    return operations
 
 
 def train_on_both(data: Path, out: Path, config: PipelineConfig, stage: str, first: str) -> None:

@@ -39,7 +39,6 @@ def control_blocks(
     *,
     on_progress: Callable[[int, int, float], None] | None = None,
     checkpoint: Callable[[Partition], Checkpoint] | None = None,
-    device: torch.device | str = "cpu",
 ) -> NDArray[np.float64]:
     """Multiplies the block weights of the own groups by what the controller of all has learned.
 
@@ -55,12 +54,11 @@ def control_blocks(
         on_progress: called after every step with steps done, steps in all and the held-out loss.
         checkpoint: makes the place to go on from and to save to, of all ranks, for the partition of all
             rows that learn; the number of ranks may have been another.
-        device: the device that computes.
 
     Returns:
         The held-out loss of every step, float64 [num_steps], in nats.
     """
-    ranks = population.ranks
+    ranks, device = population.ranks, population.device
     earlier, held_out = population.without_some(
         config.held_out_share, config.max_users, config.seed
     )
@@ -71,7 +69,7 @@ def control_blocks(
     def rotate(vectors: Tensor) -> Tensor:
         return vectors if turn is None else vectors @ turn
 
-    cuts = _cut_own(population, blocks, layout, rotate, device)
+    cuts = _cut_own(population, blocks, layout, rotate)
     groups = {group: make_group(*members, group, cut, rotate) for group, cut in cuts.items()}
     loop = Loop(groups, blocks.block_weights.shape[2], config, torch.device(device), ranks)
     place = None
@@ -94,9 +92,9 @@ def _cut_own(
     blocks: OwnBlocks,
     layout: Layout,
     rotate: Callable[[Tensor], Tensor],
-    device: torch.device | str,
 ) -> dict[int, Cut]:
     """The rows of each own group that take part."""
+    device = population.device
     which = blocks.item_group[: len(population.own_groups)]
     chosen = [choose_rows(each, blocks.block_weights.shape[1], layout) for each in which]
     vectors = population.fetch_items(

@@ -40,7 +40,6 @@ def regress_row_values(
     population: ShardedPopulation,
     exposure: ExposureConfig,
     config: ControlConfig,
-    device: torch.device | str = "cpu",
 ) -> NDArray[np.float64]:
     """Row values [num_own_groups, num_items]: hits that are to be expected.
 
@@ -58,9 +57,9 @@ def regress_row_values(
     sample = Sample(*(ranks.collect(each) for each in own))
     model = make_regression(config)
     if ranks.is_first:
-        model = fit_sample(sample, generator, config, device).cpu()
+        model = fit_sample(sample, generator, config, population.device).cpu()
     _copy(model, population)
-    return model.to(device).values(_describe(population, exposure))
+    return model.to(population.device).values(_describe(population, exposure))
 
 
 def _copy(model: ValueRegression, population: ShardedPopulation) -> None:

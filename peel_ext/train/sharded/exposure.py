@@ -13,6 +13,7 @@ from peel_ext.scale.exchange import in_batches
 from peel_ext.scale.messages import count_before
 from peel_ext.scale.ranking import rank_unseen
 from peel_ext.train.block_weights.exposure import draw_members, worth_of_ranks
+from peel_ext.train.placement import ranking_device
 from peel_ext.train.sharded.population import ShardedPopulation
 
 #: Users of each rank whose lists are made and sent at a time.
@@ -81,7 +82,7 @@ def rank_users(
     """The unseen items [m, depth] of own users, who are at those places in the population."""
     return rank_unseen(
         population.rows[at], population.user_vectors[at], population.item_vectors, population.seen,
-        depth, population.ranks,
+        depth, population.ranks, ranking_device(population.device),
     )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from peel_ext.train.block_weights.mixture import Mixture
 from peel_ext.train.block_weights.mixture_trial import Trial
 from peel_ext.train.block_weights.tried_users import DEPTH, RankedUsers, TriedUsers, draw_tried
 from peel_ext.train.clustering import nearest_group
+from peel_ext.train.placement import ranking_device
 from peel_ext.train.sharded.exposure import measure_exposure
 from peel_ext.train.sharded.fold_in import fold_in_users
 from peel_ext.train.sharded.held_out import hold_out
@@ -69,7 +70,7 @@ def _try_users(
     users, stands_for = draw_tried(
         everybody, len(population.centroids), population.num_items, exposure, config
     )
-    own = seen.users.own(ranks.rank)
+    own, device = seen.users.own(ranks.rank), ranking_device(population.device)
     rows = users[(users >= own.start) & (users < own.stop)]
     vectors = population.user_vectors[rows - own.start]
     folded, earlier = (
@@ -83,7 +84,7 @@ def _try_users(
     rotation = rotation_of_moments(moments, 0, keep_mean=population.prior > 0).numpy()
 
     def rank(each: NDArray[np.float32]) -> RankedUsers:
-        found = rank_unseen(rows, each, items, seen, DEPTH, ranks)
+        found = rank_unseen(rows, each, items, seen, DEPTH, ranks, device)
         needed, places = np.unique(np.maximum(found, 0), return_inverse=True)
         made = RankedUsers.of(
             each, found, population.fetch_items(needed), places.reshape(found.shape), rotation,
@@ -95,7 +96,7 @@ def _try_users(
     def join(own_users: NDArray[Any]) -> NDArray[Any]:
         return np.asarray(ranks.join(torch.from_numpy(own_users)).numpy())
 
-    lists = join(rank_unseen(rows, vectors, items, seen, exposure.depth, ranks))
+    lists = join(rank_unseen(rows, vectors, items, seen, exposure.depth, ranks, device))
     served = tuple(join(nearest_group(each, population.centroids)) for each in (folded, earlier))
     ranked = rank(vectors), rank(folded)
     return TriedUsers.of_lists(everybody[users], stands_for, ranked, lists, served, exposure)

@@ -31,16 +31,11 @@ from peel_ext.train.pipeline import (
     versions_in_use,
     warn_of_training,
 )
-from peel_ext.train.placement import require_device
+from peel_ext.train.placement import remark_on_ranking, require_device
 from peel_ext.train.run_folder import RunFolder
 from peel_ext.train.sharded.data import SharedRunData, read_data
 from peel_ext.train.sharded.stages import ShardedStages
 from peel_ext.train.stages import STAGES, Made, Stages
-
-#: What only one process does, by the setting: what several do instead.
-_ALONE = {
-    "device": "cpu",
-}
 
 
 class Listeners(NamedTuple):
@@ -77,12 +72,13 @@ def run_sharded_pipeline(
         ElsewhereError: another rank raises what ends the run.
         RankError: another rank has ended without a word.
         RunError: as there.
-        ValueError: as there; settings that only one process can run, or another rank was given others.
+        ValueError: as there; more processes on a host than CUDA devices, or another rank was given other
+            settings.
     """
     config = PipelineConfig() if config is None else config
     check_environment()
     require_device(config.device)
-    with Collectives.joined() as ranks:
+    with Collectives.joined(config.device) as ranks:
         train_together(ranks, data, out, config, listeners, item_names=item_names, redo=redo)
 
 
@@ -99,12 +95,13 @@ def train_together(
     """Does what :func:`run_sharded_pipeline` does, by processes that have joined each other."""
     with contextlib.ExitStack() as held:
         told = listeners if ranks.is_first and listeners is not None else Listeners()
-        check_settings(config, ranks.size)
         _agree_on_settings(config, ranks)
         # First of all: nobody reads for a run that cannot be.
         ranks.on_first(lambda: held.enter_context(_locked(out)))
         told.progress("data", 0, 0, name_of(data))
         remark = (told.on_remark or warn) if ranks.is_first else _ignore
+        doubt = (told.on_remark or warn_of_training) if ranks.is_first else _ignore
+        remark_on_ranking(config.device, doubt)
         shared = read_data(data, config, ranks, remark)
         prepared = shared.whole
         names = None
@@ -135,23 +132,6 @@ def _begin(
     digest = fingerprint_data(whole.split, whole.ids)
     folder.begin(dataclasses.asdict(config), digest, sections, redo=redo)
     return folder
-
-
-def check_settings(config: PipelineConfig, num_ranks: int) -> None:
-    """Checks that several processes can run these settings.
-
-    Raises:
-        ValueError: they cannot; names the setting.
-    """
-    for name, expected in _ALONE.items():
-        found: Any = config
-        for part in name.split("."):
-            found = getattr(found, part)
-        if found != expected:
-            raise ValueError(
-                f"{name} must be {expected!r} where {num_ranks} processes train together, got "
-                f"{found!r}: one process can run it"
-            )
 
 
 def _agree_on_settings(config: PipelineConfig, ranks: Collectives) -> None:

@@ -50,6 +50,7 @@ class ShardedPopulation:
         temperature: temperature of pretraining.
         prior: the component of user vectors along the axis of the prior; 0: rows have none.
         ranks: the processes.
+        device: the device that ranks, one of :data:`peel_ext.config.DEVICES`.
     """
 
     rows: NDArray[np.int64]
@@ -62,6 +63,7 @@ class ShardedPopulation:
     temperature: float
     prior: float
     ranks: Collectives
+    device: str = "cpu"
 
     @property
     def num_items(self) -> int:

@@ -46,6 +46,7 @@ def pretrain(
     prior: NDArray[np.float32] | None = None,
     on_progress: Callable[[int, int, float], None] | None = None,
     checkpoint: Checkpoint | None = None,
+    device: str = "cpu",
 ) -> PretrainedVectors:
     """Learns what :func:`peel_ext.train.pretraining.pretrain` does, up to rounding, in parts.
 
@@ -60,6 +61,7 @@ def pretrain(
         on_progress: as there.
         checkpoint: the place to go on from and to save to, of all ranks; the number of ranks may have been
             another.
+        device: the device that computes, one of :data:`peel_ext.config.DEVICES`.
 
     Returns:
         The vectors of the own users and items.
@@ -67,7 +69,7 @@ def pretrain(
     Raises:
         PeelError: the loss is no longer a finite number.
     """
-    training = _Training(shard, config, ranks)
+    training = _Training(shard.to(device), config, ranks)
     saved = checkpoint.load() if checkpoint is not None else None
     if saved is None:
         training.start()
@@ -124,15 +126,16 @@ class _Training:
 
     def restore(self, state: dict[str, NDArray[Any]]) -> None:
         """The model, the optimiser and the draws as :meth:`state` had them."""
-        tables = {name: _own_memory(state[name]) for name in ("users", "items")}
+        where = self.propagation.device
+        tables = {name: _own_memory(state[name]).to(where) for name in ("users", "items")}
         self.users, self.items = (tables[name].requires_grad_() for name in ("users", "items"))
         self.optimiser = torch.optim.Adam([self.users, self.items], fused=True)
         self.losses = state["losses"].tolist()
         for name, parameter in (("users", self.users), ("items", self.items)):
             self.optimiser.state[parameter] = {
                 "step": parameter.new_full((), len(self.losses), dtype=torch.float32),
-                "exp_avg": _own_memory(state[f"{name}.exp_avg"]),
-                "exp_avg_sq": _own_memory(state[f"{name}.exp_avg_sq"]),
+                "exp_avg": _own_memory(state[f"{name}.exp_avg"]).to(where),
+                "exp_avg_sq": _own_memory(state[f"{name}.exp_avg_sq"]).to(where),
             }
         self.generator.set_state(torch.from_numpy(state["epoch"]).clone())
         self._shuffle()
@@ -198,8 +201,8 @@ class _Training:
         unit_users, unit_items = F.normalize(of_users), F.normalize(of_items)
         owners = torch.from_numpy(self.shard.users.owners(to_array(batch))).to(batch.device)
         order, counts = owners.argsort(stable=True), owners.bincount(minlength=self.ranks.size)
-        made, loss = self._gradients(batch, order, counts.tolist(), unit_users, unit_items)
-        arrived = self._send_back(made.users[order], counts.tolist(), len(rows))
+        made, loss = self._gradients(batch, order, counts.cpu().tolist(), unit_users, unit_items)
+        arrived = self._send_back(made.users[order], counts.cpu().tolist(), len(rows))
         torch.autograd.backward([unit_users, unit_items], [arrived, made.items])
         assert of_users.grad is not None  # both were leaves of what went backward
         assert of_items.grad is not None

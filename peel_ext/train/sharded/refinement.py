@@ -26,7 +26,6 @@ def refine_tables(
     *,
     on_progress: Callable[[int, int, float], None] | None = None,
     checkpoint: Checkpoint | None = None,
-    device: torch.device | str = "cpu",
 ) -> RefinedTables:
     """Refines the own groups, each as :func:`peel_ext.train.refinement.refine_tables` does.
 
@@ -41,9 +40,9 @@ def refine_tables(
         on_progress: called after every step with steps done, steps in all, of this rank, and the loss.
         checkpoint: the place to go on from and to save to, of all ranks; the number of ranks may have
             been another.
-        device: the device that computes.
     """
     ranks, groups, own = population.ranks, population.groups, population.own_groups
+    device = population.device
     rows = rows_to_refine(row_values, config)
     additions = np.zeros((*rows.shape, population.item_vectors.shape[1]), dtype=np.float32)
     losses = np.full((len(own), config.steps), np.nan)

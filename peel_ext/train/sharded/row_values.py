@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from peel_ext.config import PipelineConfig
@@ -15,10 +14,7 @@ from peel_ext.train.sharded.population import ShardedPopulation
 
 
 def value_rows(
-    population: ShardedPopulation,
-    layout: Layout,
-    config: PipelineConfig,
-    device: torch.device | str = "cpu",
+    population: ShardedPopulation, layout: Layout, config: PipelineConfig
 ) -> tuple[NDArray[np.float64], dict[str, float]]:
     """Values rows as :func:`peel_ext.train.block_weights.row_values.value_rows` does.
 
@@ -27,7 +23,7 @@ def value_rows(
     """
     control, exposure = config.control, config.exposure
     if control.controller == "regression":
-        return regress_row_values(population, exposure, control, device), {}
+        return regress_row_values(population, exposure, control), {}
     if control.controller == "mixture":
         yardstick = layout if isinstance(layout, PlanesLayout) else PlanesLayout()
         values, mixture = choose_mixture(population, exposure, control, yardstick)

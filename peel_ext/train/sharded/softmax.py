@@ -155,7 +155,9 @@ def draw_candidates(
     device = positives.columns.device
     drawn_parts, numbers = [], []
     for start in range(0, len(positives.indptr) - 1, chunk):
-        ends = positives.indptr[[start, min(start + chunk, len(positives.indptr) - 1)]].tolist()
+        ends = (
+            positives.indptr[[start, min(start + chunk, len(positives.indptr) - 1)]].cpu().tolist()
+        )
         wanted = torch.unique(positives.columns[slice(*ends)])
         if num_negatives >= items.size:
             drawn = torch.arange(count, device=device)

@@ -75,7 +75,7 @@ class ShardedStages:
         tuned = search_settings(
             lambda: ShardedJudge.of(
                 self.data, config.tuning, config.split.method, self.validation,
-                config.pretraining.weight_scale, self.ranks,
+                config.pretraining.weight_scale, self.ranks, config.device,
             ),
             config.tuning, config.pretraining, self.data.timestamps is not None,
             self._steps("tuning"), self._checkpoint("tuning"),
@@ -97,6 +97,7 @@ class ShardedStages:
             self._shard, settings, self.ranks,
             prior=weigh_features(features, tuned["prior"]),
             on_progress=self._steps("pretraining"), checkpoint=self._checkpoint("pretraining"),
+            device=self.config.device,
         )  # fmt: skip
         doubt = doubt_losses(made.losses, settings)
         if doubt is not None:
@@ -224,6 +225,7 @@ class ShardedStages:
             np.arange(own.start, own.stop), self.kept["users"], self.kept["items"],
             self.kept["user_group"], self.kept["centroids"], self.data.lists, self._shard,
             self.facts["tuning"]["temperature"], self._prior, self.ranks,
+            self.config.device,
         )  # fmt: skip
 
     def _layout(self) -> Layout:

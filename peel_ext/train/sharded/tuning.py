@@ -20,6 +20,7 @@ from peel_ext.scale.sharded_data import ShardedData
 from peel_ext.train.checkpoint import Checkpoint
 from peel_ext.train.held_out import draw_users
 from peel_ext.train.item_prior import DEPTH, search_weights, weigh_features, widen
+from peel_ext.train.placement import ranking_device
 from peel_ext.train.sharded.held_out import describe_items, hold_out
 from peel_ext.train.sharded.pretraining import pretrain, scale_weights
 from peel_ext.train.tuning import LEAST_USERS
@@ -36,6 +37,7 @@ class ShardedJudge:
         users: rows of the own users whose lists are made, as all ranks number them.
         features: features of the own items, by what is trained on.
         ranks: the processes.
+        device: the device that trains and ranks.
     """
 
     num_users: int
@@ -44,6 +46,7 @@ class ShardedJudge:
     users: NDArray[np.int64]
     features: NDArray[np.float32]
     ranks: Collectives
+    device: str = "cpu"
 
     @classmethod
     def of(
@@ -54,6 +57,7 @@ class ShardedJudge:
         validation: ItemLists | None,
         weight_scale: str,
         ranks: Collectives,
+        device: str = "cpu",
     ) -> ShardedJudge:
         """A judge by validation interactions of the own users, or by a share of all held out."""
         left, held = data, validation
@@ -73,6 +77,7 @@ class ShardedJudge:
             drawn[(drawn >= own.start) & (drawn < own.stop)],
             describe_items(left, ranks),
             ranks,
+            device,
         )
 
     def train(
@@ -84,15 +89,18 @@ class ShardedJudge:
     ) -> tuple[list[float], float]:
         """The weights of the best prior after a training, searched from a start, and the quality."""
         vectors = pretrain(
-            self.shard, settings, self.ranks, on_progress=on_progress, checkpoint=checkpoint
-        )
+            self.shard, settings, self.ranks, on_progress=on_progress, checkpoint=checkpoint,
+            device=self.device,
+        )  # fmt: skip
         own = self.users - self.shard.users.start(self.ranks.rank)
         users = widen(part_tastes(vectors.users[own]), np.ones(len(own), dtype=np.float32))
         items, held = part_tastes(vectors.items), self.held_out.take(own)
 
         def judge(weights: Sequence[float]) -> float:
             rows = widen(items, weigh_features(self.features, weights))
-            lists = rank_unseen(self.users, users, rows, self.shard, DEPTH, self.ranks)
+            lists = rank_unseen(
+                self.users, users, rows, self.shard, DEPTH, self.ranks, ranking_device(self.device)
+            )
             quality = rank_quality(lists, held.indptr, held.items)
             own_sum = quality.ndcg * quality.num_users if quality.num_users else 0.0
             return self.ranks.total(own_sum) / self.num_users

@@ -234,22 +234,6 @@ def _refusal(ranks: Collectives, data: Path, out: Path, config: PipelineConfig) 
     raise AssertionError("not refused")
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"device": "cuda"}, "device must be 'cpu' where 2 processes .* got 'cuda'"),
-    ],
-)
-def test_what_one_process_alone_can_run_is_refused(
-    rank_processes: RankProcesses, shop: Path, tmp_path: Path, change: dict, message: str
-) -> None:
-    config = dataclasses.replace(CONFIG, **change)
-    for kind, found in rank_processes.run(_refusal, shop, tmp_path / "run", config):
-        assert kind == "ValueError"
-        assert re.search(message, found)
-    assert not (tmp_path / "run").exists()
-
-
 def _differing_settings(ranks: Collectives, data: Path, out: Path) -> tuple[str, str]:
     split = SplitConfig(seed=4 + ranks.rank)
     return _refusal(ranks, data, out, dataclasses.replace(CONFIG, split=split))
