@@ -30,6 +30,7 @@ NOT_RUN = [
     ("CONTRIBUTING.md", "build/venv/bin/pip", "asks a package index"),
     ("bench/README.md", "bench/gpu.sh", "needs a GPU"),
     ("docs/gpus.md", "peel", "needs a GPU"),
+    ("docs/gpus.md", "torchrun", "needs several GPUs"),
     ("docs/train.md", "peel train interactions.parquet --preset", "trains for long"),
     ("docs/evaluate.md", "peel evaluate", "measures rivals for long; python_tests/cli"),
     ("docs/scale.md", "torchrun", "starts processes; python_tests/train/sharded"),

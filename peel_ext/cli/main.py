@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -41,6 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not isinstance(error, PeelError) and os.environ.get("PEEL_DEBUG"):
             raise
         print(f"peel: {error}", file=sys.stderr)
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        lacking = _lacking_memory(error)
+        if lacking is None or os.environ.get("PEEL_DEBUG"):
+            raise
+        print(f"peel: {lacking}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as interrupt:
         print(": ".join(["peel: interrupted", *map(str, interrupt.args)]), file=sys.stderr)
@@ -102,6 +109,14 @@ def _check_processes(verb: str) -> None:
             f"'peel {verb}' is done by one process, and torchrun has started {count}: expected "
             f"{' or '.join(_SHARED_VERBS)}"
         )
+
+
+def _lacking_memory(error: Exception) -> str | None:
+    """What to say where memory has run out, by the words of NumPy and torch; None for other errors."""
+    wanted = re.search(r"allocate ([0-9.]+ [A-Za-z]+)", str(error))
+    if not wanted:
+        return "not enough memory" if isinstance(error, MemoryError) else None
+    return f"not enough memory: {wanted[1]} more were asked for"
 
 
 def _discard_output() -> None:

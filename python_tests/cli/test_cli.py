@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from commands import call
 
 import peel_ext
 from peel_ext.cli import train
@@ -24,13 +26,6 @@ from peel_ext.train.pipeline import TrainedRun
 def run(synthetic_run: Path) -> Path:
     (synthetic_run.parent / "notes.json").write_text("")
     return synthetic_run
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    capsys.readouterr()
-    code = main([str(argument) for argument in arguments])
-    streams = capsys.readouterr()
-    return code, streams.out, streams.err
 
 
 def test_training_tells_of_stages_on_stderr_alone(small_data: Path, tmp_path: Path, capsys) -> None:
@@ -454,3 +449,26 @@ def test_training_on_a_terminal_ends_with_what_to_do_next(
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     assert "next:" not in call(capsys, *arguments, "--quiet")[2]
     assert call(capsys, *arguments)[2] == f"next: {next_step.format(out, out)}\n"
+
+
+@pytest.mark.parametrize(
+    ("allocate", "told"),
+    [
+        (lambda: np.empty(1 << 60, dtype=np.uint8), "1.00 EiB more were asked for"),
+        (lambda: torch.empty(1 << 60, dtype=torch.uint8), f"{1 << 60} bytes more were asked for"),
+        (lambda: bytes(1 << 62), "not enough memory"),
+    ],
+)
+def test_too_little_memory_is_told_in_a_line(allocate, told: str, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("peel_ext.cli.doctor.run", lambda options: allocate())
+    code, _, errors = call(capsys, "doctor")
+    assert code == 1
+    assert errors.startswith("peel: not enough memory")
+    assert errors.endswith(f"{told}\n")
+    assert errors.count("\n") == 1
+
+
+def test_another_error_of_torch_is_no_lack_of_memory(monkeypatch) -> None:
+    monkeypatch.setattr("peel_ext.cli.doctor.run", lambda options: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError, match="inconsistent tensor size"):
+        main(["doctor"])
