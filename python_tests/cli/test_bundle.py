@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import call
 from servers import Server
 from tables import LAYOUTS, draw_table
 
@@ -36,13 +37,6 @@ def bundle(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("made") / "all.peelb"
     assert main(["bundle", str(out), str(folder), "--json"]) == 0
     return out
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    capsys.readouterr()
-    code = main([str(argument) for argument in arguments])
-    streams = capsys.readouterr()
-    return code, streams.out, streams.err
 
 
 def test_ids_are_names_of_files(folder: Path, bundle: Path, tmp_path: Path, capsys) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import call
 
 import peel_ext
 from peel_ext.cli import train
@@ -25,13 +26,6 @@ from peel_ext.train.pipeline import TrainedRun
 def run(synthetic_run: Path) -> Path:
     (synthetic_run.parent / "notes.json").write_text("")
     return synthetic_run
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    capsys.readouterr()
-    code = main([str(argument) for argument in arguments])
-    streams = capsys.readouterr()
-    return code, streams.out, streams.err
 
 
 def test_training_tells_of_stages_on_stderr_alone(small_data: Path, tmp_path: Path, capsys) -> None:

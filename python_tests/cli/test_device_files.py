@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import call
 from servers import Server
 
 from peel_ext.cli.main import main
@@ -26,13 +27,6 @@ def run(synthetic_run: Path) -> Path:
 def devices(run: Path) -> Path:
     assert main(["export", str(run), "--out", str(run / "devices"), "--quiet"]) == 0
     return run / "devices"
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    capsys.readouterr()
-    code = main([str(argument) for argument in arguments])
-    streams = capsys.readouterr()
-    return code, streams.out, streams.err
 
 
 def test_export_writes_a_file_a_group(run: Path, tmp_path: Path, capsys) -> None:

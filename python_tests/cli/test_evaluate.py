@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from commands import call
 
-from peel_ext.cli.main import main
 from peel_ext.errors import RunError
 from peel_ext.train.run_folder import RunFolder
 
@@ -14,13 +14,6 @@ from peel_ext.train.run_folder import RunFolder
 @pytest.fixture
 def run(small_run: Path) -> Path:
     return small_run
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    capsys.readouterr()
-    code = main([str(argument) for argument in arguments])
-    streams = capsys.readouterr()
-    return code, streams.out, streams.err
 
 
 @pytest.mark.parametrize("protocol", ["known", "new"])

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 import pytest
+from commands import call
 
 from peel_ext.cli.main import main
 from peel_ext.data import SyntheticConfig, make_interactions
@@ -57,13 +58,6 @@ def named(run: Path, tmp_path: Path) -> Path:
     folder.write_document("item_names.json", names)
     folder.finish("data", folder.load("data"), facts)
     return copy
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    capsys.readouterr()
-    code = main([str(argument) for argument in arguments])
-    streams = capsys.readouterr()
-    return code, streams.out, streams.err
 
 
 def one(capsys: pytest.CaptureFixture[str], run: Path, user: str, *more: object) -> dict:
