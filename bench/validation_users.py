@@ -26,6 +26,10 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.1, help="of the users of the test part")
     parser.add_argument("--seed", type=int, default=0, help="of the draw of users")
     options = parser.parse_args()
+    if not 0 < options.share < 1:
+        parser.error(f"--share must lie between 0 and 1, got {options.share}")
+    if options.out.exists():
+        parser.error(f"OUT must not be there yet, got {options.out}")
     test = pyarrow.parquet.read_table(options.folder / "test.parquet")
     user_of_row = test["user_id"].to_numpy()
     users = np.unique(user_of_row)

@@ -19,6 +19,7 @@ from peel_ext.nn.tensor_cache import count_together
 #: Groups whose rows are sorted, and whose blocks are weighed, at a time: it takes memory.
 _GROUPS = 16
 
+#: What an item group may be: a float would be cut to an integer in silence.
 _INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
 
 
