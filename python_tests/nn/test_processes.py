@@ -58,7 +58,8 @@ def test_pickles_and_saves_without_what_it_keeps() -> None:
         module(torch.tensor([1]), 0)
     assert_same_views(pickle.loads(pickle.dumps(module)), want)
     small, large = (len(pickle.dumps(each)) for each in (make(), module))
-    assert large == small
+    # Pickled storages are named by their addresses, whose digits vary. What is kept takes kilobytes.
+    assert abs(large - small) < 64
     file = io.BytesIO()
     torch.save(module.state_dict(), file)
     file.seek(0)
