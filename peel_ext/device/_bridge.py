@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
 from peel_ext import _core
+from peel_ext.errors import BudgetError
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -53,13 +56,25 @@ def is_buffer(file: object) -> TypeGuard[Buffer]:
     return True
 
 
-def check_budget(budget_bytes: int | None) -> int | None:
-    """A budget as the native core takes it, in 64 bits; TypeError unless an integer or None."""
+@contextlib.contextmanager
+def native_budget(budget_bytes: int | None) -> Iterator[int | None]:
+    """A budget as the native core takes it, from 0 in 64 bits; errors under it tell the one given.
+
+    Raises:
+        TypeError: neither an integer nor None.
+    """
     if budget_bytes is None:
-        return None
+        yield None
+        return
     if isinstance(budget_bytes, bool) or not isinstance(budget_bytes, int | np.integer):
         raise TypeError(f"budget_bytes must be an integer, got {budget_bytes!r}")
-    return min(max(0, int(budget_bytes)), (1 << 63) - 1)
+    try:
+        yield min(max(0, int(budget_bytes)), (1 << 63) - 1)
+    except BudgetError as error:
+        least = error.minimum_bytes
+        raise BudgetError(
+            f"budget_bytes is {budget_bytes}, but this file needs at least {least} bytes", least
+        ) from None
 
 
 def lookup(pee: _core.Pee, indices: NDArray[np.int64]) -> tuple[int, int, NDArray[np.float32]]:

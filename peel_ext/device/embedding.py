@@ -41,7 +41,8 @@ class PersonalizedElasticEmbedding:
         data = _bridge.aligned(buffer)
         # What was checked once must stay as it is.
         data.setflags(write=False)
-        self._pee = _core.PeelFile.open_buffer(data, _bridge.check_budget(budget_bytes)).pee()
+        with _bridge.native_budget(budget_bytes) as budget:
+            self._pee = _core.PeelFile.open_buffer(data, budget).pee()
         self._buffer = data[: self._pee.prefix_bytes]
 
     @property

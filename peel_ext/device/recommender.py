@@ -108,26 +108,16 @@ class DeviceRecommender:
             ValueError: what is for files on a server, given with another; bytes that do not lie one
                 after another.
         """
-        budget = _bridge.check_budget(budget_bytes)
         whose = None if user is None else user_text(user)
         if not isinstance(cache, str | os.PathLike | None):
             raise TypeError(f"cache must be a path, got {cache!r}")
-        if isinstance(file, str) and is_url(file):
-            return cls._open_url(file, budget, whose, item_ids, cache, headers, timeout)
-        for name, value in (("cache", cache), ("headers", headers), ("timeout", timeout)):
-            if value is not None:
-                raise ValueError(f"{name} is for files on a server, got {describe(file)}")
-        if isinstance(file, str | os.PathLike):
-            try:
-                return cls(_core.PeelFile.open_path(os.fspath(file), budget, whose), item_ids)
-            except FormatError as error:
-                raise FormatError(f"{os.fspath(file)}: {error}") from None
-        if _bridge.is_buffer(file):
-            return cls(_core.PeelFile.open_buffer(_bridge.aligned(file), budget, whose), item_ids)
-        source: Readable = FileObjectSource(cast(BinaryIO, file))
-        if whose is not None:
-            source = UserSource(source, whose, ahead=0)
-        return cls(_core.PeelFile.open_callable(source.read, source.size, budget), item_ids)
+        with _bridge.native_budget(budget_bytes) as budget:
+            if isinstance(file, str) and is_url(file):
+                return cls._open_url(file, budget, whose, item_ids, cache, headers, timeout)
+            for name, value in (("cache", cache), ("headers", headers), ("timeout", timeout)):
+                if value is not None:
+                    raise ValueError(f"{name} is for files on a server, got {describe(file)}")
+            return cls(_open_here(file, budget, whose), item_ids)
 
     @classmethod
     def _open_url(
@@ -194,15 +184,15 @@ class DeviceRecommender:
             TypeError: budget_bytes is not an integer.
             ClosedError: it has been closed.
         """
-        budget = _bridge.check_budget(budget_bytes)
-        if not isinstance(self._source, CachedSource):
-            self._file.resize(budget)
-            return
-        # What a cache has beyond what is held may be damaged, or the server's was: try once more.
-        with contextlib.suppress(FormatError):
+        with _bridge.native_budget(budget_bytes) as budget:
+            if not isinstance(self._source, CachedSource):
+                self._file.resize(budget)
+                return
+            # What a cache has beyond what is held may be damaged, or the server's was: try once more.
+            with contextlib.suppress(FormatError):
+                self._resize_or_forget(budget, self._source)
+                return
             self._resize_or_forget(budget, self._source)
-            return
-        self._resize_or_forget(budget, self._source)
 
     def _resize_or_forget(self, budget: int | None, cache: CachedSource) -> None:
         try:
@@ -573,3 +563,22 @@ class DeviceRecommender:
                     raise FormatError("not a valid .peel file: a rotation that is not finite")
                 self._rotation = rotation
             return self._rotation
+
+
+def _open_here(
+    file: str | os.PathLike[str] | BinaryIO | _bridge.Buffer,
+    budget: int | None,
+    user: str | None,
+) -> _core.PeelFile:
+    """Opens a file on this machine, or bytes, as :meth:`DeviceRecommender.open` has it."""
+    if isinstance(file, str | os.PathLike):
+        try:
+            return _core.PeelFile.open_path(os.fspath(file), budget, user)
+        except FormatError as error:
+            raise FormatError(f"{os.fspath(file)}: {error}") from None
+    if _bridge.is_buffer(file):
+        return _core.PeelFile.open_buffer(_bridge.aligned(file), budget, user)
+    source: Readable = FileObjectSource(cast(BinaryIO, file))
+    if user is not None:
+        source = UserSource(source, user, ahead=0)
+    return _core.PeelFile.open_callable(source.read, source.size, budget)

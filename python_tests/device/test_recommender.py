@@ -490,9 +490,16 @@ def test_r10_module_generated_and_exported_agree(layout: Layout, seed: int, tmp_
     whole = path.read_bytes()
     least = module.minimum_budget_bytes(1)
     assert DeviceRecommender.open(path, least).nbytes == least
-    with pytest.raises(BudgetError) as caught:
-        DeviceRecommender.open(path, least - 1)
-    assert caught.value.minimum_bytes == least
+    with DeviceRecommender.open(path) as opened:
+        for budget in (least - 1, -1):
+            for hold in (
+                partial(DeviceRecommender.open, path),
+                partial(PersonalizedElasticEmbedding, whole),
+                opened.resize,
+            ):
+                with pytest.raises(BudgetError, match=f"^budget_bytes is {budget}, but") as caught:
+                    hold(budget)
+                assert caught.value.minimum_bytes == least
     ids = np.arange(150)
     for budget in [least + 8, *range(least, len(whole) + 6_000, 1_111)]:
         generated = module.generate(1, budget)
@@ -804,7 +811,7 @@ def test_a_closed_recommender_says_so(path: Path) -> None:
         (lambda r: r.score_items([601], history=[1]), IndexError, "ids[0] is 601"),
         (lambda r: r.continue_vector(np.ones(DIM), -1, [1]), ValueError, "known_count must be"),
         (lambda r: r.resize(100), BudgetError, "budget_bytes is 100, but this file needs at least"),
-        (lambda r: r.resize(-1), BudgetError, "budget_bytes is 0"),
+        (lambda r: r.resize(-1), BudgetError, "budget_bytes is -1"),
         (lambda r: r.resize(1.5), TypeError, "budget_bytes must be an integer, got 1.5"),
     ],
 )
