@@ -14,9 +14,6 @@ from peel_ext.nn import ElasticEmbedding
 from peel_ext.nn.worth import add_worth, weights_of_worth
 from peel_ext.train.sharded.population import ShardedPopulation
 
-#: Groups whose item groups are made at a time.
-_GROUPS = 16
-
 
 @dataclass(frozen=True, eq=False)
 class OwnBlocks:
@@ -42,22 +39,18 @@ def cut_blocks(
         values: row values [num_own_groups, num_items].
         layout: layout of the blocks.
     """
-    num_items, dim = population.num_items, population.item_vectors.shape[1]
+    num_groups, dim = len(values), population.item_vectors.shape[1]
     worth_of_rows = torch.from_numpy(values)
     # No value of a row is looked at: one zero stands for all.
-    rows = torch.zeros(1, 1, dtype=torch.float32, device="cpu").expand(num_items, dim)
-    fresh = ElasticEmbedding.from_pretrained(rows, num_groups=1, layout=layout)
+    rows = torch.zeros(1, 1, dtype=torch.float32, device="cpu").expand(population.num_items, dim)
+    # A module has a user group at least, a rank maybe none.
+    module = ElasticEmbedding.from_pretrained(rows, num_groups=max(1, num_groups), layout=layout)
     if isinstance(layout, ColumnsLayout):
         energy = np.square(population.item_vectors, dtype=np.float64).sum(axis=0)
         energy = population.ranks.sum(torch.from_numpy(energy)).numpy()
-        worth = worth_of_rows.new_zeros(len(values), fresh.block_weights.shape[1])
-        add_worth(worth, worth_of_rows, fresh.item_group)
-        return OwnBlocks(weights_of_worth(worth, layout.gains_of_energy(energy)), fresh.item_group)
-    weights = fresh.block_weights.new_empty((len(values), *fresh.block_weights.shape[1:]))
-    item_group = fresh.item_group.new_empty((len(values), num_items))
-    for start in range(0, len(values), _GROUPS):
-        part = slice(start, start + _GROUPS)
-        cut = ElasticEmbedding.from_pretrained(rows, num_groups=len(values[part]), layout=layout)
-        cut.set_row_values(worth_of_rows[part])
-        weights[part], item_group[part] = cut.block_weights, cut.item_group
-    return OwnBlocks(weights, item_group)
+        worth = worth_of_rows.new_zeros(num_groups, module.block_weights.shape[1])
+        add_worth(worth, worth_of_rows, module.item_group)
+        return OwnBlocks(weights_of_worth(worth, layout.gains_of_energy(energy)), module.item_group)
+    if num_groups > 0:
+        module.set_row_values(worth_of_rows)
+    return OwnBlocks(module.block_weights[:num_groups], module.item_group[:num_groups])

@@ -62,6 +62,23 @@ def _cut(
     return blocks.block_weights.numpy(), blocks.item_group.numpy()
 
 
+def _cut_nothing(
+    ranks: Collectives, population: Population, layout: Layout
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    own = sharded_population.deal(population, ranks)
+    blocks = cut_blocks(own, np.zeros((0, 150)), layout)
+    return tuple(blocks.block_weights.shape), tuple(blocks.item_group.shape)
+
+
+@pytest.mark.parametrize(("layout", "num_rows"), [(PlanesLayout(), 0), (ColumnsLayout(5), 1)])
+def test_a_rank_without_groups_has_no_blocks(
+    rank_processes: RankProcesses, population: Population, layout: Layout, num_rows: int
+) -> None:
+    for weights, item_group in rank_processes.run(_cut_nothing, population, layout):
+        assert weights[0] == 0
+        assert item_group == (num_rows, 150)
+
+
 @pytest.mark.parametrize(
     "layout", [PlanesLayout(), ColumnsLayout(5, "int8", ColumnsConfig().num_item_groups)]
 )
