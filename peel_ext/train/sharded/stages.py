@@ -25,7 +25,7 @@ from peel_ext.scale.sharded_data import ShardedData
 from peel_ext.train.item_prior import weigh_features
 from peel_ext.train.layout import layout_of
 from peel_ext.train.placement import to_array
-from peel_ext.train.pretraining import doubt_losses
+from peel_ext.train.pretraining import MakePrior, doubt_losses
 from peel_ext.train.run_folder import RunFolder, shared_checkpoint
 from peel_ext.train.sharded.bilevel import control_blocks
 from peel_ext.train.sharded.blocks import OwnBlocks, cut_blocks
@@ -38,7 +38,7 @@ from peel_ext.train.sharded.refinement import refine_tables
 from peel_ext.train.sharded.row_values import value_rows
 from peel_ext.train.sharded.tuning import ShardedJudge
 from peel_ext.train.stages import Made, add_refinement
-from peel_ext.train.tuning import search_settings
+from peel_ext.train.tuning import make_chooser, search_settings
 
 
 @dataclass
@@ -73,12 +73,8 @@ class ShardedStages:
         """The temperature, the dimensions and the weights of the prior, given or chosen."""
         config = self.config
         tuned = search_settings(
-            lambda: ShardedJudge.of(
-                self.data, config.tuning, config.split.method, self.validation,
-                config.pretraining.weight_scale, self.ranks, config.device,
-            ),
-            config.tuning, config.pretraining, self.data.timestamps is not None,
-            self._steps("tuning"), self._checkpoint("tuning"),
+            self._judge, config.tuning, config.pretraining, self.data.timestamps is not None,
+            self.validation is not None, self._steps("tuning"), self._checkpoint("tuning"),
         )  # fmt: skip
         prior = [round(weight, 4) for weight in tuned.prior]
         facts = {"temperature": tuned.temperature, "embedding_dim": tuned.embedding_dim}
@@ -92,10 +88,10 @@ class ShardedStages:
             temperature=tuned["temperature"],
             embedding_dim=tuned["embedding_dim"],
         )
-        features = describe_items(self.data, self.ranks)
+        chosen: dict[str, Any] = {}
         made = pretrain(
             self._shard, settings, self.ranks,
-            prior=weigh_features(features, tuned["prior"]),
+            prior=self._weigh_or_choose(tuned["prior"], chosen),
             on_progress=self._steps("pretraining"), checkpoint=self._checkpoint("pretraining"),
             device=self.config.device,
         )  # fmt: skip
@@ -109,7 +105,22 @@ class ShardedStages:
         if len(made.losses):
             facts["loss"] = round(float(made.losses[-1]), 4)
             facts |= {"ranks": self.ranks.size, "bytes_per_step": sent // len(made.losses)}
-        return {**tensors, "losses": made.losses}, {**facts, "prior": made.prior}
+        return {**tensors, "losses": made.losses}, {**facts, **chosen, "prior": made.prior}
+
+    def _judge(self) -> ShardedJudge:
+        config = self.config
+        return ShardedJudge.of(
+            self.data, config.tuning, config.split.method, self.validation,
+            config.pretraining.weight_scale, self.ranks, config.device,
+        )  # fmt: skip
+
+    def _weigh_or_choose(
+        self, weights: list[float], chosen: dict[str, Any]
+    ) -> NDArray[np.float32] | MakePrior:
+        """The prior of the own items; with a validation part what chooses it, and notes its weights."""
+        if self.validation is None or self.config.pretraining.prior is not None:
+            return weigh_features(describe_items(self.data, self.ranks), weights)
+        return make_chooser(self._judge(), weights, chosen)
 
     def clustering(self) -> Made:
         """User groups."""

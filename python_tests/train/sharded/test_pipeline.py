@@ -111,6 +111,27 @@ def test_the_folder_is_that_of_one_process(runs: tuple[TrainedRun, TrainedRun]) 
             assert all(np.array_equal(each, others[name]) for name, each in arrays.items())
 
 
+def test_a_given_validation_part_chooses_the_prior_of_one_process(
+    rank_processes: RankProcesses, tmp_path: Path
+) -> None:
+    made = make_interactions(SyntheticConfig(num_users=200, num_items=100, mean_interactions=20))
+    part = np.arange(len(made)) % 10
+    (tmp_path / "parts").mkdir()
+    for name, chosen in (("train", part < 6), ("valid", part == 7), ("test", part > 7)):
+        table = {"user_id": made.user_rows[chosen], "item_id": made.item_rows[chosen]}
+        pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / "parts" / f"{name}.parquet")
+    config = dataclasses.replace(CONFIG, split=SplitConfig())
+    rank_processes.run(_train, tmp_path / "parts", tmp_path / "two", config)
+    one = run_pipeline(tmp_path / "parts", tmp_path / "one", config)
+    two = TrainedRun.open(tmp_path / "two")
+    facts = [run.folder.stages["pretraining"] for run in (one, two)]
+    (of_one,), (of_two,) = (each["prior_weights"] for each in facts)
+    assert of_one == pytest.approx(of_two, abs=0.1)  # rounding may decide what is noise
+    assert min(of_one, of_two) > 0.2  # the search began at 0.05
+    assert facts[0]["prior"] == pytest.approx(facts[1]["prior"], rel=0.2)
+    assert len(one.folder.load("tuning")["qualities"]) == 0
+
+
 def test_its_blocks_are_worth_what_one_process_says(runs: tuple[TrainedRun, TrainedRun]) -> None:
     """Of the vectors and groups of the run of two processes."""
     two = runs[1]
