@@ -96,7 +96,7 @@ def measure(task: Task, data: Path, runs: Path) -> dict[str, Any]:
         "groups": len(run.centroids),
         "embedding_dim": run.item_vectors.shape[1],
         "temperature": run.temperature,
-        "prior": stages["tuning"].get("prior"),
+        "prior": stages["pretraining"].get("prior_weights", stages["tuning"].get("prior")),
         "table_bytes": len(run.items) * _DIM * 4,
         "lines": lines,
         "training_processor_seconds": None if trained is None else round(trained, 1),

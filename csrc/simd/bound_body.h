@@ -7,22 +7,34 @@ static inline Vector load_some(const float* from, int64_t count) {
   return load(values);
 }
 
+// Adds kVectors vectors of each row to its sum, row after row.
+template <int kVectors>
+static inline void add_products(const float* user, const float* const* rows, int64_t d,
+                                Vector slacks, Vector* sums) {
+#pragma GCC unroll 16
+  for (int64_t r = 0; r < kLanes; ++r) {
+#pragma GCC unroll 16
+    for (int64_t v = 0; v < kVectors; ++v) {
+      const Vector row = load(rows[r] + d + v * kLanes);
+      sums[r] = PEEL_FMA(row, PEEL_FMA(row, slacks, load(user + d + v * kLanes)), sums[r]);
+    }
+  }
+}
+
 // Of kLanes rows.
-static inline uint32_t bound_some(const float* user, const float* const* rows, int64_t dim,
-                                  float slack, float least, float threshold) {
+static inline Vector bound_some(const float* user, const float* const* rows, int64_t dim,
+                                float slack, float least) {
+  constexpr int kVectors = 4 * kLine / kLanes;
   const Vector slacks = broadcast(slack);
   Vector sums[kLanes];
 #pragma GCC unroll 16
   for (int64_t r = 0; r < kLanes; ++r) sums[r] = Vector{};
   int64_t d = 0;
-  for (; d + kLanes <= dim; d += kLanes) {
-    const Vector x = load(user + d);
-#pragma GCC unroll 16
-    for (int64_t r = 0; r < kLanes; ++r) {
-      const Vector row = load(rows[r] + d);
-      sums[r] = PEEL_FMA(row, PEEL_FMA(row, slacks, x), sums[r]);
-    }
+  // Memory comes by itself where it is read in order.
+  for (; d + kVectors * kLanes <= dim; d += kVectors * kLanes) {
+    add_products<kVectors>(user, rows, d, slacks, sums);
   }
+  for (; d + kLanes <= dim; d += kLanes) add_products<1>(user, rows, d, slacks, sums);
   if (d < dim) {
     const Vector x = load_some(user + d, dim - d);
     for (int64_t r = 0; r < kLanes; ++r) {
@@ -30,14 +42,13 @@ static inline uint32_t bound_some(const float* user, const float* const* rows, i
       sums[r] = PEEL_FMA(row, PEEL_FMA(row, slacks, x), sums[r]);
     }
   }
-  float bounds[kLanes];
-  store(bounds, sum_rows(sums) + least);
-  return reach(bounds, threshold);
+  const Vector bounds = sum_rows(sums) + least;
+  const Vector infinite = broadcast(__builtin_inff());
+  return bounds < infinite ? bounds : infinite;
 }
 
-static uint32_t bound_rows(const float* user, const float* const* rows, const float* const* next,
-                           int64_t count, int64_t dim, float slack, float least, float threshold) {
-  uint32_t mask = 0;
+static void bound_rows(const float* user, const float* const* rows, const float* const* next,
+                       int64_t count, int64_t dim, float slack, float least, float* bounds) {
   for (int64_t r = 0; r < count; r += kLanes) {
     const float* last[kLanes];
     const float* const* some = rows + r;
@@ -50,9 +61,8 @@ static uint32_t bound_rows(const float* user, const float* const* rows, const fl
     for (int64_t lane = 0; next && lane < kLanes && r + lane < count; ++lane) {
       for (int64_t d = 0; d < dim; d += kLine) __builtin_prefetch(next[r + lane] + d);
     }
-    mask |= bound_some(user, some, dim, slack, least, threshold) << r;
+    store(bounds + r, bound_some(user, some, dim, slack, least));
   }
-  return count == kTileRows ? mask : mask & ((1u << count) - 1);
 }
 
 // The sums of all steps, two rows a word: even rows in `even`, odd ones in `odd`.

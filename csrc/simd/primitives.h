@@ -88,10 +88,10 @@ struct Primitives {
   // tile in between: faster for a few users.
   void (*dot_int8_tile)(const float* users, int64_t num_users, int64_t user_stride,
                         const Int8Layer* layers, int64_t num_layers, float* out);
-  // Bit r < count: not (least + sum over d of rows[r][d] * (user[d] + slack * rows[r][d]) <
-  // threshold), summed in any order. `next` as above.
-  uint32_t (*bound_rows)(const float* user, const float* const* rows, const float* const* next,
-                         int64_t count, int64_t dim, float slack, float least, float threshold);
+  // bounds[r] = least + sum over d of rows[r][d] * (user[d] + slack * rows[r][d]) for r < count,
+  // summed in any order; infinite where that is not a number. `next` as above.
+  void (*bound_rows)(const float* user, const float* const* rows, const float* const* next,
+                     int64_t count, int64_t dim, float slack, float least, float* bounds);
   // Bit r: not (scales[r] * (base + step * sums[r]) < threshold), where sums[r] adds up
   // steps[16 * d + code(d, r)] over 8 * plane_bytes coordinates, at most 256, and code(d, r) are
   // the first `bits` (at most kBoundBits) bits.

@@ -155,7 +155,9 @@ def run(options: argparse.Namespace) -> int:
             raise ValueError(f"--{name} is of pretraining, in whose place --user-embeddings comes")
     if options.weight_scale != "log" and options.weight_column is None:
         raise ValueError("--weight-scale needs --weight-column: nothing else has weights")
-    vectors = None if paths[0] is None else VectorPair(*map(read_vectors, paths))
+    vectors = None
+    if paths[0] is not None and is_first_process():  # which deals them out
+        vectors = VectorPair(*map(read_vectors, paths))
     with Narration(options.quiet) as narration, LossWriter(options.tensorboard) as losses:
         try:
             _train(options, narration, losses, vectors)
@@ -196,13 +198,10 @@ def _train(
             on_loss=losses.write, on_remark=on_remark, **shared,
         )  # fmt: skip
         return
-    if vectors is not None:
-        raise ValueError(
-            f"--user-embeddings must not be given where {num_processes()} processes train together, "
-            f"got {options.user_embeddings!r}: one process can use it"
-        )
     listeners = Listeners(narration.stage, losses.write, on_remark)
-    run_sharded_pipeline(data, options.out, config_of(options), listeners, **shared)
+    run_sharded_pipeline(
+        data, options.out, config_of(options), listeners, vectors=vectors, **shared
+    )
 
 
 def config_of(options: argparse.Namespace) -> PipelineConfig:

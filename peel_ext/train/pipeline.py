@@ -220,10 +220,7 @@ def run_pipeline(
     remark_on_ranking(config.device, on_doubt)
     split, ids, facts = prepare_data(data, config, on_data)
     names = None if item_names is None else read_item_names(item_names, ids["items"], on_data)
-    settings = dataclasses.asdict(config)
-    if vectors is not None:
-        vectors = check_vectors(_of_trained(vectors, ids), len(ids["users"]), len(ids["items"]))
-        settings["vectors"] = fingerprint(vectors._asdict())
+    vectors = None if vectors is None else fit_vectors(vectors, ids)
 
     def on_step(stage: str, done: int, total: int, loss: float) -> None:
         if total > 1:  # the only step is the end of its stage, which is told when that is saved
@@ -234,7 +231,8 @@ def run_pipeline(
     with RunFolder(out).lock():
         folder = RunFolder(out)  # as it is now that no other process trains there
         sections = {stage.name: stage.sections for stage in STAGES}
-        folder.begin(settings, fingerprint_data(split, ids), sections, redo=redo)
+        digest = fingerprint_data(split, ids)
+        folder.begin(settings_of(config, vectors), digest, sections, redo=redo)
         stages = Stages(folder, config, split, facts, ids, vectors, on_step, on_doubt)
         for stage in STAGES:
             _run_stage(folder, stage.name, functools.partial(stage.make, stages), progress)
@@ -282,10 +280,22 @@ def fingerprint_data(split: dict[str, NDArray[Any]], ids: dict[str, IdMap]) -> s
     return fingerprint(arrays)
 
 
-def _of_trained(vectors: VectorPair, ids: dict[str, IdMap]) -> VectorPair:
-    """The vectors without the rows of users held out, where those have rows."""
+def settings_of(config: PipelineConfig, vectors: VectorPair | None) -> dict[str, Any]:
+    """The settings that a run folder keeps, with a digest of vectors that were given."""
+    settings = dataclasses.asdict(config)
+    if vectors is not None:
+        settings["vectors"] = fingerprint(vectors._asdict())
+    return settings
+
+
+def fit_vectors(vectors: VectorPair, ids: dict[str, IdMap]) -> VectorPair:
+    """The vectors as a run keeps them, without the rows of users held out, where those have rows.
+
+    Raises:
+        DataError: as of :func:`peel_ext.train.vectors.check_vectors`.
+    """
     known, new = ids["users"].ids, ids["new_users"].ids
-    if len(new) == 0 or len(vectors.users) != len(known) + len(new):
-        return vectors
-    everybody = np.sort(np.concatenate([known, new]))
-    return VectorPair(vectors.users[np.searchsorted(everybody, known)], vectors.items)
+    if len(new) > 0 and len(vectors.users) == len(known) + len(new):
+        everybody = np.sort(np.concatenate([known, new]))
+        vectors = VectorPair(vectors.users[np.searchsorted(everybody, known)], vectors.items)
+    return check_vectors(vectors, len(known), len(ids["items"]))

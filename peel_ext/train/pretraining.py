@@ -24,6 +24,9 @@ _EPOCHS_TO_FALL = 5
 #: Nats by which it may end above the start: with a handful of items there is next to nothing to fall.
 _LOSS_SLACK = 0.1
 
+#: Makes the prior of the items of tastes, those of users and those of items.
+MakePrior = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
+
 
 class PretrainedVectors(NamedTuple):
     """The vectors that pretraining makes.
@@ -49,7 +52,7 @@ def pretrain(
     config: PretrainingConfig,
     *,
     weights: NDArray[np.float64] | None = None,
-    prior: NDArray[np.float32] | None = None,
+    prior: NDArray[np.float32] | MakePrior | None = None,
     on_progress: Callable[[int, int, float], None] | None = None,
     checkpoint: Checkpoint | None = None,
     device: str = "cpu",
@@ -72,8 +75,8 @@ def pretrain(
         config: all settings.
         weights: how much each interaction counts in its user's loss [num_interactions], above 0, before
             the scale of ``config.weight_scale``; None: all alike. The smoothing knows none.
-        prior: float32 [num_items], of each item, added to the cosine; None: what the loss leaves out of
-            popularity (:func:`left_out_weight`).
+        prior: float32 [num_items], of each item, added to the cosine; or what makes it of the tastes that
+            were learned; None: what the loss leaves out of popularity (:func:`left_out_weight`).
         on_progress: called after every step with the steps done, the steps in all and the loss of
             the step, in nats.
         checkpoint: the place to go on from and to save to; it may come from another device.
@@ -96,11 +99,14 @@ def pretrain(
         training.restore(saved)
     training.run(on_progress, checkpoint)
     losses = np.array(training.losses, dtype=np.float64)
+    tastes = _tastes(training.model, indptr)
     if prior is None:
         features = describe_items(lists.items, num_items)
         prior = weigh_features(features, [left_out_weight(config)])
+    elif callable(prior):
+        prior = prior(*tastes)
     users, rows, component = give_prior(
-        *_tastes(training.model, indptr), prior, np.bincount(lists.items, minlength=num_items)
+        *tastes, prior, np.bincount(lists.items, minlength=num_items)
     )
     return PretrainedVectors(users, rows, losses, component)
 

@@ -23,10 +23,10 @@ from peel_ext.train.item_prior import describe_items, measure_recency, weigh_fea
 from peel_ext.train.layout import layout_of
 from peel_ext.train.placement import to_array
 from peel_ext.train.population import Population
-from peel_ext.train.pretraining import doubt_losses, pretrain
+from peel_ext.train.pretraining import MakePrior, doubt_losses, pretrain
 from peel_ext.train.refinement import refine_tables
 from peel_ext.train.run_folder import RunFolder
-from peel_ext.train.tuning import choose_settings
+from peel_ext.train.tuning import ListJudge, choose_settings, make_chooser
 from peel_ext.train.vector_training import DEFAULT_TEMPERATURE
 from peel_ext.train.vectors import VectorPair
 
@@ -92,8 +92,7 @@ class Stages:
             users, items = self.vectors
             return {"users": users, "items": items}, {"given": True}
         data, tuned = self._training_data(), self.folder.stages["tuning"]
-        recency = None if data.timestamps is None else measure_recency(data.timestamps)
-        features = describe_items(data.lists.items, data.num_items, recency)
+        chosen: dict[str, Any] = {}
         made = pretrain(
             data.lists,
             data.num_items,
@@ -103,7 +102,7 @@ class Stages:
                 embedding_dim=tuned["embedding_dim"],
             ),
             weights=data.weights,
-            prior=weigh_features(features, tuned["prior"]),
+            prior=self._weigh_or_choose(data, tuned["prior"], chosen),
             on_progress=self._steps("pretraining"),
             checkpoint=self.folder.checkpoint("pretraining"),
             device=self.config.device,
@@ -119,7 +118,20 @@ class Stages:
             "items": made.items,
             "losses": made.losses,
         }
-        return tensors, {**facts, "prior": made.prior}
+        return tensors, {**facts, **chosen, "prior": made.prior}
+
+    def _weigh_or_choose(
+        self, data: TrainingData, weights: list[float], chosen: dict[str, Any]
+    ) -> NDArray[np.float32] | MakePrior:
+        """The prior of the items; with a validation part what chooses it, and notes its weights."""
+        validation, config = self._validation(), self.config
+        if validation is None or config.pretraining.prior is not None:
+            recency = None if data.timestamps is None else measure_recency(data.timestamps)
+            return weigh_features(
+                describe_items(data.lists.items, data.num_items, recency), weights
+            )
+        judge = ListJudge.of(data, config.tuning, config.split.method, validation, config.device)
+        return make_chooser(judge, weights, chosen)
 
     def clustering(self) -> Made:
         """User groups."""

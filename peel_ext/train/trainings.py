@@ -49,6 +49,11 @@ class Trainings:
         """Leaves out trainings that have become needless."""
         self._place = max(self._place, place)
 
+    @property
+    def prior_of_best(self) -> list[float]:
+        """The weights of the prior of the first training that none was better than."""
+        return self.kept.priors[int(np.argmax(self.kept.qualities))]
+
     def run(self, settings: PretrainingConfig) -> tuple[list[float], float]:
         """The weights of the best prior, and the quality with it."""
         if self._count == len(self.kept.qualities):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +15,14 @@ from peel_ext.data import ItemLists
 from peel_ext.device.item_prior import part_tastes
 from peel_ext.train.checkpoint import Checkpoint
 from peel_ext.train.held_out import TrainingData, draw_users
-from peel_ext.train.item_prior import NUM_HALVINGS, choose_prior, describe_items, measure_recency
-from peel_ext.train.pretraining import left_out_weight, pretrain
+from peel_ext.train.item_prior import (
+    NUM_HALVINGS,
+    choose_prior,
+    describe_items,
+    measure_recency,
+    weigh_features,
+)
+from peel_ext.train.pretraining import MakePrior, left_out_weight, pretrain
 from peel_ext.train.trainings import Judge, Trainings, find_peak
 from peel_ext.train.vector_training import DEFAULT_TEMPERATURE
 
@@ -31,7 +38,8 @@ class Tuned:
         temperature: temperature of pretraining.
         embedding_dim: dimensions of pretraining.
         prior: weights of an item's features in its prior
-            (:func:`peel_ext.train.item_prior.describe_items`).
+            (:func:`peel_ext.train.item_prior.describe_items`); with a validation part those to begin with,
+            for it judges the vectors themselves in the end.
         qualities: float64 [num_trainings], NDCG at a depth of 100 of each training, with the prior
             that is best for it: those of temperatures, those of larger tables, and the one the prior
             was chosen after.
@@ -60,7 +68,9 @@ def choose_settings(
     temperatures shows early in training, if each is judged with the prior that suits it. More
     dimensions have to be worth their bytes. Popularity counts for more in some data than in others,
     and where there are times, recent popularity for more than old: the prior is chosen after a longer
-    training with what has won. Settings that are given are taken as they are.
+    training with what has won. Where a validation part is given, nothing is held out, and so the prior
+    is chosen on the vectors as pretraining leaves them (:class:`ListJudge`). Settings that are given are
+    taken as they are.
 
     Args:
         data: the training interactions.
@@ -81,8 +91,9 @@ def choose_settings(
         ValueError: a given prior with more weights than items have features.
     """
     return search_settings(
-        lambda: _Judge.of(data, tuning, method, validation, device),
-        tuning, pretraining, data.timestamps is not None, on_progress, checkpoint,
+        lambda: ListJudge.of(data, tuning, method, validation, device),
+        tuning, pretraining, data.timestamps is not None, validation is not None,
+        on_progress, checkpoint,
     )  # fmt: skip
 
 
@@ -91,6 +102,7 @@ def search_settings(
     tuning: TuningConfig,
     pretraining: PretrainingConfig,
     has_times: bool,
+    has_validation: bool,
     on_progress: Callable[[int, int, float], None] | None,
     checkpoint: Checkpoint | None,
 ) -> Tuned:
@@ -101,6 +113,7 @@ def search_settings(
         tuning: candidates, and how to judge them.
         pretraining: all other settings.
         has_times: True if the interactions have timestamps.
+        has_validation: True if a validation part is given, by which the prior is chosen later.
         on_progress: told of the steps of all trainings there may be.
         checkpoint: keeps the qualities of finished trainings, and the state of one under way.
 
@@ -119,10 +132,9 @@ def search_settings(
         temperatures = (pretraining.temperature,)
     if pretraining.embedding_dim is not None:
         dims = (pretraining.embedding_dim,)
-    if given is not None and len(temperatures) == len(dims) == 1:
-        return Tuned(temperatures[0], dims[0], given, np.zeros(0))
-    judge = make_judge()
-    if judge.num_users == 0:
+    is_settled = len(temperatures) == len(dims) == 1 and (given is not None or has_validation)
+    judge = None if is_settled else make_judge()
+    if judge is None or judge.num_users == 0:
         only = temperatures[0] if len(temperatures) == 1 else DEFAULT_TEMPERATURE
         settings = dataclasses.replace(pretraining, temperature=only)
         prior = (left_out_weight(settings),) if given is None else given
@@ -130,7 +142,7 @@ def search_settings(
     epochs = min(tuning.epochs, pretraining.epochs)
     comparisons = len(temperatures) + len(dims) - 1
     planned = [epochs] * (comparisons if comparisons > 1 else 0)
-    if given is None:
+    if given is None and not has_validation:
         planned.append(min(tuning.prior_epochs, pretraining.epochs))
     trainings = Trainings(judge, planned, on_progress, checkpoint)
     best = dataclasses.replace(
@@ -145,8 +157,11 @@ def search_settings(
             trainings, [dataclasses.replace(best, embedding_dim=each) for each in dims],
             tuning.least_gain, quality,
         )  # fmt: skip
-    weights = list(given or ())
-    if given is None:
+    if given is not None:
+        weights = list(given)
+    elif has_validation:
+        weights = trainings.prior_of_best
+    else:
         trainings.skip_to(len(planned) - 1)
         weights, _ = trainings.run(dataclasses.replace(best, epochs=planned[-1]))
     return Tuned(
@@ -155,18 +170,63 @@ def search_settings(
     )  # fmt: skip
 
 
+class PriorJudge(Protocol):
+    """Says which prior ranks best with vectors that were learned."""
+
+    @property
+    def num_users(self) -> int:
+        """The number of users it goes by."""
+
+    @property
+    def features(self) -> NDArray[np.float32]:
+        """Those of the items [num_features, num_items]."""
+
+    def choose_prior(
+        self, users: NDArray[np.float32], items: NDArray[np.float32], start: Sequence[float]
+    ) -> tuple[list[float], float]:
+        """The weights of the best prior for tastes of users and items, and the quality with it."""
+
+
+def make_chooser(judge: PriorJudge, start: Sequence[float], chosen: dict[str, Any]) -> MakePrior:
+    """Makes what chooses a prior for tastes.
+
+    Args:
+        judge: judges the weights; one that knows no users keeps the start.
+        start: weights to begin with.
+        chosen: told them, as ``prior_weights``.
+    """
+
+    def choose(users: NDArray[np.float32], items: NDArray[np.float32]) -> NDArray[np.float32]:
+        weights = list(start)
+        if judge.num_users:
+            weights, _ = judge.choose_prior(users, items, start)
+        chosen["prior_weights"] = [round(weight, 4) for weight in weights]
+        return weigh_features(judge.features, chosen["prior_weights"])
+
+    return choose
+
+
 @dataclass(frozen=True, eq=False)
-class _Judge:
-    """A judge of trainings, by interactions that they do not see."""
+class ListJudge:
+    """A judge of trainings, by interactions that they do not see.
+
+    Attributes:
+        left: what is trained on.
+        held_out: what is to be found.
+        users: int64 [num_users], those whose lists are made.
+        features: float32 [num_features, num_items], by what is trained on.
+        device: the device that trains and ranks.
+    """
 
     left: TrainingData
     held_out: ItemLists
-    users: NDArray[np.int64]  # those whose lists are made
-    features: NDArray[np.float32]  # of the items, by what is left
+    users: NDArray[np.int64]
+    features: NDArray[np.float32]
     device: str
 
     @property
     def num_users(self) -> int:
+        """The number of users whose lists are made."""
         return len(self.users)
 
     @classmethod
@@ -177,7 +237,8 @@ class _Judge:
         method: str,
         validation: ItemLists | None,
         device: str,
-    ) -> _Judge:
+    ) -> ListJudge:
+        """A judge by a validation part, or by a share of the interactions that is held out."""
         left, held_out = data, validation
         if held_out is None:
             left, held_out = data.hold_out(method, tuning.validation_share, tuning.seed)
@@ -196,6 +257,7 @@ class _Judge:
         on_progress: Callable[[int, int, float], None] | None,
         checkpoint: Checkpoint,
     ) -> tuple[list[float], float]:
+        """The weights of the best prior after a training, searched from a start, and the quality."""
         vectors = pretrain(
             self.left.lists,
             self.left.num_items,
@@ -205,13 +267,28 @@ class _Judge:
             checkpoint=checkpoint,
             device=self.device,
         )
+        tastes = part_tastes(vectors.users), part_tastes(vectors.items)
+        return self.choose_prior(
+            *tastes, start if settings.prior is None else settings.prior,
+            fixed=settings.prior is not None,
+        )  # fmt: skip
+
+    def choose_prior(
+        self,
+        users: NDArray[np.float32],
+        items: NDArray[np.float32],
+        start: Sequence[float],
+        *,
+        fixed: bool = False,
+    ) -> tuple[list[float], float]:
+        """The weights of the best prior for tastes of all users and items, and the quality with it."""
         return choose_prior(
-            part_tastes(vectors.users[self.users]),
-            part_tastes(vectors.items),
+            users[self.users],
+            items,
             self.features,
             self.left.lists.take(self.users),
             self.held_out.take(self.users),
-            start if settings.prior is None else settings.prior,
-            fixed=settings.prior is not None,
+            start,
+            fixed=fixed,
             device=self.device,
         )

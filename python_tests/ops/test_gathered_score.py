@@ -294,6 +294,25 @@ def test_bounds_of_dense_rows_hold_at_every_magnitude(
             assert torch.equal(alone[1][0], together[1][u])
 
 
+@pytest.mark.parametrize("n", [1, 20, 200])
+@pytest.mark.parametrize("rows", [130, 1000, 1500])
+def test_one_user_of_many_ties_equals_two(rows: int, n: int, generator) -> None:
+    """Also where the rows that seem best are excluded, or no numbers."""
+    weight = torch.randint(-2, 3, (rows, 4), generator=generator).float()
+    weight[::9] = torch.nan
+    weight[5] = torch.inf
+    user = torch.tensor([[1.0, 2.0, 0.0, -1.0]])
+    best = ops.gathered_score(user.repeat(2, 1), weight, rows // 3)[0][0]
+    for exclude in (best[:0], best[::2].sort().values, best.sort().values):
+        lists = torch.tensor([0, len(exclude), 2 * len(exclude)]), exclude.repeat(2)
+        alone = ops.gathered_score(user, weight, n, exclude_indptr=lists[0][:2], exclude=exclude)
+        both = ops.gathered_score(
+            user.repeat(2, 1), weight, n, exclude_indptr=lists[0], exclude=lists[1]
+        )
+        for one, two in zip(alone, both, strict=True):
+            assert torch.equal(one[0], two[0])
+
+
 @pytest.mark.parametrize("layout", [PlanesLayout(), ColumnsLayout(8, "float32", 40)], ids=str)
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
 def test_few_users_equal_many_in_a_table_of_several_widths(share, layout, generator) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from peel_ext.data import (
     read_interactions,
     read_split,
 )
+from peel_ext.device.item_prior import part_tastes
 from peel_ext.errors import DataWarning, RunError
+from peel_ext.metrics import rank_quality
 from peel_ext.train.pipeline import TrainedRun, run_pipeline
 from peel_ext.train.tuning import Tuned
 
@@ -94,10 +97,42 @@ def test_a_given_validation_part_is_what_settings_are_chosen_on(
     assert pairs_of(run.train) == set.union(*everything)
 
 
-def test_a_real_choice_on_a_given_validation_part(tmp_path: Path) -> None:
-    make_parts(tmp_path / "data")
-    run = run_pipeline(tmp_path / "data", tmp_path / "run", SMALL)
-    assert len(run.folder.load("tuning")["qualities"]) >= 3
+def test_a_given_validation_part_judges_the_vectors_themselves(tmp_path: Path) -> None:
+    made = make_interactions(SyntheticConfig(num_users=200, num_items=100, mean_interactions=20))
+    part, pairs = np.arange(len(made)) % 10, list(zip(made.user_rows, made.item_rows, strict=True))
+    (tmp_path / "data").mkdir()
+    for name, chosen in (("train", part < 6), ("valid", part == 7), ("test", part > 7)):
+        lines = "".join(f"{user},{item}\n" for user, item in compress(pairs, chosen))
+        (tmp_path / "data" / f"{name}.csv").write_text("user,item\n" + lines)
+    long = dataclasses.replace(SMALL.pretraining, epochs=10)
+    config = dataclasses.replace(SMALL, pretraining=long)
+    run = run_pipeline(tmp_path / "data", tmp_path / "run", config)
+    stages = run.folder.stages
+    tried = SMALL.tuning.temperatures  # and no training more, for the prior
+    assert 2 <= len(run.folder.load("tuning")["qualities"]) <= len(tried)
+    (chosen,) = stages["pretraining"]["prior_weights"]
+    assert chosen != stages["tuning"]["prior"][0]  # where the search began
+    users, items = part_tastes(run.user_vectors), part_tastes(run.item_vectors)
+    held_out, counts = run.other, np.bincount(run.train.items, minlength=len(run.items))
+
+    def quality(weight: float) -> float:
+        scores = users @ items.T + weight * np.log(counts.clip(1))
+        scores[run.train.owners(), run.train.items] = -np.inf
+        lists = np.argsort(-scores, axis=1, kind="stable")[:, :100]
+        return rank_quality(lists, held_out.indptr, held_out.items).ndcg
+
+    best = quality(chosen)
+    assert best > quality(stages["tuning"]["prior"][0])
+    # What the search takes for noise, and what rounding adds.
+    assert all(quality(chosen + step) < best * 1.004 for step in (-0.1, -0.025, 0.025, 0.1))
+    # The rows have it.
+    prior = run.item_vectors @ run.user_vectors[0] - items @ users[0]
+    others = chosen * np.log(counts.clip(1))
+    np.testing.assert_allclose(prior - prior.mean(), others - others.mean(), atol=1e-5)
+    given = dataclasses.replace(SMALL, pretraining=dataclasses.replace(long, prior=(0.3,)))
+    run = run_pipeline(tmp_path / "data", tmp_path / "given", given)
+    assert "prior_weights" not in run.folder.stages["pretraining"]
+    assert run.folder.stages["tuning"]["prior"] == [0.3]
 
 
 def test_what_is_rated_low_is_had_and_not_trained_on(tmp_path: Path) -> None:

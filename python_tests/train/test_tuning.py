@@ -12,7 +12,7 @@ from peel_ext.metrics import rank_quality
 from peel_ext.train import tuning
 from peel_ext.train.held_out import TrainingData, draw_users, hold_out
 from peel_ext.train.pretraining import PretrainedVectors, pretrain
-from peel_ext.train.tuning import Tuned, choose_settings
+from peel_ext.train.tuning import ListJudge, Tuned, choose_settings, make_chooser
 
 SMALL = PretrainingConfig(embedding_dim=8, epochs=3, steps_per_epoch=4)
 
@@ -177,6 +177,17 @@ def test_nothing_to_choose(lists: list[list[int]], temperatures, expected: float
     )
     assert tuned.temperature == expected
     assert tuned.prior == pytest.approx((0.25 * expected,))
+
+
+def test_a_judge_of_nobody_keeps_the_weights_to_begin_with() -> None:
+    data, chosen = make_data(), {}
+    nothing = ItemLists.from_lists([[]] * len(data.lists))
+    judge = ListJudge.of(data, TuningConfig(), "random", nothing, "cpu")
+    users, items = (np.ones((count, 4), np.float32) for count in (len(data.lists), 150))
+    prior = make_chooser(judge, [0.05], chosen)(users, items)
+    assert chosen == {"prior_weights": [0.05]}
+    counts = np.bincount(data.lists.items, minlength=150)
+    np.testing.assert_allclose(prior, 0.05 * np.log(counts.clip(1)), rtol=1e-6)
 
 
 def test_progress_runs_over_all_trainings(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,5 @@
-// Upper bounds of the scores of dense rows for a few users: summed in any order they take a third
-// of the time of the scores themselves, and most rows cannot enter a user's n best.
+// Upper bounds of the scores of dense rows for one user: summed in any order they take a third of
+// the time of the scores themselves, and most rows cannot enter the user's n best.
 #pragma once
 
 #include <algorithm>
@@ -11,52 +11,45 @@
 
 namespace peel {
 
-// For each user the score of a row x is at most (its products summed in any order) + c |u| |x|,
-// where c covers the roundings of both. With any t > 0, |x| <= (|x|^2 / t + t) / 2, so the squares
-// can be added up with the products; t is the norm of a typical row.
+// The score of a row x is at most (its products summed in any order) + c |u| |x|, where c covers
+// the roundings of both. With any t > 0, |x| <= (|x|^2 / t + t) / 2, so the squares can be added up
+// with the products; t is the norm of a typical row.
 class DenseBounds {
  public:
-  DenseBounds(const DenseTiles& tiles, const float* users, int64_t num_users, int64_t user_stride) {
-    if (num_users > kUsers || tiles.count() < kTiles) return;
-    const auto dim = static_cast<double>(tiles.dim());
+  DenseBounds(const DenseTiles& tiles, const float* users, int64_t num_users, int64_t) {
+    // For more users, scoring is cheaper.
+    if (num_users != 1 || tiles.count() < kTiles) return;
+    const double norm = norm_of(users, tiles.dim());
+    // Beyond, roundings may be no longer relative, or sums overflow.
+    if (!(norm > kSmallest && norm < kLargest)) return;
+    const double room = (4 * static_cast<double>(tiles.dim()) + 64) * std::ldexp(1.0, -24) * norm;
     const double typical = typical_norm(tiles);
-    for (int64_t u = 0; u < num_users; ++u) {
-      const float* user = users + u * user_stride;
-      const double norm = norm_of(user, tiles.dim());
-      const double room = (4 * dim + 64) * std::ldexp(1.0, -24) * norm;
-      // Beyond, roundings may be no longer relative, or sums overflow.
-      if (!(norm > kSmallest && norm < kLargest)) {
-        bounds_.clear();
-        return;
-      }
-      bounds_.push_back({user, static_cast<float>(room / (2 * typical)),
-                         static_cast<float>(room * typical / 2 + 1e-37)});
-    }
+    user_ = users;
+    slack_ = static_cast<float>(room / (2 * typical));
+    least_ = static_cast<float>(room * typical / 2 + 1e-37);
+  }
+
+  // Whether there are any; else every row may reach.
+  bool any() const { return user_ != nullptr; }
+
+  // Those of the reader's tile, [kTileRows]: infinite where a row may have any score.
+  void write(const DenseTiles::Reader& reader, float* bounds) const {
+    reader.bound(user_, slack_, least_, bounds);
   }
 
   // As ScoreBounds has it.
   uint32_t may_reach(const DenseTiles::Reader& reader, const std::vector<float>& thresholds,
-                     int few) const {
-    if (bounds_.empty()) return ~0u;
-    uint32_t rows = 0;
-    for (size_t u = 0; u < bounds_.size() && __builtin_popcount(rows) <= few; ++u) {
-      const Bound& bound = bounds_[u];
-      rows |= reader.bound(bound.user, bound.slack, bound.least, thresholds[u]);
-    }
-    return rows;
+                     int) const {
+    if (!any()) return ~0u;
+    float bounds[simd::kTileRows];
+    write(reader, bounds);
+    return reader.reaching(bounds, thresholds[0]);
   }
 
  private:
-  static constexpr int64_t kUsers = 1;  // for more, scoring is cheaper
   static constexpr int64_t kTiles = 4;  // with fewer, every row is among the best for a while
   static constexpr int64_t kSample = 16;
   static constexpr double kSmallest = 1e-12, kLargest = 1e12;
-
-  struct Bound {
-    const float* user;
-    float slack;
-    float least;
-  };
 
   static double norm_of(const float* vector, int64_t dim) {
     constexpr int64_t kSums = 8;  // more than one, so that they need not wait for each other
@@ -82,7 +75,9 @@ class DenseBounds {
     return std::clamp(sum / kSample, kSmallest, kLargest);
   }
 
-  std::vector<Bound> bounds_;  // one for each user, or none: then every row may reach
+  const float* user_ = nullptr;
+  float slack_ = 0;
+  float least_ = 0;
 };
 
 }  // namespace peel

@@ -15,8 +15,7 @@ class DenseTiles {
  public:
   DenseTiles(const DenseRows& rows, const simd::Primitives& isa) : rows_(rows), isa_(isa) {
     total_ = rows.candidates ? rows.num_candidates : rows.num_embeddings;
-    const int64_t bytes = total_ * rows.dim * static_cast<int64_t>(sizeof(float));
-    come_by_themselves_ = !rows.candidates && bytes <= kCached;
+    come_by_themselves_ = !rows.candidates && rows.weight_stride == rows.dim;
   }
   int64_t dim() const { return rows_.dim; }
   int64_t count() const { return (total_ + simd::kTileRows - 1) / simd::kTileRows; }
@@ -38,16 +37,22 @@ class DenseTiles {
     int64_t row(int64_t r) const { return first_ + r; }  // to be scored among others later
     static bool rows_apart() { return true; }
     static void prefetch_ahead() {}  // bounding asks for the next tile
-    // Rows of the tile as simd::Primitives::bound_rows has them. Asks for the next tile, unless it
-    // comes by itself.
-    uint32_t bound(const float* user, float slack, float least, float threshold) const {
+    // Bounds [kTileRows] of the tile's rows as simd::Primitives::bound_rows has them. Asks for the
+    // next tile, unless it comes by itself.
+    void bound(const float* user, float slack, float least, float* bounds) const {
       const float* rows[simd::kTileRows];
       const float* next[simd::kTileRows];
       find(first_, rows);
       const bool asks = !tiles_.come_by_themselves_;
       if (asks) find(first_ + simd::kTileRows, next);
-      return tiles_.isa_.bound_rows(user, rows, asks ? next : nullptr, count_, tiles_.dim(), slack,
-                                    least, threshold);
+      tiles_.isa_.bound_rows(user, rows, asks ? next : nullptr, count_, tiles_.dim(), slack, least,
+                             bounds);
+    }
+    // The rows of the tile whose bounds are not below a threshold, as bits.
+    uint32_t reaching(const float* bounds, float threshold) const {
+      uint32_t rows;
+      tiles_.isa_.reach_tile(bounds, 1, &threshold, &rows);
+      return count_ == simd::kTileRows ? rows : rows & ((1u << count_) - 1);
     }
     // scores[u, r] of the tile's rows; of lanes beyond them anything.
     void dot(const float* users, int64_t num_users, int64_t user_stride, float* scores) {
@@ -98,13 +103,10 @@ class DenseTiles {
   };
 
  private:
-  // Bytes up to which rows in order are in the caches, or come into them without being asked for.
-  static constexpr int64_t kCached = int64_t{1} << 23;
-
   const DenseRows& rows_;
   const simd::Primitives& isa_;
   int64_t total_ = 0;
-  bool come_by_themselves_ = false;
+  bool come_by_themselves_ = false;  // rows are read one after another, without gaps
 };
 
 // Rows that lie here and there, scored together, as plane_rows.h has those in planes.

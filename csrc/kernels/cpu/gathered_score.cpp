@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <optional>
+#include <type_traits>
 #include <vector>
 
 #include "core/best_rows.h"
 #include "core/executor.h"
 #include "kernels/cpu/dense_bounds.h"
 #include "kernels/cpu/dense_tiles.h"
+#include "kernels/cpu/few_values.h"
 #include "kernels/cpu/plane_rows.h"
 #include "kernels/cpu/score_bounds.h"
 #include "kernels/packed_tiles.h"
@@ -65,6 +67,9 @@ class TileScorer {
 
   void run(const Bounds& bounds, int64_t begin, int64_t end) {
     std::optional<SomeRows> some;
+    if constexpr (std::is_same_v<Tiles, DenseTiles>) {
+      if (bounds.any()) begin = run_first(bounds, begin, end);
+    }
     for (int64_t tile = begin; tile < end; ++tile) {
       reader_.enter(tile);
       reader_.prefetch_ahead();
@@ -85,6 +90,41 @@ class TileScorer {
   }
 
  private:
+  // Of the first tiles, those rows before all others that have the largest bounds: after them few
+  // others may enter. Returns the tile after these.
+  int64_t run_first(const DenseBounds& bounds, int64_t begin, int64_t end) {
+    constexpr int64_t kFirst = 32;
+    end = std::min(end, begin + kFirst);
+    float all[kFirst * kTileRows];
+    int64_t count = 0;
+    for (int64_t tile = begin; tile < end; ++tile) {
+      reader_.enter(tile);
+      bounds.write(reader_, all + count);
+      count += reader_.count();
+    }
+    int64_t best[kFirst * kTileRows];
+    const int64_t num_best = std::min(args_.n, count);
+    FewValues(all, count, num_best).write_largest(false, best);
+    SomeDenseRows some(tiles_);
+    uint32_t scored[kFirst] = {};
+    for (int64_t i = 0; i < num_best; ++i) {
+      if (some.full()) offer_some(some);
+      some.add(begin * kTileRows + best[i]);
+      scored[best[i] / kTileRows] |= 1u << best[i] % kTileRows;
+    }
+    offer_some(some);
+    for (int64_t tile = begin; tile < end; ++tile) {
+      reader_.enter(tile);
+      uint32_t rows = reader_.reaching(all + (tile - begin) * kTileRows, thresholds_[0]);
+      for (rows &= ~scored[tile - begin]; rows; rows &= rows - 1) {
+        if (some.full()) offer_some(some);
+        some.add(reader_.row(__builtin_ctz(rows)));
+      }
+    }
+    offer_some(some);
+    return end;
+  }
+
   void offer_some(SomeRows& rows) {
     if (rows.count() > 0) offer_all(rows);
     rows.clear();

@@ -204,10 +204,13 @@ class Loop:
         """The loss of all processes; their gradients become those of each."""
         if self.ranks is None:
             return loss
-        for each in self.blocks.values():
-            own = torch.zeros_like(each) if each.grad is None else each.grad
-            each.grad = self.ranks.sum(own)
-        return self.ranks.total(loss)
+        blocks = list(self.blocks.values())
+        own = [torch.zeros_like(each) if each.grad is None else each.grad for each in blocks]
+        flat = torch.cat([blocks[0].new_tensor([loss]), *(each.flatten() for each in own)])
+        total, *parts = self.ranks.sum(flat).split([1, *(each.numel() for each in own)])
+        for each, part in zip(blocks, parts, strict=True):
+            each.grad = part.view_as(each)
+        return float(total)
 
     @torch.no_grad()
     def weights(self) -> Iterator[tuple[int, Tensor]]:

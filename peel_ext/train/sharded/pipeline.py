@@ -26,7 +26,9 @@ from peel_ext.train.pipeline import (
     PreparedData,
     Progress,
     fingerprint_data,
+    fit_vectors,
     name_of,
+    settings_of,
     silent,
     versions_in_use,
     warn_of_training,
@@ -36,6 +38,7 @@ from peel_ext.train.run_folder import RunFolder
 from peel_ext.train.sharded.data import SharedRunData, read_data
 from peel_ext.train.sharded.stages import ShardedStages
 from peel_ext.train.stages import STAGES, Made, Stages
+from peel_ext.train.vectors import VectorPair
 
 
 class Listeners(NamedTuple):
@@ -52,6 +55,7 @@ def run_sharded_pipeline(
     config: PipelineConfig | None = None,
     listeners: Listeners | None = None,
     *,
+    vectors: VectorPair | None = None,
     item_names: str | os.PathLike[str] | None = None,
     redo: bool = False,
 ) -> None:
@@ -64,6 +68,7 @@ def run_sharded_pipeline(
         out: as there, on a file system that all ranks share.
         config: all settings.
         listeners: what is told on the way.
+        vectors: as there; those of rank 0 count, which deals them out.
         item_names: as there.
         redo: as there.
 
@@ -79,7 +84,9 @@ def run_sharded_pipeline(
     check_environment()
     require_device(config.device)
     with Collectives.joined(config.device) as ranks:
-        train_together(ranks, data, out, config, listeners, item_names=item_names, redo=redo)
+        train_together(
+            ranks, data, out, config, listeners, vectors=vectors, item_names=item_names, redo=redo
+        )
 
 
 def train_together(
@@ -89,6 +96,7 @@ def train_together(
     config: PipelineConfig,
     listeners: Listeners | None = None,
     *,
+    vectors: VectorPair | None = None,
     item_names: str | os.PathLike[str] | None = None,
     redo: bool = False,
 ) -> None:
@@ -108,8 +116,9 @@ def train_together(
         if item_names is not None:
             items = IdMap(np.zeros(0, np.int64)) if prepared is None else prepared.ids["items"]
             names = ranks.on_first(lambda: read_item_names(item_names, items, remark))
-        folder = ranks.on_first(lambda: _begin(out, config, prepared, redo))
-        _run_stages(folder, Path(out), config, shared, told, ranks)
+        given = ranks.on_first(lambda: _checked(vectors, prepared))
+        folder = ranks.on_first(lambda: _begin(out, config, prepared, given, redo))
+        _run_stages(folder, Path(out), config, shared, given, told, ranks)
         if folder is not None and names is not None:
             folder.add_document("item_names.json", names)
         ranks.barrier()
@@ -123,14 +132,23 @@ def _locked(out: str | os.PathLike[str]) -> Iterator[None]:
         yield
 
 
+def _checked(vectors: VectorPair | None, whole: PreparedData | None) -> VectorPair | None:
+    assert whole is not None  # on rank 0, which alone has them
+    return None if vectors is None else fit_vectors(vectors, whole.ids)
+
+
 def _begin(
-    out: str | os.PathLike[str], config: PipelineConfig, whole: PreparedData | None, redo: bool
+    out: str | os.PathLike[str],
+    config: PipelineConfig,
+    whole: PreparedData | None,
+    vectors: VectorPair | None,
+    redo: bool,
 ) -> RunFolder:
     assert whole is not None  # on rank 0, which alone begins
     folder = RunFolder(out)  # as it is now that no other process trains there
     sections = {stage.name: stage.sections for stage in STAGES}
     digest = fingerprint_data(whole.split, whole.ids)
-    folder.begin(dataclasses.asdict(config), digest, sections, redo=redo)
+    folder.begin(settings_of(config, vectors), digest, sections, redo=redo)
     return folder
 
 
@@ -167,6 +185,7 @@ def _run_stages(
     path: Path,
     config: PipelineConfig,
     shared: SharedRunData,
+    vectors: VectorPair | None,
     told: Listeners,
     ranks: Collectives,
 ) -> None:
@@ -178,8 +197,9 @@ def _run_stages(
 
     on_doubt = (told.on_remark or warn_of_training) if ranks.is_first else _ignore
     stages = ShardedStages(
-        folder, path, config, shared.data, shared.validation, ranks, on_step, on_doubt
-    )
+        folder, path, config, shared.data, shared.validation, vectors,
+        ranks.tell(vectors is not None), ranks, on_step, on_doubt,
+    )  # fmt: skip
     whole = shared.whole
     if folder is not None and whole is not None:
         if "data" not in folder.stages:

@@ -23,7 +23,7 @@ from peel_ext.scale.propagation import Propagation
 from peel_ext.scale.svd import truncated_svd
 from peel_ext.train.checkpoint import Checkpoint, Timer, run_steps
 from peel_ext.train.placement import limit_chunk, to_array
-from peel_ext.train.pretraining import PretrainedVectors, left_out_weight
+from peel_ext.train.pretraining import MakePrior, PretrainedVectors, left_out_weight
 from peel_ext.train.sharded.item_prior import give_prior
 from peel_ext.train.sharded.softmax import (
     Candidates,
@@ -43,7 +43,7 @@ def pretrain(
     config: PretrainingConfig,
     ranks: Collectives,
     *,
-    prior: NDArray[np.float32] | None = None,
+    prior: NDArray[np.float32] | MakePrior | None = None,
     on_progress: Callable[[int, int, float], None] | None = None,
     checkpoint: Checkpoint | None = None,
     device: str = "cpu",
@@ -81,6 +81,8 @@ def pretrain(
     if prior is None:
         popularity = np.log(np.maximum(counts, 1)).astype(np.float32)
         prior = np.asarray(left_out_weight(config) * popularity, dtype=np.float32)
+    elif callable(prior):
+        prior = prior(users, items)
     made = give_prior(users, items, prior, counts, ranks)
     return PretrainedVectors(made[0], made[1], np.array(training.losses), made[2])
 

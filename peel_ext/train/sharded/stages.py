@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ from peel_ext.scale.sharded_data import ShardedData
 from peel_ext.train.item_prior import weigh_features
 from peel_ext.train.layout import layout_of
 from peel_ext.train.placement import to_array
-from peel_ext.train.pretraining import doubt_losses
+from peel_ext.train.pretraining import MakePrior, doubt_losses
 from peel_ext.train.run_folder import RunFolder, shared_checkpoint
 from peel_ext.train.sharded.bilevel import control_blocks
 from peel_ext.train.sharded.blocks import OwnBlocks, cut_blocks
@@ -38,7 +38,9 @@ from peel_ext.train.sharded.refinement import refine_tables
 from peel_ext.train.sharded.row_values import value_rows
 from peel_ext.train.sharded.tuning import ShardedJudge
 from peel_ext.train.stages import Made, add_refinement
-from peel_ext.train.tuning import search_settings
+from peel_ext.train.tuning import make_chooser, search_settings
+from peel_ext.train.vector_training import DEFAULT_TEMPERATURE
+from peel_ext.train.vectors import VectorPair
 
 
 @dataclass
@@ -51,6 +53,8 @@ class ShardedStages:
         config: all settings.
         data: the own users' training interactions.
         validation: those of a validation part that was given, or None.
+        vectors: user and item vectors brought from elsewhere, which only rank 0 has, or None.
+        is_given: True if there are such vectors.
         ranks: the processes.
         on_step: told the stage, steps done, steps in all and the loss of a step.
         on_doubt: told what makes the result of a stage doubtful.
@@ -63,6 +67,8 @@ class ShardedStages:
     config: PipelineConfig
     data: ShardedData
     validation: ItemLists | None
+    vectors: VectorPair | None
+    is_given: bool
     ranks: Collectives
     on_step: Callable[[str, int, int, float], None]
     on_doubt: Callable[[str], None]
@@ -72,13 +78,11 @@ class ShardedStages:
     def tuning(self) -> Made:
         """The temperature, the dimensions and the weights of the prior, given or chosen."""
         config = self.config
+        if self.is_given:
+            return {}, {"temperature": config.pretraining.temperature or DEFAULT_TEMPERATURE}
         tuned = search_settings(
-            lambda: ShardedJudge.of(
-                self.data, config.tuning, config.split.method, self.validation,
-                config.pretraining.weight_scale, self.ranks, config.device,
-            ),
-            config.tuning, config.pretraining, self.data.timestamps is not None,
-            self._steps("tuning"), self._checkpoint("tuning"),
+            self._judge, config.tuning, config.pretraining, self.data.timestamps is not None,
+            self.validation is not None, self._steps("tuning"), self._checkpoint("tuning"),
         )  # fmt: skip
         prior = [round(weight, 4) for weight in tuned.prior]
         facts = {"temperature": tuned.temperature, "embedding_dim": tuned.embedding_dim}
@@ -86,16 +90,20 @@ class ShardedStages:
 
     def pretraining(self) -> Made:
         """User and item vectors."""
+        if self.is_given:
+            arrays = {} if self.vectors is None else self.vectors._asdict()
+            self._deal(("users", "items"), arrays)
+            return arrays, {"given": True}
         tuned, sent = self.facts["tuning"], self.ranks.sent_bytes
         settings = dataclasses.replace(
             self.config.pretraining,
             temperature=tuned["temperature"],
             embedding_dim=tuned["embedding_dim"],
         )
-        features = describe_items(self.data, self.ranks)
+        chosen: dict[str, Any] = {}
         made = pretrain(
             self._shard, settings, self.ranks,
-            prior=weigh_features(features, tuned["prior"]),
+            prior=self._weigh_or_choose(tuned["prior"], chosen),
             on_progress=self._steps("pretraining"), checkpoint=self._checkpoint("pretraining"),
             device=self.config.device,
         )  # fmt: skip
@@ -109,7 +117,22 @@ class ShardedStages:
         if len(made.losses):
             facts["loss"] = round(float(made.losses[-1]), 4)
             facts |= {"ranks": self.ranks.size, "bytes_per_step": sent // len(made.losses)}
-        return {**tensors, "losses": made.losses}, {**facts, "prior": made.prior}
+        return {**tensors, "losses": made.losses}, {**facts, **chosen, "prior": made.prior}
+
+    def _judge(self) -> ShardedJudge:
+        config = self.config
+        return ShardedJudge.of(
+            self.data, config.tuning, config.split.method, self.validation,
+            config.pretraining.weight_scale, self.ranks, config.device,
+        )  # fmt: skip
+
+    def _weigh_or_choose(
+        self, weights: list[float], chosen: dict[str, Any]
+    ) -> NDArray[np.float32] | MakePrior:
+        """The prior of the own items; with a validation part what chooses it, and notes its weights."""
+        if self.validation is None or self.config.pretraining.prior is not None:
+            return weigh_features(describe_items(self.data, self.ranks), weights)
+        return make_chooser(self._judge(), weights, chosen)
 
     def clustering(self) -> Made:
         """User groups."""
@@ -205,6 +228,10 @@ class ShardedStages:
         arrays = {} if self.folder is None or not names else self.folder.load(stage)
         if stage == "clustering":
             self.kept["centroids"] = self._copy(arrays.get("centroids"))
+        self._deal(names, arrays)
+
+    def _deal(self, names: tuple[str, ...], arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Gives every rank its rows of arrays that rank 0 has."""
         for name in names:
             partition = self.data.items if name == "items" else self.data.users
             whole = arrays.get(name, np.zeros(0))
@@ -237,8 +264,8 @@ class ShardedStages:
 
     @property
     def _prior(self) -> float:
-        """The component of every user along the axis of the prior."""
-        return float(self.facts["pretraining"]["prior"])
+        """The component of every user along the axis of the prior; 0 where rows have none."""
+        return float(self.facts["pretraining"].get("prior", 0))
 
     @cached_property
     def _shard(self) -> ItemShard:

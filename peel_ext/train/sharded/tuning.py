@@ -92,20 +92,32 @@ class ShardedJudge:
             self.shard, settings, self.ranks, on_progress=on_progress, checkpoint=checkpoint,
             device=self.device,
         )  # fmt: skip
+        given = settings.prior
+        return self.choose_prior(
+            part_tastes(vectors.users), part_tastes(vectors.items),
+            start if given is None else given, fixed=given is not None,
+        )  # fmt: skip
+
+    def choose_prior(
+        self,
+        users: NDArray[np.float32],
+        items: NDArray[np.float32],
+        start: Sequence[float],
+        *,
+        fixed: bool = False,
+    ) -> tuple[list[float], float]:
+        """The weights of the best prior for tastes of the own users and items, and the quality with it."""
         own = self.users - self.shard.users.start(self.ranks.rank)
-        users = widen(part_tastes(vectors.users[own]), np.ones(len(own), dtype=np.float32))
-        items, held = part_tastes(vectors.items), self.held_out.take(own)
+        drawn = widen(users[own], np.ones(len(own), dtype=np.float32))
+        held = self.held_out.take(own)
 
         def judge(weights: Sequence[float]) -> float:
             rows = widen(items, weigh_features(self.features, weights))
             lists = rank_unseen(
-                self.users, users, rows, self.shard, DEPTH, self.ranks, ranking_device(self.device)
+                self.users, drawn, rows, self.shard, DEPTH, self.ranks, ranking_device(self.device)
             )
             quality = rank_quality(lists, held.indptr, held.items)
             own_sum = quality.ndcg * quality.num_users if quality.num_users else 0.0
             return self.ranks.total(own_sum) / self.num_users
 
-        given = settings.prior
-        return search_weights(
-            judge, len(self.features), start if given is None else given, given is not None
-        )
+        return search_weights(judge, len(self.features), start, fixed)

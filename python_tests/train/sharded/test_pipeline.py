@@ -48,6 +48,7 @@ from peel_ext.train.sharded.pipeline import (
     run_sharded_pipeline,
     train_together,
 )
+from peel_ext.train.vectors import VectorPair
 
 CONFIG = PipelineConfig(
     pretraining=PretrainingConfig(embedding_dim=16, epochs=4, temperature=0.2, steps_per_epoch=8),
@@ -109,6 +110,64 @@ def test_the_folder_is_that_of_one_process(runs: tuple[TrainedRun, TrainedRun]) 
         }
         if stage == "data":
             assert all(np.array_equal(each, others[name]) for name, each in arrays.items())
+
+
+def test_a_given_validation_part_chooses_the_prior_of_one_process(
+    rank_processes: RankProcesses, tmp_path: Path
+) -> None:
+    made = make_interactions(SyntheticConfig(num_users=200, num_items=100, mean_interactions=20))
+    part = np.arange(len(made)) % 10
+    (tmp_path / "parts").mkdir()
+    for name, chosen in (("train", part < 6), ("valid", part == 7), ("test", part > 7)):
+        table = {"user_id": made.user_rows[chosen], "item_id": made.item_rows[chosen]}
+        pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / "parts" / f"{name}.parquet")
+    config = dataclasses.replace(CONFIG, split=SplitConfig())
+    rank_processes.run(_train, tmp_path / "parts", tmp_path / "two", config)
+    one = run_pipeline(tmp_path / "parts", tmp_path / "one", config)
+    two = TrainedRun.open(tmp_path / "two")
+    facts = [run.folder.stages["pretraining"] for run in (one, two)]
+    (of_one,), (of_two,) = (each["prior_weights"] for each in facts)
+    assert of_one == pytest.approx(of_two, abs=0.1)  # rounding may decide what is noise
+    assert min(of_one, of_two) > 0.2  # the search began at 0.05
+    assert facts[0]["prior"] == pytest.approx(facts[1]["prior"], rel=0.2)
+    assert len(one.folder.load("tuning")["qualities"]) == 0
+
+
+def _train_from_vectors(
+    ranks: Collectives, data: Path, out: Path, config: PipelineConfig, vectors: VectorPair
+) -> list[str]:
+    told: list[str] = []
+    listeners = Listeners(lambda stage, done, total, remark: told.append(f"{stage} {remark}"))
+    train_together(ranks, data, out, config, listeners, vectors=vectors if ranks.is_first else None)
+    return told
+
+
+def test_vectors_of_another_model_take_the_place_of_pretraining(
+    rank_processes: RankProcesses, shop: Path, runs: tuple[TrainedRun, TrainedRun], tmp_path: Path
+) -> None:
+    one = runs[0]
+    rng = np.random.default_rng(0)
+    counts = len(one.users) + len(one.new_users), len(one.items)  # with rows of users held out
+    vectors = VectorPair(*(rng.normal(size=(count, 6)).astype(np.float32) for count in counts))
+    alone = run_pipeline(shop, tmp_path / "one", CONFIG, vectors=vectors)
+    rank_processes.run(_train_from_vectors, shop, tmp_path / "two", CONFIG, vectors)
+    two = TrainedRun.open(tmp_path / "two")
+    assert two.folder.config == alone.folder.config
+    assert (
+        two.folder.stages["pretraining"]["sha256"] == alone.folder.stages["pretraining"]["sha256"]
+    )
+    assert np.array_equal(two.user_vectors, alone.user_vectors)
+    assert two.prior == alone.prior == 0
+    assert two.embedding.block_weights.shape == alone.embedding.block_weights.shape
+    # Gone on from; and others are other settings.
+    told = rank_processes.run(_train_from_vectors, shop, tmp_path / "two", CONFIG, vectors)
+    assert sum("done before" in each for each in told[0]) == 5
+    others = VectorPair(vectors.users, vectors.items + 1)
+    with pytest.raises(Exception, match="other settings"):
+        rank_processes.run(_train_from_vectors, shop, tmp_path / "two", CONFIG, others)
+    short = VectorPair(vectors.users, vectors.items[1:])
+    with pytest.raises(Exception, match="item_embeddings must have one row for each of the"):
+        rank_processes.run(_train_from_vectors, shop, tmp_path / "three", CONFIG, short)
 
 
 def test_its_blocks_are_worth_what_one_process_says(runs: tuple[TrainedRun, TrainedRun]) -> None:
