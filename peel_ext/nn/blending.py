@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from peel_ext.format.layout import Layout
+from peel_ext.ops import check_memory
 
 
 def check_worth(name: str, values: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -15,12 +16,13 @@ def check_worth(name: str, values: Tensor, shape: tuple[int, int]) -> Tensor:
 
     Raises:
         TypeError: no tensor.
-        ValueError: a wrong shape, or a value that is negative or not finite.
+        ValueError: a wrong shape, no memory, or a value that is negative or not finite.
     """
     if not isinstance(values, Tensor):
         raise TypeError(f"{name} must be a tensor, got a {type(values).__name__}")
     if tuple(values.shape) != shape:
         raise ValueError(f"{name} must have shape {shape}, got {tuple(values.shape)}")
+    check_memory(name, values)
     wrong = ~(torch.isfinite(values) & (values >= 0))
     if bool(wrong.any()):
         row, column = wrong.nonzero()[0].tolist()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from peel_ext.nn import state
+from peel_ext.ops import check_memory
 from peel_ext.ops.lookup import check_group
 
 
@@ -20,6 +21,7 @@ def refine_rows(module: Any, group: int, indices: Tensor) -> None:
         raise TypeError(f"weight must be float32 to be refined, got {weight.dtype}")
     if weight.is_meta:
         raise ValueError("weight must have values to be refined, got one on the meta device")
+    check_memory("indices", indices)
     rows = torch.unique(indices).to(weight.device)
     if len(rows) and not 0 <= int(rows[0]) <= int(rows[-1]) < module.num_embeddings:
         bad = int(rows[0]) if int(rows[0]) < 0 else int(rows[-1])

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from peel_ext.errors import BudgetError
 from peel_ext.format import PlanesLayout
+from peel_ext.ops import check_memory
 
 if TYPE_CHECKING:
     from peel_ext.nn.elastic_embedding import ElasticEmbedding
@@ -63,7 +64,7 @@ def _check_vectors(name: str, vectors: Tensor, dim: int | None = None) -> Tensor
 
     Raises:
         TypeError: not a tensor of real numbers.
-        ValueError: a wrong shape, none at all, or values that are not finite.
+        ValueError: a wrong shape, none at all, no memory, or values that are not finite.
     """
     if not isinstance(vectors, Tensor) or vectors.is_complex():
         raise TypeError(f"{name} must be a tensor of real numbers, got {type(vectors).__name__}")
@@ -72,6 +73,7 @@ def _check_vectors(name: str, vectors: Tensor, dim: int | None = None) -> Tensor
         raise ValueError(
             f"{name} must have shape (at least 1, {width}), got {tuple(vectors.shape)}"
         )
+    check_memory(name, vectors)
     rows = vectors.detach().to(torch.float32, copy=True)
     finite = rows.isfinite().all(dim=1)
     if not bool(finite.all()):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from peel_ext.nn import state
 from peel_ext.nn.blending import blend_blocks, check_worth
 from peel_ext.nn.tensor_cache import count_together
+from peel_ext.ops import check_memory
 
 #: Groups whose rows are sorted, and whose blocks are weighed, at a time: it takes memory.
 _GROUPS = 16
@@ -53,6 +54,7 @@ def set_item_groups(module: Any, item_group: Tensor) -> None:
         raise ValueError(
             f"item_group must have shape ({module.num_embeddings},), got {tuple(item_group.shape)}"
         )
+    check_memory("item_group", item_group)
     if item_group.numel() and not (
         int(item_group.min()) >= 0 and int(item_group.max()) < num_item_groups
     ):

@@ -1,5 +1,6 @@
 """The kernels as torch ops: checked, registered, differentiable where that has a meaning."""
 
+from peel_ext.ops._bridge import check_memory as check_memory
 from peel_ext.ops._launching import check_device
 from peel_ext.ops.gathered_score import gathered_score
 from peel_ext.ops.grouped_lookup import grouped_lookup

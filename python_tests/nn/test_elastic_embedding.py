@@ -379,6 +379,34 @@ def test_rejects(call, error: type[Exception], named: str, generator) -> None:
     assert named in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("values", lambda m: m.set_row_values(_freed(3, 150))),
+        ("shares", lambda m: m.blend(_freed(2, 3))),
+        ("row_values", lambda m: m.blend(torch.ones(2, 3), _freed(2, 150))),
+        ("indices", lambda m: m.refine_rows(0, _freed(5, dtype=torch.int64))),
+        ("vectors", lambda m: ElasticEmbedding.from_vectors(_freed(5, 8))),
+        (
+            "item_group",
+            lambda m: ElasticEmbedding(5, 8, layout="columns").set_item_groups(
+                _freed(5, dtype=torch.int64)
+            ),
+        ),
+    ],
+)
+def test_rejects_tensors_without_memory(call, name: str, generator) -> None:
+    with pytest.raises(ValueError, match=f"^{name} must have memory, got shape"):
+        call(make("planes", generator))
+
+
+def _freed(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """A tensor whose memory was given back, which torch would read all the same."""
+    made = torch.ones(*shape, dtype=dtype)
+    made.untyped_storage().resize_(0)
+    return made
+
+
 def test_groups_are_required_under_a_budget(generator) -> None:
     module = make("planes", generator)
     with (
