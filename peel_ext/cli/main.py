@@ -115,7 +115,7 @@ def _check_processes(verb: str) -> None:
 
 
 def _tells_of(error: Exception) -> bool:
-    """Whether this process, of several that have the same to tell, is the one that does."""
+    """True if this process, of several that have the same to tell, is the one that does."""
     if isinstance(error, RankError):  # of the others nothing is known
         return True
     try:

@@ -46,7 +46,7 @@ class Meeting:
         return cls.last
 
     def claim(self) -> bool:
-        """Whether it is this rank that tells why all end: the first that asks."""
+        """True if it is this rank that tells why all end: the first that asks."""
         own = str(self.rank)
         try:
             return self.store.compare_set("teller", "", own).decode() == own
@@ -55,7 +55,7 @@ class Meeting:
 
 
 def tells_of_error() -> bool:
-    """Whether it is this process that tells of an error; one that does not lets the other go first."""
+    """True if it is this process that tells of an error; one that does not lets the other go first."""
     try:
         meeting = Meeting.last or Meeting.joined()
     except (RuntimeError, ValueError):  # nobody can be asked
