@@ -1,8 +1,15 @@
-"""Training on made-up interactions of a given size: time and memory, rows for ``bench/results``."""
+"""Training on made-up interactions of a given size: time and memory, rows for ``bench/results``.
+
+    python bench/scale.py --items 100000 --users 16000 --processes 2 --append bench/results/scale.jsonl
+    python bench/scale.py --fit bench/results/scale.jsonl
+
+The second makes lines of what the newest rows of each size and number of processes say.
+"""
 
 from __future__ import annotations
 
 import argparse
+import collections
 import json
 import multiprocessing
 import os
@@ -13,6 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 from quality import circumstances
@@ -22,6 +30,7 @@ from peel_ext.data import SyntheticConfig, make_interactions
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--users", type=int, default=250_000)
     parser.add_argument("--mean-interactions", type=int, default=40, help="of a user")
@@ -36,7 +45,11 @@ def main() -> None:
         help="last: further options of peel train",
     )
     parser.add_argument("--append", type=Path, help="JSON lines file to add the row to")
+    parser.add_argument("--fit", type=Path, help="JSON lines file: measure nothing, fit its rows")
     options = parser.parse_args()
+    if options.fit:
+        print(fit([json.loads(line) for line in options.fit.read_text().splitlines()]))
+        return
     with tempfile.TemporaryDirectory() as folder:
         row = measure(options, Path(folder))
     print(json.dumps(row, indent=1))
@@ -94,6 +107,29 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "stages": run["stages"],
         **circumstances(),
     }
+
+
+def fit(rows: list[dict[str, Any]]) -> str:
+    """A table of lines through rows: a constant, and what an interaction takes beside it.
+
+    Sizes that were measured with several numbers of processes count, each row by its relative error.
+    """
+    newest = {(row["items"], row["users"], row["epochs"], row["processes"]): row for row in rows}
+    counts = collections.Counter(key[:3] for key in newest)
+    lines = ["processes  measure  constant  an interaction  farthest row"]
+    for processes in sorted({key[3] for key in newest}):
+        own = [row for key, row in newest.items() if key[3] == processes and counts[key[:3]] > 1]
+        sizes = np.array([row["interactions"] for row in own], dtype=np.float64)
+        if len(set(sizes)) < 2:
+            continue
+        for name, unit in (("wall_seconds", "s"), ("cpu_seconds", "s"), ("peak_bytes", "bytes")):
+            found = np.array([row[name] for row in own], dtype=np.float64)
+            slope, constant = np.polyfit(sizes, found, 1, w=1 / found)
+            worst = np.abs((constant + slope * sizes) / found - 1).max()
+            lines.append(
+                f"{processes}  {name}  {constant:.4g} {unit}  {slope:.4g} {unit}  {worst:.1%}"
+            )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

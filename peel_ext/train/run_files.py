@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import load, save, save_file
 
 from peel_ext.errors import RunError
 from peel_ext.format import file as files
 
 #: The name of a file's own digest in it.
 DIGEST = "sha256"
+
+#: What is read at a time of a file whose digest is wanted.
+_PART_BYTES = 1 << 20
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -29,6 +33,44 @@ def write_atomically(path: Path, data: bytes) -> None:
         files.write_atomically(path, data)
     except OSError as error:
         raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]]) -> str:
+    """Writes a safetensors file so that at any moment the old or the new one is there, whole.
+
+    It takes no memory beside that of the tensors.
+
+    Returns:
+        The file's digest.
+
+    Raises:
+        RunError: it cannot be written; the old one, if any, is still there.
+    """
+    place = os.path.realpath(path)
+    contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    try:
+        save_file(contiguous, place)
+        with open(place, "rb") as file:
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
+    except SafetensorError as error:
+        reason = str(error).removeprefix("Error while serializing: ").removeprefix("I/O error: ")
+        raise RunError(f"{path}: cannot be written: {reason}") from error
+    return digest_of(Path(place))
+
+
+def digest_of(path: Path) -> str:
+    """The digest of a file, a part of which is in memory at a time.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(_PART_BYTES):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def fingerprint(arrays: Mapping[str, NDArray[Any]]) -> str:

@@ -18,12 +18,17 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load, save
+from safetensors.numpy import load_file
 
 from peel_ext.errors import RunError
-from peel_ext.train.run_files import DIGEST, StageCheckpoint, write_atomically
+from peel_ext.train.run_files import (
+    DIGEST,
+    StageCheckpoint,
+    digest_of,
+    write_atomically,
+    write_tensors,
+)
 
 FORMAT_VERSION = 4
 _INDEX = "run.json"
@@ -176,7 +181,8 @@ class RunFolder:
         if not self.stages or settings != self.config:
             self._index |= {"config": settings, "data": data_fingerprint}
             self._write_index()
-        for left_behind in self.path.glob(".*.tmp"):  # by a process that was killed
+        # By a process that was killed; the second is safetensors' name.
+        for left_behind in (*self.path.glob(".*.tmp"), *self.path.glob(".tmp*")):
             with contextlib.suppress(OSError):
                 left_behind.unlink()
         for stage in self.stages:
@@ -226,10 +232,8 @@ class RunFolder:
         self, stage: str, tensors: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]
     ) -> None:
         """Saves a stage's tensors, then marks it finished with some facts about it."""
-        contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-        data = save(contiguous)
-        write_atomically(self.path / _file_of(stage), data)
-        self._index["stages"][stage] = {**facts, "sha256": hashlib.sha256(data).hexdigest()}
+        digest = write_tensors(self.path / _file_of(stage), tensors)
+        self._index["stages"][stage] = {**facts, DIGEST: digest}
         self._write_index()
         self._remove_checkpoints(stage)
 
@@ -240,8 +244,13 @@ class RunFolder:
             RunError: no run here, the stage is not finished, or its file is not the one written.
         """
         self._check_finished(stage)
-        digest = self.stages[stage].get("sha256")
-        return dict(load(self._read_whole(_file_of(stage), digest)))
+        path = self.path / _file_of(stage)
+        try:
+            if digest_of(path) != self.stages[stage].get(DIGEST):
+                raise RunError(_damaged(path))
+            return dict(load_file(path))
+        except OSError as error:
+            raise RunError(_unreadable(path, error)) from error
 
     def _check_finished(self, stage: str) -> None:
         if not self.exists:

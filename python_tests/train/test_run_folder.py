@@ -2,14 +2,20 @@ from __future__ import annotations
 
 import errno
 import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from peel_ext.errors import RunError
 from peel_ext.train import run_folder
-from peel_ext.train.run_files import fingerprint, write_atomically
+from peel_ext.train.run_files import fingerprint, write_atomically, write_tensors
 from peel_ext.train.run_folder import RunFolder
 
 DEPENDS = {"first": ("x",), "second": ("y",), "third": ("z",)}
@@ -196,20 +202,56 @@ def test_a_stage_is_marked_after_its_tensors(tmp_path: Path, monkeypatch) -> Non
     folder = RunFolder(tmp_path)
     folder.begin({}, "data", DEPENDS)
     written: list[str] = []
-    before = run_folder.write_atomically
 
-    def note(path: Path, data: bytes) -> None:
-        written.append(path.name)
-        before(path, data)
+    def noting(before: Callable[..., Any]) -> Callable[..., Any]:
+        def note(path: Path, content: Any) -> Any:
+            written.append(path.name)
+            return before(path, content)
 
-    monkeypatch.setattr(run_folder, "write_atomically", note)
+        return note
+
+    for name in ("write_tensors", "write_atomically"):
+        monkeypatch.setattr(run_folder, name, noting(getattr(run_folder, name)))
     folder.finish("first", TENSORS, {})
     assert written == ["first.safetensors", "run.json"]
 
 
+def test_a_stage_takes_no_memory_beside_its_tensors(tmp_path: Path) -> None:
+    """Another process, whose peak is its own."""
+    script = (
+        "import numpy as np, resource, sys\n"
+        "from peel_ext.train.run_folder import RunFolder\n"
+        "folder = RunFolder(sys.argv[1]); folder.begin({}, 'data', {'first': ()})\n"
+        "tensors = {'rows': np.ones(1 << 25, np.float32)}\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "folder.finish('first', tensors, {})\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    command = [sys.executable, "-P", "-c", script, str(tmp_path)]
+    more = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert more < 1 << 15  # KiB, of 1 << 17
+
+
+@pytest.mark.parametrize("size", [0, 1 << 21])
+def test_tensors_that_cannot_be_written_leave_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    path = tmp_path / "a.safetensors"
+    write_tensors(path, {"rows": np.arange(3)})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        with pytest.raises(RunError, match=r"a\.safetensors: cannot be written: File too large"):
+            write_tensors(path, {"rows": np.zeros(1 << 20)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert load_file(path)["rows"].tolist() == [0, 1, 2]
+
+
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     RunFolder(tmp_path).begin({}, "data", DEPENDS)
-    (tmp_path / ".first.safetensors.4711.tmp").write_bytes(b"half")
+    for name in (".first.safetensors.4711.tmp", ".tmpa1B2c3"):
+        (tmp_path / name).write_bytes(b"half")
     RunFolder(tmp_path).begin({}, "data", DEPENDS)
     assert [entry.name for entry in tmp_path.iterdir()] == ["run.json"]
 
