@@ -114,7 +114,9 @@ def fit(rows: list[dict[str, Any]]) -> str:
 
     Sizes that were measured with several numbers of processes count, each row by its relative error.
     """
-    newest = {(row["items"], row["users"], row["epochs"], row["processes"]): row for row in rows}
+    newest = {
+        (row["items"], row["users"], row["epochs"], row.get("processes", 1)): row for row in rows
+    }
     counts = collections.Counter(key[:3] for key in newest)
     lines = ["processes  measure  constant  an interaction  farthest row"]
     for processes in sorted({key[3] for key in newest}):
@@ -122,7 +124,7 @@ def fit(rows: list[dict[str, Any]]) -> str:
         sizes = np.array([row["interactions"] for row in own], dtype=np.float64)
         if len(set(sizes)) < 2:
             continue
-        for name, unit in (("wall_seconds", "s"), ("cpu_seconds", "s"), ("peak_bytes", "bytes")):
+        for name, unit in (("cpu_seconds", "s"), ("peak_bytes", "bytes")):
             found = np.array([row[name] for row in own], dtype=np.float64)
             slope, constant = np.polyfit(sizes, found, 1, w=1 / found)
             worst = np.abs((constant + slope * sizes) / found - 1).max()
