@@ -91,7 +91,7 @@ def measure_peers(num_rows: int, threads: int, repeats: int) -> list[dict[str, A
     users = users[: max(20, min(repeats, 200_000_000 // num_rows))]
     made: dict[str, tuple[int, Callable[[], Any]]] = {
         "faiss FlatIP": (4 * DIM, lambda: peers.load("faiss").best_rows(table, N)),
-        "faiss SQ8": (DIM, lambda: peers.load("faiss").best_quantized_rows(table, N, 8)[0]),
+        "faiss SQ8": (DIM, lambda: peers.load("faiss").best_quantized_rows(table, N, "8bit")[0]),
         "usearch": (4 * DIM, lambda: peers.load("usearch").best_rows(table, N, threads)),
         "usearch, int8": (DIM, lambda: peers.load("usearch").best_int8_rows(table, N, threads)[0]),
         "numpy, int8": (DIM + 4, lambda: peers.load("numpy").best_int8_rows(table, N)[0]),

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from peel_ext import __version__
-from peel_ext.errors import ElsewhereError, PeelError
+from peel_ext.errors import ElsewhereError, PeelError, RankError
 
 #: What several processes do together.
 _SHARED_VERBS = ("train", "evaluate")
@@ -26,12 +26,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0, or 1 after an expected error told in one line, or 130 when interrupted. A usage error
         exits with 2.
     """
+    together = False
     try:
         options = _parser().parse_args(arguments)
         from peel_ext.threads import check_environment
 
         check_environment()
         if not getattr(options, "shard", None):  # a part is somebody's own
+            together = int(os.environ.get("WORLD_SIZE", "1")) > 1
             _check_processes(options.verb)
         code: int = options.run(options)
         sys.stdout.flush()
@@ -41,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (PeelError, ValueError, IndexError) as error:
         if not isinstance(error, PeelError) and os.environ.get("PEEL_DEBUG"):
             raise
-        print(f"peel: {error}", file=sys.stderr)
+        if not together or _tells_of(error):
+            print(f"peel: {error}", file=sys.stderr)
         return 1
     except (MemoryError, RuntimeError) as error:
         lacking = _lacking_memory(error)
@@ -109,6 +112,17 @@ def _check_processes(verb: str) -> None:
             f"'peel {verb}' is done by one process, and torchrun has started {count}: expected "
             f"{' or '.join(_SHARED_VERBS)}"
         )
+
+
+def _tells_of(error: Exception) -> bool:
+    """True if this process, of several that have the same to tell, is the one that does."""
+    if isinstance(error, RankError):  # of the others nothing is known
+        return True
+    try:
+        from peel_ext.scale.meeting import tells_of_error
+    except ImportError:  # without torch
+        return True
+    return tells_of_error()
 
 
 def _lacking_memory(error: Exception) -> str | None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import functools
 import json
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -15,21 +13,15 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.distributed_c10d import PrefixStore, Store
-from torch.distributed.rendezvous import rendezvous
+from torch.distributed.distributed_c10d import PrefixStore
 
 from peel_ext.errors import ElsewhereError, RankError
 from peel_ext.scale.heartbeat import Heartbeat
+from peel_ext.scale.meeting import Meeting, give_way
 from peel_ext.scale.rank_device import backend_of, find_device
 
-#: Seconds that a rank waits for the others to begin. Later the heartbeat says who is gone.
-_BEGINNING = 300.0
-
-#: Seconds that a collective may take: others may have much to do before they take part in it.
-_PATIENCE = 24 * 3600.0
-
-#: Seconds by which ranks that tell nothing end after the one that tells why.
-_GRACE = 1.0
+#: The time that a collective may take: others may have much to do before they take part in it.
+_PATIENCE = datetime.timedelta(days=1)
 
 _Made = TypeVar("_Made")
 _Number = TypeVar("_Number", int, float)
@@ -113,15 +105,12 @@ class Collectives:
         where = find_device(device)
         if where.type == "cuda":
             torch.cuda.set_device(where)  # which "cuda" then means
-        beginning = datetime.timedelta(seconds=_BEGINNING)
         try:
-            shared, rank, size = next(rendezvous("env://", timeout=beginning))
-            # Where torchrun starts the processes again, the store still has the keys of those before.
-            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-            store = PrefixStore(f"peel/{attempt}", shared)
+            meeting = Meeting.joined()
+            store, rank, size = meeting.store, meeting.rank, meeting.size
             dist.init_process_group(
                 backend_of(where), store=PrefixStore("group", store), rank=rank, world_size=size,
-                timeout=datetime.timedelta(seconds=_PATIENCE),
+                timeout=_PATIENCE,
             )  # fmt: skip
         except (RuntimeError, ValueError) as error:
             raise RankError(
@@ -129,15 +118,14 @@ class Collectives:
             ) from error
         made = cls(rank, size, where)
         made._hint = "; the same command goes on from what is saved"
-        claim = functools.partial(_claim, store, rank)
-        heartbeat = Heartbeat(store, rank, size, claim)
+        heartbeat = Heartbeat(store, rank, size, meeting.claim)
         heartbeat.start()
         try:
             yield made
             made.barrier()
         except Exception as error:
-            if isinstance(error, ElsewhereError) or not claim():
-                time.sleep(_GRACE)
+            if isinstance(error, ElsewhereError) or not meeting.claim():
+                give_way()
                 raise ElsewhereError("another rank tells what happened") from error
             raise
         finally:
@@ -295,15 +283,6 @@ class Collectives:
             raise RankError(
                 f"another process that works on this has ended{self._hint}: {_first_line(error)}"
             ) from error
-
-
-def _claim(store: Store, rank: int) -> bool:
-    """Whether it is this rank that tells why all end: the first that asks."""
-    own = str(rank)
-    try:
-        return store.compare_set("teller", "", own).decode() == own
-    except RuntimeError:  # of who keeps the store nothing is left
-        return True
 
 
 def _first_line(error: BaseException) -> str:

@@ -206,7 +206,7 @@ class Loop:
             return loss
         blocks = list(self.blocks.values())
         own = [torch.zeros_like(each) if each.grad is None else each.grad for each in blocks]
-        flat = torch.cat([blocks[0].new_tensor([loss]), *(each.flatten() for each in own)])
+        flat = torch.cat([blocks[0].new_full((1,), loss), *(each.flatten() for each in own)])
         total, *parts = self.ranks.sum(flat).split([1, *(each.numel() for each in own)])
         for each, part in zip(blocks, parts, strict=True):
             each.grad = part.view_as(each)

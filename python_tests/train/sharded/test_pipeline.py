@@ -368,6 +368,15 @@ def test_a_killed_rank_ends_the_attempt_and_the_next_goes_on(shop: Path, tmp_pat
     assert not list(run.glob("*.checkpoint*"))
 
 
+@pytest.mark.slow
+def test_one_rank_tells_of_what_all_find_wrong_before_they_join(tmp_path: Path) -> None:
+    command = [sys.executable, "-P", "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command += ["-m", "peel_ext", "train", "synthetic", "--out", str(tmp_path), "--test-share", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    told = re.findall("^peel: .*", done.stderr, re.MULTILINE)
+    assert told == ["peel: test_share must lie in [0, 1), got 2.0"]
+
+
 def _without_space(ranks: Collectives, data: Path, out: Path) -> tuple[str, str]:
     """Trains where rank 1 cannot write a checkpoint."""
 

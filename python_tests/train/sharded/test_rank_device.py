@@ -23,7 +23,7 @@ from peel_ext.config import (
     TuningConfig,
 )
 from peel_ext.errors import RankError
-from peel_ext.scale import collectives
+from peel_ext.scale import meeting
 from peel_ext.scale.collectives import Collectives
 from peel_ext.scale.rank_device import backend_of, find_device
 from peel_ext.train.run_folder import RunFolder
@@ -64,7 +64,7 @@ def test_cuda_devices_send_over_nccl_and_others_over_gloo(monkeypatch: pytest.Mo
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
     store = torch.distributed.HashStore()
-    monkeypatch.setattr(collectives, "rendezvous", lambda *args, **rest: iter([(store, 1, 2)]))
+    monkeypatch.setattr(meeting, "rendezvous", lambda *args, **rest: iter([(store, 1, 2)]))
     monkeypatch.setattr(torch.distributed, "init_process_group", refuse)
     with pytest.raises(RankError, match="no device is here"), Collectives.joined("cuda"):
         pass
