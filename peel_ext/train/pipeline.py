@@ -71,10 +71,30 @@ def load_split(
 
 def _read(data: Any, reading: ReadingConfig | None, on_remark: Callable[[str], None]) -> GivenParts:
     if isinstance(data, str) and data == SYNTHETIC:
-        if reading not in (None, ReadingConfig()):
-            raise ValueError("settings of reading are for data that is yet to be read")
-        return GivenParts(make_interactions())
+        return make_synthetic(reading)
     return read_split(data, reading, on_remark)
+
+
+def make_synthetic(reading: ReadingConfig | None) -> GivenParts:
+    """The data set that the package makes itself.
+
+    Raises:
+        ValueError: settings of reading.
+    """
+    if reading not in (None, ReadingConfig()):
+        raise ValueError("settings of reading are for data that is yet to be read")
+    return GivenParts(make_interactions())
+
+
+def remark_on_split(
+    given: GivenParts, config: SplitConfig, on_remark: Callable[[str], None]
+) -> None:
+    """Tells where a split that is asked for does not make the test part."""
+    if given.test is not None and config.method != "random":
+        on_remark(
+            f"a test part is given: split {config.method!r} is only how interactions are held out to "
+            "choose settings by"
+        )
 
 
 def _split(data: Any, given: GivenParts, config: SplitConfig) -> Split:
@@ -145,11 +165,7 @@ def prepare_data(
         DataError: the data cannot be read or split, or nothing is left to train on.
     """
     given = _read(data, config.reading, on_remark)
-    if given.test is not None and config.split.method != "random":
-        on_remark(
-            f"a test part is given: split {config.split.method!r} is only how interactions are held out "
-            "to choose settings by"
-        )
+    remark_on_split(given, config.split, on_remark)
     parts, columns = _split(data, given, config.split), given.columns
     del given  # memory that training needs
     ids = {
@@ -252,11 +268,18 @@ def _run_stage(folder: RunFolder, name: str, make: Callable[[], Made], progress:
         progress(name, 1, 1, "done before")
         return
     progress(name, 0, 0, "")
+    finish_stage(folder, name, make, progress)
+    trim_memory()
+
+
+def finish_stage(
+    folder: RunFolder, name: str, make: Callable[[], Made], progress: Progress
+) -> None:
+    """Makes and saves what a stage makes, and tells of it."""
     began = time.perf_counter()
     tensors, facts = make()
     seconds = round(time.perf_counter() - began, 2)
     folder.finish(name, tensors, {**facts, "seconds": seconds, "versions": versions_in_use()})
-    trim_memory()
     remark = ", ".join(f"{key} {value}" for key, value in facts.items())
     progress(name, 1, 1, f"{remark}, {seconds:.1f} s" if remark else f"{seconds:.1f} s")
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from peel_ext.config import PipelineConfig
-from peel_ext.data import GivenParts, IdMap, ItemLists, Split, make_interactions
+from peel_ext.data import IdMap, ItemLists, Split
 from peel_ext.errors import DataError
 from peel_ext.scale.collectives import Collectives
 from peel_ext.scale.messages import gather
@@ -19,7 +19,14 @@ from peel_ext.scale.partition import Partition
 from peel_ext.scale.reading import read_shard
 from peel_ext.scale.sharded_data import ShardedData
 from peel_ext.scale.shards import ShardedParts, split_shard
-from peel_ext.train.pipeline import SYNTHETIC, PreparedData, name_of, split_arrays
+from peel_ext.train.pipeline import (
+    SYNTHETIC,
+    PreparedData,
+    make_synthetic,
+    name_of,
+    remark_on_split,
+    split_arrays,
+)
 
 
 class SharedRunData(NamedTuple):
@@ -59,15 +66,12 @@ def read_data(
                 "on rank 0"
             )
     if isinstance(data, str) and data == SYNTHETIC:
-        parts = ShardedParts.of(GivenParts(make_interactions()), ranks)
+        parts = ShardedParts.of(make_synthetic(config.reading), ranks)
     else:
         parts = read_shard(data, config.reading, ranks, on_remark)
     columns = parts.given.columns
-    if ranks.is_first and parts.given.test is not None and config.split.method != "random":
-        on_remark(
-            f"a test part is given: split {config.split.method!r} is only how interactions are held out "
-            "to choose settings by"
-        )
+    if ranks.is_first:
+        remark_on_split(parts.given, config.split, on_remark)
     try:
         sharded = split_shard(parts, config.split, ranks)
     except DataError as error:

@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +25,7 @@ from peel_ext.train.pipeline import (
     PreparedData,
     Progress,
     fingerprint_data,
+    finish_stage,
     fit_vectors,
     name_of,
     settings_of,
@@ -37,7 +37,7 @@ from peel_ext.train.placement import remark_on_ranking, require_device
 from peel_ext.train.run_folder import RunFolder
 from peel_ext.train.sharded.data import SharedRunData, read_data
 from peel_ext.train.sharded.stages import ShardedStages
-from peel_ext.train.stages import STAGES, Made, Stages
+from peel_ext.train.stages import STAGES, Stages
 from peel_ext.train.vectors import VectorPair
 
 
@@ -206,7 +206,7 @@ def _run_stages(
             made = Stages(
                 folder, config, whole.split, whole.facts, whole.ids, None, on_step, on_doubt
             )
-            _finish(folder, "data", made.data, told.progress)
+            finish_stage(folder, "data", made.data, told.progress)
         whole.split.clear()  # memory that training needs
     for stage in STAGES[1:]:
         _run_stage(stages, stage.name, told.progress)
@@ -220,20 +220,11 @@ def _run_stage(stages: ShardedStages, name: str, progress: Progress) -> None:
         stages.load(name)
     elif folder is not None:
         progress(name, 0, 0, "")
-        _finish(folder, name, getattr(stages, name), progress)
+        finish_stage(folder, name, getattr(stages, name), progress)
     else:
         getattr(stages, name)()
     trim_memory()
     stages.facts[name] = ranks.tell({} if folder is None else folder.stages[name])
-
-
-def _finish(folder: RunFolder, name: str, make: Callable[[], Made], progress: Progress) -> None:
-    began = time.perf_counter()
-    tensors, facts = make()
-    seconds = round(time.perf_counter() - began, 2)
-    folder.finish(name, tensors, {**facts, "seconds": seconds, "versions": versions_in_use()})
-    remark = ", ".join(f"{key} {value}" for key, value in facts.items())
-    progress(name, 1, 1, f"{remark}, {seconds:.1f} s" if remark else f"{seconds:.1f} s")
 
 
 def _ignore(remark: str) -> None:
