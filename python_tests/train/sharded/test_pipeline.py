@@ -26,6 +26,7 @@ from peel_ext.config import (
     ClusteringConfig,
     PipelineConfig,
     PretrainingConfig,
+    ReadingConfig,
     SplitConfig,
     TuningConfig,
 )
@@ -321,6 +322,14 @@ def test_ranks_must_agree(rank_processes: RankProcesses, shop: Path, tmp_path: P
 def _ids(ranks: Collectives, ids: list[IdMap]) -> list[str | int]:
     made = collect_ids(ids[ranks.rank], ranks)
     return made.to_ids(np.arange(len(made)))
+
+
+def test_made_up_data_is_read_with_no_settings(
+    rank_processes: RankProcesses, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(CONFIG, reading=ReadingConfig(min_rating=3))
+    for refused in rank_processes.run(_refusal, "synthetic", tmp_path / "run", config):
+        assert refused == ("ValueError", "settings of reading are for data that is yet to be read")
 
 
 @pytest.mark.parametrize(
