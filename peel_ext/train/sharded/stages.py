@@ -169,8 +169,10 @@ class ShardedStages:
         del values
         weight = self.ranks.collect(torch.from_numpy(population.item_vectors))
         embedding = self._embed(weight, layout) if self.ranks.is_first else None
+        del weight
         losses = self._control(population, blocks, layout, embedding)
         weights, item_group = self.ranks.collect(blocks.block_weights), blocks.item_group
+        del blocks
         if layout.nested:
             item_group = self.ranks.collect(item_group)
         if self.folder is None or embedding is None:
@@ -191,6 +193,8 @@ class ShardedStages:
         )
         if layout.nested:
             embedding.fit_rotation(keep_mean=self._prior > 0)
+            # As large as the table, and in the way of what the ranks bring together.
+            embedding.item_group = embedding.item_group[:1].clone()
         return embedding
 
     def _control(
