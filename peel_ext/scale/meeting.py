@@ -9,8 +9,11 @@ import time
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-#: Seconds that a rank waits for the others to begin. Later the heartbeat says who is gone.
-BEGINNING = datetime.timedelta(seconds=300)
+#: The time that a rank waits for the others to begin. Later the heartbeat says who is gone.
+_BEGINNING = datetime.timedelta(minutes=5)
+
+#: The time that a rank with an error waits for them before it tells of it unasked.
+_TELLING = datetime.timedelta(seconds=10)
 
 #: Seconds by which ranks that tell nothing end after the one that tells why.
 _GRACE = 1.0
@@ -32,14 +35,17 @@ class Meeting:
         self.store, self.rank, self.size = store, rank, size
 
     @classmethod
-    def joined(cls) -> Meeting:
+    def joined(cls, patience: datetime.timedelta = _BEGINNING) -> Meeting:
         """Comes to the meeting that the environment names.
+
+        Args:
+            patience: how long to wait for the others.
 
         Raises:
             RuntimeError: the others do not come.
             ValueError: the environment names none.
         """
-        shared, rank, size = next(rendezvous("env://", timeout=BEGINNING))
+        shared, rank, size = next(rendezvous("env://", timeout=patience))
         # Where torchrun starts the processes again, the store still has the keys of those before.
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         cls.last = cls(PrefixStore(f"peel/{attempt}", shared), rank, size)
@@ -57,7 +63,7 @@ class Meeting:
 def tells_of_error() -> bool:
     """True if it is this process that tells of an error; one that does not lets the other go first."""
     try:
-        meeting = Meeting.last or Meeting.joined()
+        meeting = Meeting.last or Meeting.joined(_TELLING)
     except (RuntimeError, ValueError):  # nobody can be asked
         return True
     if meeting.claim():

@@ -46,18 +46,19 @@ def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]]) -> str:
     Raises:
         RunError: it cannot be written; the old one, if any, is still there.
     """
-    place = os.path.realpath(path)
     contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     try:
-        save_file(contiguous, place)
-        with open(place, "rb") as file:
-            os.fsync(file.fileno())
+        with files.replace_atomically(path) as made:
+            save_file(contiguous, made.name)  # a file of its own in that place, for its owner alone
+            with open(made.name, "rb") as file:
+                os.fchmod(file.fileno(), os.fstat(made.fileno()).st_mode)
+                os.fsync(file.fileno())
+        return digest_of(path)
     except OSError as error:
         raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
     except SafetensorError as error:
         reason = str(error).removeprefix("Error while serializing: ").removeprefix("I/O error: ")
         raise RunError(f"{path}: cannot be written: {reason}") from error
-    return digest_of(Path(place))
 
 
 def digest_of(path: Path) -> str:

@@ -31,6 +31,10 @@ def test_a_finished_stage_comes_back(tmp_path: Path) -> None:
     assert again.config == {"x": 1}
     assert list(again.stages) == ["first"]
     assert again.stages["first"]["seconds"] == 1.5
+    # Who may read the index may read the stage.
+    modes = {entry.stat().st_mode for entry in again.path.iterdir()}
+    assert len(modes) == 1
+    assert len(list(again.path.iterdir())) == 2
     loaded = again.load("first")
     for name, array in {**TENSORS, "c": TENSORS["a"].T}.items():
         assert loaded[name].dtype == array.dtype

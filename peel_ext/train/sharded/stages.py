@@ -132,7 +132,9 @@ class ShardedStages:
         """The prior of the own items; with a validation part what chooses it, and notes its weights."""
         if self.validation is None or self.config.pretraining.prior is not None:
             return weigh_features(describe_items(self.data, self.ranks), weights)
-        return make_chooser(self._judge(), weights, chosen)
+        # Nothing is held out: what it has is what is trained on, once in memory.
+        judge = dataclasses.replace(self._judge(), shard=self._shard)
+        return make_chooser(judge, weights, chosen)
 
     def clustering(self) -> Made:
         """User groups."""
