@@ -1,25 +1,10 @@
-import { ArgumentError, FormatError, PeelError, Status, errorOf } from "./errors.js";
+import { FormatError } from "./errors.js";
+import { Instance, decodeText, type Allocate } from "./instance.js";
+import type { Read } from "./pieces.js";
 
-const MOST_BYTES = 2 ** 31 - 1;
-const ERROR_BYTES = 272;
 const INFO_BYTES = 72;
-const USER_FILE_BYTES = 32;
 const NO_BUDGET = -1;
-
-/** Fills `into` with the bytes of the file from `offset` on; false where they are not here. */
-export type Read = (offset: number, into: Uint8Array) => boolean;
-
-type Call = (...values: (number | bigint)[]) => number;
-
-interface Exports {
-  memory: WebAssembly.Memory;
-  __wasm_call_ctors(): void;
-  allocate(bytes: number): number;
-  release(address: number): void;
-  open(size: number, budget: number, handle: number, error: number): number;
-  find_user(size: number, user: number, found: number, error: number): number;
-  [name: `peel_${string}`]: Call;
-}
+const MOST_COUNT = 2 ** 32 - 1;
 
 /** What is held, as `peel_info` has it. */
 export interface Info {
@@ -42,95 +27,6 @@ export interface Scored {
 
 export type ItemIdType = "none" | "integer" | "text";
 
-let compiled: Promise<WebAssembly.Module> | undefined;
-
-/** The module, compiled once; after a failure, at the next call again. */
-export function compileModule(): Promise<WebAssembly.Module> {
-  compiled ??= loadModule().catch((error: unknown) => {
-    compiled = undefined;
-    throw error;
-  });
-  return compiled;
-}
-
-async function loadModule(): Promise<WebAssembly.Module> {
-  const url = new URL("./peel.wasm", import.meta.url);
-  if (url.protocol === "file:") {
-    const name = "node:fs/promises"; // in a variable, so that bundlers for browsers pass over it
-    const { readFile } = (await import(/* @vite-ignore */ /* webpackIgnore: true */ name)) as {
-      readFile(path: URL): Promise<Uint8Array<ArrayBuffer>>;
-    };
-    return WebAssembly.compile(await readFile(url));
-  }
-  const response = await fetch(url);
-  if (!response.ok) throw new Error(`${url.href}: the server answers ${response.status}`);
-  return WebAssembly.compile(await response.arrayBuffer());
-}
-
-/** An instance of the module with a memory of its own, and calls of the C interface in it. */
-class Instance {
-  protected readonly exports: Exports;
-
-  /** `read` is the module's: offset, count and address; not 0 where the bytes are not here. */
-  constructor(
-    module: WebAssembly.Module,
-    read: (offset: number, count: number, into: number) => number,
-  ) {
-    this.exports = new WebAssembly.Instance(module, { peel: { read } })
-      .exports as unknown as Exports;
-    this.exports.__wasm_call_ctors();
-  }
-
-  /** Runs f, and then releases what it allocated. */
-  protected scratch<T>(f: (allocate: Allocate) => T): T {
-    const addresses: number[] = [];
-    try {
-      return f((bytes) => {
-        // Beyond, the module would take it for another number.
-        if (bytes > MOST_BYTES) throw new PeelError(Status.MEMORY, "out of memory");
-        const address = this.exports.allocate(Math.max(bytes, 1));
-        if (address === 0) throw new PeelError(Status.MEMORY, "out of memory");
-        addresses.push(address);
-        return address;
-      });
-    } finally {
-      for (const address of addresses) this.exports.release(address);
-    }
-  }
-
-  /** Calls a function of the C interface, and throws what it says is wrong. */
-  protected check(call: (error: number) => number): void {
-    this.scratch((allocate) => {
-      const error = allocate(ERROR_BYTES);
-      const status = this.guarded(call, error);
-      if (status === Status.OK) return;
-      const message = this.bytes().subarray(error + 16, error + ERROR_BYTES);
-      throw errorOf(
-        status,
-        decodeText(message.subarray(0, message.indexOf(0))),
-        Number(this.view().getBigUint64(error + 8, true)),
-      );
-    });
-  }
-
-  private guarded(call: (error: number) => number, error: number): number {
-    try {
-      return call(error);
-    } catch (trap) {
-      if (!(trap instanceof WebAssembly.RuntimeError)) throw trap;
-      throw new PeelError(Status.INTERNAL, `the module failed: ${trap.message}`, { cause: trap });
-    }
-  }
-
-  protected bytes(): Uint8Array {
-    return new Uint8Array(this.exports.memory.buffer);
-  }
-
-  protected view(): DataView {
-    return new DataView(this.exports.memory.buffer);
-  }
-}
-
 /**
  * One opened file: an instance of the module with a memory of its own, which goes back to the system
  * when nobody refers to it any more.
@@ -146,14 +42,14 @@ export class Core extends Instance {
    * @throws PeelError with the status and the message of the C interface.
    */
   constructor(module: WebAssembly.Module, read: Read, size: number, budget: number | null) {
-    super(module, (offset, count, into) => {
+    super(module, read, (offset, address) => {
       // The prefix is read last: where that was put, it is held.
-      if (offset === 0) this.#prefix = into;
-      return read(offset, new Uint8Array(this.exports.memory.buffer, into, count)) ? 0 : 1;
+      if (offset === 0) this.#prefix = address;
     });
+    const limit = budget === null ? NO_BUDGET : Math.min(Math.max(0, budget), Number.MAX_SAFE_INTEGER);
     this.#handle = this.scratch((allocate) => {
       const handle = allocate(4);
-      this.check((error) => this.exports.open(size, budget ?? NO_BUDGET, handle, error));
+      this.check((error) => this.exports.open(size, limit, handle, error));
       return this.view().getUint32(handle, true);
     });
     this.info = this.#readInfo();
@@ -254,7 +150,7 @@ export class Core extends Instance {
       this.check((error) =>
         this.exports.peel_continue!(
           this.#handle,
-          knownCount,
+          Math.min(knownCount, MOST_COUNT), // beyond, the module would take it for another number
           this.#rows(allocate, items),
           items.length,
           fresh,
@@ -404,62 +300,6 @@ export class Core extends Instance {
   #readRows(address: number, count: number): number[] {
     return Array.from(new BigInt64Array(this.exports.memory.buffer, address, count), Number);
   }
-
-}
-
-/** Where a user's file lies in a bundle, and what its header says. */
-export interface UserFile {
-  readonly offset: number;
-  readonly size: number;
-  readonly blocksEnd: number;
-  readonly headerChecksum: number;
-}
-
-/** Finds users in a bundle. */
-class Finder extends Instance {
-  constructor(module: WebAssembly.Module, read: Read) {
-    super(module, (offset, count, into) =>
-      read(offset, new Uint8Array(this.exports.memory.buffer, into, count)) ? 0 : 1,
-    );
-  }
-
-  find(size: number, user: string): UserFile {
-    return this.scratch((allocate) => {
-      const text = new TextEncoder().encode(user + "\0");
-      const id = allocate(text.length);
-      this.bytes().set(text, id);
-      const found = allocate(USER_FILE_BYTES);
-      this.check((error) => this.exports.find_user(size, id, found, error));
-      const view = this.view();
-      const at = (index: number): number => Number(view.getBigUint64(found + 8 * index, true));
-      return {
-        offset: at(0),
-        size: at(1),
-        blocksEnd: at(2),
-        headerChecksum: view.getUint32(found + 24, true),
-      };
-    });
-  }
-}
-
-/**
- * Where a user's file lies in a bundle of `size` bytes; all that the index needs must be here.
- *
- * @throws PeelError with the status and the message of the C interface.
- */
-export function findUser(
-  module: WebAssembly.Module,
-  read: Read,
-  size: number,
-  user: string,
-): UserFile {
-  return new Finder(module, read).find(size, user);
-}
-
-type Allocate = (bytes: number) => number;
-
-function decodeText(bytes: Uint8Array): string {
-  return new TextDecoder().decode(bytes);
 }
 
 function decodeItemId(bytes: Uint8Array): string {
@@ -469,12 +309,4 @@ function decodeItemId(bytes: Uint8Array): string {
     const shown = JSON.stringify(decodeText(bytes));
     throw new FormatError(`not a valid .peel file: item id ${shown} is no text`);
   }
-}
-
-/** What a size or a count must be. */
-export function checkInteger(name: string, value: unknown, least: number): number {
-  if (!Number.isSafeInteger(value) || (value as number) < least) {
-    throw new ArgumentError(`${name} must be an integer of at least ${least}, got ${String(value)}`);
-  }
-  return value as number;
 }

@@ -1,126 +1,32 @@
 import {
-  Core,
+  checkBudget,
+  checkDistinct,
+  checkFloats,
   checkInteger,
-  compileModule,
-  findUser,
-  type ItemIdType,
-  type Scored,
-} from "./core.js";
-import { ArgumentError, BudgetError, ClosedError, FormatError, SourceError } from "./errors.js";
-import {
-  BufferFile,
-  HttpFile,
-  openCache,
-  userBytes,
-  type BundleUser,
-  type FileCache,
-  type PeelFile,
-} from "./file.js";
-import { Pieces } from "./pieces.js";
+  checkRow,
+  integerOf,
+  shown,
+  textOf,
+} from "./arguments.js";
+import type { Core, ItemIdType, Scored } from "./core.js";
+import { ArgumentError, ClosedError, FormatError, NotHeldError, type SourceError } from "./errors.js";
+import type { PeelFile } from "./file.js";
+import { compileModule } from "./module.js";
+import { hold, openFile, type Holding } from "./opening.js";
+import type {
+  Item,
+  OpenOptions,
+  RecommendOptions,
+  Recommendations,
+  ScoreOptions,
+  UserOptions,
+  UserRecommendations,
+  Vector,
+} from "./options.js";
 
 export * from "./errors.js";
-export type { FileCache } from "./file.js";
-
-/**
- * An item: its id in the file, a number or text; where the file has no ids, or they are not wanted,
- * its row. An integer beyond `Number.MAX_SAFE_INTEGER` is text in decimal.
- */
-export type Item = number | string;
-
-/** A user's vector, of `embeddingDim` values. */
-export type Vector = ArrayLike<number>;
-
-export interface OpenOptions {
-  /** Upper limit of everything held for the table; without it, or null: all there is. */
-  budgetBytes?: number | null;
-  /**
-   * Where the file is a bundle of many users' files: the id of the one whose file to open. An integer
-   * is its decimal text. Nothing is read of the others but where they lie.
-   */
-  user?: number | string;
-  /**
-   * With a URL: where to keep what was fetched, so that a second visit fetches nothing twice and
-   * needs no network. The name of a cache in Cache Storage, or an object with its `match`, `put` and
-   * `delete`. One entry a file: its first bytes, and what lies behind the blocks.
-   */
-  cache?: string | FileCache;
-  /** Whether to tell items by the ids of the file; without them they are row numbers. */
-  itemIds?: boolean;
-  /** Ends the requests, and so the opening, with the signal's reason. */
-  signal?: AbortSignal;
-}
-
-export interface UserOptions {
-  /**
-   * Items the user knows. Without `user` its vector is learned from them; where none of them is
-   * held, it is that of the group's average user.
-   */
-  history?: readonly Item[];
-  /** The user's vector. */
-  user?: Vector;
-  /**
-   * Whether `user` is in the space of the rows, as what was shipped for this file or folded in is.
-   * False: it is in that of the model, and is rotated here. To be said where the rows are rotated,
-   * for a vector does not tell.
-   */
-  rotated?: boolean;
-}
-
-export interface ScoreOptions {
-  /** Items to return, at least 1; 20 without it. */
-  n?: number;
-  /** Items to leave out. */
-  exclude?: readonly Item[];
-}
-
-export interface RecommendOptions extends UserOptions, ScoreOptions {
-  /**
-   * Distinct items that a server ranked for the user with the full table, and their scores. Those
-   * that are not held compete with these scores, so that what a budget has no room for is not lost.
-   */
-  shipped?: { readonly items: readonly Item[]; readonly scores: Vector };
-}
-
-/** Items and their scores, as many as there are up to n: best first, equal scores in order of rows. */
-export interface Recommendations {
-  readonly items: Item[];
-  readonly scores: Float32Array;
-}
-
-/** Those for a user. */
-export interface UserRecommendations extends Recommendations {
-  /** False where nothing is known of the user, not even the average of its group. */
-  readonly userKnown: boolean;
-}
-
-/** What answers at one moment: a core, and the bytes behind its blocks that came so far. */
-interface Holding {
-  readonly core: Core;
-  readonly reader: Reader;
-}
-
-/** Gives a core the bytes that are here, and remembers which were not. */
-class Reader {
-  pieces: Pieces;
-  #missing: { offset: number; count: number } | null = null;
-
-  constructor(pieces: Pieces) {
-    this.pieces = pieces;
-  }
-
-  read = (offset: number, into: Uint8Array): boolean => {
-    if (this.pieces.read(offset, into)) return true;
-    this.#missing = { offset, count: into.length };
-    return false;
-  };
-
-  /** What was not here since this was last asked. */
-  takeMissing(): { offset: number; count: number } | null {
-    const missing = this.#missing;
-    this.#missing = null;
-    return missing;
-  }
-}
+export type { FileCache } from "./cache.js";
+export type * from "./options.js";
 
 /**
  * Recommends items from what it holds of a `.peel` file, under a budget of bytes that may change.
@@ -279,7 +185,8 @@ export class Peel {
       const answer = (found: Scored) => ({ ...this.#found(core, found), userKnown: known });
       if (!shipped) return answer(core.score(user, seen, n));
       const rows = this.#rows(core, "shipped.items", shipped.items);
-      const scores = floats("shipped.scores", shipped.scores, rows.length);
+      checkDistinct("shipped.items", rows, shipped.items);
+      const scores = checkFloats("shipped.scores", shipped.scores, rows.length);
       return answer(core.scoreWithShipped(user, seen, rows, scores, n));
     });
   }
@@ -287,7 +194,7 @@ export class Peel {
   /** The n best items held for a user's vector, one that is rotated where the rows are. */
   async score(user: Vector, options: ScoreOptions = {}): Promise<Recommendations> {
     return this.#run((core) => {
-      const vector = floats("user", user, core.info.embeddingDim);
+      const vector = checkFloats("user", user, core.info.embeddingDim);
       const leftOut = this.#rows(core, "exclude", options.exclude ?? []);
       return this.#found(core, core.score(vector, leftOut, this.#count(core, options.n)));
     });
@@ -310,7 +217,13 @@ export class Peel {
   async similar(item: Item, options: { n?: number } = {}): Promise<Recommendations> {
     return this.#run((core) => {
       const [row] = this.#rows(core, "item", [item]);
-      return this.#found(core, core.similar(row!, this.#count(core, options.n)));
+      const n = this.#count(core, options.n);
+      try {
+        return this.#found(core, core.similar(row!, n));
+      } catch (error) {
+        if (!(error instanceof NotHeldError)) throw error;
+        throw new NotHeldError(`item ${shown(item)} is not held: a larger budget may hold it`);
+      }
     });
   }
 
@@ -333,7 +246,7 @@ export class Peel {
     items: readonly Item[],
   ): Promise<Float32Array> {
     return this.#run((core) => {
-      const vector = floats("user", user, core.info.embeddingDim);
+      const vector = checkFloats("user", user, core.info.embeddingDim);
       const count = checkInteger("knownCount", knownCount, 0);
       return core.continueVector(vector, count, this.#rows(core, "items", items));
     });
@@ -345,12 +258,12 @@ export class Peel {
    * @throws FormatError the rows are rotated, and the file does not carry the rotation.
    */
   async rotate(vector: Vector): Promise<Float32Array> {
-    return this.#run((core) => core.rotate(floats("vector", vector, core.info.embeddingDim)));
+    return this.#run((core) => core.rotate(checkFloats("vector", vector, core.info.embeddingDim)));
   }
 
   /** The user group whose file suits a user's vector best, one that is rotated where the rows are. */
   async chooseGroup(user: Vector): Promise<number> {
-    return this.#run((core) => core.chooseGroup(floats("user", user, core.info.embeddingDim)));
+    return this.#run((core) => core.chooseGroup(checkFloats("user", user, core.info.embeddingDim)));
   }
 
   // ---- ----
@@ -363,7 +276,10 @@ export class Peel {
   /** Answers from what is held now; what it lacks behind the blocks is fetched first. */
   async #run<T>(f: (core: Core) => T, signal?: AbortSignal): Promise<T> {
     const { core, reader } = this.#held();
-    return attempt(reader, this.#file, signal, () => f(core));
+    return reader.attempt(
+      () => f(core),
+      (offset, count) => this.#file.load(offset, count, signal),
+    );
   }
 
   #type(core: Core): ItemIdType {
@@ -382,11 +298,12 @@ export class Peel {
 
   #rows(core: Core, name: string, items: readonly Item[]): number[] {
     if (!Array.isArray(items) && !ArrayBuffer.isView(items)) {
-      throw new ArgumentError(`${name} must be an array of items, got ${String(items)}`);
+      throw new ArgumentError(`${name} must be an array of items, got ${shown(items)}`);
     }
     if (items.length === 0) return [];
     const type = this.#type(core);
-    if (type === "none") return Array.from(items, (item, i) => rowOf(core, `${name}[${i}]`, item));
+    const { numEmbeddings } = core.info;
+    if (type === "none") return Array.from(items, (item, i) => checkRow(`${name}[${i}]`, item, numEmbeddings));
     const texts = Array.from(items, (item) => textOf(item, type));
     const wanted = texts.filter((text) => text !== null);
     const rows = core.findRows(wanted);
@@ -419,7 +336,10 @@ export class Peel {
     history: number[] | undefined,
   ): { user: Float32Array; known: boolean } {
     if (user !== undefined) {
-      const vector = floats("user", user, core.info.embeddingDim);
+      const vector = checkFloats("user", user, core.info.embeddingDim);
+      if (rotated !== undefined && typeof rotated !== "boolean") {
+        throw new ArgumentError(`rotated must be true or false, got ${shown(rotated)}`);
+      }
       if (rotated === undefined && core.info.rotated) {
         throw new ArgumentError(
           "rotated must be given with user, because the rows of this file are rotated: true for a " +
@@ -432,123 +352,4 @@ export class Peel {
     const folded = core.foldIn(history);
     return folded.held > 0 ? { user: folded.user, known: true } : core.averageUser();
   }
-}
-
-async function openFile(
-  file: string | URL | ArrayBuffer | ArrayBufferView,
-  { cache, signal, user }: OpenOptions,
-  budget: number | null,
-  module: WebAssembly.Module,
-): Promise<PeelFile> {
-  const whose = user === undefined ? null : bundleUser(user, module);
-  if (typeof file === "string" || file instanceof URL) {
-    const base = typeof location === "undefined" ? undefined : location.href;
-    if (!URL.canParse(file, base)) throw new ArgumentError(`file must be a URL, got ${shown(file)}`);
-    return HttpFile.open(new URL(file, base), await openCache(cache), whose, budget, signal);
-  }
-  if (cache !== undefined) throw new ArgumentError("cache is for files on a server, got bytes");
-  if (!(file instanceof ArrayBuffer || ArrayBuffer.isView(file))) {
-    throw new ArgumentError(`file must be a URL or bytes, got ${shown(file)}`);
-  }
-  const bytes =
-    file instanceof ArrayBuffer
-      ? new Uint8Array(file)
-      : new Uint8Array(file.buffer, file.byteOffset, file.byteLength);
-  return new BufferFile(whose ? await userBytes(bytes, whose) : bytes);
-}
-
-function bundleUser(user: number | string, module: WebAssembly.Module): BundleUser {
-  const isText = typeof user === "string" && user !== "" && !/[\0\p{Surrogate}]/u.test(user);
-  if (!isText && !Number.isSafeInteger(user)) {
-    throw new ArgumentError(
-      `user must be an integer, or text that is not empty and has no zero, got ${shown(user)}`,
-    );
-  }
-  const id = String(user);
-  return { id, find: (read, size) => findUser(module, read, size, id) };
-}
-
-/** Opens a core under a budget, and keeps what was fetched for it. */
-async function hold(
-  module: WebAssembly.Module,
-  file: PeelFile,
-  request: Parameters<PeelFile["prepare"]>[0],
-  before?: Reader,
-): Promise<Holding> {
-  const { pieces, budget } = await file.prepare(request);
-  const reader = new Reader(pieces);
-  let core: Core;
-  try {
-    core = await attempt(
-      reader,
-      file,
-      request.signal,
-      () => new Core(module, reader.read, file.size, budget),
-    );
-  } catch (error) {
-    // What has arrived is too little, which no budget mends.
-    const torn = error instanceof BudgetError && budget !== request.budget;
-    throw torn ? file.failure : error;
-  }
-  await file.store(pieces);
-  reader.pieces = before?.pieces ?? new Pieces(); // the core has its bytes
-  return { core, reader };
-}
-
-/** Calls f; where bytes were missing that it wanted to read, fetches them and calls it again. */
-async function attempt<T>(
-  reader: Reader,
-  file: PeelFile,
-  signal: AbortSignal | undefined,
-  f: () => T,
-): Promise<T> {
-  for (;;) {
-    reader.takeMissing();
-    try {
-      return f();
-    } catch (error) {
-      const missing = reader.takeMissing();
-      if (!(error instanceof SourceError) || !missing) throw error;
-      reader.pieces.add(await file.load(missing.offset, missing.count, signal));
-    }
-  }
-}
-
-/** A budget that is no limit is null. */
-function checkBudget(budgetBytes: number | null | undefined): number | null {
-  if (budgetBytes === null || budgetBytes === undefined) return null;
-  return Math.max(0, checkInteger("budgetBytes", budgetBytes, -Infinity));
-}
-
-function rowOf(core: Core, name: string, item: Item): number {
-  const { numEmbeddings } = core.info;
-  if (Number.isSafeInteger(item) && (item as number) >= 0 && (item as number) < numEmbeddings) {
-    return item as number;
-  }
-  throw new ArgumentError(`${name} is ${shown(item)}, expected an id in [0, ${numEmbeddings})`);
-}
-
-/** An item as the file writes its id; null where it can be none of its ids. */
-function textOf(item: unknown, type: ItemIdType): string | null {
-  if (type === "text") return typeof item === "string" && !item.includes("\0") ? item : null;
-  if (Number.isSafeInteger(item)) return String(item);
-  const beyond = typeof item === "string" && /^-?[0-9]+$/.test(item);
-  return beyond && !Number.isSafeInteger(Number(item)) ? item : null;
-}
-
-function integerOf(text: string): Item {
-  const integer = Number(text);
-  return Number.isSafeInteger(integer) ? integer : text;
-}
-
-function floats(name: string, values: Vector, count: number): Float32Array {
-  if (typeof values !== "object" || values === null || values.length !== count) {
-    const got = (values as Vector | null | undefined)?.length;
-    throw new ArgumentError(`${name} must have ${count} values, got ${got ?? shown(values)}`);
-  }
-  return Float32Array.from(values);
-}
-
-function shown(value: unknown): string {
-  return typeof value === "string" ? `'${value}'` : String(value);
 }

@@ -22,6 +22,17 @@ const rows = golden("v1-prior.peel"); // no ids: items are rows
 const named = golden("v1-planes.peel");
 const rotated = golden("v1-rotated.peel");
 
+/** A value as errors show it. */
+function as(value) {
+  if (typeof value === "bigint") return `${value}n`;
+  return typeof value === "string" ? `'${value}'` : Array.isArray(value) ? `[${value}]` : String(value);
+}
+
+/** Matches a message that ends in this text. */
+function literally(text) {
+  return new RegExp(`${text.replace(/[[\]().*+?^$|]/g, "\\$&")}$`);
+}
+
 async function assertFails(kind, message, f) {
   const error = await failure(f);
   assert.ok(error instanceof kind && error instanceof PeelError, error.stack);
@@ -39,27 +50,63 @@ test("mistakes are named with what was expected", async () => {
   await bad(/history\[0\] is '3', expected/, () => peel.recommend({ history: ["3"] }));
   await bad(/exclude\[0\] is 1\.5, expected/, () => peel.score(new Array(20).fill(1), { exclude: [1.5] }));
   await bad(/history must be an array of items, got 3/, () => peel.foldIn(3));
-  await bad(/history must be an array/, () => peel.foldIn("3"));
-  await bad(/n must be an integer of at least 1, got 0/, () => peel.similar(3, { n: 0 }));
-  await bad(/n must be an integer of at least 1, got 2.5/, () => peel.recommend({ history: [3], n: 2.5 }));
+  await bad(/history must be an array of items, got '3'/, () => peel.foldIn("3"));
+  await bad(/items\[0\] is 3n, expected/, () => peel.scoreItems([3n], { history: [3] }));
+  for (const value of [0, 2.5, NaN, "5", null, 5n, [5]]) {
+    await bad(literally(`n must be an integer of at least 1, got ${as(value)}`), () =>
+      peel.recommend({ history: [3], n: value }),
+    );
+  }
   await bad(/user must have 20 values, got 19/, () => peel.score(new Float32Array(19)));
-  await bad(/user must be finite, got nan at 4/, () =>
-    peel.score(new Float32Array(20).fill(NaN, 4, 5)),
+  for (const value of [NaN, 1e300, -Infinity, "1", null, undefined, true, 3n]) {
+    const expected = `user[4] must be a number that is finite as float32, got ${as(value)}`;
+    await bad(literally(expected), () => peel.score([1, 2, 3, 4, value, ...Array(15).fill(0)]));
+  }
+  await bad(/user must have 20 values, got 'twenty letters long.'/, () =>
+    peel.score("twenty letters long."),
   );
   await bad(/knownCount must be an integer of at least 0, got -1/, () =>
     peel.continueVector(new Float32Array(20), -1, [3]),
   );
-  await bad(/budgetBytes must be an integer/, () => peel.resize(1e3 + 0.5));
-  await bad(/budgetBytes must be an integer/, () => Peel.open(rows, { budgetBytes: "64KiB" }));
+  for (const value of [1e3 + 0.5, NaN, Infinity, "64KiB", "64", 64n, true]) {
+    const expected = literally(`budgetBytes must be an integer or null, got ${as(value)}`);
+    await bad(expected, () => peel.resize(value));
+    await bad(expected, () => Peel.open(rows, { budgetBytes: value }));
+  }
   await bad(/cache is for files on a server/, () => Peel.open(rows, { cache: "peel" }));
+  await bad(/cache must be a name, or an object with match, put and delete, got 5/, () =>
+    Peel.open("http://localhost/group.peel", { cache: 5 }),
+  );
   await bad(/file must be a URL or bytes, got undefined/, () => Peel.open(undefined));
   await bad(/file must be a URL, got 'group.peel'/, () => Peel.open("group.peel"));
-  await bad(/shipped must name an id once/, () =>
-    peel.recommend({ history: [3], shipped: { items: [5, 5], scores: [1, 2] } }),
+  await bad(/rotated must be true or false, got 'no'/, () =>
+    peel.recommend({ user: new Float32Array(20), rotated: "no" }),
+  );
+  await bad(/shipped.items must name an item once, got 5 twice/, () =>
+    peel.recommend({ history: [3], shipped: { items: [4, 5, 6, 5], scores: [1, 2, 3, 4] } }),
   );
   await bad(/shipped.scores must have 1 values, got 2/, () =>
     peel.recommend({ history: [3], shipped: { items: [5], scores: [1, 2] } }),
   );
+});
+
+test("a budget is shown as it was given, however small or large", async () => {
+  const peel = await Peel.open(rows);
+  for (const budgetBytes of [10, 0, -5, -(2 ** 70)]) {
+    const expected = literally(`budgetBytes is ${budgetBytes}, but this file needs at least 468 bytes`);
+    await assertFails(BudgetError, expected, () => Peel.open(rows, { budgetBytes }));
+    await assertFails(BudgetError, expected, () => peel.resize(budgetBytes));
+  }
+  for (const budgetBytes of [2 ** 53, 2 ** 64, 1e300]) {
+    assert.equal((await Peel.open(rows, { budgetBytes })).nbytes, peel.nbytes);
+  }
+});
+
+test("a count of known items has no largest", async () => {
+  const peel = await Peel.open(rows);
+  const user = await peel.foldIn([3]);
+  const many = await peel.continueVector(user, 2 ** 32, [5, 6]);
+  many.forEach((value, i) => assert.ok(Math.abs(value - user[i]) < 1e-6));
 });
 
 test("items are what the file's ids are", async () => {
@@ -104,6 +151,12 @@ test("what is not held, not known or not said is told apart", async () => {
     small.similar(absent),
   );
   assert.equal((await failure(() => small.similar(absent))).status, Status.NOT_HELD);
+  const ids = Array.from({ length: 100 }, (_, i) => `item ${7 * i}`);
+  const byName = await Peel.open(withItemIds(rows, ids, { integers: false }));
+  await byName.resize(600);
+  await assertFails(NotHeldError, new RegExp(`item '${ids[absent]}' is not held: a larger`), () =>
+    byName.similar(ids[absent]),
+  );
   assert.deepEqual(await small.scoreItems([absent], { history: [[...few][0]] }), Float32Array.of(0));
   assert.ok((await whole.similar(absent)).items.length > 0);
   const user = new Float32Array(20).fill(0.1);
