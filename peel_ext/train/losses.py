@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from peel_ext.ops import check_memory
 from peel_ext.train.placement import limit_chunk, to_array
 from peel_ext.train.softmax import sum_chunks
 
@@ -170,6 +171,18 @@ def _check(
     positive_weights: Tensor | None,
 ) -> NDArray[np.int64]:
     """The values of indptr, for which the device is waited for once; raises ValueError."""
+    named = {
+        "users": users,
+        "items": items,
+        "indptr": indptr,
+        "positives": positives,
+        "weights": weights,
+        "negative_weights": negative_weights,
+        "positive_weights": positive_weights,
+    }
+    for name, tensor in named.items():
+        if tensor is not None:
+            check_memory(name, tensor)
     if users.ndim != 2 or items.ndim != 2 or users.shape[1] != items.shape[1]:
         raise ValueError(
             f"users and items must be matrices of equal width, got {tuple(users.shape)} and "
