@@ -107,7 +107,7 @@ void selects_among_many(std::mt19937_64& random) {
     for (int64_t i = 0; i < n; ++i) w[i] = value(i);
     return w;
   };
-  for (const int64_t n : {4096, 4097, 262144 + 5}) {
+  for (const int64_t n : {4096, 10000, 262144, 262144 + 5}) {
     const std::vector<std::vector<float>> shapes{
         filled(n, [&](int64_t) { return normal(random); }),
         filled(n, [&](int64_t i) { return static_cast<float>(i); }),

@@ -1,47 +1,98 @@
-// The k largest of a few floats, by loops that take no turn by how values compare: a turn guessed
-// wrong costs more than sixteen comparisons.
+// The k largest of floats that one thread looks through, by loops that take no turn by how values
+// compare: a turn guessed wrong costs more than sixteen comparisons.
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <functional>
 #include <limits>
+#include <memory>
 #include <utility>
 
 #include "simd/primitives.h"
 
 namespace peel {
 
+// The position of the first NaN, or -1.
+inline int64_t first_nan(const float* values, int64_t n) {
+  const float* at = std::find_if(values, values + n, [](float v) { return std::isnan(v); });
+  return at == values + n ? -1 : at - values;
+}
+
 class FewValues {
  public:
-  static constexpr int64_t kMost = 4096;
+  static constexpr int64_t kRanked = 256;  // results up to which to compare all pairs beats sorting
 
-  // 1 <= k <= n <= kMost, and no value is NaN.
-  FewValues(const float* values, int64_t n, int64_t k) : values_(values), n_(n), k_(k) {}
+  // 1 <= k <= n.
+  FewValues(const float* values, int64_t n, int64_t k)
+      : values_(values), n_(n), k_(k), spare_(new float[static_cast<size_t>(2 * n)]) {}
 
-  // As largest_values writes them.
-  void write_largest(bool sorted, int64_t* out) {
-    int64_t ties = 0;
-    const float threshold = find_threshold(&ties);
-    isa_.collect_from(values_, n_, threshold, &ties, positions_);
-    if (!sorted) {
-      std::copy_n(positions_, k_, out);
-      return;
+  // Finds the k-th largest value; returns the position of the first NaN, or -1.
+  int64_t find_threshold() {
+    const float* some = values_;       // those among which it is
+    int64_t count = n_, at_rank = k_;  // its rank among them, from 1
+    for (int pass = 0; count > kEnough && pass < kPasses; ++pass) {
+      auto [low, high] = window(some, count, at_rank);
+      float* inside = spare_.get() + pass % 2 * n_;
+      simd::WindowCounts counts = count_window(some, count, low, high, inside);
+      if (pass == 0) {
+        if (counts.nan) return first_nan(values_, n_);
+        largest_ = counts.largest;
+      }
+      if (at_rank <= counts.above ||
+          at_rank > counts.above + counts.at_high + found_ + counts.at_low) {
+        // The sample misled: it lies above the window, or else below it.
+        if (at_rank <= counts.above) {
+          low = high;
+          high = kInfinity;
+        } else {
+          high = low;
+          low = -kInfinity;
+        }
+        counts = count_window(some, count, low, high, inside);
+      }
+      at_rank -= counts.above;
+      if (at_rank <= counts.at_high) return settle(high, at_rank);
+      at_rank -= counts.at_high;
+      if (at_rank > found_) return settle(low, at_rank - found_);
+      some = inside;
+      count = found_;
     }
-    float* picked = spare_[0];
-    for (int64_t i = 0; i < k_; ++i) picked[i] = values_[positions_[i]];
-    if (k_ <= kRanked) {
-      rank(picked, k_, [&](int64_t at, int64_t i) { out[at] = positions_[i]; });
-      return;
-    }
-    std::sort(positions_, positions_ + k_, [this](uint32_t a, uint32_t b) {
-      return values_[a] > values_[b] || (values_[a] == values_[b] && a < b);
-    });
-    std::copy_n(positions_, k_, out);
+    return select(some, count, at_rank);
   }
 
+  // Calls put(at, position, value) for every selected value, `at` its place in ascending position.
+  template <typename Put>
+  void collect(Put&& put) const {
+    uint32_t found[kPiece];
+    int64_t at = 0, ties = ties_;
+    for (int64_t first = 0; first < n_; first += kPiece) {
+      const int64_t picked = isa_.collect_from(values_ + first, std::min(kPiece, n_ - first),
+                                               threshold_, &ties, found);
+      for (int64_t i = 0; i < picked; ++i) {
+        const int64_t position = first + found[i];
+        put(at++, position, values_[position]);
+      }
+    }
+  }
+
+  // Writes the positions in descending value, equal ones ascending, of at most kRanked.
+  void collect_ranked(int64_t* out) const {
+    float picked[kRanked];
+    int64_t positions[kRanked];
+    collect([&](int64_t at, int64_t position, float value) {
+      picked[at] = value;
+      positions[at] = position;
+    });
+    rank(picked, k_, [&](int64_t at, int64_t i) { out[at] = positions[i]; });
+  }
+
+  float threshold() const { return threshold_; }
+  float largest() const { return largest_; }  // of more than kRanked results
+
  private:
-  static constexpr int64_t kRanked = 256;  // values up to which to compare all pairs beats sorting
+  static constexpr int64_t kPiece = 4096;  // values between two looks at the results
   static constexpr int64_t kSample = 32;
   static constexpr int64_t kRoom = 3;     // ranks of the sample to either side of a guess
   static constexpr int64_t kEnough = 64;  // values among which a window is not worth its pass
@@ -58,46 +109,24 @@ class FewValues {
     for (int64_t i = 0; i < count; ++i) put(larger[i] + taken[larger[i]]++, i);
   }
 
-  // The k-th largest value, and how many equal to it are among the k largest.
-  float find_threshold(int64_t* ties) {
-    const float* some = values_;       // those among which it is
-    int64_t count = n_, at_rank = k_;  // its rank among them, from 1
-    for (int pass = 0; count > kEnough && pass < kPasses; ++pass) {
-      auto [low, high] = window(some, count, at_rank);
-      float* inside = spare_[pass % 2];
-      simd::WindowCounts counts = count_window(some, count, low, high, inside);
-      if (at_rank <= counts.above ||
-          at_rank > counts.above + counts.at_high + found_ + counts.at_low) {
-        // The sample misled: it lies above the window, or else below it.
-        if (at_rank <= counts.above) {
-          low = high;
-          high = kInfinity;
-        } else {
-          high = low;
-          low = -kInfinity;
-        }
-        counts = count_window(some, count, low, high, inside);
-      }
-      at_rank -= counts.above;
-      if (at_rank <= counts.at_high) {
-        *ties = at_rank;
-        return high;
-      }
-      at_rank -= counts.at_high;
-      if (at_rank > found_) {
-        *ties = at_rank - found_;
-        return low;
-      }
-      some = inside;
-      count = found_;
+  // Of the values equal to the threshold, `ties` are among the k largest.
+  int64_t settle(float threshold, int64_t ties) {
+    threshold_ = threshold;
+    ties_ = ties;
+    return -1;
+  }
+
+  int64_t select(const float* some, int64_t count, int64_t at_rank) {
+    if (some == values_) {  // no pass has looked for a NaN
+      if (const int64_t nan = first_nan(values_, n_); nan >= 0) return nan;
     }
-    float* rest = some == spare_[1] ? spare_[1] : spare_[0];
+    float* rest = some == spare_.get() + n_ ? spare_.get() + n_ : spare_.get();
     if (rest != some) std::copy_n(some, count, rest);
     std::nth_element(rest, rest + (at_rank - 1), rest + count, std::greater<float>());
     const float threshold = rest[at_rank - 1];
-    *ties = at_rank;
-    for (int64_t i = 0; i < count; ++i) *ties -= rest[i] > threshold;
-    return threshold;
+    int64_t above = 0;
+    for (int64_t i = 0; i < count; ++i) above += rest[i] > threshold;
+    return settle(threshold, at_rank - above);
   }
 
   simd::WindowCounts count_window(const float* some, int64_t count, float low, float high,
@@ -111,7 +140,7 @@ class FewValues {
   // Two of the values that probably have the one of a rank between them; an infinity where the
   // sample has none.
   static std::pair<float, float> window(const float* some, int64_t count, int64_t at_rank) {
-    float sample[kSample], ranked[kSample];
+    float sample[kSample], ranked[kSample] = {};  // a NaN leaves places out
     for (int64_t i = 0; i < kSample; ++i) sample[i] = some[i * count / kSample];
     rank(sample, kSample, [&](int64_t at, int64_t i) { ranked[at] = sample[i]; });
     const int64_t guess = at_rank * kSample / count;
@@ -123,9 +152,11 @@ class FewValues {
   int64_t n_;
   int64_t k_;
   const simd::Primitives& isa_ = simd::primitives();
-  int64_t found_ = 0;  // values inside the last window
-  uint32_t positions_[kMost];
-  float spare_[2][kMost];
+  std::unique_ptr<float[]> spare_;  // [2, n], what windows hold
+  int64_t found_ = 0;               // values inside the last window
+  float threshold_ = 0;
+  int64_t ties_ = 0;
+  float largest_ = -kInfinity;
 };
 
 }  // namespace peel

@@ -9,7 +9,7 @@
 #include "core/executor.h"
 #include "kernels/cpu/dense_bounds.h"
 #include "kernels/cpu/dense_tiles.h"
-#include "kernels/cpu/few_values.h"
+#include "kernels/cpu/largest_values.h"
 #include "kernels/cpu/plane_rows.h"
 #include "kernels/cpu/score_bounds.h"
 #include "kernels/packed_tiles.h"
@@ -104,7 +104,7 @@ class TileScorer {
     }
     int64_t best[kFirst * kTileRows];
     const int64_t num_best = std::min(args_.n, count);
-    FewValues(all, count, num_best).write_largest(false, best);
+    largest_values(all, count, num_best, false, best);
     SomeDenseRows some(tiles_);
     uint32_t scored[kFirst] = {};
     for (int64_t i = 0; i < num_best; ++i) {

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <functional>
 #include <limits>
 #include <memory>
 #include <utility>
@@ -17,8 +16,8 @@
 namespace peel {
 namespace {
 
-constexpr int64_t kChunk = int64_t{1} << 18;  // values a thread takes at a time
-constexpr int64_t kPiece = 4096;              // values between two looks at the results
+constexpr int64_t kChunk = kFewValues;  // values a thread takes at a time
+constexpr int64_t kPiece = 4096;        // values between two looks at the results
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 // What one pass over a chunk finds of a window.
@@ -30,6 +29,13 @@ struct Chunk {
   int64_t ties = 0;            // values equal to it: those there are, then those to take
   int64_t begin = 0;           // where the results of this chunk start
 };
+
+// The value of a rank, from 1, of values without NaN.
+float ranked(const std::vector<float>& values, int64_t rank) {
+  FewValues few(values.data(), static_cast<int64_t>(values.size()), rank);
+  few.find_threshold();
+  return few.threshold();
+}
 
 class Selection {
  public:
@@ -116,9 +122,7 @@ class Selection {
     const double share = static_cast<double>(k_) / static_cast<double>(n_);
     const double spread = 4 * std::sqrt(count * share * (1 - share)) + 4;
     const auto value_at = [&](double rank) {
-      const auto at = sample.begin() + static_cast<std::ptrdiff_t>(rank);
-      std::nth_element(sample.begin(), at, sample.end(), std::greater<float>());
-      return *at;
+      return ranked(sample, static_cast<int64_t>(rank) + 1);
     };
     const double first = share * count - spread, last = share * count + spread;
     high_ = first < 0 || first >= count ? kInfinity : value_at(first);
@@ -158,9 +162,7 @@ class Selection {
     for (const Chunk& chunk : chunks_) {
       between.insert(between.end(), chunk.between.begin(), chunk.between.end());
     }
-    const auto at = between.begin() + static_cast<std::ptrdiff_t>(rank - 1);
-    std::nth_element(between.begin(), at, between.end(), std::greater<float>());
-    return *at;
+    return ranked(between, rank);
   }
 
   // How many results each chunk has, so that all know where theirs start.
@@ -207,7 +209,8 @@ uint32_t ascending(float value) {
 
 // Sorts while it collects: the records move between `out` and as much memory again, so that the
 // last pass ends in `out`. Keys count from the threshold up, and only digits they use take a pass.
-void collect_sorted(Selection& selection, int64_t k, int64_t* out) {
+template <typename From>
+void collect_sorted(From& selection, int64_t k, int64_t* out) {
   const uint32_t lowest = ascending(selection.threshold());
   int passes = 0;
   for (uint64_t range = ascending(selection.largest()) - lowest; range;
@@ -234,31 +237,37 @@ void collect_sorted(Selection& selection, int64_t k, int64_t* out) {
   });
 }
 
-// The position of the first NaN, or -1.
-int64_t first_nan(const float* values, int64_t n) {
-  int32_t any = 0;  // an integer, for GCC makes no vectors of bool here
-  for (int64_t i = 0; i < n; ++i) any |= values[i] != values[i] ? 1 : 0;
-  if (!any) return -1;
-  return std::find_if(values, values + n, [](float v) { return std::isnan(v); }) - values;
+template <typename From>
+void write_largest(From& from, int64_t k, bool sorted, int64_t* out) {
+  if (sorted) {
+    collect_sorted(from, k, out);
+  } else {
+    from.collect([out](int64_t at, int64_t position, float) { out[at] = position; });
+  }
+}
+
+// Returns the position of the first NaN, or -1.
+int64_t largest_of_few(const float* values, int64_t n, int64_t k, bool sorted, int64_t* out) {
+  FewValues few(values, n, k);
+  const int64_t nan = few.find_threshold();
+  if (nan >= 0) return nan;
+  if (sorted && k <= FewValues::kRanked) {
+    few.collect_ranked(out);
+  } else {
+    write_largest(few, k, sorted, out);
+  }
+  return -1;
 }
 
 }  // namespace
 
 int64_t largest_values(const float* values, int64_t n, int64_t k, bool sorted, int64_t* out) {
-  if (k == 0 || n <= FewValues::kMost) {
-    const int64_t nan = first_nan(values, n);
-    if (nan < 0 && k > 0) FewValues(values, n, k).write_largest(sorted, out);
-    return nan;
-  }
+  if (k == 0) return first_nan(values, n);
+  if (n <= kFewValues) return largest_of_few(values, n, k, sorted, out);
   Selection selection(values, n, k);
   const int64_t nan = selection.find_threshold();
-  if (nan >= 0) return nan;
-  if (sorted) {
-    collect_sorted(selection, k, out);
-  } else {
-    selection.collect([out](int64_t at, int64_t position, float) { out[at] = position; });
-  }
-  return -1;
+  if (nan < 0) write_largest(selection, k, sorted, out);
+  return nan;
 }
 
 }  // namespace peel

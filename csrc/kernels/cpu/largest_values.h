@@ -1,9 +1,11 @@
-// The k largest of many floats: a sample guesses the threshold, one pass proves it, one collects.
+// The k largest of floats: a sample guesses the threshold, one pass proves it, one collects.
 #pragma once
 
 #include <cstdint>
 
 namespace peel {
+
+constexpr int64_t kFewValues = int64_t{1} << 18;  // up to which one thread finds the largest
 
 // Writes the positions of the k largest of n values, 0 <= k <= n < 2^32, ties to the lower
 // position: in descending value, equal ones in ascending position, if `sorted`, else in ascending

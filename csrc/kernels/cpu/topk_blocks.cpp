@@ -12,8 +12,6 @@
 namespace peel {
 namespace {
 
-constexpr int64_t kShared = 4096;  // weights of a group from which threads share its work
-
 struct Candidate {
   double key;
   int64_t index;
@@ -99,7 +97,7 @@ int64_t topk_blocks(const TopkBlocks<Weight>& args) {
     }
   };
   // Many groups are shared out whole; each of a few large ones shares out its own work.
-  if (args.num_groups < num_threads() && args.n >= kShared) {
+  if (args.num_groups < num_threads() && args.n > kFewValues) {
     run(0, args.num_groups);
   } else {
     parallel_for(args.num_groups, std::max<int64_t>(1, 16384 / std::max<int64_t>(args.n, 1)), run);
