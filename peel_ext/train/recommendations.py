@@ -113,7 +113,7 @@ def rows_of(known: IdMap, ids: Sequence[int | str] | NDArray[Any], what: str) ->
 def exclusions_of(
     known: IdMap, exclude: str | Sequence[Sequence[int | str]] | None, num_users: int
 ) -> ExcludeItems | None:
-    """What :meth:`TrainedRun.rank_users` is to leave out, of what :meth:`TrainedRun.recommend` takes.
+    """The items that :meth:`TrainedRun.rank_users` leaves out, from what ``recommend`` was given.
 
     Raises:
         DataError: an unknown item; names it.
