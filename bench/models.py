@@ -38,7 +38,8 @@ TRIED: dict[str, list[dict[str, float]]] = {
     "EASE": [{"penalty": penalty} for penalty in (20.0, 50.0, 100.0, 200.0, 400.0, 800.0)],
     "implicit ALS": [
         {"factors": factors, "alpha": alpha, "regularization": regularization}
-        for factors in (64, 128) for alpha in (1.0, 5.0, 20.0) for regularization in (0.1, 1.0, 10.0)
+        for factors in (64, 128) for alpha in (1.0, 5.0, 20.0, 60.0)
+        for regularization in (0.01, 0.1, 1.0, 10.0)
     ],
     "implicit BPR": [  # which learns the training interactions by heart unless it is stopped
         {"factors": factors, "learning_rate": rate, "iterations": iterations, "regularization": penalty}

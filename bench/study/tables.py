@@ -10,7 +10,7 @@ import numpy as np
 
 from study.parts import PARTS
 from study.runs import budgets_of
-from study.sources import SOURCES
+from study.sources import NEW_USER_SHARES, SOURCES
 
 #: The budget under which parts are compared with what they differ from.
 COMPARED_SHARE = 0.01
@@ -58,10 +58,15 @@ def lead(parts: Parts, part: str, budget: int | None) -> list[float] | None:
 
 
 def make_tables(rows: Iterable[Row]) -> dict[str, str]:
-    """Markdown by name: ``"SOURCE PROTOCOL"``, and the same with ``" rivals"``."""
+    """Markdown by name: ``"SOURCE PROTOCOL"``, and the same with ``" rivals"`` or ``" shares"``.
+
+    There are shares where a part is compared with what a server would do.
+    """
     made = {}
     for (source, protocol), parts in gather(rows).items():
         made[f"{source} {protocol}"] = _parts_table(source, parts)
+        if "full" in parts and protocol in NEW_USER_SHARES:
+            made[f"{source} {protocol} shares"] = _shares_table(source, parts)
         if "rivals" in parts:
             made[f"{source} {protocol} rivals"] = _rivals_table(source, parts)
     return made
@@ -111,6 +116,45 @@ def _parts_table(source: str, parts: Parts) -> str:
         gain = "" if differences is None else _spread(differences)
         lines.append([_title(part), str(len(rows)), *cells, gain])
     return _markdown(lines)
+
+
+def _shares_table(source: str, parts: Parts) -> str:
+    """Of the gap between the list shipped and a fresh server, where there is one; else of the full table."""
+    names = budgets(source, parts)
+    del names[None]
+    head = ["part", "seeds", *names.values()]
+    lines = [head, ["---"] * len(head)]
+    for part, rows in parts.items():
+        if PARTS[part].measures == "rivals":
+            continue
+        cells = []
+        for budget in names:
+            found = [_share(row, parts["full"], budget) for row in rows]
+            shares = [share for share in found if share is not None]
+            whole = shares and len(shares) == len(rows)
+            cells.append(_percents(shares) if whole else "-")
+        lines.append([_title(part), str(len(rows)), *cells])
+    return _markdown(lines)
+
+
+def _share(row: Row, full: list[Row], budget: int) -> float | None:
+    """What a budget keeps of the gap, or of the full table with the same seed."""
+    for line in row["lines"]:
+        if line["budget_bytes"] != budget:
+            continue
+        if "gap_recovered" in line:
+            return float(line["gap_recovered"])
+        whole = qualities(full, None).get(row["seed"])
+        return None if whole is None else line["recall"] / whole[0]
+    return None
+
+
+def _percents(shares: list[float]) -> str:
+    """The mean in percent and how far the farthest seed is from it."""
+    mean = float(np.mean(shares))
+    text = f"{mean * 100:.1f}%"
+    farthest = float(np.abs(np.array(shares) - mean).max())
+    return text if len(shares) == 1 else f"{text} ± {farthest * 100:.1f}"
 
 
 def _rivals_table(source: str, parts: Parts) -> str:

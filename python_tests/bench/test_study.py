@@ -106,6 +106,18 @@ def test_a_part_is_compared_with_the_same_seeds_of_its_base():
     assert table[3].endswith(".3500 / .2500 | - | -.0500 ± .0500 |")
 
 
+def test_shares_are_of_the_gap_or_of_the_full_table_with_the_same_seed():
+    new = [row_of("full", seed, 0.5 - 0.1 * seed) | {"protocol": "new"} for seed in (0, 1)]
+    for row in new:
+        whole = {"method": "full table", "budget_bytes": None, "recall": 0.5, "ndcg": 0.25}
+        row["lines"].insert(0, whole)
+    offline = row_of("full", 0, 0.5) | {"protocol": "offline"}
+    offline["lines"][0]["gap_recovered"] = 1.204
+    made = tables.make_tables([*new, offline])
+    assert "| 2 | - | - | - | 90.0% ± 10.0 | - |" in made["synthetic/random new shares"]
+    assert "| 1 | - | - | - | 120.4% | - |" in made["synthetic/random offline shares"]
+
+
 def test_a_page_that_asks_for_a_table_without_rows_is_refused():
     with pytest.raises(ValueError, match="got 'toys/last known'"):
         tables.fill("<!-- table toys/last known --><!-- end of table -->", {})
