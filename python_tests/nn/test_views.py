@@ -234,7 +234,8 @@ def test_the_table_may_be_given_to_what_is_compiled(generator) -> None:
     multiply = torch.compile(lambda hidden, weight: hidden @ weight.T, backend="eager")
     with module.budget(BUDGET), module.use_groups(1):
         with torch.no_grad():
-            assert torch.equal(multiply(hidden, module.weight), hidden @ module.table().T)
+            # Not bit for bit: what a product rounds may depend on where its factors lie in memory.
+            torch.testing.assert_close(multiply(hidden, module.weight), hidden @ module.table().T)
         gradient = torch.func.grad(lambda hidden: (hidden @ module.weight.T).sum())(hidden)
         assert torch.allclose(gradient, module.table().sum(dim=0).expand(5, -1))
 
