@@ -363,7 +363,7 @@ def test_a_killed_rank_ends_the_attempt_and_the_next_goes_on(shop: Path, tmp_pat
     run = tmp_path / "run"
     command = [sys.executable, "-P", "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command += ["--max-restarts", "1", killed_rank.__file__, "train", str(shop), "--out", str(run)]
-    command += ["--epochs", "3", "--temperature", "0.2", "--embedding-dim", "8", "--groups", "2"]
+    command += ["--epochs", "2", "--temperature", "0.2", "--embedding-dim", "8", "--groups", "2"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stderr[:3000]
     assert done.stdout == f"{run}\n"
