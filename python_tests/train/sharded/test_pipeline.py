@@ -128,7 +128,8 @@ def test_a_given_validation_part_chooses_the_prior_of_one_process(
     two = TrainedRun.open(tmp_path / "two")
     facts = [run.folder.stages["pretraining"] for run in (one, two)]
     (of_one,), (of_two,) = (each["prior_weights"] for each in facts)
-    assert of_one == pytest.approx(of_two, abs=0.1)  # rounding may decide what is noise
+    # Rounding may decide on the last step of the search, which is 0.1 long.
+    assert of_one == pytest.approx(of_two, abs=0.11)
     assert min(of_one, of_two) > 0.2  # the search began at 0.05
     assert facts[0]["prior"] == pytest.approx(facts[1]["prior"], rel=0.2)
     assert len(one.folder.load("tuning")["qualities"]) == 0
