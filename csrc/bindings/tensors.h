@@ -99,14 +99,14 @@ class TensorReader {
 
   // The same of a weight that is a tensor, which all user groups have.
   py::object lookup_dense(const py::object& weight, const py::object& indices,
-                          const py::object& groups, int64_t num_groups) const {
+                          const py::object& groups, const py::object& num_groups) const {
     ForeignTensor given;
+    StoreTable table;
+    if (!read_int(num_groups, table.num_groups) || table.num_groups < 1) return py::none();
     if (!read(weight, given) || given.num_dims != 2 || !has_float_rows(given, 32))
       return py::none();
-    StoreTable table;
     table.geometry.dim = given.shape[1];
     table.num_embeddings = given.shape[0];
-    table.num_groups = num_groups;
     table.weight = at<const float>(address_of(given));
     table.weight_stride = given.strides[0];
     return lookup(table, indices, groups);

@@ -301,7 +301,7 @@ def dense_lookup(
     weight: Tensor, indices: Tensor, groups: Tensor | int, num_groups: int
 ) -> Tensor | None:
     """The same of the rows of a weight, which all user groups have; None also for other weights."""
-    if _READER is None:
+    if _READER is None or _launching.is_device(indices):
         return None
     rows: Any = _READER.lookup_dense(weight, indices, groups, num_groups)
     return rows
