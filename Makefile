@@ -63,7 +63,7 @@ test: build/.tools
 define run_ctest
 	$(BIN)/cmake -S . -B build/$(1) -DPEEL_BUILD_TESTS=ON -DPEEL_WERROR=ON $(2)
 	MAKEFLAGS= $(BIN)/cmake --build build/$(1) --parallel 2
-	cd build/$(1) && ../venv/bin/ctest --output-on-failure --parallel $(or $(3),2)
+	cd build/$(1) && ../venv/bin/ctest --output-on-failure --no-tests=error --parallel $(or $(3),2)
 endef
 
 # Under the address and undefined-behaviour sanitizers; the CUDA kernels, too, on the host.
@@ -111,7 +111,8 @@ cuda_shim: build/.installed
 # The kernels on every instruction set of this machine but the best, which `make test` has run. It has
 # run those tests, too, that go through all sets themselves.
 isas: build/.installed
-	for isa in $$($(BIN)/python -P -c "from peel_ext import _core; print(*_core.isas()[1:])"); do \
+	isas=$$($(BIN)/python -P -c "from peel_ext import _core; print(*_core.isas()[1:])") || exit 1; \
+	for isa in $$isas; do \
 	  PEEL_ISA=$$isa $(PYTEST) -q $(NATIVE_TESTS) -k 'not instruction_set' || exit 1; \
 	done
 

@@ -3,16 +3,23 @@
 import subprocess
 import sys
 import tarfile
+from pathlib import Path
 
+if not Path(".git").exists():
+    print(
+        "NOT TRIED: without git there is no list of files to compare the sdist with",
+        file=sys.stderr,
+    )
+    sys.exit()
 with tarfile.open(sys.argv[1]) as archive:
     held = {name.partition("/")[2] for name in archive.getnames() if "/" in name}
 listing = subprocess.run(
     ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
     capture_output=True,
     text=True,
-    check=False,
+    check=True,
 )
-tracked = set(listing.stdout.split("\n")) - {""}
+tracked = set(listing.stdout.splitlines())
 needed = {
     name
     for name in tracked
@@ -22,8 +29,7 @@ needed = {
 missing = needed - held
 if missing:
     sys.exit(f"the sdist lacks {sorted(missing)}")
-if tracked:  # a tree without git has no list to compare with
-    extra = held - tracked - {"PKG-INFO"}
-    if extra:
-        sys.exit(f"the sdist holds {sorted(extra)}")
+extra = held - tracked - {"PKG-INFO"}
+if extra:
+    sys.exit(f"the sdist holds {sorted(extra)}")
 print(f"the sdist holds {len(held)} files, all of them ours")

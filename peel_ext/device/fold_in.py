@@ -9,6 +9,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from peel_ext.device.item_prior import add_component, part_tastes
 
+#: By default: steps of a fold-in, and the length of one as a multiple of the gradient.
+STEPS, STEP_SIZE = 20, 0.03
+
 #: Upper limit of one matrix of scores while many users are folded in at once.
 _CHUNK_BYTES = 16 * 2**20
 
@@ -49,8 +52,8 @@ def fold_in_softmax(
     rows: ArrayLike,
     history: ArrayLike,
     *,
-    steps: int = 20,
-    step_size: float = 0.03,
+    steps: int = STEPS,
+    step_size: float = STEP_SIZE,
     temperature: float = 0.1,
     prior: float = 0.0,
 ) -> NDArray[np.float32]:
@@ -98,8 +101,8 @@ def fold_in_users(
     indptr: ArrayLike,
     histories: ArrayLike,
     *,
-    steps: int = 20,
-    step_size: float = 0.03,
+    steps: int = STEPS,
+    step_size: float = STEP_SIZE,
     temperature: float = 0.1,
     prior: float = 0.0,
     sample: RowSample | None = None,

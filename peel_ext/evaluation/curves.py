@@ -154,17 +154,11 @@ def evaluate_run(
     passes += len(budgets) if with_blends and plan.blend is not None else 0
     families = {rival.family for rival in rivals}
     steps = _Steps(passes + len(budgets) + len(rivals) + len(families), on_progress)
-    table = run.embedding.weight.detach().numpy()
-
-    def full(name: str, audience: Audience) -> Measurement:
-        parts = sharing.deal(np.arange(len(audience.vectors)), audience, by_group=False)
-        own = rank_full(audience, table, n, device, sharing.own(parts))
-        lists = sharing.join(own, parts)
-        steps.advance()
-        return Measurement.of_lists(name, audience, lists, per_group=False)
-
-    ceiling = full(plan.ceiling_name, plan.ceiling)
-    floor = None if plan.floor is None else full("list shipped at download", plan.floor)
+    ceiling = _full_table(run, plan.ceiling_name, plan.ceiling, n, steps, device, sharing)
+    floor = None
+    if plan.floor is not None:
+        name = "list shipped at download"
+        floor = _full_table(run, name, plan.floor, n, steps, device, sharing)
     curve, *others = _elastic_curves(run, plan, budgets, n, steps, device, sharing)
     if with_blends and plan.blend is not None and len(budgets):
         others.append(_blended_curve(run, plan, plan.blend, budgets, n, steps, device, sharing))
@@ -176,6 +170,24 @@ def evaluate_run(
         protocol, n, ceiling, floor, curve, [each for other in others for each in other], measured,
         len(choosers) if measured else 0, left_out,
     )  # fmt: skip
+
+
+def _full_table(
+    run: TrainedRun,
+    name: str,
+    audience: Audience,
+    n: int,
+    steps: _Steps,
+    device: str,
+    sharing: Sharing,
+) -> Measurement:
+    """The measurement of a use of the full table."""
+    table = run.embedding.weight.detach().numpy()
+    parts = sharing.deal(np.arange(len(audience.vectors)), audience, by_group=False)
+    own = rank_full(audience, table, n, device, sharing.own(parts))
+    lists = sharing.join(own, parts)
+    steps.advance()
+    return Measurement.of_lists(name, audience, lists, per_group=False)
 
 
 def _elastic_curves(

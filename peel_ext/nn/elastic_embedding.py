@@ -24,6 +24,7 @@ from peel_ext.nn.read_only import ReadOnlyTensor
 from peel_ext.nn.tables import Tables
 from peel_ext.nn.tensor_cache import TensorCache
 from peel_ext.nn.views import Entered, Views
+from peel_ext.ops import check_memory
 from peel_ext.ops.lookup import check_group, is_traced
 
 #: What can be computed again, and what belongs to a context: neither is copied nor saved.
@@ -133,8 +134,9 @@ class ElasticEmbedding(nn.Embedding):
         """A module over given rows [num_embeddings, embedding_dim], as ``nn.Embedding``'s.
 
         Raises:
-            ValueError: embeddings that are not a matrix.
+            ValueError: embeddings that are not a matrix, or have no memory.
         """
+        check_memory("embeddings", embeddings)
         if embeddings.dim() != 2:
             raise ValueError(
                 f"embeddings must have 2 dimensions, got shape {tuple(embeddings.shape)}"
@@ -441,7 +443,12 @@ class ElasticEmbedding(nn.Embedding):
         self.rotation = rotations.fit_rotation(weight, seed, keep_mean=keep_mean)
 
     def rotate(self, vectors: Tensor) -> Tensor:
-        """Vectors [..., embedding_dim] in the space of the Personalized Elastic Embeddings."""
+        """Vectors [..., embedding_dim] in the space of the Personalized Elastic Embeddings.
+
+        Raises:
+            ValueError: vectors without memory.
+        """
+        check_memory("vectors", vectors)
         return vectors if self.rotation is None else vectors @ self.rotation
 
     # ---- the worth of blocks ----

@@ -16,7 +16,7 @@ from torch.nn import Parameter
 
 from peel_ext import _core, threads
 from peel_ext.ops import _launching
-from peel_ext.ops._checks import check_tensor
+from peel_ext.ops._checks import check_tensor, is_traced
 
 threads.follow(torch.get_num_threads())
 
@@ -109,8 +109,11 @@ def _refuse(
 
 
 def check_memory(name: str, value: Tensor) -> None:
-    """Raises ValueError for a tensor whose storage was given back: torch reads from address 0 there."""
-    if value.is_cpu and value.numel() and not value.data_ptr():
+    """Raises ValueError for a tensor whose storage was given back: torch reads from address 0 there.
+
+    One that is traced has none to begin with, and is not refused.
+    """
+    if value.is_cpu and value.numel() and not is_traced(value) and not value.data_ptr():
         raise ValueError(f"{name} must have memory, got shape {tuple(value.shape)} without any")
 
 

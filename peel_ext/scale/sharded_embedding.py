@@ -21,6 +21,7 @@ from peel_ext.nn.blending import check_worth
 from peel_ext.nn.encoding import Rows, encode, levels_on
 from peel_ext.nn.rotation import rotate_run, rotation_of_moments, second_moments
 from peel_ext.nn.selection import even_block_weights
+from peel_ext.ops import check_memory
 from peel_ext.ops.lookup import BlockStore, Pairs, Table, check_group, gather
 from peel_ext.scale.messages import agreed, check_same
 from peel_ext.scale.row_order import in_turn, places_by_value
@@ -149,7 +150,12 @@ class ShardedEmbedding:
         self.rotation = self._ranks.copy(made, made.shape).to(self.rows.device)
 
     def rotate(self, vectors: Tensor) -> Tensor:
-        """Vectors [..., embedding_dim] in the space of the Personalized Elastic Embeddings."""
+        """Vectors [..., embedding_dim] in the space of the Personalized Elastic Embeddings.
+
+        Raises:
+            ValueError: vectors without memory.
+        """
+        check_memory("vectors", vectors)
         return vectors if self.rotation is None else vectors @ self.rotation
 
     # ---- budgets ----

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from peel_ext.ops import check_memory
 from peel_ext.train.placement import limit_chunk, to_array
 from peel_ext.train.softmax import sum_chunks
 
@@ -170,6 +171,15 @@ def _check(
     positive_weights: Tensor | None,
 ) -> NDArray[np.int64]:
     """The values of indptr, for which the device is waited for once; raises ValueError."""
+    weighted = {
+        "weights": (weights, len(users)),
+        "negative_weights": (negative_weights, len(items)),
+        "positive_weights": (positive_weights, positives.numel()),
+    }
+    given = {"users": users, "items": items, "indptr": indptr, "positives": positives}
+    for name, tensor in (given | {name: each for name, (each, _) in weighted.items()}).items():
+        if tensor is not None:
+            check_memory(name, tensor)
     if users.ndim != 2 or items.ndim != 2 or users.shape[1] != items.shape[1]:
         raise ValueError(
             f"users and items must be matrices of equal width, got {tuple(users.shape)} and "
@@ -187,19 +197,11 @@ def _check(
         raise ValueError("every user must have at least one positive item")
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, got {temperature}")
-    if weights is not None and weights.shape != (len(users),):
-        raise ValueError(f"weights must have shape ({len(users)},), got {tuple(weights.shape)}")
-    if negative_weights is not None and negative_weights.shape != (len(items),):
-        raise ValueError(
-            f"negative_weights must have shape ({len(items)},), got {tuple(negative_weights.shape)}"
-        )
-    if negative_weights is not None and not bool((negative_weights > 0).all()):
-        raise ValueError("negative_weights must be above 0")
-    if positive_weights is not None and positive_weights.shape != positives.shape:
-        raise ValueError(
-            f"positive_weights must have shape ({positives.numel()},), got "
-            f"{tuple(positive_weights.shape)}"
-        )
-    if positive_weights is not None and not bool((positive_weights > 0).all()):
-        raise ValueError("positive_weights must be above 0")
+    for name, (tensor, count) in weighted.items():
+        if tensor is None:
+            continue
+        if tensor.shape != (count,):
+            raise ValueError(f"{name} must have shape ({count},), got {tuple(tensor.shape)}")
+        if name != "weights" and not bool((tensor > 0).all()):
+            raise ValueError(f"{name} must be above 0")
     return starts

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from peel_ext.data import IdMap
+from peel_ext.data import IdMap, ItemLists
+from peel_ext.errors import DataError
 from peel_ext.train.frames import require_pandas
+
+#: Items that users at some positions [m] are not to be shown.
+ExcludeItems = Callable[[NDArray[np.int64]], ItemLists]
 
 
 class Ranked(NamedTuple):
@@ -88,3 +93,42 @@ def ids_or_none(ids: IdMap, rows: NDArray[np.int64]) -> NDArray[Any]:
     found = ids.ids[rows]
     found[rows < 0] = -1 if ids.holds_integers else None
     return found
+
+
+def rows_of(known: IdMap, ids: Sequence[int | str] | NDArray[Any], what: str) -> NDArray[np.int64]:
+    """Rows int64 [m] of ids of any sequence.
+
+    Raises:
+        DataError: an unknown id; names it.
+        TypeError: no sequence of ids.
+    """
+    if isinstance(ids, str | bytes) or not hasattr(ids, "__len__"):
+        raise TypeError(f"{what}s must be a sequence of ids, got {ids!r}")
+    try:  # as Python's own, whose types are looked at one by one
+        return known.to_rows(ids.tolist() if isinstance(ids, np.ndarray) else list(ids))
+    except DataError as error:
+        raise DataError(f"{what} {error}") from None
+
+
+def exclusions_of(
+    known: IdMap, exclude: str | Sequence[Sequence[int | str]] | None, num_users: int
+) -> ExcludeItems | None:
+    """The items that :meth:`TrainedRun.rank_users` leaves out, from what ``recommend`` was given.
+
+    Raises:
+        DataError: an unknown item; names it.
+        TypeError: lists that are none.
+        ValueError: another text, or not a list for each user.
+    """
+    if isinstance(exclude, str):
+        if exclude != "seen":
+            raise ValueError(f'exclude must be "seen", None or lists of items, got {exclude!r}')
+        return None
+    if exclude is None:
+        return lambda positions: ItemLists.empty(len(positions))
+    if not hasattr(exclude, "__len__") or len(exclude) != num_users:
+        raise ValueError(
+            f"exclude must have a list of items for each of {num_users} users, "
+            f"got {len(exclude) if hasattr(exclude, '__len__') else exclude!r}"
+        )
+    return ItemLists.from_lists(rows_of(known, items, "exclude item") for items in exclude).take

@@ -6,7 +6,7 @@ Nothing here needs torch but the embedding under a budget, which imports it when
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,16 @@ from numpy.typing import NDArray
 from peel_ext.data import IdMap, ItemLists
 from peel_ext.device import score_rows
 from peel_ext.device.similarity import check_count
-from peel_ext.errors import DataError, RunError
+from peel_ext.errors import RunError
 from peel_ext.train.layout import layout_of
-from peel_ext.train.recommendations import Ranked, Recommendations, ids_or_none
+from peel_ext.train.recommendations import (
+    ExcludeItems,
+    Ranked,
+    Recommendations,
+    exclusions_of,
+    ids_or_none,
+    rows_of,
+)
 from peel_ext.train.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -29,9 +36,6 @@ if TYPE_CHECKING:
 _BATCH_CELLS = 1 << 18
 
 _NAMES = "item_names.json"
-
-#: Items that users at some positions [m] are not to be shown.
-ExcludeItems = Callable[[NDArray[np.int64]], ItemLists]
 
 
 class TrainedRun:
@@ -224,9 +228,9 @@ class TrainedRun:
             ValueError: n out of range, or another ``exclude``.
             TypeError: users that are no sequence of ids, or lists to exclude that are none.
         """
-        rows = self._rows_of(self.users, users, "user")
+        rows = rows_of(self.users, users, "user")
         ranked = Ranked.empty(len(rows), check_count(n))
-        lists = self._exclusions(rows, exclude)
+        lists = exclusions_of(self.items, exclude, len(rows))
         for positions, batch in self.rank_users(rows, n, budget_bytes, lists):
             ranked.put(positions, *batch)
         return Recommendations(
@@ -320,33 +324,3 @@ class TrainedRun:
                 f"{self.folder.path / name}: expected {expected} distinct ids, found {len(ids)}"
             )
         return ids
-
-    def _rows_of(
-        self, known: IdMap, ids: Sequence[int | str] | NDArray[Any], what: str
-    ) -> NDArray[np.int64]:
-        """Rows int64 [m] of ids of any sequence."""
-        if isinstance(ids, str | bytes) or not hasattr(ids, "__len__"):
-            raise TypeError(f"{what}s must be a sequence of ids, got {ids!r}")
-        try:  # as Python's own, whose types are looked at one by one
-            return known.to_rows(ids.tolist() if isinstance(ids, np.ndarray) else list(ids))
-        except DataError as error:
-            raise DataError(f"{what} {error}") from None
-
-    def _exclusions(
-        self, user_rows: NDArray[np.int64], exclude: str | Sequence[Sequence[int | str]] | None
-    ) -> ExcludeItems | None:
-        """The items that :meth:`rank_users` is to leave out, from what :meth:`recommend` was given."""
-        if isinstance(exclude, str):
-            if exclude != "seen":
-                raise ValueError(f'exclude must be "seen", None or lists of items, got {exclude!r}')
-            return None
-        if exclude is None:
-            return lambda positions: ItemLists.empty(len(positions))
-        if not hasattr(exclude, "__len__") or len(exclude) != len(user_rows):
-            raise ValueError(
-                f"exclude must have a list of items for each of {len(user_rows)} users, "
-                f"got {len(exclude) if hasattr(exclude, '__len__') else exclude!r}"
-            )
-        return ItemLists.from_lists(
-            self._rows_of(self.items, items, "exclude item") for items in exclude
-        ).take

@@ -121,12 +121,7 @@ def search_settings(
         ValueError: a given prior with more weights than items have features.
     """
     given = pretraining.prior
-    num_features = 1 + NUM_HALVINGS if has_times else 1
-    if given is not None and len(given) > num_features:
-        raise ValueError(
-            f"prior must have at most {num_features} weights, for interactions "
-            f"{'without' if num_features == 1 else 'with'} timestamps, got {given}"
-        )
+    _check_prior(given, has_times)
     temperatures, dims = tuning.temperatures, tuning.embedding_dims
     if pretraining.temperature is not None:
         temperatures = (pretraining.temperature,)
@@ -168,6 +163,16 @@ def search_settings(
         best.temperature or DEFAULT_TEMPERATURE, best.embedding_dim or dims[0], tuple(weights),
         np.array(trainings.kept.qualities),
     )  # fmt: skip
+
+
+def _check_prior(prior: Sequence[float] | None, has_times: bool) -> None:
+    """Raises ValueError for more weights than items have features."""
+    num_features = 1 + NUM_HALVINGS if has_times else 1
+    if prior is not None and len(prior) > num_features:
+        raise ValueError(
+            f"prior must have at most {num_features} weights, for interactions "
+            f"{'with' if has_times else 'without'} timestamps, got {prior}"
+        )
 
 
 class PriorJudge(Protocol):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from elastic_modules import LAYOUTS, make
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from peel_ext import ColumnsLayout, ElasticEmbedding, PlanesLayout, reference
 from peel_ext.errors import BudgetError
@@ -387,6 +388,8 @@ def test_rejects(call, error: type[Exception], named: str, generator) -> None:
         ("row_values", lambda m: m.blend(torch.ones(2, 3), _freed(2, 150))),
         ("indices", lambda m: m.refine_rows(0, _freed(5, dtype=torch.int64))),
         ("vectors", lambda m: ElasticEmbedding.from_vectors(_freed(5, 8))),
+        ("vectors", lambda m: m.rotate(_freed(5, 8))),
+        ("embeddings", lambda m: ElasticEmbedding.from_pretrained(_freed(5, 8))),
         (
             "item_group",
             lambda m: ElasticEmbedding(5, 8, layout="columns").set_item_groups(
@@ -398,6 +401,18 @@ def test_rejects(call, error: type[Exception], named: str, generator) -> None:
 def test_rejects_tensors_without_memory(call, name: str, generator) -> None:
     with pytest.raises(ValueError, match=f"^{name} must have memory, got shape"):
         call(make("planes", generator))
+
+
+def test_what_is_traced_needs_no_memory(generator) -> None:
+    module = make("planes", generator)
+    vectors = torch.rand(5, module.embedding_dim, generator=generator)
+    turned = torch.func.vmap(module.rotate)(vectors)
+    assert torch.equal(
+        torch.compile(module.rotate, backend="eager", fullgraph=True)(vectors), turned
+    )
+    with FakeTensorMode():
+        fake = ElasticEmbedding.from_pretrained(torch.ones(5, 8))
+        assert fake.rotate(torch.ones(3, 8)).shape == (3, 8)
 
 
 def _freed(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:

@@ -157,6 +157,29 @@ def test_arguments_that_do_not_fit_are_refused(change: dict[str, object], messag
         full_softmax_loss(**{**arguments, "temperature": 0.1, **change})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("users", "items", "indptr", "positives"),
+        *("weights", "negative_weights", "positive_weights"),
+    ],
+)
+def test_tensors_without_memory_are_named(name: str) -> None:
+    users, items, indptr, positives, weights = make_case([1, 1], 5, 3, torch.float32)
+    arguments = {
+        "users": users.detach(),
+        "items": items.detach(),
+        "indptr": indptr,
+        "positives": positives,
+        "weights": weights,
+        "negative_weights": torch.ones(5),
+        "positive_weights": torch.ones(2),
+    }
+    arguments[name].untyped_storage().resize_(0)
+    with pytest.raises(ValueError, match=f"^{name} must have memory, got shape"):
+        full_softmax_loss(**arguments, temperature=0.1)
+
+
 def test_a_sample_of_all_items_gives_the_full_loss() -> None:
     users, items, indptr, positives, weights = make_case([1, 4, 23, 2, 7], 23, 6, torch.float64)
     arguments = (users, items, indptr, positives, 0.1, weights)

@@ -13,7 +13,7 @@ from peel_ext.config import ControlConfig, ExposureConfig
 from peel_ext.device import fold_in_users
 from peel_ext.format import PlanesLayout
 from peel_ext.nn.rotation import fit_rotation
-from peel_ext.train.block_weights.exposure import draw_members
+from peel_ext.train.block_weights.exposure import draw_members, worth_of_ranks
 from peel_ext.train.clustering import nearest_group
 from peel_ext.train.held_out import hold_out, rank_unseen
 from peel_ext.train.population import Population
@@ -219,7 +219,7 @@ def _exposure_in(
     rows: NDArray[np.int64], lists: NDArray[np.int64], config: ExposureConfig
 ) -> NDArray[np.float64]:
     """The exposure [num_users, depth] a user's own list gives to rows [num_users, depth]."""
-    worth = 1 / (1 + np.exp((np.arange(1, lists.shape[1] + 1) - config.cutoff) / config.slope))
+    worth = worth_of_ranks(lists.shape[1], config)
     given = np.zeros(rows.shape)
     for user, own in enumerate(lists):
         order = np.argsort(own, kind="stable")

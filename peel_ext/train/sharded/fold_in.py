@@ -6,15 +6,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from peel_ext.device.fold_in import users_at_a_time
+from peel_ext.device.fold_in import STEP_SIZE, STEPS, users_at_a_time
 from peel_ext.device.item_prior import add_component, part_tastes
 from peel_ext.scale.collectives import Collectives
 from peel_ext.scale.exchange import Visits, in_batches
 from peel_ext.scale.item_shard import ItemShard
 from peel_ext.train.clustering import normalise_rows
-
-#: As :func:`peel_ext.device.fold_in_users` has it.
-_STEP_SIZE = 0.03
 
 
 def fold_in_users(
@@ -23,7 +20,7 @@ def fold_in_users(
     histories: ItemShard,
     ranks: Collectives,
     *,
-    steps: int,
+    steps: int = STEPS,
     temperature: float,
     prior: float,
 ) -> NDArray[np.float32]:
@@ -56,7 +53,7 @@ def fold_in_users(
             found = torch.from_numpy(_expect_rows(visitors, candidates, temperature))
             expected = _join_expected(visits.bring_back(found).numpy())
             gradient = (expected - means) / np.float32(temperature)
-            own = normalise_rows(own - np.float32(_STEP_SIZE) * gradient) * (counts > 0)
+            own = normalise_rows(own - np.float32(STEP_SIZE) * gradient) * (counts > 0)
         vectors[part] = own
     return vectors if prior == 0 else add_component(vectors, prior)
 

@@ -30,9 +30,6 @@ from peel_ext.train.sharded.fold_in import fold_in_users
 from peel_ext.train.sharded.held_out import hold_out
 from peel_ext.train.sharded.population import ShardedPopulation
 
-#: Steps of the fold-in, those of :func:`peel_ext.device.fold_in_users`.
-_STEPS = 20
-
 
 def choose_mixture(
     population: ShardedPopulation,
@@ -75,7 +72,7 @@ def _try_users(
     vectors = population.user_vectors[rows - own.start]
     folded, earlier = (
         fold_in_users(
-            rows, items, histories, ranks, steps=_STEPS, temperature=population.temperature,
+            rows, items, histories, ranks, temperature=population.temperature,
             prior=population.prior,
         )
         for histories in (seen, _halve(population, rows - own.start, config.seed))
