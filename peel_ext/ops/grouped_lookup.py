@@ -57,9 +57,9 @@ def grouped_lookup(
         traced = is_traced(weight, indices)
         if not (traced or (torch.is_grad_enabled() and weight.requires_grad)):
             # Making a table takes a third as long as a few thousand rows of it.
-            rows = look_up_dense(weight, indices, groups, num_groups)
-            if rows is not None:
-                return rows
+            found = look_up_dense(weight, indices, groups, num_groups)
+            if found is not None:
+                return found
     check_tensor("weight", weight, (torch.float32,), 2, anywhere=True)
     if padding_idx is not None:
         rows = weight.shape[0]
