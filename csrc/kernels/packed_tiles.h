@@ -106,6 +106,7 @@ class PackedTiles {
     // A tile in its item group. Moving on to the next is cheap.
     struct Place {
       int64_t tile = -1;
+      int64_t end_tile = 0;  // of the item group
       size_t item_group = 0;
       int64_t first = 0;  // row of the item group
       const Found* found = nullptr;
@@ -120,10 +121,26 @@ class PackedTiles {
       int64_t width;
     };
 
+    // What bounding reads of the tiles of an item group: `bytes` from a place that grows by
+    // `stride` with the tile.
+    struct Stream {
+      const uint8_t* from;
+      int64_t stride;
+      int64_t bytes;
+    };
+
     // True where the item group is another than before.
-    bool move(Place& place, int64_t to);
+    bool move(Place& place, int64_t to) {
+      const bool next = to == place.tile + 1 && to < place.end_tile;
+      if (!next) return move_away(place, to);
+      place.tile = to;
+      place.first += simd::kTileRows;
+      return false;
+    }
+    bool move_away(Place& place, int64_t to);
     const Found& find(size_t item_group);
     void enter_item_group();
+    void find_streams();
     const uint8_t* whole_lanes(const uint8_t* from, int64_t elements, int64_t size, int64_t at);
     void find_planes();
     void find_int8_layers();
@@ -140,6 +157,8 @@ class PackedTiles {
     Found found_[kFound];
     HeldLayer layers_[kMaxLayers];
     int64_t num_layers_ = 0;
+    Stream streams_[2 * kMaxLayers];  // of the item group ahead
+    int64_t num_streams_ = 0;
     int bits_ = 0;
     const uint8_t* planes_[kMaxBits] = {};
     float scales_[simd::kTileRows] = {};

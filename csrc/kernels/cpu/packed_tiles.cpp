@@ -51,7 +51,7 @@ PackedTiles::Reader::Reader(const PackedTiles& tiles)
   loaded_.values = values_.data();
 }
 
-bool PackedTiles::Reader::move(Place& place, int64_t to) {
+bool PackedTiles::Reader::move_away(Place& place, int64_t to) {
   const auto& item_groups = tiles_.item_groups_;
   const size_t before = place.item_group;
   const bool first_time = place.tile < 0;
@@ -63,7 +63,9 @@ bool PackedTiles::Reader::move(Place& place, int64_t to) {
     at = static_cast<size_t>(after - item_groups.begin()) - 1;
   }
   while (at + 1 < item_groups.size() && to >= item_groups[at + 1].first_tile) ++at;
-  place = {to, at, (to - item_groups[at].first_tile) * kTileRows, &find(at)};
+  const int64_t first_tile = item_groups[at].first_tile;
+  const int64_t end_tile = first_tile + (item_groups[at].rows + kTileRows - 1) / kTileRows;
+  place = {to, end_tile, at, (to - first_tile) * kTileRows, &find(at)};
   return first_time || at != before;
 }
 
@@ -89,26 +91,35 @@ void PackedTiles::Reader::enter(int64_t tile) {
 }
 
 void PackedTiles::Reader::prefetch_ahead() {
-  const bool planes = geometry_.layout == Layout::kPlanes;
   if (here_.tile + kTilesAhead >= tiles_.count()) return;
-  if (!planes && geometry_.value_type != ValueType::kInt8) return;
-  move(ahead_, here_.tile + kTilesAhead);
+  if (geometry_.layout == Layout::kColumns && geometry_.value_type != ValueType::kInt8) return;
+  if (move(ahead_, here_.tile + kTilesAhead)) find_streams();
+  const int64_t tile = ahead_.first / kTileRows;
+  for (int64_t s = 0; s < num_streams_; ++s) {
+    prefetch_lines(streams_[s].from + tile * streams_[s].stride, streams_[s].bytes);
+  }
+}
+
+void PackedTiles::Reader::find_streams() {
+  const bool planes = geometry_.layout == Layout::kPlanes;
   const ItemGroupBytes& bytes = ahead_.found->bytes;
   const uint64_t held = tiles_.item_groups_[ahead_.item_group].held;
+  const int64_t scale_bytes = kTileRows * 2;
+  num_streams_ = 0;
   int bits = 0;
   for (int32_t layer = 0; layer < geometry_.num_layers && bits < simd::kBoundBits; ++layer) {
     if (!((held >> layer) & 1u)) continue;
-    int64_t row_bytes = bytes.piece_bytes[layer];
+    const int64_t stride = kTileRows * bytes.piece_bytes[layer];
+    int64_t read = stride;
     if (planes) {
       const int32_t some = std::min(geometry_.layer_bits[layer], simd::kBoundBits - bits);
-      row_bytes = some * geometry_.plane_bytes();
+      read = kTileRows * some * geometry_.plane_bytes();
       bits += some;
     }
-    prefetch_lines(bytes.pieces[layer] + ahead_.first * bytes.piece_bytes[layer],
-                   kTileRows * row_bytes);
-    if (!planes) prefetch_lines(bytes.scales[layer] + ahead_.first * 2, kTileRows * 2);
+    streams_[num_streams_++] = {bytes.pieces[layer], stride, read};
+    if (!planes) streams_[num_streams_++] = {bytes.scales[layer], scale_bytes, scale_bytes};
   }
-  if (planes) prefetch_lines(bytes.row_scales + ahead_.first * 2, kTileRows * 2);
+  if (planes) streams_[num_streams_++] = {bytes.row_scales, scale_bytes, scale_bytes};
 }
 
 void PackedTiles::Reader::enter_item_group() {
