@@ -412,7 +412,8 @@ def test_a_full_disk_is_said_in_one_line(small_data: Path, tmp_path: Path) -> No
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))\n"
         "    assert main([*sys.argv[1:], f'run-{limit}']) == 1\n"
     )
-    command = ["train", str(small_data), "--epochs", "1", "--temperature", "0.1", "--quiet", "--out"]
+    command = ["train", str(small_data), "--epochs", "1", "--temperature", "0.1", "--quiet"]
+    command += ["--out"]
     finished = subprocess.run(
         [sys.executable, "-P", "-c", code, *command],
         capture_output=True, text=True, check=True, cwd=tmp_path,
