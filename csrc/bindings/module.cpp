@@ -150,8 +150,11 @@ PYBIND11_MODULE(_core, m) {
       .def_static("of", &TensorReader::of, py::arg("kind"), py::arg("parameter"),
                   py::arg("new_floats"), py::arg("new_ints"))
       .def("lookup", &TensorReader::lookup, py::arg("table"), py::arg("indices"), py::arg("groups"))
+      .def("lookup_dense", &TensorReader::lookup_dense, py::arg("weight"), py::arg("indices"),
+           py::arg("groups"), py::arg("num_groups"))
       .def("are_below", &TensorReader::are_below, py::arg("values"), py::arg("like"),
            py::arg("limit"))
+      .def("stamp", &TensorReader::stamp, py::arg("tensors"))
       .def("score", &TensorReader::score, py::arg("table"), py::arg("users"), py::arg("n"))
       .def("score_held", &TensorReader::score_held, py::arg("held"), py::arg("users"), py::arg("n"))
       .def("largest", &TensorReader::largest, py::arg("weights"), py::arg("k"), py::arg("sorted"));

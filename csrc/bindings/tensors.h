@@ -97,6 +97,21 @@ class TensorReader {
     return result.status == LookupStatus::kOk ? rows.tensor : py::none();
   }
 
+  // The same of a weight that is a tensor, which all user groups have.
+  py::object lookup_dense(const py::object& weight, const py::object& indices,
+                          const py::object& groups, const py::object& num_groups) const {
+    ForeignTensor given;
+    StoreTable table;
+    if (!read_int(num_groups, table.num_groups) || table.num_groups < 1) return py::none();
+    if (!read(weight, given) || given.num_dims != 2 || !has_float_rows(given, 32))
+      return py::none();
+    table.geometry.dim = given.shape[1];
+    table.num_embeddings = given.shape[0];
+    table.weight = at<const float>(address_of(given));
+    table.weight_stride = given.strides[0];
+    return lookup(table, indices, groups);
+  }
+
   // True if `values` are integers in [0, limit), one of each of `like`; false where somebody else
   // has to look.
   bool are_below(const py::object& values, const py::object& like, int64_t limit) const {
@@ -108,6 +123,28 @@ class TensorReader {
              return first_out_of_range(at<const decltype(index)>(address_of(each)), count_of(each),
                                        limit);
            }) < 0;
+  }
+
+  // Bytes that are equal to those of before as long as every tensor of a tuple has the memory, the
+  // type, the shape and the strides it had, and its count of changes says the same; None where they
+  // cannot be read.
+  py::object stamp(const py::object& tensors) const {
+    std::array<int64_t, kMostStamped * (3 + 2 * kMostDims)> said;
+    if (!PyTuple_CheckExact(tensors.ptr()) || py::len(tensors) > kMostStamped) return py::none();
+    int64_t* at = said.data();
+    for (const py::handle tensor : py::reinterpret_borrow<py::tuple>(tensors)) {
+      ForeignTensor now;
+      if (!is_kind(tensor) || !read_memory(tensor, now)) return py::none();
+      PyObject* version = PyObject_GetAttr(tensor.ptr(), version_.ptr());
+      if (!version) throw py::error_already_set();
+      *at++ = py::reinterpret_steal<py::int_>(version).operator int64_t();
+      *at++ = static_cast<int64_t>(address_of(now));
+      *at++ = now.type_code << 24 | now.bits << 16 | now.num_dims;
+      at = std::copy_n(now.shape, now.num_dims, at);
+      at = std::copy_n(now.strides, now.num_dims, at);
+    }
+    return py::bytes(reinterpret_cast<const char*>(said.data()),
+                     static_cast<size_t>(at - said.data()) * sizeof(int64_t));
   }
 
   // (indices, scores), both [num_users, n], of the best rows of a dense table, or None.
@@ -159,6 +196,7 @@ class TensorReader {
   static constexpr int32_t kProcessor = 1;            // of DLDeviceType
   static constexpr uint8_t kInteger = 0, kFloat = 2;  // of DLDataTypeCode
   static constexpr int32_t kMostDims = 8;
+  static constexpr size_t kMostStamped = 8;
   static constexpr int64_t kMany = 256;
   static constexpr int64_t kManyWeights = 4096;
 
@@ -176,6 +214,7 @@ class TensorReader {
         new_floats_(std::move(new_floats)),
         new_ints_(std::move(new_ints)),
         offered_(std::move(offered)),
+        version_(py::reinterpret_steal<py::object>(PyUnicode_InternFromString("_version"))),
         interface_(interface) {}
 
   template <typename Kernel>
@@ -210,12 +249,15 @@ class TensorReader {
 
   // False for what is no tensor of exactly these classes, or cannot be read.
   bool read(const py::object& object, ForeignTensor& out) const {
-    const auto* kind = reinterpret_cast<PyObject*>(Py_TYPE(object.ptr()));
-    if (kind != kind_.ptr() && kind != parameter_.ptr()) return false;
-    return read_memory(object, out) && !is_negated(object);
+    return is_kind(object) && read_memory(object, out) && !is_negated(object);
   }
 
-  bool read_memory(const py::object& object, ForeignTensor& out) const {
+  bool is_kind(py::handle object) const {
+    const auto* kind = reinterpret_cast<PyObject*>(Py_TYPE(object.ptr()));
+    return kind == kind_.ptr() || kind == parameter_.ptr();
+  }
+
+  bool read_memory(py::handle object, ForeignTensor& out) const {
     if (interface_->read(object.ptr(), &out) == 0) return out.num_dims <= kMostDims;
     PyErr_Clear();
     return false;
@@ -311,6 +353,7 @@ class TensorReader {
   py::object is_negated_;  // the method of the class
   py::object kind_, parameter_, new_floats_, new_ints_;
   py::object offered_;  // keeps the functions
+  py::object version_;  // the name of a tensor's count of changes
   const ForeignInterface* interface_;
 };
 

@@ -5,6 +5,7 @@ Functions over the module, whose methods call them.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from peel_ext.ops.lookup import (
     is_capturing,
     is_traced,
     look_up_at_once,
+    look_up_dense,
     lookup,
 )
 
@@ -36,6 +38,7 @@ _NO_OPTIONS = Options()  # they only matter to gradients
 _NO_INDICES = torch.empty(0, dtype=torch.int64, device="cpu")
 
 _is_grad_enabled = torch.is_grad_enabled
+_is_compiling = torch.compiler.is_compiling
 
 
 def look_up(
@@ -72,6 +75,11 @@ def look_up(
         table = Table(weight, refinement, slots, num_groups=module.num_groups)
         return lookup(table, input, groups, _options(module), traced=True)
     if groups is not None:
+        with_gradient = weight.requires_grad and _is_grad_enabled()
+        if not (traced or with_gradient or max_norm is not None):
+            rows = look_up_dense(weight, input, groups, module.num_groups)
+            if rows is not None:
+                return rows
         # All have the same rows, but a mistake is a mistake.
         check_groups(groups, input, module.num_groups, traced)
     # A graph must not depend on the number of indices.
@@ -140,6 +148,12 @@ def table(module: Any, group: int | None) -> Tensor:
     return look_up(module, rows, groups, max_norm=None)
 
 
+@lru_cache(maxsize=64)
+def _of_budget(budget_bytes: int) -> View:
+    """The view of a budget and no groups, which takes longer to make than to find."""
+    return View(budget_bytes)
+
+
 def under_budget(module: Any, view: View, budget_bytes: int) -> View:
     """The view with a budget, of which what cannot be had fails here, not at a lookup.
 
@@ -147,7 +161,7 @@ def under_budget(module: Any, view: View, budget_bytes: int) -> View:
     """
     limit = check_budget(budget_bytes)
     weight = _weight(module)
-    if torch.compiler.is_compiling():
+    if _is_compiling():
         state.check_whole(module)
         return View(limit, view.groups)
     kept = module._tables.kept.get(limit)
@@ -157,7 +171,7 @@ def under_budget(module: Any, view: View, budget_bytes: int) -> View:
             state.check_plain(weight)
         else:
             _make_table(module, weight, limit)
-    return View(limit, view.groups)
+    return _of_budget(limit) if view.groups is None else View(limit, view.groups)
 
 
 def for_groups(module: Any, view: View, groups: Tensor | int) -> View:

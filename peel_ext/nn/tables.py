@@ -36,7 +36,7 @@ class Kept:
     def __init__(self, table: Table, sources: Sources) -> None:
         self.table = table
         self._sources = sources
-        self._marks = Marks(*sources, laid_out=sources[:2])
+        self._marks = Marks(*sources)
 
     def is_of(self, module: Any, weight: Tensor) -> bool:
         """True if it was made of the tensors that a module has, and none of them has changed since.

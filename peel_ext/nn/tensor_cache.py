@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.utils.weak import WeakIdKeyDictionary
 
+from peel_ext.ops.lookup import stamp_of
+
 
 class _Kept:
     """A value beside the tensors it was computed from.
@@ -75,25 +77,25 @@ class Marks:
 
     Args:
         tensors: whose changes count.
-        laid_out: those of them that may become another part of the same memory.
     """
 
-    __slots__ = ("_layouts", "_marks")
+    __slots__ = ("_marks", "_stamp", "_tensors")
 
-    def __init__(self, *tensors: Tensor | None, laid_out: tuple[Tensor | None, ...]) -> None:
-        there = [each for each in tensors if each is not None]
-        self._marks = [(each, each._version, each.data_ptr()) for each in there]
-        self._layouts = [(each, each.shape, each.stride()) for each in laid_out if each is not None]
+    def __init__(self, *tensors: Tensor | None) -> None:
+        self._tensors = tuple(each for each in tensors if each is not None)
+        self._stamp = stamp_of(self._tensors)
+        self._marks = None if self._stamp is not None else self._read()
 
     def are_current(self) -> bool:
-        """True if torch has counted no change of the tensors since."""
-        for tensor, version, address in self._marks:
-            if tensor._version != version or tensor.data_ptr() != address:
-                return False
-        for tensor, shape, strides in self._layouts:
-            if tensor.shape != shape or tensor.stride() != strides:
-                return False
-        return True
+        """True if torch has counted no change of the tensors since, and they are no other part of it."""
+        if self._marks is None:
+            return stamp_of(self._tensors) == self._stamp
+        return self._read() == self._marks
+
+    def _read(self) -> list[tuple[Any, ...]]:
+        return [
+            (each._version, each.data_ptr(), each.shape, each.stride()) for each in self._tensors
+        ]
 
 
 #: Values of one cache: masks are those of a budget, of which there may be many.

@@ -97,15 +97,16 @@ class Entered(ContextDecorator):
         self._module = module
         self._change = change
         self._value = value
-        self._tokens: list[Any] = []  # it may be entered inside itself
+        self._tokens: tuple[Any, ...] = ()  # (last, others): it may be entered inside itself
 
     def __enter__(self) -> Any:
         module = self._module
-        self._tokens.append(module._views.enter(module, self._change, self._value))
+        self._tokens = (module._views.enter(module, self._change, self._value), self._tokens)
         return module
 
     def __exit__(self, *error: object) -> None:
-        self._module._views.leave(self._tokens.pop())
+        token, self._tokens = self._tokens
+        self._module._views.leave(token)
 
 
 def _guardable(view: View) -> View:

@@ -7,6 +7,7 @@ read or written as is looked at once more where its address is taken, for there 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import torch
@@ -27,6 +28,12 @@ _INT64S = torch.empty(0, dtype=torch.int64, device="cpu")
 #: Reads tensors in native code; None with a torch that does not offer what it calls.
 _READER: _core.TensorReader | None = _core.TensorReader.of(
     Tensor, Parameter, _FLOAT32S.new_empty, _INT64S.new_empty
+)
+
+#: Bytes that are equal as long as tensors have the memory and layout they had and torch counted no
+#: change; None where that takes a longer look. Asked at every lookup under a budget, hence by no way round.
+stamp_of: Callable[[tuple[Tensor, ...]], bytes | None] = (
+    (lambda tensors: None) if _READER is None else _READER.stamp
 )
 
 _FLOAT32 = (torch.float32,)
@@ -290,6 +297,16 @@ def adjacent_lookup(
     if _READER is None or _launching.is_device(indices):
         return None
     rows: Any = _READER.lookup(table, indices, groups)
+    return rows
+
+
+def dense_lookup(
+    weight: Tensor, indices: Tensor, groups: Tensor | int, num_groups: int
+) -> Tensor | None:
+    """The same of the rows of a weight, which all user groups have; None also for other weights."""
+    if _READER is None or _launching.is_device(indices):
+        return None
+    rows: Any = _READER.lookup_dense(weight, indices, groups, num_groups)
     return rows
 
 

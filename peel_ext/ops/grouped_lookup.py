@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from peel_ext.ops._checks import check_int, check_tensor
-from peel_ext.ops.lookup import BlockStore, Options, Table, lookup
+from peel_ext.ops.lookup import BlockStore, Options, Table, is_traced, look_up_dense, lookup
 
 
 def grouped_lookup(
@@ -52,6 +52,14 @@ def grouped_lookup(
         ValueError: a wrong shape; sparse under torch.func.
         IndexError: an index or group out of range.
     """
+    has_more = refinement is not None or refinement_slot is not None or blocks is not None
+    if not has_more and padding_idx is None:
+        traced = is_traced(weight, indices)
+        if not (traced or (torch.is_grad_enabled() and weight.requires_grad)):
+            # Making a table takes a third as long as a few thousand rows of it.
+            found = look_up_dense(weight, indices, groups, num_groups)
+            if found is not None:
+                return found
     check_tensor("weight", weight, (torch.float32,), 2, anywhere=True)
     if padding_idx is not None:
         rows = weight.shape[0]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from peel_ext import ColumnsLayout, ElasticEmbedding, PlanesLayout
 from peel_ext.format import Layout
+from peel_ext.nn import tensor_cache
 from peel_ext.nn.tensor_cache import TensorCache, derive
 from peel_ext.optim import RowwiseAdagrad
 
@@ -113,6 +114,14 @@ CHANGES: dict[str, Callable[[ElasticEmbedding], object]] = {
 }  # fmt: skip
 
 
+@pytest.fixture(params=["native", "plain"])
+def marks(request, monkeypatch) -> None:
+    """Changes are looked for in native code, or as where torch does not offer what that calls."""
+    if request.param == "plain":
+        monkeypatch.setattr(tensor_cache, "stamp_of", lambda tensors: None)
+
+
+@pytest.mark.usefixtures("marks")
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("change", CHANGES)
 def test_follows_every_change(change: str, layout: Layout, generator) -> None:
@@ -146,6 +155,7 @@ def _double(module: ElasticEmbedding) -> None:
     dict(module.named_parameters())["weight"].mul_(2)
 
 
+@pytest.mark.usefixtures("marks")
 def test_a_smaller_table_in_the_same_memory(generator) -> None:
     module = ElasticEmbedding.from_pretrained(torch.randn(64, 8, generator=generator), num_groups=2)
     many = torch.zeros(20_000, dtype=torch.int64)  # enough to be looked up by the kernel
@@ -169,6 +179,7 @@ def test_memory_that_is_used_again_is_not_taken_for_the_old(generator) -> None:
             assert torch.equal(module.table(0), twin.table(0))
 
 
+@pytest.mark.usefixtures("marks")
 @pytest.mark.parametrize("transposed", [False, True])
 def test_data_at_an_address_of_before_is_seen(transposed: bool, generator) -> None:
     def values() -> Tensor:

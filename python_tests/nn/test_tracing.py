@@ -15,6 +15,7 @@ from torch.func import functional_call, grad, hessian, jvp, vmap
 from torch.fx import symbolic_trace
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from peel_ext import ColumnsLayout, ElasticEmbedding, PlanesLayout
 from peel_ext.errors import BudgetError
@@ -532,6 +533,26 @@ def test_tensors_of_other_kinds_see_their_lookup(generator) -> None:
         module.generate(0, 10**6)
     with pytest.raises(TypeError, match="one plain tensor"), module.budget(10**6):
         module(INPUT)
+
+
+@pytest.mark.parametrize("groups", [None, 1, torch.arange(8).view(2, 4) % GROUPS])
+def test_modes_see_the_lookup_in_the_table_of_all_groups(groups) -> None:
+    module = ElasticEmbedding(ROWS, DIM, num_groups=GROUPS)
+    with torch.no_grad(), Functions() as mode:
+        module(INPUT, groups)
+    assert F.embedding in mode.called
+
+
+class Functions(TorchFunctionMode):
+    """Says which functions were called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.called: list[Callable[..., object]] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.called.append(func)
+        return func(*args, **(kwargs or {}))
 
 
 class Negated(Tensor):

@@ -15,7 +15,7 @@ from lookup_tables import LAYOUTS, NUM_GROUPS, make_table
 from peel_ext import _core, ops, reference
 from peel_ext.format import ColumnsLayout, PlanesLayout
 from peel_ext.ops import _bridge
-from peel_ext.ops.lookup import Options, Pairs, Table, look_up_at_once
+from peel_ext.ops.lookup import Options, Pairs, Table, look_up_at_once, look_up_dense
 from peel_ext.ops.lookup.gradients import Scatter
 
 SQUARE = torch.arange(9).view(3, 3)
@@ -61,6 +61,9 @@ def test_what_is_read_natively_is_what_the_reference_gives(
         table.native()
         rows = look_up_at_once(table, indices, groups)
         assert (rows is not None) == (adjacent and native)
+        dense = look_up_dense(weight, indices, groups, table.num_groups)
+        assert (dense is not None) == (adjacent and native)
+        assert dense is None or torch.equal(dense, weight[indices.long()])
         if rows is None:
             rows = ops.grouped_lookup(weight, indices, groups, **parts)
         if isinstance(groups, np.integer):
@@ -96,6 +99,7 @@ def test_what_is_not_read_natively_is_told_by_the_longer_way(
     with on_cpu():
         table.native()
         assert look_up_at_once(table, indices, groups) is None
+        assert look_up_dense(weight, indices, groups, table.num_groups) is None
         with pytest.raises((IndexError, TypeError, ValueError), match=error):
             ops.grouped_lookup(weight, indices, groups, **parts)
 
@@ -118,6 +122,28 @@ def test_a_column_of_conjugates_has_its_sign_and_so_has_its_gradient(generator) 
     ops.grouped_lookup(weight, torch.tensor([1])).backward(column[:1])
     assert weight.grad is not None
     assert torch.equal(weight.grad[1:2], column[:1])
+
+
+@pytest.mark.parametrize(
+    ("weight", "read"),
+    [
+        (torch.arange(12.0).view(4, 3), True),
+        (torch.nn.Parameter(torch.arange(12.0).view(4, 3)), True),
+        (torch.arange(24.0).view(8, 3)[::2], True),
+        (torch.arange(24.0).view(4, 6)[:, 2:5], True),
+        (torch.zeros(4, 0), True),
+        (torch.arange(12.0).view(3, 4).T, False),
+        (torch.arange(12.0).view(4, 3).double(), False),
+        (torch.arange(12.0).view(4, 3).as_subclass(OtherTensor), False),
+        (torch._neg_view(torch.arange(12.0).view(4, 3)), False),
+        (torch.arange(4.0), False),
+    ],
+)
+def test_which_weights_are_read_natively(weight: torch.Tensor, read: bool) -> None:
+    indices = torch.tensor([3, 0, 3])
+    rows = look_up_dense(weight, indices, 0, 1)
+    assert (rows is not None) == read
+    assert rows is None or torch.equal(rows, weight.detach()[indices])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -1,4 +1,4 @@
-"""The command line as torchrun starts it, whose steps take long and whose signs of life come often."""
+"""The command line as torchrun starts it, whose signs of life come often and whose steps may take long."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def step_slowly(training: pretraining._Training, done: int) -> float:
 
 if __name__ == "__main__":
     heartbeat.INTERVAL, heartbeat.PATIENCE = 0.5, 5.0
-    Timer.is_due = lambda timer: True  # type: ignore[method-assign]
     step = pretraining._Training.step
-    if "SLOW_STEPS" in os.environ:
+    if "SLOW_STEPS" in os.environ:  # and are saved, each of them
+        Timer.is_due = lambda timer: True  # type: ignore[method-assign]
         pretraining._Training.step = step_slowly  # type: ignore[method-assign]
     sys.exit(main())

@@ -394,6 +394,7 @@ def test_a_killed_run_is_never_taken_for_whole(
     )
     command = [sys.executable, "-P", "-c", code, "train", str(data_file)]
     command += ["--out", str(tmp_path / "run"), "--epochs", "100000", "--temperature", "0.1"]
+    command += ["--embedding-dim", "16"]  # given, as the temperature: nothing is compared first
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
     try:
         deadline = time.monotonic() + 60
@@ -428,7 +429,7 @@ def test_a_run_killed_within_an_epoch_ends_the_same(
 
     def arguments(out: str) -> list[str]:
         command = ["train", str(data_file), "--out", str(tmp_path / out), "--epochs", "4"]
-        return [*command, "--temperature", "0.1", "--quiet"]
+        return [*command, "--temperature", "0.1", "--embedding-dim", "16", "--quiet"]
 
     monkeypatch.setattr(Timer, "is_due", lambda self: True)
     assert main(arguments("whole")) == 0

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from peel_ext.ops._bridge import stamp_of
 from peel_ext.ops._checks import DEVICES, is_traced
 from peel_ext.ops._launching import is_capturing
 from peel_ext.ops.lookup import eager, plain
-from peel_ext.ops.lookup.eager import gather, look_up_at_once
+from peel_ext.ops.lookup.eager import gather, look_up_at_once, look_up_dense
 from peel_ext.ops.lookup.table import (
     BlockStore,
     Mask,
@@ -25,7 +26,7 @@ from peel_ext.ops.lookup.traced import look_up as through_dispatcher
 __all__ = [
     "DEVICES", "BlockStore", "Encoder", "Mask", "Options", "Pairs", "Table", "check_group",
     "check_groups", "gather", "geometry_of", "has_kernels", "is_capturing", "is_traced",
-    "look_up_at_once", "lookup", "register_shapes",
+    "look_up_at_once", "look_up_dense", "lookup", "register_shapes", "stamp_of",
 ]  # fmt: skip
 
 

@@ -12,6 +12,8 @@ from peel_ext.ops.lookup.gradients import Record
 from peel_ext.ops.lookup.table import Options, Pairs, Table
 
 _is_grad_enabled = torch.is_grad_enabled
+# Not public, hence the way out: without it, such modes see none of these lookups.
+_num_function_modes = getattr(torch._C, "_len_torch_function_stack", lambda: 0)
 
 
 def look_up(table: Table, pairs: Pairs, options: Options) -> Tensor:
@@ -32,6 +34,19 @@ def look_up_at_once(table: Table, indices: Tensor, groups: Tensor | int) -> Tens
     if native is None or (_is_grad_enabled() and table.requires_grad()):
         return None
     return _bridge.adjacent_lookup(native, indices, groups)
+
+
+def look_up_dense(
+    weight: Tensor, indices: Tensor, groups: Tensor | int, num_groups: int
+) -> Tensor | None:
+    """The same of the rows of a weight, which all user groups have.
+
+    None also for a weight, indices or groups that are not as a kernel reads them, for those out of
+    range, and where a mode of torch wants to see functions.
+    """
+    if _num_function_modes():
+        return None
+    return _bridge.dense_lookup(weight, indices, groups, num_groups)
 
 
 def gather(table: Table, pairs: Pairs) -> Tensor:

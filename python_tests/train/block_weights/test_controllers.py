@@ -197,7 +197,7 @@ def peak_with(groups):
         *vectors, np.arange(users) % groups, vectors[0][:groups],
         ItemLists.from_lists(own), 1.0,
     )
-    control_blocks(embedding, population, ControlConfig(steps=10))
+    control_blocks(embedding, population, ControlConfig(steps=2))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 print(-peak_with(1) + peak_with(40))

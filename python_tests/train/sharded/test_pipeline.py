@@ -128,7 +128,8 @@ def test_a_given_validation_part_chooses_the_prior_of_one_process(
     two = TrainedRun.open(tmp_path / "two")
     facts = [run.folder.stages["pretraining"] for run in (one, two)]
     (of_one,), (of_two,) = (each["prior_weights"] for each in facts)
-    assert of_one == pytest.approx(of_two, abs=0.1)  # rounding may decide what is noise
+    # Rounding may decide on the last step of the search, which is 0.1 long.
+    assert of_one == pytest.approx(of_two, abs=0.11)
     assert min(of_one, of_two) > 0.2  # the search began at 0.05
     assert facts[0]["prior"] == pytest.approx(facts[1]["prior"], rel=0.2)
     assert len(one.folder.load("tuning")["qualities"]) == 0
@@ -363,7 +364,7 @@ def test_a_killed_rank_ends_the_attempt_and_the_next_goes_on(shop: Path, tmp_pat
     run = tmp_path / "run"
     command = [sys.executable, "-P", "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command += ["--max-restarts", "1", killed_rank.__file__, "train", str(shop), "--out", str(run)]
-    command += ["--epochs", "3", "--temperature", "0.2", "--embedding-dim", "8", "--groups", "2"]
+    command += ["--epochs", "2", "--temperature", "0.2", "--embedding-dim", "8", "--groups", "2"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stderr[:3000]
     assert done.stdout == f"{run}\n"
