@@ -47,8 +47,11 @@ constexpr uint32_t kLaneMask = (1u << kLanes) - 1;
 #include "simd/selection_body.h"
 // clang-format on
 
-#define PEEL_PRIMITIVES(name)                                                            \
-  {name,          kMaxCode,       decode_planes,      decode_int8,      decode_float16,  \
-   rotate,        transpose_tile, decode_planes_tile, decode_int8_tile, dot_tile,        \
-   dot_int8_tile, bound_rows,     bound_tile,         pack_codes,       bound_int8_tile, \
-   reach_tile,    share_tile,     sum_tile,           collect_between,  collect_from}
+// clang-format off
+#define PEEL_PRIMITIVES(name)                                                                 \
+  {name,             kMaxCode,       decode_planes,      decode_int8,      decode_float16,     \
+   rotate,           transpose_tile, decode_planes_tile, decode_int8_tile, dot_tile,           \
+   dot_float16_tile, dot_int8_tile,  bound_rows,         bound_tile,       pack_codes,         \
+   bound_int8_tile,  reach_tile,     share_tile,         sum_tile,         collect_between,    \
+   collect_from}
+// clang-format on

@@ -84,6 +84,9 @@ struct Primitives {
   // portable one.
   void (*dot_tile)(const float* users, int64_t num_users, int64_t user_stride, const float* tile,
                    int64_t dim, bool accumulate, float* out);
+  // As decode_float16 and dot_tile, the same bits, without a decoded tile in between.
+  void (*dot_float16_tile)(const float* users, int64_t num_users, int64_t user_stride,
+                           const uint16_t* tile, int64_t dim, bool accumulate, float* out);
   // As decode_int8_tile and dot_tile on one layer after another, the same bits, without a decoded
   // tile in between: faster for a few users.
   void (*dot_int8_tile)(const float* users, int64_t num_users, int64_t user_stride,

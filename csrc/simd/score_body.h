@@ -1,7 +1,14 @@
 // The primitives that score tiles. Included by body.h.
 
-template <int kUsers, int kVectors>
-static inline void dot_block(const float* users, int64_t user_stride, const float* tile,
+static inline Vector load_values(const float* values) { return load(values); }
+static inline Vector load_values(const uint16_t* halves) {
+  float values[kLanes];
+  widen_halves(halves, values, kLanes);
+  return load(values);
+}
+
+template <int kUsers, int kVectors, typename Element>
+static inline void dot_block(const float* users, int64_t user_stride, const Element* tile,
                              int64_t dim, bool accumulate, float* out) {
   Vector sums[kUsers][kVectors];
 #pragma GCC unroll 8
@@ -13,7 +20,7 @@ static inline void dot_block(const float* users, int64_t user_stride, const floa
   }
   for (int64_t d = 0; d < dim; ++d) {
     Vector rows[kVectors];
-    for (int v = 0; v < kVectors; ++v) rows[v] = load(tile + d * kTileRows + v * kLanes);
+    for (int v = 0; v < kVectors; ++v) rows[v] = load_values(tile + d * kTileRows + v * kLanes);
     for (int u = 0; u < kUsers; ++u) {
       const Vector user = broadcast(users[u * user_stride + d]);
       for (int v = 0; v < kVectors; ++v) sums[u][v] = PEEL_FMA(user, rows[v], sums[u][v]);
@@ -25,8 +32,9 @@ static inline void dot_block(const float* users, int64_t user_stride, const floa
 }
 
 // As many users at once as keep the accumulators in registers and the multipliers busy.
-static void dot_tile(const float* users, int64_t num_users, int64_t user_stride, const float* tile,
-                     int64_t dim, bool accumulate, float* out) {
+template <typename Element>
+static inline void dot_values(const float* users, int64_t num_users, int64_t user_stride,
+                              const Element* tile, int64_t dim, bool accumulate, float* out) {
   constexpr int kVectors = 2;
   constexpr int kUsers = PEEL_VECTOR_BYTES == 64 ? 8 : 4;
   int64_t u = 0;
@@ -43,6 +51,16 @@ static void dot_tile(const float* users, int64_t num_users, int64_t user_stride,
                           out + u * kTileRows + column);
     }
   }
+}
+
+static void dot_tile(const float* users, int64_t num_users, int64_t user_stride, const float* tile,
+                     int64_t dim, bool accumulate, float* out) {
+  dot_values(users, num_users, user_stride, tile, dim, accumulate, out);
+}
+
+static void dot_float16_tile(const float* users, int64_t num_users, int64_t user_stride,
+                             const uint16_t* tile, int64_t dim, bool accumulate, float* out) {
+  dot_values(users, num_users, user_stride, tile, dim, accumulate, out);
 }
 
 template <int kUsers, int kVectors>

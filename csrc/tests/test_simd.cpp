@@ -121,6 +121,16 @@ void scores_alike(std::mt19937_64& random, const Primitives& isa, int64_t dim, i
     isa.dot_tile(vectors.data() + half, users, dim, tile.data() + half * kTileRows, dim - half,
                  true, resumed.data());
     CHECK(resumed == out);
+    std::vector<uint16_t> halves(dim * kTileRows);
+    for (auto& value : halves) value = static_cast<uint16_t>(0x3000 + random() % 0x400);
+    std::vector<float> widened(halves.size()), of_halves(out), expected(out);
+    isa.decode_float16(halves.data(), widened.data(), dim * kTileRows);
+    for (const bool accumulate : {true, false}) {
+      isa.dot_float16_tile(vectors.data(), users, dim, halves.data(), dim, accumulate,
+                           of_halves.data());
+      isa.dot_tile(vectors.data(), users, dim, widened.data(), dim, accumulate, expected.data());
+      CHECK(of_halves == expected);
+    }
     for (int64_t u = 0; u < users; ++u) {
       for (int64_t r = 0; r < rows; ++r) {
         double exact = 0, size = 0;

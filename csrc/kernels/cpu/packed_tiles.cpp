@@ -12,7 +12,7 @@ namespace {
 using simd::kTileRows;
 
 // Up to this many users, values in columns are multiplied where they lie: int8 ones are decoded
-// anew for every two users, float32 ones are read by the layer.
+// anew for every two users, others are read by the layer.
 constexpr int64_t kFewUsers = 4;
 // From the tile whose scores are bounded to the one asked for: memory takes longer than a tile.
 constexpr int64_t kTilesAhead = 4;
@@ -206,7 +206,7 @@ void PackedTiles::Reader::dot(const float* users, int64_t num_users, int64_t use
       tiles_.isa_.dot_int8_tile(users, num_users, user_stride, int8_layers_, num_layers_, scores);
       return;
     }
-    if (geometry_.value_type == ValueType::kFloat32 && loaded_.count == kTileRows) {
+    if (loaded_.count == kTileRows) {
       dot_in_place(users, num_users, user_stride, scores);
       return;
     }
@@ -227,15 +227,20 @@ void PackedTiles::Reader::dot_loaded(const float* users, int64_t num_users, int6
   }
 }
 
-// Of a whole tile of float32 values: the same bits as after loading it.
+// Of a whole tile of float32 or float16 values: the same bits as after loading it.
 void PackedTiles::Reader::dot_in_place(const float* users, int64_t num_users, int64_t user_stride,
                                        float* scores) {
   for (int64_t l = 0; l < num_layers_; ++l) {
     const HeldLayer& layer = layers_[l];
-    const auto* values =
-        reinterpret_cast<const float*>(layer.pieces + here_.first * layer.piece_bytes);
-    tiles_.isa_.dot_tile(users + layer.begin, num_users, user_stride, values, layer.width, l > 0,
-                         scores);
+    const uint8_t* values = layer.pieces + here_.first * layer.piece_bytes;
+    if (geometry_.value_type == ValueType::kFloat32) {
+      tiles_.isa_.dot_tile(users + layer.begin, num_users, user_stride,
+                           reinterpret_cast<const float*>(values), layer.width, l > 0, scores);
+    } else {
+      tiles_.isa_.dot_float16_tile(users + layer.begin, num_users, user_stride,
+                                   reinterpret_cast<const uint16_t*>(values), layer.width, l > 0,
+                                   scores);
+    }
   }
 }
 
