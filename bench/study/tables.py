@@ -119,7 +119,7 @@ def _parts_table(source: str, parts: Parts) -> str:
 
 
 def _shares_table(source: str, parts: Parts) -> str:
-    """Of the gap between the list shipped and a fresh server, where there is one; else of the full table."""
+    """Of the gap between the list shipped and a fresh server where there is one, else of the full table."""
     names = budgets(source, parts)
     del names[None]
     head = ["part", "seeds", *names.values()]
