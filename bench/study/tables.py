@@ -142,8 +142,9 @@ def _share(row: Row, full: list[Row], budget: int) -> float | None:
     for line in row["lines"]:
         if line["budget_bytes"] != budget:
             continue
-        if "gap_recovered" in line:
-            return float(line["gap_recovered"])
+        if "gap_recovered" in line:  # None where there is no gap
+            recovered: float | None = line["gap_recovered"]
+            return recovered
         whole = qualities(full, None).get(row["seed"])
         return None if whole is None else line["recall"] / whole[0]
     return None
