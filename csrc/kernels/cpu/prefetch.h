@@ -5,16 +5,23 @@
 
 #include <cstdint>
 
+#include "core/processor.h"
+
 namespace peel {
 
 #define PEEL_ALWAYS_INLINE inline __attribute__((always_inline))
 
-// Asks for every second line from the first byte on: what is between comes with it or after it, and
-// a request of its own only takes the place of one for another row. Into the second cache: rows are
-// asked for long before they are read.
+// From one line that is asked for to the next. Where what is between comes with it or after it, a
+// request of its own only takes the place of one for another row.
+const int64_t kLineStep = processor().brings_pairs_of_lines ? 128 : 64;
+
+// Asks for all from the first byte on. Into the second cache: rows are asked for long before they
+// are read.
 PEEL_ALWAYS_INLINE void prefetch(const void* from, int64_t bytes) {
   const auto* at = static_cast<const char*>(from);
-  for (int64_t offset = 0; offset < bytes; offset += 128) __builtin_prefetch(at + offset, 0, 2);
+  for (int64_t offset = 0; offset < bytes; offset += kLineStep) {
+    __builtin_prefetch(at + offset, 0, 2);
+  }
 }
 
 // Asks for every line, for reading on where several streams of them are read by turns.
