@@ -15,7 +15,7 @@ from pathlib import Path
 
 CSRC = Path(__file__).parent
 #: Kernels that a device does not call.
-TRAINING = {"topk_blocks", "largest_values", "update_rows"}
+TRAINING = {"topk_blocks", "update_rows"}
 #: Instruction sets that a compiler is told of for one part of the file, as CMakeLists.txt does by flags.
 AVX512 = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq"
 TARGETS = {
