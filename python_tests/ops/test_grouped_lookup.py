@@ -142,6 +142,8 @@ def test_a_column_of_conjugates_has_its_sign_and_so_has_its_gradient(generator) 
 def test_which_weights_are_read_natively(weight: torch.Tensor, read: bool) -> None:
     indices = torch.tensor([3, 0, 3])
     rows = look_up_dense(weight, indices, 0, 1)
+    # Under the shim the processor's memory is that of a device, whose kernels are launched.
+    read = read and os.environ.get("PEEL_TEST_SHIM") != "1"
     assert (rows is not None) == read
     assert rows is None or torch.equal(rows, weight.detach()[indices])
 
