@@ -23,6 +23,7 @@ LIBRARY = ZIG.parent / "lib"
 SOURCES = (
     "bindings/wasm",
     "core/out_of_range",
+    "core/processor",
     "core/serial_executor",
     "device/appendix",
     "device/block_checks",
