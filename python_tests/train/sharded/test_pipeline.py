@@ -128,10 +128,10 @@ def test_a_given_validation_part_chooses_the_prior_of_one_process(
     two = TrainedRun.open(tmp_path / "two")
     facts = [run.folder.stages["pretraining"] for run in (one, two)]
     (of_one,), (of_two,) = (each["prior_weights"] for each in facts)
-    # Rounding may decide on the last steps of the search, of 0.1 and of half as much.
-    assert of_one == pytest.approx(of_two, abs=0.16)
+    # Rounding may decide on the last step of the search, which is 0.1 long.
+    assert of_one == pytest.approx(of_two, abs=0.1 + 1e-9)
     assert min(of_one, of_two) > 0.2  # the search began at 0.05
-    assert facts[0]["prior"] == pytest.approx(facts[1]["prior"], rel=0.5)
+    assert facts[0]["prior"] == pytest.approx(facts[1]["prior"], rel=0.2)
     assert len(one.folder.load("tuning")["qualities"]) == 0
 
 
