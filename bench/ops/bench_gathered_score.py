@@ -24,6 +24,7 @@ from peel_ext.format.quantizer import distortion
 
 ROWS, DIM, N, BATCHES = 1_000_000, 64, 20, 8
 GROWTH = (1_000, 10_000, 100_000, 1_000_000, pytest.param(10_000_000, marks=pytest.mark.large))
+WIDTHS = (16, 32, 48, 100, 128, 256)
 FLOAT32_PEERS = ("torch", "numpy", "faiss FlatIP", "usearch", "implicit")
 MANY_USER_PEERS = ("torch", "numpy", "faiss FlatIP", "implicit")  # usearch: 64 times one user
 FLOAT16_PEERS = ("numpy, float16", "faiss SQ fp16")
@@ -75,9 +76,11 @@ def rows_held(pee: PersonalizedElasticEmbedding) -> Tensor:
     return rows
 
 
-def contender_of(contender: str, held: str, rows: int, threads: int) -> tuple[Run, Tensor, float]:
+def contender_of(
+    contender: str, held: str, rows: int, threads: int, dim: int
+) -> tuple[Run, Tensor, float]:
     """A contender, the rows it holds, and by how much a score may be off."""
-    table = random_table(rows, DIM)
+    table = random_table(rows, dim)
     if contender == OURS and held == "dense":
         return lambda users: ops.gathered_score(users, table, N), table, 1e-3
     if contender == OURS:
@@ -105,15 +108,17 @@ def contender_of(contender: str, held: str, rows: int, threads: int) -> tuple[Ru
     return run, table, 1e-3
 
 
-def compare(measure, contender: str, held: str, num_users: int, rows: int, name: str) -> None:
-    num_bytes = 4 * rows * DIM if held == "dense" else embedding_of(held, rows).nbytes
-    case = Case("gathered_score", name, (num_users, rows, DIM, N), held, num_bytes, num_bytes)
+def compare(
+    measure, contender: str, held: str, num_users: int, rows: int, name: str, dim: int = DIM
+) -> None:
+    num_bytes = 4 * rows * dim if held == "dense" else embedding_of(held, rows).nbytes
+    case = Case("gathered_score", name, (num_users, rows, dim, N), held, num_bytes, num_bytes)
     if contender == LIMIT:
         measure.limit(case)
         return
-    run, means, tolerance = contender_of(contender, held, rows, measure.threads)
+    run, means, tolerance = contender_of(contender, held, rows, measure.threads, dim)
     check = check_best(means, tolerance)
-    measure(case, contender, run, random_vectors(num_users, DIM, BATCHES), check)
+    measure(case, contender, run, random_vectors(num_users, dim, BATCHES), check)
 
 
 def check_best(means: Tensor, tolerance: float):
@@ -133,6 +138,13 @@ def check_best(means: Tensor, tolerance: float):
 @pytest.mark.parametrize(("held", "contender"), ONE_USER)
 def bench_one_user(measure, held: str, contender: str, sized) -> None:
     compare(measure, contender, held, 1, sized(ROWS), f"{held}, 1 user")
+
+
+@pytest.mark.parametrize("contender", [OURS, "torch", "faiss FlatIP", LIMIT])
+@pytest.mark.parametrize("dim", WIDTHS)
+def bench_width(measure, dim: int, contender: str, sized) -> None:
+    rows = sized(6_400_000 // dim)
+    compare(measure, contender, "dense", 1, rows, f"dense, 1 user, {dim} values", dim)
 
 
 @pytest.mark.parametrize("contender", [OURS, *MANY_USER_PEERS, LIMIT])
