@@ -145,7 +145,7 @@ wheel: build/.venv
 wheels: build/.installed
 	.ci/check_wheels
 
-# BENCH chooses and sizes (-k topk, --large); APPEND names a file under bench/results to add rows to.
+# BENCH chooses and sizes (-k topk, --large); APPEND is the path of a file to add rows to.
 # An OPENBLAS_CORETYPE meant for older builds would slow NumPy down.
 bench: build/.installed
 	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(BIN)/pytest bench -q --benchmark-only \
