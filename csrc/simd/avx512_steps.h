@@ -3,6 +3,7 @@
 
 #define PEEL_VECTOR_BYTES 64
 #define PEEL_FMA(a, b, c) _mm512_fmadd_ps(a, b, c)
+#define PEEL_BOUND_ROWS bound_rows_avx2
 #include "simd/vectors.h"
 
 static inline Bytes lookup16(const uint8_t* table, Bytes codes) {
@@ -100,21 +101,6 @@ static inline void transpose_square(const float* const* rows, int64_t column, fl
     put(c + 4, _mm512_shuffle_f32x4(low_odd, high_odd, 0x88));
     put(c + 12, _mm512_shuffle_f32x4(low_odd, high_odd, 0xdd));
   }
-}
-
-static inline Vector sum_rows(const Vector* sums) {
-  __m512 fours[4];  // lane 4 k + r: part k of the sum of row 4 i + r
-  for (int i = 0; i < 4; ++i) {
-    const __m512 a = sums[4 * i], b = sums[4 * i + 1], c = sums[4 * i + 2], d = sums[4 * i + 3];
-    const __m512 first = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-    const __m512 second = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-    fours[i] = _mm512_add_ps(_mm512_shuffle_ps(first, second, 0x44),
-                             _mm512_shuffle_ps(first, second, 0xee));
-  }
-  const auto halve = [](__m512 a, __m512 b) {
-    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
-  };
-  return halve(halve(fours[0], fours[1]), halve(fours[2], fours[3]));
 }
 
 static inline uint32_t reach(const float* values, float threshold) {

@@ -9,7 +9,8 @@
 //   pack_values, pack_positions  the picked ones of kLanes, moved to the front
 // included inside the anonymous namespace of its translation unit (vectors.h). A set that brings
 // only lookup16 defines PEEL_PORTABLE_STEPS; one with products of bytes, PEEL_INT8_PRODUCTS; one
-// that decodes a row in planes itself, PEEL_PLANES_ROW.
+// that decodes a row in planes itself, PEEL_PLANES_ROW; one that takes another's bound_rows,
+// PEEL_BOUND_ROWS.
 
 #ifdef PEEL_PORTABLE_STEPS
 #include "simd/portable_steps.h"
@@ -47,11 +48,16 @@ constexpr uint32_t kLaneMask = (1u << kLanes) - 1;
 #include "simd/selection_body.h"
 // clang-format on
 
+#ifndef PEEL_BOUND_ROWS
+#include "simd/bound_rows_body.h"
+#define PEEL_BOUND_ROWS bound_rows
+#endif
+
 // clang-format off
 #define PEEL_PRIMITIVES(name)                                                                 \
   {name,             kMaxCode,       decode_planes,      decode_int8,      decode_float16,     \
    rotate,           transpose_tile, decode_planes_tile, decode_int8_tile, dot_tile,           \
-   dot_float16_tile, dot_int8_tile,  bound_rows,         bound_tile,       pack_codes,         \
+   dot_float16_tile, dot_int8_tile,  PEEL_BOUND_ROWS,    bound_tile,       pack_codes,         \
    bound_int8_tile,  reach_tile,     share_tile,         sum_tile,         collect_between,    \
    collect_from}
 // clang-format on

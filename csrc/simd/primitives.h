@@ -139,6 +139,11 @@ const Primitives& primitives();
 const Primitives* const* available();
 const Primitives* find(const char* name);
 
+// The bound_rows of avx2, which the sets with AVX-512 have, too: memory that is read by halves of a
+// line comes as fast or faster, and much faster where rows begin anywhere in a line.
+void bound_rows_avx2(const float* user, const float* const* rows, const float* const* next,
+                     int64_t count, int64_t dim, float slack, float least, float* bounds);
+
 // Defined by the translation unit of each instruction set.
 extern const Primitives kPortable;
 extern const Primitives kAvx2;
