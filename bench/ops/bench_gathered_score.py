@@ -148,8 +148,9 @@ def bench_width(measure, dim: int, contender: str, sized) -> None:
 
 
 @pytest.mark.parametrize("contender", [OURS, *MANY_USER_PEERS, LIMIT])
-def bench_many_users(measure, contender: str, sized) -> None:
-    compare(measure, contender, "dense", 64, sized(ROWS), "dense, 64 users")
+@pytest.mark.parametrize("num_users", [2, 4, 64])
+def bench_many_users(measure, num_users: int, contender: str, sized) -> None:
+    compare(measure, contender, "dense", num_users, sized(ROWS), f"dense, {num_users} users")
 
 
 @pytest.mark.parametrize("contender", [OURS, "torch", LIMIT])

@@ -269,7 +269,7 @@ def test_bounds_hold_at_every_magnitude(size: float, layout, generator) -> None:
         assert torch.equal(some[1], together[1][first:last])
 
 
-@pytest.mark.parametrize("dim", [1, 7, 60, 64])
+@pytest.mark.parametrize("dim", [1, 7, 16, 32, 48, 60, 64, 128, 139])
 @pytest.mark.parametrize("rows", [1e-44, 1e-30, 1e-9, 1.0, 1e9, 1e30])
 @pytest.mark.parametrize("size", [1e-44, 1e-30, 1e-11, 1.0, 1e11, 1e30])
 def test_bounds_of_dense_rows_hold_at_every_magnitude(
@@ -284,14 +284,33 @@ def test_bounds_of_dense_rows_hold_at_every_magnitude(
     weight[500:600, 0] = torch.tensor([1e38, -1e38]).repeat(50)
     weight[600:700:9, -1] = torch.inf
     weight[700:800:9, -1] = torch.nan
-    users = (liked + 0.1 * torch.randn(3, dim, generator=generator)) * size
+    users = (liked + 0.1 * torch.randn(5, dim, generator=generator)) * size
     candidates = torch.randperm(999, generator=generator)[:700]
     for some in (None, candidates):
         together = ops.gathered_score(users, weight, 10, candidates=some)
-        for u in range(3):  # one user alone is scored with bounds
-            alone = ops.gathered_score(users[u : u + 1], weight, 10, candidates=some)
-            assert torch.equal(alone[0][0], together[0][u])
-            assert torch.equal(alone[1][0], together[1][u])
+        # Five users are scored without bounds, one with them; wide rows with them for up to four.
+        for first, last in ((0, 1), (1, 2), (2, 3), (3, 4), (1, 3), (2, 5), (0, 4)):
+            few = ops.gathered_score(users[first:last], weight, 10, candidates=some)
+            assert torch.equal(few[0], together[0][first:last])
+            assert torch.equal(few[1], together[1][first:last])
+
+
+@pytest.mark.parametrize("dim", [63, 64, 100])
+def test_few_users_of_plain_rows_have_their_own_lists(dim: int, generator) -> None:
+    users = torch.randn(6, dim, generator=generator)
+    weight = torch.randn(5000, dim, generator=generator)
+    indptr, seen = lists(generator, 6, 5000)
+    together = ops.gathered_score(users, weight, 15, exclude_indptr=indptr, exclude=seen)
+    for first, last in ((0, 1), (0, 2), (3, 6), (1, 5)):
+        few = ops.gathered_score(
+            users[first:last],
+            weight,
+            15,
+            exclude_indptr=indptr[first : last + 1] - indptr[first],
+            exclude=seen[indptr[first] : indptr[last]],
+        )
+        assert torch.equal(few[0], together[0][first:last])
+        assert torch.equal(few[1], together[1][first:last])
 
 
 @pytest.mark.parametrize("n", [1, 20, 200])

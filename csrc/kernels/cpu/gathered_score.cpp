@@ -1,6 +1,7 @@
 #include "kernels/gathered_score.h"
 
 #include <algorithm>
+#include <deque>
 #include <optional>
 #include <type_traits>
 #include <vector>
@@ -20,8 +21,11 @@ namespace {
 
 using simd::kTileRows;
 
-constexpr int64_t kUsers = 256;      // scored against one decoded tile: decoding is shared by these
-constexpr int kFewRows = 8;          // of a tile: more are scored with the whole tile
+constexpr int64_t kUsers = 256;   // scored against one decoded tile: decoding is shared by these
+constexpr int kFewRows = 8;       // of a tile: more are scored with the whole tile
+constexpr int64_t kFewUsers = 4;  // of plain rows of kWideRow values and more: each scored alone
+constexpr int64_t kWideRow = 64;
+constexpr int64_t kTilesTogether = 16;  // for one of them after another, while they are in a cache
 constexpr int64_t kTilesAPart = 32;  // tiles below which a second thread costs more than it saves
 
 bool excluded(const ScoreArgs& args, int64_t user, int64_t id) {
@@ -52,28 +56,32 @@ class TileScorer {
 
  public:
   TileScorer(const Tiles& tiles, const simd::Primitives& isa, const ScoreArgs& args, int64_t first,
-             std::vector<BestRows>& best)
-      : tiles_(tiles),
+             BestRows* best, int64_t num_users)
+      : bounds_(tiles, args.users + first * args.user_stride, num_users, args.user_stride),
+        tiles_(tiles),
         isa_(isa),
         args_(args),
         first_(first),
         best_(best),
+        num_users_(num_users),
         users_(args.users + first * args.user_stride),
         reader_(tiles),
-        scores_(static_cast<int64_t>(best.size()) * kTileRows),
-        masks_(best.size()) {
-    for (const BestRows& user : best) thresholds_.push_back(user.threshold());
+        scores_(num_users * kTileRows),
+        masks_(static_cast<size_t>(num_users)) {
+    for (int64_t u = 0; u < num_users; ++u) thresholds_.push_back(best[u].threshold());
   }
 
-  void run(const Bounds& bounds, int64_t begin, int64_t end) {
+  // The next tiles, from the one on that the last call ended with.
+  void run(int64_t begin, int64_t end) {
     std::optional<SomeRows> some;
     if constexpr (std::is_same_v<Tiles, DenseTiles>) {
-      if (bounds.any()) begin = run_first(bounds, begin, end);
+      if (bounds_.any() && !begun_) begin = run_first(begin, end);
+      begun_ = true;
     }
     for (int64_t tile = begin; tile < end; ++tile) {
       reader_.enter(tile);
       reader_.prefetch_ahead();
-      uint32_t rows = bounds.may_reach(reader_, thresholds_, kFewRows);
+      uint32_t rows = bounds_.may_reach(reader_, thresholds_, kFewRows);
       if (rows == 0) continue;
       const bool few = __builtin_popcount(rows) <= kFewRows && reader_.count() == kTileRows;
       if (!few || !reader_.rows_apart()) {
@@ -92,14 +100,14 @@ class TileScorer {
  private:
   // Of the first tiles, those rows before all others that have the largest bounds: after them few
   // others may enter. Returns the tile after these.
-  int64_t run_first(const DenseBounds& bounds, int64_t begin, int64_t end) {
+  int64_t run_first(int64_t begin, int64_t end) {
     constexpr int64_t kFirst = 32;
     end = std::min(end, begin + kFirst);
     float all[kFirst * kTileRows];
     int64_t count = 0;
     for (int64_t tile = begin; tile < end; ++tile) {
       reader_.enter(tile);
-      bounds.write(reader_, all + count);
+      bounds_.write(reader_, all + count);
       count += reader_.count();
     }
     int64_t best[kFirst * kTileRows];
@@ -133,11 +141,10 @@ class TileScorer {
   // A reader's tile, or rows as one.
   template <typename Rows>
   void offer_all(Rows& rows) {
-    const auto num_users = static_cast<int64_t>(best_.size());
-    rows.dot(users_, num_users, args_.user_stride, scores_.data());
-    isa_.reach_tile(scores_.data(), num_users, thresholds_.data(), masks_.data());
+    rows.dot(users_, num_users_, args_.user_stride, scores_.data());
+    isa_.reach_tile(scores_.data(), num_users_, thresholds_.data(), masks_.data());
     const uint32_t there = rows.count() == kTileRows ? ~0u : (1u << rows.count()) - 1;
-    for (int64_t u = 0; u < num_users; ++u) {
+    for (int64_t u = 0; u < num_users_; ++u) {
       const uint32_t reached = masks_[static_cast<size_t>(u)] & there;
       if (reached) offer(rows, u, reached);
     }
@@ -152,22 +159,44 @@ class TileScorer {
       if (!(score >= thresholds_[user])) continue;  // risen meanwhile, or not a number
       const int64_t id = rows.id(r);
       if (excluded(args_, first_ + u, id)) continue;
-      best_[user].offer(score, id);
-      thresholds_[user] = best_[user].threshold();
+      best_[u].offer(score, id);
+      thresholds_[user] = best_[u].threshold();
     }
   }
 
+  Bounds bounds_;
+  bool begun_ = false;
   const Tiles& tiles_;
   const simd::Primitives& isa_;
   const ScoreArgs& args_;
   int64_t first_;
-  std::vector<BestRows>& best_;
+  BestRows* best_;
+  int64_t num_users_;
   const float* users_;
   typename Tiles::Reader reader_;
   TileValues scores_;  // [users, kTileRows]
   std::vector<uint32_t> masks_;
   std::vector<float> thresholds_;
 };
+
+// Scores some users against the tiles [begin, end). A few of plain rows share their memory and no
+// more: to bound scores of one user takes less than to transpose a tile.
+template <typename Tiles>
+void score_part(const Tiles& tiles, const simd::Primitives& isa, const ScoreArgs& args,
+                int64_t first, std::vector<BestRows>& best, int64_t begin, int64_t end) {
+  const auto num_users = static_cast<int64_t>(best.size());
+  const bool alone = std::is_same_v<Tiles, DenseTiles> && num_users > 1 && num_users <= kFewUsers &&
+                     tiles.dim() >= kWideRow;
+  const int64_t together = alone ? 1 : num_users;
+  std::deque<TileScorer<Tiles>> scorers;  // which do not move
+  for (int64_t u = 0; u < num_users; u += together) {
+    scorers.emplace_back(tiles, isa, args, first + u, best.data() + u, together);
+  }
+  const int64_t step = alone ? kTilesTogether : end - begin;
+  for (; begin < end; begin += step) {
+    for (TileScorer<Tiles>& each : scorers) each.run(begin, std::min(end, begin + step));
+  }
+}
 
 // Few users: threads share the rows. Many users: threads share the users.
 template <typename Tiles>
@@ -185,10 +214,8 @@ void score(const Tiles& tiles, const simd::Primitives& isa, const ScoreArgs& arg
       const int64_t chunk = job / parts;
       const int64_t part = job % parts;
       std::vector<BestRows> own(static_cast<size_t>(users_of(chunk)), BestRows(args.n));
-      const typename Parts<Tiles>::Bounds bounds(
-          tiles, args.users + chunk * kUsers * args.user_stride, users_of(chunk), args.user_stride);
-      TileScorer<Tiles>(tiles, isa, args, chunk * kUsers, own)
-          .run(bounds, tiles.count() * part / parts, tiles.count() * (part + 1) / parts);
+      score_part(tiles, isa, args, chunk * kUsers, own, tiles.count() * part / parts,
+                 tiles.count() * (part + 1) / parts);
       if (parts > 1) {
         best[static_cast<size_t>(job)] = std::move(own);
         continue;
