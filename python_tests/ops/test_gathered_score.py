@@ -295,6 +295,18 @@ def test_bounds_of_dense_rows_hold_at_every_magnitude(
             assert torch.equal(few[1], together[1][first:last])
 
 
+@pytest.mark.parametrize("dim", [7, 16, 32, 48, 64, 100, 128, 139])
+def test_bounds_of_dense_rows_cover_roundings(dim: int, generator) -> None:
+    """Rows at a right angle to the user: their scores are little but roundings."""
+    user = torch.randn(1, dim, generator=generator)
+    weight = torch.randn(5000, dim, generator=generator)
+    weight -= (weight @ user.T) / (user @ user.T) * user
+    together = ops.gathered_score(user.repeat(5, 1), weight, 300)
+    alone = ops.gathered_score(user, weight, 300)
+    for one, all_alike in zip(alone, together, strict=True):
+        assert torch.equal(one[0], all_alike[0])
+
+
 @pytest.mark.parametrize("dim", [63, 64, 100])
 def test_few_users_of_plain_rows_have_their_own_lists(dim: int, generator) -> None:
     users = torch.randn(6, dim, generator=generator)
