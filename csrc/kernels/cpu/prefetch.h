@@ -22,8 +22,8 @@ PEEL_ALWAYS_INLINE void prefetch(const void* from, int64_t bytes) {
   for (int64_t offset = 0; offset < bytes; offset += kLineStep) {
     __builtin_prefetch(at + offset, 0, 2);
   }
-  // Where it does not begin with a line, it ends in one more.
-  if (bytes > 0) __builtin_prefetch(at + bytes - 1, 0, 2);
+  // Where rows of several lines begin anywhere in one, they end in one more.
+  if (bytes > 64) __builtin_prefetch(at + bytes - 1, 0, 2);
 }
 
 // Asks for every line, for reading on where several streams of them are read by turns.
