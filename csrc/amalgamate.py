@@ -102,8 +102,9 @@ class Amalgamation:
         name = path.stem
         head, body = text.split("namespace peel::simd {\nnamespace {\n", 1)
         body, tail = body.split("}  // namespace\n\nextern const Primitives ", 1)
-        variable, value = tail.split("}  // namespace peel::simd")[0].strip().split(" = ")
-        body += f"constexpr Primitives kAll = {value}\n"
+        primitives, after = tail.split("}  // namespace peel::simd")[0].split(";\n", 1)
+        variable, value = primitives.split(" = ")
+        body += f"constexpr Primitives kAll = {value};\n"
         code = (
             f"namespace {{\nnamespace {name} {{\n{body}}}  // namespace {name}\n}}  // namespace\n"
         )
@@ -113,7 +114,8 @@ class Amalgamation:
         undo = "".join(f"#undef {macro}\n" for macro in defined)
         code = (
             f"{head}namespace peel::simd {{\n{code}"
-            f"extern const Primitives {variable} = {name}::kAll;\n}}  // namespace peel::simd\n{undo}"
+            f"extern const Primitives {variable} = {name}::kAll;\n{after}}}  // namespace peel::simd\n"
+            f"{undo}"
         )
         if name == "portable":
             return code

@@ -201,11 +201,11 @@ static inline void sum_products(const uint32_t* words, int32_t, const int8_t* va
 
 }  // namespace
 
+extern const Primitives kAvx2 = PEEL_PRIMITIVES("avx2");
+
 void bound_rows_avx2(const float* user, const float* const* rows, const float* const* next,
                      int64_t count, int64_t dim, float slack, float least, float* bounds) {
-  bound_rows(user, rows, next, count, dim, slack, least, bounds);
+  kAvx2.bound_rows(user, rows, next, count, dim, slack, least, bounds);
 }
-
-extern const Primitives kAvx2 = PEEL_PRIMITIVES("avx2");
 
 }  // namespace peel::simd
