@@ -1,7 +1,7 @@
 // The primitive that bounds the scores of dense rows: memory that is read in order comes by itself.
 // After tile_body.h. Included by body.h.
 
-// The last coordinates of a row, zeros behind them.
+// A row of fewer values than a vector, zeros behind them.
 static inline Vector load_some(const float* from, int64_t count) {
   float values[kLanes] = {};
   __builtin_memcpy(values, from, static_cast<size_t>(count) * sizeof(float));
@@ -19,19 +19,15 @@ static inline Vector add_products(const float* user, const float* row, Vector sl
   return sum;
 }
 
-// Sums [kLanes] of the products of kLanes rows of kVectors vectors. Eight rows at a time are read
-// by instructions of their own: with more, an instruction is back only pages later, and some
-// processors foretell no memory then.
+// Sums [kLanes] of the products of kLanes rows of kVectors vectors. Eight rows are read by
+// instructions of their own: with sixteen, an instruction is back only pages later, and Zen 4
+// foretells no memory then.
 template <int kVectors>
 static void multiply_short_rows(const float* user, const float* const* rows, Vector slacks,
                                 Vector* sums) {
-  constexpr int kRows = 8 < kLanes ? 8 : kLanes;
-#pragma GCC unroll 1
-  for (int64_t first = 0; first < kLanes; first += kRows) {
 #pragma GCC unroll 8
-    for (int64_t r = first; r < first + kRows; ++r) {
-      sums[r] = add_products<kVectors>(user, rows[r], slacks, Vector{});
-    }
+  for (int64_t r = 0; r < kLanes; ++r) {
+    sums[r] = add_products<kVectors>(user, rows[r], slacks, Vector{});
   }
 }
 

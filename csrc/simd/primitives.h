@@ -139,8 +139,8 @@ const Primitives& primitives();
 const Primitives* const* available();
 const Primitives* find(const char* name);
 
-// The bound_rows of avx2, which the sets with AVX-512 have, too: memory that is read by halves of a
-// line comes as fast or faster, and much faster where rows begin anywhere in a line.
+// The bound_rows of avx2, which the sets with AVX-512 have, too. On Zen 4 halves of a line come
+// sooner than lines, and much sooner where rows begin anywhere in a line.
 void bound_rows_avx2(const float* user, const float* const* rows, const float* const* next,
                      int64_t count, int64_t dim, float slack, float least, float* bounds);
 

@@ -288,7 +288,7 @@ def test_bounds_of_dense_rows_hold_at_every_magnitude(
     candidates = torch.randperm(999, generator=generator)[:700]
     for some in (None, candidates):
         together = ops.gathered_score(users, weight, 10, candidates=some)
-        # Five users are scored without bounds, one with them; wide rows with them for up to four.
+        # Several users are scored without bounds, one with them.
         for first, last in ((0, 1), (1, 2), (2, 3), (3, 4), (1, 3), (2, 5), (0, 4)):
             few = ops.gathered_score(users[first:last], weight, 10, candidates=some)
             assert torch.equal(few[0], together[0][first:last])
@@ -309,9 +309,11 @@ def test_bounds_of_dense_rows_cover_roundings(dim: int, generator) -> None:
 
 @pytest.mark.parametrize("dim", [63, 64, 100])
 def test_few_users_of_plain_rows_have_their_own_lists(dim: int, generator) -> None:
+    """Up to four of a table beyond caches are scored one after another, with bounds."""
+    rows = (1 << 24) // (4 * dim) + 50
     users = torch.randn(6, dim, generator=generator)
-    weight = torch.randn(5000, dim, generator=generator)
-    indptr, seen = lists(generator, 6, 5000)
+    weight = torch.randn(rows, dim, generator=generator)
+    indptr, seen = lists(generator, 6, rows)
     together = ops.gathered_score(users, weight, 15, exclude_indptr=indptr, exclude=seen)
     for first, last in ((0, 1), (0, 2), (3, 6), (1, 5)):
         few = ops.gathered_score(

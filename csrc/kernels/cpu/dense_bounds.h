@@ -17,7 +17,7 @@ namespace peel {
 class DenseBounds {
  public:
   DenseBounds(const DenseTiles& tiles, const float* users, int64_t num_users, int64_t) {
-    // For more users, scoring is cheaper.
+    // For more users at a time, scoring is cheaper.
     if (num_users != 1 || tiles.count() < kTiles) return;
     const double norm = norm_of(users, tiles.dim());
     // Beyond, roundings may be no longer relative, or sums overflow.

@@ -25,7 +25,8 @@ constexpr int64_t kUsers = 256;   // scored against one decoded tile: decoding i
 constexpr int kFewRows = 8;       // of a tile: more are scored with the whole tile
 constexpr int64_t kFewUsers = 4;  // of plain rows of kWideRow values and more: each scored alone
 constexpr int64_t kWideRow = 64;
-constexpr int64_t kTilesTogether = 16;  // for one of them after another, while they are in a cache
+constexpr int64_t kManyBytes = 1 << 24;  // in tables of so many: smaller ones are in a cache
+constexpr int64_t kTilesTogether = 16;   // for one of them after another, while they are in a cache
 constexpr int64_t kTilesAPart = 32;  // tiles below which a second thread costs more than it saves
 
 bool excluded(const ScoreArgs& args, int64_t user, int64_t id) {
@@ -48,7 +49,7 @@ struct Parts<PackedTiles> {
   using SomeRows = PlaneRows;
 };
 
-// Scores the users [first, first + best.size()) against one tile after another.
+// Scores the users [first, first + num_users) against one tile after another.
 template <typename Tiles>
 class TileScorer {
   using Bounds = typename Parts<Tiles>::Bounds;
@@ -73,7 +74,6 @@ class TileScorer {
 
   // The next tiles, from the one on that the last call ended with.
   void run(int64_t begin, int64_t end) {
-    std::optional<SomeRows> some;
     if constexpr (std::is_same_v<Tiles, DenseTiles>) {
       if (bounds_.any() && !begun_) begin = run_first(begin, end);
       begun_ = true;
@@ -88,13 +88,17 @@ class TileScorer {
         offer_all(reader_);
         continue;
       }
-      if (!some) some.emplace(tiles_);
+      if (!some_) some_.emplace(tiles_);
       for (; rows; rows &= rows - 1) {
-        if (some->full()) offer_some(*some);
-        some->add(reader_.row(__builtin_ctz(rows)));
+        if (some_->full()) offer_some(*some_);
+        some_->add(reader_.row(__builtin_ctz(rows)));
       }
     }
-    if (some) offer_some(*some);
+  }
+
+  // After the last tile.
+  void finish() {
+    if (some_) offer_some(*some_);
   }
 
  private:
@@ -174,19 +178,21 @@ class TileScorer {
   int64_t num_users_;
   const float* users_;
   typename Tiles::Reader reader_;
-  TileValues scores_;  // [users, kTileRows]
+  std::optional<SomeRows> some_;  // rows of tiles before, to be scored together
+  TileValues scores_;             // [users, kTileRows]
   std::vector<uint32_t> masks_;
   std::vector<float> thresholds_;
 };
 
-// Scores some users against the tiles [begin, end). A few of plain rows share their memory and no
-// more: to bound scores of one user takes less than to transpose a tile.
+// Scores some users against the tiles [begin, end). A few of a table that is in no cache share its
+// memory and no more: to bound scores of one user takes less than to transpose a tile then.
 template <typename Tiles>
 void score_part(const Tiles& tiles, const simd::Primitives& isa, const ScoreArgs& args,
                 int64_t first, std::vector<BestRows>& best, int64_t begin, int64_t end) {
   const auto num_users = static_cast<int64_t>(best.size());
+  const int64_t bytes = tiles.count() * kTileRows * tiles.dim() * 4;
   const bool alone = std::is_same_v<Tiles, DenseTiles> && num_users > 1 && num_users <= kFewUsers &&
-                     tiles.dim() >= kWideRow;
+                     tiles.dim() >= kWideRow && bytes >= kManyBytes;
   const int64_t together = alone ? 1 : num_users;
   std::deque<TileScorer<Tiles>> scorers;  // which do not move
   for (int64_t u = 0; u < num_users; u += together) {
@@ -196,6 +202,7 @@ void score_part(const Tiles& tiles, const simd::Primitives& isa, const ScoreArgs
   for (; begin < end; begin += step) {
     for (TileScorer<Tiles>& each : scorers) each.run(begin, std::min(end, begin + step));
   }
+  for (TileScorer<Tiles>& each : scorers) each.finish();
 }
 
 // Few users: threads share the rows. Many users: threads share the users.

@@ -23,7 +23,9 @@ PEEL_ALWAYS_INLINE void prefetch(const void* from, int64_t bytes) {
     __builtin_prefetch(at + offset, 0, 2);
   }
   // Where rows of several lines begin anywhere in one, they end in one more.
-  if (bytes > 64) __builtin_prefetch(at + bytes - 1, 0, 2);
+  if (bytes > 64 && reinterpret_cast<uintptr_t>(at) % 64 != 0) {
+    __builtin_prefetch(at + bytes - 1, 0, 2);
+  }
 }
 
 // Asks for every line, for reading on where several streams of them are read by turns.
