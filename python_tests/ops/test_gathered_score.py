@@ -307,6 +307,21 @@ def test_bounds_of_dense_rows_cover_roundings(dim: int, generator) -> None:
         assert torch.equal(one[0], all_alike[0])
 
 
+def assert_parts_equal_all(users, table, n: int, indptr, seen, parts) -> None:
+    """Users [first, last) of each part have the lists that they have among all."""
+    together = ops.gathered_score(users, table, n, exclude_indptr=indptr, exclude=seen)
+    for first, last in parts:
+        some = ops.gathered_score(
+            users[first:last],
+            table,
+            n,
+            exclude_indptr=indptr[first : last + 1] - indptr[first],
+            exclude=seen[indptr[first] : indptr[last]],
+        )
+        assert torch.equal(some[0], together[0][first:last])
+        assert torch.equal(some[1], together[1][first:last])
+
+
 @pytest.mark.parametrize("dim", [63, 64, 100])
 def test_few_users_of_plain_rows_have_their_own_lists(dim: int, generator) -> None:
     """Up to four of a table beyond caches are scored one after another, with bounds."""
@@ -314,17 +329,7 @@ def test_few_users_of_plain_rows_have_their_own_lists(dim: int, generator) -> No
     users = torch.randn(6, dim, generator=generator)
     weight = torch.randn(rows, dim, generator=generator)
     indptr, seen = lists(generator, 6, rows)
-    together = ops.gathered_score(users, weight, 15, exclude_indptr=indptr, exclude=seen)
-    for first, last in ((0, 1), (0, 2), (3, 6), (1, 5)):
-        few = ops.gathered_score(
-            users[first:last],
-            weight,
-            15,
-            exclude_indptr=indptr[first : last + 1] - indptr[first],
-            exclude=seen[indptr[first] : indptr[last]],
-        )
-        assert torch.equal(few[0], together[0][first:last])
-        assert torch.equal(few[1], together[1][first:last])
+    assert_parts_equal_all(users, weight, 15, indptr, seen, ((0, 1), (0, 2), (3, 6), (1, 5)))
 
 
 @pytest.mark.parametrize("n", [1, 20, 200])
@@ -359,17 +364,8 @@ def test_few_users_equal_many_in_a_table_of_several_widths(share, layout, genera
     assert (counts[held != 0] >= enough).sum() > 1
     users = torch.randn(5, 60, generator=generator)
     indptr, seen = lists(generator, 5, 6000)
-    together = ops.gathered_score(users, pee, 10, exclude_indptr=indptr, exclude=seen)
-    for first, last in ((0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (0, 2), (1, 4), (1, 5)):
-        some = ops.gathered_score(
-            users[first:last],
-            pee,
-            10,
-            exclude_indptr=indptr[first : last + 1] - indptr[first],
-            exclude=seen[indptr[first] : indptr[last]],
-        )
-        assert torch.equal(some[0], together[0][first:last])
-        assert torch.equal(some[1], together[1][first:last])
+    parts = ((0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (0, 2), (1, 4), (1, 5))
+    assert_parts_equal_all(users, pee, 10, indptr, seen, parts)
 
 
 def test_what_rounding_a_user_takes_away_is_added_to_bounds() -> None:
