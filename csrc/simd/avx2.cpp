@@ -20,6 +20,16 @@ static inline __m256i widen_codes(const uint8_t* codes) {
   return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes)));
 }
 
+// The values of 8 codes among the first and the second 8, or, of up to 3 bits, among the first.
+template <int kBits>
+static inline Vector look_up(__m256 low, __m256 high, __m256i codes) {
+  const __m256 below = _mm256_permutevar8x32_ps(low, codes);
+  if constexpr (kBits < 4) return below;
+  // A blend looks at the sign bit: bit 3 of a code is moved there.
+  const __m256 top = _mm256_castsi256_ps(_mm256_slli_epi32(codes, 28));
+  return _mm256_blendv_ps(below, _mm256_permutevar8x32_ps(high, codes), top);
+}
+
 // Up to 16 levels stay in registers; more are gathered, which then costs less.
 template <int kBits>
 struct LevelTable {
@@ -33,11 +43,36 @@ struct LevelTable {
   Vector at(const uint8_t* codes) const {
     const __m256i index = widen_codes(codes);
     if constexpr (kBits > 4) return _mm256_i32gather_ps(all, index, 4);
-    const __m256 below = _mm256_permutevar8x32_ps(low, index);
-    if constexpr (kBits < 4) return below;
-    // A blend looks at the sign bit: bit 3 of a code is moved there.
-    const __m256 top = _mm256_castsi256_ps(_mm256_slli_epi32(index, 28));
-    return _mm256_blendv_ps(below, _mm256_permutevar8x32_ps(high, index), top);
+    return look_up<kBits>(low, high, index);
+  }
+};
+
+// The levels of a row. Those in registers are scaled there, which gives the same products. Others
+// are loaded one by one, which takes less time than gathers where nothing else is done with them.
+#define PEEL_SCALED_LEVELS
+template <int kBits>
+struct ScaledLevels {
+  const float* all;
+  __m256 low, high;
+  float scale;
+
+  ScaledLevels(const LevelTable<kBits>& levels, float of_row)
+      : all(levels.all),
+        low(_mm256_mul_ps(levels.low, _mm256_set1_ps(of_row))),
+        high(kBits == 4 ? _mm256_mul_ps(levels.high, _mm256_set1_ps(of_row)) : low),
+        scale(of_row) {}
+  void at(const uint8_t* codes, float* out) const {  // of 32 codes
+    if constexpr (kBits <= 4) {
+      for (int64_t i = 0; i < 32; i += 8) {
+        store(out + i, look_up<kBits>(low, high, widen_codes(codes + i)));
+      }
+      return;
+    }
+    for (int64_t i = 0; i < 32; i += 8) {
+      uint64_t eight;  // GCC takes single bytes out of the vector otherwise, which costs more
+      __builtin_memcpy(&eight, codes + i, sizeof(eight));
+      for (int k = 0; k < 8; ++k) out[i + k] = all[eight >> 8 * k & 0xff] * scale;
+    }
   }
 };
 

@@ -9,8 +9,9 @@
 //   pack_values, pack_positions  the picked ones of kLanes, moved to the front
 // included inside the anonymous namespace of its translation unit (vectors.h). A set that brings
 // only lookup16 defines PEEL_PORTABLE_STEPS; one with products of bytes, PEEL_INT8_PRODUCTS; one
-// that decodes a row in planes itself, PEEL_PLANES_ROW; one that takes another's bound_rows, and
-// so needs no sum_rows, PEEL_BOUND_ROWS.
+// that decodes a row in planes itself, PEEL_PLANES_ROW, or finds the levels of a row in its own
+// way, PEEL_SCALED_LEVELS; one that takes another's bound_rows, and so needs no sum_rows,
+// PEEL_BOUND_ROWS.
 
 #ifdef PEEL_PORTABLE_STEPS
 #include "simd/portable_steps.h"

@@ -10,34 +10,52 @@ static inline float scale_of(const PlanesRow& row) {
 template <int kBits>
 using RowLevels = LevelTable<kBits>;
 
+#ifndef PEEL_SCALED_LEVELS
+// The levels of a row.
+template <int kBits>
+struct ScaledLevels {
+  const RowLevels<kBits>& table;
+  Vector scales;
+
+  ScaledLevels(const RowLevels<kBits>& levels, float scale)
+      : table(levels), scales(broadcast(scale)) {}
+  void at(const uint8_t* codes, float* out) const {  // of 32 codes
+    for (int64_t i = 0; i < 32; i += kLanes) store(out + i, table.at(codes + i) * scales);
+  }
+};
+#endif
+
+// 32 values, from 4 bytes of each plane.
+template <int kBits>
+static inline void decode_piece(const ScaledLevels<kBits>& levels, const uint8_t* planes,
+                                int64_t plane_bytes, float* out) {
+  uint32_t words[kBits];
+  for (int bit = 0; bit < kBits; ++bit)
+    __builtin_memcpy(&words[bit], planes + bit * plane_bytes, 4);
+  uint8_t codes[32];
+  store_bytes(codes, expand<kBits>(words));
+  levels.at(codes, out);
+}
+
 template <int kBits>
 static inline void decode_planes_row(const RowLevels<kBits>& table, const PlanesRow& row,
                                      float scale, int64_t dim) {
   const int64_t plane_bytes = (dim + 7) / 8;
-  const Vector scales = broadcast(scale);
-  for (int64_t first = 0; first < dim; first += 32) {
-    const int64_t count = dim - first < 32 ? dim - first : 32;
-    const auto bytes = static_cast<size_t>((count + 7) / 8);
-    uint32_t words[kBits] = {};
+  const ScaledLevels<kBits> levels(table, scale);
+  int64_t first = 0;
+  for (; first + 32 <= dim; first += 32) {
+    decode_piece(levels, row.planes + first / 8, plane_bytes, row.out + first);
+  }
+  if (first == dim) return;
+  uint8_t planes[4 * kBits] = {};
+  for (int64_t at = first / 8; at < plane_bytes; ++at) {
     for (int bit = 0; bit < kBits; ++bit) {
-      const uint8_t* from = row.planes + bit * plane_bytes + first / 8;
-      if (count == 32) {
-        __builtin_memcpy(&words[bit], from, 4);
-      } else {
-        __builtin_memcpy(&words[bit], from, bytes);
-      }
-    }
-    uint8_t codes[32];
-    store_bytes(codes, expand<kBits>(words));
-    float tail[32];
-    float* to = count == 32 ? row.out + first : tail;
-    for (int64_t lane = 0; lane < 32; lane += kLanes) {
-      store(to + lane, table.at(codes + lane) * scales);
-    }
-    if (count < 32) {
-      __builtin_memcpy(row.out + first, tail, static_cast<size_t>(count) * sizeof(float));
+      planes[4 * bit + at - first / 8] = row.planes[bit * plane_bytes + at];
     }
   }
+  float tail[32];
+  decode_piece(levels, planes, 4, tail);
+  __builtin_memcpy(row.out + first, tail, static_cast<size_t>(dim - first) * sizeof(float));
 }
 #endif
 

@@ -153,27 +153,34 @@ void for_dense_rows(const StoreTable& table, const LookupPairs<Index>& pairs, in
 }
 
 // Calls row(stored_row, to) for the pairs [begin, end); false when find_stored_row failed. Finding
-// a row waits for its item group: a chunk of them waits together.
+// a row waits for its item group: a chunk of them waits together. The rows of a chunk are found
+// before the last ones of the chunk before are read, so requests for rows never come all at once.
 template <typename Index, typename Row>
 bool for_stored_rows(const StoreTable& table, const LookupPairs<Index>& pairs, int64_t begin,
                      int64_t end, float* out, Row&& row) {
   constexpr int64_t kChunk = 256;
-  StoredRow found[kChunk];
-  for (int64_t first = begin; first < end; first += kChunk) {
-    const int64_t count = std::min(kChunk, end - first);
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t index = static_cast<int64_t>(pairs.indices[first + i]);
-      if (!find_stored_row(table, index, pairs.group_at(first + i), found[i])) return false;
-    }
-    for (int64_t i = 0; i < std::min(kAhead, count); ++i) prefetch_stored_row(table, found[i]);
-    for (int64_t i = 0; i < count; ++i) {
-      if (i + kAhead < count) prefetch_stored_row(table, found[i + kAhead]);
-      if (const int64_t m = first + i + kChunk; m < end) {
-        prefetch(item_group_of(table, static_cast<int64_t>(pairs.indices[m]), pairs.group_at(m)),
+  const auto index_at = [&](int64_t m) { return static_cast<int64_t>(pairs.indices[m]); };
+  StoredRow found[2 * kChunk];  // that of pair begin + i at i % (2 * kChunk)
+  const int64_t count = end - begin;
+  const auto find = [&](int64_t first) {
+    for (int64_t i = first; i < std::min(first + kChunk, count); ++i) {
+      const int64_t m = begin + i;
+      if (m + kChunk < end) {
+        prefetch(item_group_of(table, index_at(m + kChunk), pairs.group_at(m + kChunk)),
                  sizeof(int32_t));
       }
-      row(found[i], out + (first + i) * table.geometry.dim);
+      if (!find_stored_row(table, index_at(m), pairs.group_at(m), found[i % (2 * kChunk)])) {
+        return false;
+      }
     }
+    return true;
+  };
+  if (!find(0)) return false;
+  for (int64_t i = 0; i < std::min(kAhead, count); ++i) prefetch_stored_row(table, found[i]);
+  for (int64_t i = 0; i < count; ++i) {
+    if (i % kChunk == 0 && !find(i + kChunk)) return false;
+    if (i + kAhead < count) prefetch_stored_row(table, found[(i + kAhead) % (2 * kChunk)]);
+    row(found[i % (2 * kChunk)], out + (begin + i) * table.geometry.dim);
   }
   return true;
 }

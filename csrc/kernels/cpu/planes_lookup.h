@@ -35,7 +35,7 @@ class PlanesLookup {
     for (int64_t first = begin; first < end; first += kChunk) {
       next = {};
       if (first + kChunk < end && !find(first + kChunk, end, rows_ + now.count, next)) return false;
-      decode(now, now.count + next.count, first + 2 * kChunk, end);
+      decode(now, now.count + next.count);
       std::copy_n(rows_ + now.count, next.count, rows_);
       now = next;
     }
@@ -53,24 +53,36 @@ class PlanesLookup {
   };
 
   // Puts the rows of the next kChunk pairs in the order of their bits; those without are zero.
+  // Meanwhile asks for the item groups of the chunk after: all at once they would wait for one
+  // another.
   bool find(int64_t first, int64_t end, simd::PlanesRow* rows, Chunk& chunk) {
     const int64_t count = std::min(kChunk, end - first);
     float* out = out_ + first * table_.geometry.dim;
     int bits[kChunk] = {};
-    for (int64_t i = 0; i < count; ++i, out += table_.geometry.dim) {
-      const auto index = static_cast<int64_t>(pairs_.indices[first + i]);
+    int differing = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      if (const int64_t m = first + i + kChunk; m < end) {
+        prefetch(item_group_of(table_, index_at(m), pairs_.group_at(m)), sizeof(int32_t));
+      }
       StoredRow row;
-      if (!find_stored_row(table_, index, pairs_.group_at(first + i), row)) return false;
-      rows[i] = {row.pieces, row.scales, out};
+      if (!find_stored_row(table_, index_at(first + i), pairs_.group_at(first + i), row)) {
+        return false;
+      }
+      rows[i] = {row.pieces, row.scales, out + i * table_.geometry.dim};
       bits[i] = bits_of_layers_[__builtin_ctzll(~row.held | past_layers_)];
-      ++chunk.of_bits[bits[i]];
+      differing |= bits[i] ^ bits[0];
     }
-    chunk.count = count - chunk.of_bits[0];
-    if (chunk.of_bits[bits[0]] < count || bits[0] == 0) sort(rows, bits, count, chunk);
+    if (differing == 0 && bits[0] > 0) {
+      chunk.count = chunk.of_bits[bits[0]] = count;
+    } else {
+      sort(rows, bits, count, chunk);
+    }
     return true;
   }
 
-  void sort(simd::PlanesRow* rows, const int* bits, int64_t count, const Chunk& chunk) {
+  void sort(simd::PlanesRow* rows, const int* bits, int64_t count, Chunk& chunk) {
+    for (int64_t i = 0; i < count; ++i) ++chunk.of_bits[bits[i]];
+    chunk.count = count - chunk.of_bits[0];
     simd::PlanesRow found[kChunk];
     std::copy_n(rows, count, found);
     simd::PlanesRow* at[kMaxBits + 1] = {};
@@ -87,16 +99,10 @@ class PlanesLookup {
     }
   }
 
-  void ask_for_item_groups(int64_t first, int64_t end) const {
-    for (int64_t m = first; m < end; ++m) {
-      prefetch(item_group_of(table_, static_cast<int64_t>(pairs_.indices[m]), pairs_.group_at(m)),
-               sizeof(int32_t));
-    }
-  }
+  int64_t index_at(int64_t m) const { return static_cast<int64_t>(pairs_.indices[m]); }
 
-  // `there`: rows of this chunk and the next. Meanwhile asks for where the rows of the chunk after
-  // that lie, from pair `later` on.
-  void decode(const Chunk& chunk, int64_t there, int64_t later, int64_t end_of_pairs) {
+  // `there`: rows of this chunk and the next.
+  void decode(const Chunk& chunk, int64_t there) {
     int64_t at = 0;
     for (int bits = 1; bits <= kMaxBits; ++bits) {
       for (const int64_t end = at + chunk.of_bits[bits]; at < end;) {
@@ -104,11 +110,9 @@ class PlanesLookup {
         const bool ahead = at + kAhead + count <= there;
         isa_.decode_planes(rows_ + at, ahead ? rows_ + at + kAhead : nullptr, count, bits,
                            levels_of(table_.levels, bits), table_.geometry.dim);
-        ask_for_item_groups(later + at, std::min(later + at + count, end_of_pairs));
         at += count;
       }
     }
-    ask_for_item_groups(later + at, std::min(later + kChunk, end_of_pairs));
   }
 
   const simd::Primitives& isa_;
