@@ -64,9 +64,10 @@ struct Primitives {
   void (*decode_int8)(const int8_t* values, float scale, float* out, int64_t count);
   // out[i] = float(values[i]); exact.
   void (*decode_float16)(const uint16_t* values, float* out, int64_t count);
-  // out[j] = sum over k ascending of x[k] * rotation_t[k * dim + j], every product and every sum
-  // rounded: the same bits everywhere. `rotation_t` is the transposed rotation; out must not be x.
-  void (*rotate)(const float* x, const float* rotation_t, float* out, int64_t dim);
+  // out[r, j] = sum over k ascending of x[r, k] * rotation_t[k * dim + j] for r < count, every
+  // product and every sum rounded: the same bits everywhere. `rotation_t` is the transposed
+  // rotation; out must not be x.
+  void (*rotate)(const float* x, int64_t count, const float* rotation_t, float* out, int64_t dim);
 
   // ---- tiles ----
 

@@ -89,27 +89,51 @@ static void decode_float16(const uint16_t* values, float* out, int64_t count) {
   widen_halves(values, out, count);
 }
 
-// Columns [j, j + kVectors * kLanes) of a rotation.
-template <int kVectors>
+// Columns [j, j + kVectors * kLanes) of a rotation, for kRows rows: what is loaded of it serves
+// all.
+template <int kRows, int kVectors>
 static inline void rotate_columns(const float* x, const float* rotation_t, float* out, int64_t dim,
                                   int64_t j) {
   const float* column = rotation_t + j;
-  Vector sums[kVectors];
-  for (int v = 0; v < kVectors; ++v) sums[v] = x[0] * load(column + v * kLanes);
-  for (int64_t k = 1; k < dim; ++k) {
-    for (int v = 0; v < kVectors; ++v)
-      sums[v] = sums[v] + x[k] * load(column + k * dim + v * kLanes);
+  Vector sums[kRows][kVectors];
+  for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < kVectors; ++v) sums[r][v] = x[r * dim] * load(column + v * kLanes);
   }
-  for (int v = 0; v < kVectors; ++v) store(out + j + v * kLanes, sums[v]);
+  for (int64_t k = 1; k < dim; ++k) {
+    for (int v = 0; v < kVectors; ++v) {
+      const Vector some = load(column + k * dim + v * kLanes);
+      for (int r = 0; r < kRows; ++r) sums[r][v] = sums[r][v] + x[r * dim + k] * some;
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < kVectors; ++v) store(out + r * dim + j + v * kLanes, sums[r][v]);
+  }
 }
 
-static void rotate(const float* x, const float* rotation_t, float* out, int64_t dim) {
+template <int kRows>
+static inline void rotate_rows(const float* x, const float* rotation_t, float* out, int64_t dim) {
+  constexpr int kVectors = kRows == 1 ? 4 : 2;  // enough sums that none waits for itself
   int64_t j = 0;
-  for (; j + 4 * kLanes <= dim; j += 4 * kLanes) rotate_columns<4>(x, rotation_t, out, dim, j);
-  for (; j + kLanes <= dim; j += kLanes) rotate_columns<1>(x, rotation_t, out, dim, j);
-  for (; j < dim; ++j) {
-    float sum = x[0] * rotation_t[j];
-    for (int64_t k = 1; k < dim; ++k) sum = sum + x[k] * rotation_t[k * dim + j];
-    out[j] = sum;
+  for (; j + kVectors * kLanes <= dim; j += kVectors * kLanes) {
+    rotate_columns<kRows, kVectors>(x, rotation_t, out, dim, j);
   }
+  for (; j + kLanes <= dim; j += kLanes) rotate_columns<kRows, 1>(x, rotation_t, out, dim, j);
+  if (j < dim && dim >= kLanes) {  // the last ones together with some before, which stay the same
+    rotate_columns<kRows, 1>(x, rotation_t, out, dim, dim - kLanes);
+    return;
+  }
+  for (; j < dim; ++j) {
+    for (int r = 0; r < kRows; ++r) {
+      float sum = x[r * dim] * rotation_t[j];
+      for (int64_t k = 1; k < dim; ++k) sum = sum + x[r * dim + k] * rotation_t[k * dim + j];
+      out[r * dim + j] = sum;
+    }
+  }
+}
+
+static void rotate(const float* x, int64_t count, const float* rotation_t, float* out,
+                   int64_t dim) {
+  int64_t r = 0;
+  for (; r + 4 <= count; r += 4) rotate_rows<4>(x + r * dim, rotation_t, out + r * dim, dim);
+  for (; r < count; ++r) rotate_rows<1>(x + r * dim, rotation_t, out + r * dim, dim);
 }

@@ -63,16 +63,19 @@ void decodes_alike(std::mt19937_64& random, const Primitives& isa, int64_t dim) 
 }
 
 void rotates_alike(std::mt19937_64& random, const Primitives& isa, int64_t dim) {
-  const std::vector<float> x = noise(random, dim), matrix = noise(random, dim * dim);
-  std::vector<float> out(dim);
-  isa.rotate(x.data(), matrix.data(), out.data(), dim);
-  for (int64_t j = 0; j < dim; ++j) {
-    volatile float sum = x[0] * matrix[j];  // volatile: every step rounded to float
-    for (int64_t k = 1; k < dim; ++k) {
-      volatile float product = x[k] * matrix[k * dim + j];
-      sum = sum + product;
+  const int64_t count = static_cast<int64_t>(random() % 11);
+  const std::vector<float> x = noise(random, count * dim), matrix = noise(random, dim * dim);
+  std::vector<float> out(count * dim);
+  isa.rotate(x.data(), count, matrix.data(), out.data(), dim);
+  for (int64_t r = 0; r < count; ++r) {
+    for (int64_t j = 0; j < dim; ++j) {
+      volatile float sum = x[r * dim] * matrix[j];  // volatile: every step rounded to float
+      for (int64_t k = 1; k < dim; ++k) {
+        volatile float product = x[r * dim + k] * matrix[k * dim + j];
+        sum = sum + product;
+      }
+      CHECK(out[r * dim + j] == sum);
     }
-    CHECK(out[j] == sum);
   }
 }
 

@@ -17,8 +17,9 @@
 namespace peel {
 namespace {
 
-constexpr int64_t kGrain = 256;  // pairs below which a second thread costs more than it saves
-constexpr int64_t kAhead = 32;   // pairs whose rows are asked for ahead of use
+constexpr int64_t kGrain = 256;     // pairs below which a second thread costs more than it saves
+constexpr int64_t kAhead = 32;      // pairs whose rows are asked for ahead of use
+constexpr int64_t kRotated = 1024;  // pairs whose rows are decoded before they are rotated
 
 template <typename Index>
 LookupResult check(const LookupPairs<Index>& pairs, int64_t num_embeddings, int64_t num_groups) {
@@ -185,6 +186,30 @@ bool for_stored_rows(const StoreTable& table, const LookupPairs<Index>& pairs, i
   return true;
 }
 
+// Decodes the rows of the pairs [begin, end); false when find_stored_row failed.
+template <typename Index>
+bool decode_rows(const simd::Primitives& isa, const StoreTable& table,
+                 const LookupPairs<Index>& pairs, int64_t begin, int64_t end, float* out) {
+  if (table.geometry.layout == Layout::kPlanes) {
+    return PlanesLookup<Index>(isa, table, pairs, out).run(begin, end);
+  }
+  return for_stored_rows(table, pairs, begin, end, out, [&](const StoredRow& row, float* to) {
+    decode_stored_row(isa, table, row, to);
+  });
+}
+
+// Turns `count` rows where they lie.
+void rotate_rows(const simd::Primitives& isa, const float* rotation_t, int64_t count, int64_t dim,
+                 float* rows) {
+  constexpr int64_t kTogether = 16;
+  std::vector<float> unrotated(static_cast<size_t>(kTogether * dim));
+  for (int64_t r = 0; r < count; r += kTogether) {
+    const int64_t some = std::min(kTogether, count - r);
+    std::copy_n(rows + r * dim, some * dim, unrotated.data());
+    isa.rotate(unrotated.data(), some, rotation_t, rows + r * dim, dim);
+  }
+}
+
 // Adds the held part of one gradient row.
 template <typename Index>
 void add_held(const StoreTable& table, const LookupPairs<Index>& pairs, int64_t m,
@@ -222,9 +247,6 @@ LookupResult grouped_lookup(const StoreTable& table, const LookupPairs<Index>& p
   const int64_t dim = table.geometry.dim;
   const std::vector<float> rotation = transposed(table.rotation, dim);
   parallel_for(pairs.count, kGrain, [&](int64_t begin, int64_t end) {
-    const auto each_stored = [&](auto&& row) {
-      if (!for_stored_rows(table, pairs, begin, end, out, row)) found = false;
-    };
     if (dense && !table.refinement_slot) {
       const auto bytes = static_cast<size_t>(dim) * sizeof(float);
       for_dense_rows(table, pairs, begin, end, out, [&](int64_t index, int64_t, float* to) {
@@ -234,16 +256,14 @@ LookupResult grouped_lookup(const StoreTable& table, const LookupPairs<Index>& p
       for_dense_rows(table, pairs, begin, end, out, [&](int64_t index, int64_t group, float* to) {
         dense_row(table, index, group, to);
       });
-    } else if (table.rotation) {
-      std::vector<float> unrotated(static_cast<size_t>(dim));
-      each_stored([&](const StoredRow& row, float* to) {
-        decode_stored_row(isa, table, row, unrotated.data());
-        isa.rotate(unrotated.data(), rotation.data(), to, dim);
-      });
-    } else if (table.geometry.layout == Layout::kPlanes) {
-      if (!PlanesLookup<Index>(isa, table, pairs, out).run(begin, end)) found = false;
     } else {
-      each_stored([&](const StoredRow& row, float* to) { decode_stored_row(isa, table, row, to); });
+      // Rows that are to be rotated are still in the cache then.
+      const int64_t step = table.rotation ? kRotated : end - begin;
+      for (int64_t first = begin; first < end; first += step) {
+        const int64_t last = std::min(first + step, end);
+        if (!decode_rows(isa, table, pairs, first, last, out)) found = false;
+        if (table.rotation) rotate_rows(isa, rotation.data(), last - first, dim, out + first * dim);
+      }
     }
   });
   return found ? LookupResult{} : check_table(table, pairs);
