@@ -30,7 +30,7 @@ static inline Vector look_up(__m256 low, __m256 high, __m256i codes) {
   return _mm256_blendv_ps(below, _mm256_permutevar8x32_ps(high, codes), top);
 }
 
-// Up to 16 levels stay in registers; more are gathered, which then costs less.
+// Up to 16 levels stay in registers; more are gathered, which costs less where a tile is decoded.
 template <int kBits>
 struct LevelTable {
   const float* all;

@@ -10,8 +10,8 @@
 // included inside the anonymous namespace of its translation unit (vectors.h). A set that brings
 // only lookup16 defines PEEL_PORTABLE_STEPS; one with products of bytes, PEEL_INT8_PRODUCTS; one
 // that decodes a row in planes itself, PEEL_PLANES_ROW, or finds the levels of a row in its own
-// way, PEEL_SCALED_LEVELS; one that takes another's bound_rows, and so needs no sum_rows,
-// PEEL_BOUND_ROWS.
+// way (ScaledLevels, as in row_body.h), PEEL_SCALED_LEVELS; one that takes another's bound_rows,
+// and so needs no sum_rows, PEEL_BOUND_ROWS.
 
 #ifdef PEEL_PORTABLE_STEPS
 #include "simd/portable_steps.h"

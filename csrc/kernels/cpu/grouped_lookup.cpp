@@ -154,8 +154,8 @@ void for_dense_rows(const StoreTable& table, const LookupPairs<Index>& pairs, in
 }
 
 // Calls row(stored_row, to) for the pairs [begin, end); false when find_stored_row failed. Finding
-// a row waits for its item group: a chunk of them waits together. The rows of a chunk are found
-// before the last ones of the chunk before are read, so requests for rows never come all at once.
+// a row waits for its item group: a chunk of them waits together, and is found before the chunk
+// ahead of it is read, so that requests for rows go on from one to the next.
 template <typename Index, typename Row>
 bool for_stored_rows(const StoreTable& table, const LookupPairs<Index>& pairs, int64_t begin,
                      int64_t end, float* out, Row&& row) {
@@ -261,7 +261,10 @@ LookupResult grouped_lookup(const StoreTable& table, const LookupPairs<Index>& p
       const int64_t step = table.rotation ? kRotated : end - begin;
       for (int64_t first = begin; first < end; first += step) {
         const int64_t last = std::min(first + step, end);
-        if (!decode_rows(isa, table, pairs, first, last, out)) found = false;
+        if (!decode_rows(isa, table, pairs, first, last, out)) {
+          found = false;
+          return;
+        }
         if (table.rotation) rotate_rows(isa, rotation.data(), last - first, dim, out + first * dim);
       }
     }
