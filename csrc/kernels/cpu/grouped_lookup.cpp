@@ -154,8 +154,8 @@ void for_dense_rows(const StoreTable& table, const LookupPairs<Index>& pairs, in
 }
 
 // Calls row(stored_row, to) for the pairs [begin, end); false when find_stored_row failed. Finding
-// a row waits for its item group: a chunk of them waits together, and is found before the chunk
-// ahead of it is read, so that requests for rows go on from one to the next.
+// a row waits for its item group: a chunk of them waits together. The next chunk is found before
+// one is read, so requests for rows go on from chunk to chunk.
 template <typename Index, typename Row>
 bool for_stored_rows(const StoreTable& table, const LookupPairs<Index>& pairs, int64_t begin,
                      int64_t end, float* out, Row&& row) {
